@@ -1,0 +1,57 @@
+"""Settings that every test shares: hypothesis profile, seeds, threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import hypothesis
+import pytest
+import torch
+
+
+class _TorchRandom:
+    """Lets hypothesis seed torch before each example, so that a failing example fails again when replayed."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+_torch_random = _TorchRandom()  # hypothesis keeps only a weak reference
+hypothesis.register_random(_torch_random)
+hypothesis.settings.register_profile(
+    "metagan_fast",
+    deadline=None,
+    max_examples=25,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("metagan_fast")
+
+# Small tensors lose more to thread barriers than they gain, and a busy machine makes the barriers far worse.
+torch.set_num_threads(1)
+
+
+def pytest_report_header() -> str:
+    """Say which copy of the package is tested: the installed one is meant."""
+    try:
+        import metagan_fast
+    except ImportError as error:
+        return f"metagan_fast: not importable ({error})"
+    return f"metagan_fast: {os.path.dirname(metagan_fast.__file__)}, torch {torch.__version__}"
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed torch's global generator before each test."""
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Give a test `torch.set_num_threads`, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

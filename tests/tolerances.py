@@ -1,0 +1,15 @@
+"""Every tolerance of the test suite, each with the reason why it is not smaller."""
+
+from __future__ import annotations
+
+TOLERANCES: dict[str, tuple[float, str]] = {
+    "float64-parity": (1e-9, "same mathematics in another order, float64: rounding grows over a GAN's inner steps"),
+    "float64-rounding": (1e-12, "a handful of float64 operations in another order"),
+    "float32-rounding": (2e-6, "a handful of float32 operations in another order"),
+    "finite-difference": (1e-6, "central differences in float64, step 1e-5: truncation 1e-10, cancellation 1e-11"),
+}
+
+
+def tolerance(name: str) -> float:
+    """Return the value of the named tolerance."""
+    return TOLERANCES[name][0]
