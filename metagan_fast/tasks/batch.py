@@ -1,0 +1,136 @@
+"""A batch of tasks: what one meta-step adapts to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+_RANGE_TOLERANCE = 1e-3  # interpolated or bf16 images may overshoot [-1, 1] by a rounding
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBatch:
+    """Hold the images of several tasks.
+
+    Attributes:
+        support: the images that adapt the GAN, `[tasks, shots, channels, height, width]`, floating, in [-1, 1].
+        query: the images that judge it: the same layout, dtype and device, its own number of shots; or None.
+        classes: one name a task, or None.
+        first_task: index of the first task in its meta-batch. A slice of a meta-batch keeps it, so that the
+            noise of a task does not depend on how the meta-batch was cut.
+
+    Raises:
+        TypeError: the images are not floating tensors.
+        ValueError: wrong rank, empty, disagreeing shapes, a value that is not finite or lies outside [-1, 1];
+            the message names the task and the image.
+    """
+
+    support: Tensor
+    query: Tensor | None = None
+    classes: tuple[str, ...] | None = None
+    first_task: int = 0
+
+    def __post_init__(self) -> None:
+        _check_images("support", self.support)
+        if self.query is not None:
+            _check_images("query", self.query)
+            _check_agreement(self.support, self.query)
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+            if len(self.classes) != self.tasks:
+                raise ValueError(f"expected one class name for each of {self.tasks} tasks, got {self.classes}")
+        if self.first_task < 0:
+            raise ValueError(f"first_task must be 0 or more, got {self.first_task}")
+
+    @property
+    def tasks(self) -> int:
+        """Return the number of tasks."""
+        return self.support.shape[0]
+
+    @property
+    def shots(self) -> int:
+        """Return the number of support images of a task."""
+        return self.support.shape[1]
+
+    @property
+    def query_shots(self) -> int:
+        """Return the number of query images of a task, 0 without query."""
+        return 0 if self.query is None else self.query.shape[1]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (channels, height, width)."""
+        channels, height, width = self.support.shape[2:]
+        return channels, height, width
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
+        """Return the batch on another device, in another floating dtype, or both."""
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"images are floating tensors, got dtype {dtype}")
+        query = None if self.query is None else self.query.to(device=device, dtype=dtype)
+        return self._with(support=self.support.to(device=device, dtype=dtype), query=query)
+
+    def slice(self, start: int, stop: int) -> TaskBatch:
+        """Return tasks `start` up to `stop` (views of the images) with their place in the meta-batch."""
+        if not 0 <= start < stop <= self.tasks:
+            raise ValueError(f"cannot take tasks {start} to {stop} of {self.tasks}")
+        return self._with(
+            support=self.support[start:stop],
+            query=None if self.query is None else self.query[start:stop],
+            classes=None if self.classes is None else self.classes[start:stop],
+            first_task=self.first_task + start,
+        )
+
+    def _with(self, **changes: object) -> TaskBatch:
+        """Copy without checking the values again: on a GPU each check waits for the device."""
+        copy = object.__new__(TaskBatch)
+        for field in fields(self):
+            object.__setattr__(copy, field.name, changes.get(field.name, getattr(self, field.name)))
+        return copy
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(images).__name__}")
+    if images.ndim != 5:
+        raise ValueError(
+            f"{name} must be [tasks, shots, channels, height, width], got {list(images.shape)}; "
+            "add a dimension with unsqueeze(0) if it holds one task"
+        )
+    if 0 in images.shape:
+        hint = "; pass query=None for no query images" if name == "query" else ""
+        raise ValueError(f"{name} has no images: {list(images.shape)}{hint}")
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be floating, got {images.dtype}; bytes: images.float() / 127.5 - 1")
+    low, high = torch.stack(torch.aminmax(images.detach())).tolist()  # NaN if any value is NaN
+    if not (-1 - _RANGE_TOLERANCE <= low and high <= 1 + _RANGE_TOLERANCE):
+        raise ValueError(_describe_bad_value(name, images.detach(), low, high))
+
+
+def _describe_bad_value(name: str, images: Tensor, low: float, high: float) -> str:
+    per_image = images.flatten(2)
+    finite = per_image.isfinite().all(-1)
+    if not finite.all():
+        task, image = (~finite).nonzero()[0].tolist()
+        return f"{name} image {image} of task {task} has a value that is NaN or infinite"
+    task, image = (per_image.abs().amax(-1) > 1 + _RANGE_TOLERANCE).nonzero()[0].tolist()
+    rescale = "images / 127.5 - 1" if low >= 0 else "images.clamp(-1, 1) or rescale them"
+    return (
+        f"{name} must lie in [-1, 1], but image {image} of task {task} is outside "
+        f"(all values lie in [{low:g}, {high:g}]); use {rescale}"
+    )
+
+
+def _check_agreement(support: Tensor, query: Tensor) -> None:
+    if support.shape[0] != query.shape[0] or support.shape[2:] != query.shape[2:]:
+        raise ValueError(
+            "support and query must have the same tasks and image shape, "
+            f"got {list(support.shape)} and {list(query.shape)}"
+        )
+    if support.dtype != query.dtype or support.device != query.device:
+        raise ValueError(
+            f"support and query must share dtype and device, got {support.dtype} on {support.device} "
+            f"and {query.dtype} on {query.device}"
+        )
