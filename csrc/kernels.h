@@ -1,0 +1,82 @@
+// Launchers of the fused ops over flat buffers: plain addresses, sizes and scalars, so that no framework's headers
+// are needed. One function an op, under the op's name. Formulas are in updates.h; metagan_fast/_core.pyi says the same
+// to Python.
+#pragma once
+
+#include <cstdint>
+
+namespace metagan {
+
+// How elements are stored. bfloat16 computes in float32 and rounds once, at the store.
+enum class DType : int { float32 = 0, bfloat16 = 1, float64 = 2 };
+
+// `rows` rows of `columns` adjacent elements. Row strides count elements and may be anything, 0 included for inputs.
+struct Matrix {
+    void* data = nullptr;
+    int64_t row_stride = 0;
+};
+
+struct Launch {
+    DType dtype;
+    int64_t rows;
+    int64_t columns;
+    int threads;  // at most this many; results do not depend on it
+};
+
+// The rate of row r, segment s, element e is data[r * row_stride + s * segment_stride + e * element_stride], with data
+// in the arithmetic dtype (float64 for float64, else float32). Segment s covers the columns from segment_ends[s - 1]
+// up to segment_ends[s]. Without data the rate is `value` everywhere.
+struct LearningRate {
+    double value = 0;
+    const void* data = nullptr;
+    int64_t row_stride = 0;
+    int64_t segment_stride = 0;
+    int64_t element_stride = 0;             // 0 or 1
+    const int64_t* segment_ends = nullptr;  // ascending, the last one is `columns`; none: one segment
+    int64_t segments = 1;
+};
+
+struct SgdOptions {
+    double momentum, dampening, weight_decay;
+    bool nesterov;
+};
+
+struct AdamOptions {
+    double beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay;
+    bool decoupled;
+};
+
+struct RmspropOptions {
+    double alpha, eps, weight_decay, momentum;
+};
+
+// Every output may be one of the inputs (the same address and stride), and may not overlap any other way.
+// The momentum buffer is absent (null) when momentum is 0.
+void sgd_step(const Launch&, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
+              Matrix momentum_buffer_out, const LearningRate&, const SgdOptions&);
+
+void adam_step(const Launch&, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
+               Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate&, const AdamOptions&);
+
+// The momentum buffer is absent when momentum is 0; grad_avg is absent unless the variance is centered.
+void rmsprop_step(const Launch&, Matrix params, Matrix grads, Matrix square_avg, Matrix momentum_buffer,
+                  Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
+                  Matrix grad_avg_out, const LearningRate&, const RmspropOptions&);
+
+// The three that combine tasks: Launch::rows counts the rows of `adapted`, everything else is one row. `weights` is
+// [rows] in the arithmetic dtype, or null for the mean.
+void reptile_interpolate(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out,
+                         double step_size);
+
+void reptile_gradient(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out);
+
+void meta_adam_step(const Launch&, const void* params, Matrix adapted, const void* weights, const void* exp_avg,
+                    const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
+                    const LearningRate&, const AdamOptions&);
+
+// Writes the norms, [rows] in the arithmetic dtype, as they were before scaling.
+void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);
+
+void ema_update(const Launch&, Matrix average, Matrix params, Matrix average_out, double decay);
+
+}  // namespace metagan
