@@ -1,0 +1,209 @@
+"""Checkpoints: exact round trips, equal bytes, and files that cannot be written or read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metagan_fast import checkpoint
+from metagan_fast.checkpoint import CheckpointError
+
+TENSORS = {
+    "float32": torch.arange(33, dtype=torch.float32) / 7,
+    "bfloat16": torch.linspace(-1, 1, 5).to(torch.bfloat16),
+    "float64": torch.full((2, 3), 1 / 3, dtype=torch.float64),
+    "step": torch.tensor(12),
+    "empty": torch.zeros(0, 32),
+    "transposed": torch.arange(6.0).reshape(2, 3).T,
+}
+METADATA = {"seed": 1, "rate": 0.1, "names": ["a", "ü"], "nested": {"none": None, "flag": True}}
+
+
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert actual[name].dtype == tensor.dtype and torch.equal(actual[name], tensor), name
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "a.safetensors", TENSORS, METADATA)
+    tensors, metadata = checkpoint.read(tmp_path / "a.safetensors")
+    assert_same(tensors, TENSORS)
+    assert metadata == METADATA
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(metadata=st.dictionaries(st.text(), json_values, max_size=4))
+def test_metadata_round_trips(tmp_path_factory: pytest.TempPathFactory, metadata: dict[str, Any]) -> None:
+    path = tmp_path_factory.getbasetemp() / "metadata.safetensors"
+    checkpoint.write(path, {}, metadata)
+    assert checkpoint.read(path)[1] == metadata
+
+
+def test_aliases_are_stored_apart(tmp_path: Path) -> None:
+    flat = torch.arange(64.0)
+    views = {"whole": flat, "head": flat[:32], "same": flat}
+    checkpoint.write(tmp_path / "a", views, {})
+    assert_same(checkpoint.read(tmp_path / "a")[0], views)
+
+
+def test_equal_contents_give_equal_bytes_in_other_processes(tmp_path: Path) -> None:
+    program = (
+        "import sys, torch; from metagan_fast import checkpoint\n"
+        "names = sys.argv[2].split(',')\n"
+        "checkpoint.write(sys.argv[1], {n: torch.arange(4.) for n in names}, {n: 1 for n in names})"
+    )
+    files = []
+    for index, order in enumerate(("a,b,c", "c,a,b")):
+        path = tmp_path / str(index)
+        subprocess.run([sys.executable, "-c", program, str(path), order], check=True)
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_reading_does_not_hold_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    checkpoint.write(path, {"x": torch.arange(1000.0)}, {})
+    tensors, _ = checkpoint.read(path)
+    tensors["x"].add_(1)
+    path.write_bytes(b"")
+    assert tensors["x"][-1] == 1000
+    checkpoint.write(path, {"x": torch.arange(1000.0)}, {})
+    assert checkpoint.read(path)[0]["x"][-1] == 999
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, -3])
+def test_truncated_file(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "cut.safetensors"
+    checkpoint.write(path, TENSORS, METADATA)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors is truncated or not"):
+        checkpoint.read(path)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    path = tmp_path / "foreign"
+    path.write_text("a text file, long enough to hold a header length\n" * 20)
+    with pytest.raises(CheckpointError, match="not a metagan_fast checkpoint"):
+        checkpoint.read(path)
+    torch.save({"x": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="not a metagan_fast checkpoint"):
+        checkpoint.read(path)
+    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="but not a metagan_fast checkpoint"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("header", ["not json", "[]", "{}", '{"format": 1}'])
+def test_damaged_header(tmp_path: Path, header: str) -> None:
+    safetensors.torch.save_file({}, tmp_path / "a", {"metagan_fast": header})
+    with pytest.raises(CheckpointError):
+        checkpoint.read(tmp_path / "a")
+
+
+def test_newer_version(tmp_path: Path) -> None:
+    header = json.dumps({"format": checkpoint.FORMAT_VERSION + 1, "metadata": {}})
+    safetensors.torch.save_file({}, tmp_path / "new", {"metagan_fast": header})
+    with pytest.raises(CheckpointError, match=r"new has checkpoint format 2.*upgrade"):
+        checkpoint.read(tmp_path / "new")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot read .*none: No such file"):
+        checkpoint.read(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="cannot save .*: No such file"):
+        checkpoint.write(tmp_path / "none" / "a", {}, {})
+
+
+def test_metadata_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        checkpoint.write(tmp_path / "a", {}, {"path": tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def full_disk(path: Path, mode: str) -> Iterator[SimpleNamespace]:
+    """Open a file that takes its first bytes, then finds the disk full."""
+
+    def write(data: bytes) -> None:
+        file.write(data[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with open(path, mode) as file:
+        yield SimpleNamespace(write=write)
+
+
+def assert_previous_file_survives(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="No space left on device; free space") as caught:
+        checkpoint.write(path, tensors, {"new": True})
+    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+    assert path.read_bytes() == before
+    assert checkpoint.read(path)[1] == METADATA
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_full_disk_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.write(tmp_path / "a", TENSORS, METADATA)
+    monkeypatch.setattr(checkpoint, "open", full_disk, raising=False)
+    assert_previous_file_survives(tmp_path / "a", TENSORS)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_for_real(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        checkpoint.write(disk / "a", TENSORS, METADATA)
+        assert_previous_file_survives(disk / "a", {"x": torch.zeros(200_000)})
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(CheckpointError, match="Permission denied"):
+            checkpoint.write(tmp_path / "a", TENSORS, METADATA)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(checkpoint, "open", refuse, raising=False)
+    with pytest.raises(CheckpointError, match="Permission denied") as caught:
+        checkpoint.write(tmp_path / "a", TENSORS, METADATA)
+    assert "\n" not in str(caught.value)
