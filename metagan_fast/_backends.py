@@ -1,0 +1,132 @@
+"""Which code runs an op: a table, read from the top, first match wins.
+
+A backend that was asked for by name (`use_backend`) and cannot run raises and says why. Without a name, one that could
+have served but is not available is passed over, which is logged once.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metagan_fast import _native, reference
+from metagan_fast._logging import log_once
+
+logger = logging.getLogger(__name__)
+
+OPS = tuple(_native.OPS)
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One row of the table: what runs `op` for buffers of `dtypes` on `device`.
+
+    `is_available()` returns whether it can run here, and if not, why. `function` takes the op's tensors and options and
+    `out`, a tuple of tensors to write (inputs among them), or None for new ones; it returns a tuple.
+    """
+
+    op: str
+    backend: str
+    device: str
+    dtypes: frozenset[torch.dtype]
+    is_available: Callable[[], tuple[bool, str]]
+    function: Callable[..., tuple[Tensor, ...]]
+
+
+def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the op of `reference` in the form that the table holds."""
+    formula = getattr(reference, op)
+
+    def run(
+        *tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any
+    ) -> tuple:
+        if layout is not None:
+            *tensors, lr = tensors
+            tensors = (*tensors, layout.expand(lr))
+        results = formula(*tensors, **options)
+        results = results if isinstance(results, tuple) else (results,)
+        if out is None:
+            return results
+        for destination, result in zip(out, results, strict=False):
+            destination.copy_(result)
+        return (*out, *results[len(out) :])
+
+    return run
+
+
+FLOATING = frozenset(_native.DTYPES)
+PLAIN = {op: plain(op) for op in OPS}
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = (
+    *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
+    *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
+)
+BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
+
+_requested: ContextVar[str | None] = ContextVar("metagan_fast_backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run the fused ops on one backend within a `with` block, in this thread.
+
+    Under torch.compile, and where an op without a derivative of its own is differentiated, ops are plain PyTorch
+    whatever the backend.
+
+    Args:
+        name: "native", "reference", or None for the best that is available.
+
+    Raises:
+        ValueError: no such backend.
+    """
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
+    token = _requested.set(name)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
+def dispatch(op: str, first: Tensor, *others: Any, **options: Any) -> tuple[Tensor, ...]:
+    """Run an op on the first implementation that fits its first buffer and the requested backend."""
+    return select(op, first.device.type, first.dtype, _requested.get())(first, *others, **options)
+
+
+@functools.cache
+def select(
+    op: str, device: str, dtype: torch.dtype, backend: str | None
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the function of the first row that fits.
+
+    Raises:
+        RuntimeError: `backend` is given and cannot run; says why.
+    """
+    reasons = []
+    for row in IMPLEMENTATIONS:
+        if row.op != op or backend not in (None, row.backend):
+            continue
+        if row.device not in (ANY, device):
+            reasons.append(f"it runs on {row.device}, not on {device}")
+            continue
+        if dtype not in row.dtypes:
+            reasons.append(f"it does not take {dtype}")
+            continue
+        available, reason = row.is_available()
+        if available:
+            return row.function
+        reasons.append(reason)
+        if backend is None:
+            log_once(
+                logger, logging.WARNING, f"backend {row.backend!r} is not used, expect less speed: {reason}"
+            )
+    raise RuntimeError(f"{op}: no backend {backend or ''!r} for this call: {'; '.join(reasons)}")

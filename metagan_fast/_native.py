@@ -1,0 +1,368 @@
+"""The compiled extension behind the signatures of `reference`: the only place that touches addresses.
+
+Each function takes an op's validated tensors (`[numel]` or `[rows, numel]`, any strides) and writes to `out`, which may
+hold some of the inputs, or to new tensors when `out` is None. It returns what it wrote.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metagan_fast import reference
+
+try:
+    from metagan_fast import _core
+
+    _import_error = ""
+except ImportError as error:
+    _import_error = str(error)
+
+if TYPE_CHECKING:
+    from metagan_fast.flat import FlatLayout
+
+# The codes of _core.FLOAT32, BFLOAT16 and FLOAT64, readable without the extension.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+
+
+def is_available() -> tuple[bool, str]:
+    """Return whether the extension loaded, and if not, why."""
+    reason = (
+        f"the compiled extension metagan_fast._core did not load ({_import_error})" if _import_error else ""
+    )
+    return not reason, reason
+
+
+def threads() -> int:
+    """Return how many threads a call may use: METAGAN_FAST_THREADS if set, else `torch.get_num_threads()`.
+
+    Raises:
+        ValueError: METAGAN_FAST_THREADS is not a positive integer.
+    """
+    override = os.environ.get("METAGAN_FAST_THREADS")
+    if not override:
+        return torch.get_num_threads()
+    if not override.isdecimal() or int(override) < 1:
+        raise ValueError(
+            f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it"
+        )
+    return int(override)
+
+
+def find_overlap(written: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[str, str] | None:
+    """Return the names of two tensors that cannot take part in one in-place call, if there are any.
+
+    Written memory may be shared only with an input that is the very same view; rows may interleave.
+    """
+    spans = [
+        (_Span.of(x), name, name in written) for name, x in (*read.items(), *written.items()) if x.numel()
+    ]
+    spans.sort(key=lambda item: item[0].begin)
+    if all(a[0].end <= b[0].begin for a, b in itertools.pairwise(spans)):
+        return None
+    for (a, name, a_written), (b, other, b_written) in itertools.combinations(spans, 2):
+        harmless = not (a_written or b_written) or (a == b and not (a_written and b_written))
+        if not harmless and a.meets(b):
+            return name, other
+    return None
+
+
+class _Span(NamedTuple):
+    """The bytes of a matrix: `rows` rows of `width` bytes, `pitch` bytes apart."""
+
+    begin: int
+    end: int
+    rows: int
+    width: int
+    pitch: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Span:
+        size = x.element_size()
+        rows, pitch = (x.shape[0], x.stride(0) * size) if x.ndim == 2 else (1, 0)
+        width = ((x.shape[-1] - 1) * x.stride(-1) + 1) * size if x.ndim else size
+        begin = x.data_ptr()
+        return cls(begin, begin + (rows - 1) * pitch + width, rows, width, pitch)
+
+    def meets(self, other: _Span) -> bool:
+        """Tell whether two spans share a byte; where that is hard to say, say yes."""
+        if self.end <= other.begin or other.end <= self.begin:
+            return False
+        pitch = max(self.pitch, other.pitch)
+        if any(span.rows > 1 and span.pitch != pitch for span in (self, other)) or pitch == 0:
+            return True
+        distance = (other.begin - self.begin) % pitch
+        return not (self.width <= distance <= pitch - other.width)
+
+
+def sgd_step(
+    params: Tensor,
+    grads: Tensor,
+    lr: float | Tensor,
+    *,
+    momentum_buffer: Tensor | None,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    layout: FlatLayout | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    inputs = _inputs(params, grads, momentum_buffer if momentum != 0 else None)
+    results = out or _new(params, 1 if momentum == 0 else 2)
+    rate, _keep = _learning_rate(lr, params, layout)
+    _core.sgd_step(
+        *_launch(params),
+        *map(_matrix, inputs),
+        _matrix(results[0]),
+        _matrix(results[1]) if momentum != 0 else None,
+        rate,
+        momentum,
+        dampening,
+        weight_decay,
+        nesterov,
+    )
+    return results
+
+
+def adam_step(
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    weight_decay: float,
+    decoupled: bool,
+    layout: FlatLayout | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    inputs = _inputs(params, grads, exp_avg, exp_avg_sq)
+    results = out or _new(params, 3)
+    rate, _keep = _learning_rate(lr, params, layout)
+    _core.adam_step(
+        *_launch(params),
+        *map(_matrix, inputs),
+        *map(_matrix, results),
+        rate,
+        *betas,
+        *reference.inverse_bias_corrections(step, betas),
+        eps,
+        eps_root,
+        weight_decay,
+        decoupled,
+    )
+    return results
+
+
+def rmsprop_step(
+    params: Tensor,
+    grads: Tensor,
+    square_avg: Tensor,
+    lr: float | Tensor,
+    *,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    momentum_buffer: Tensor | None,
+    centered: bool,
+    grad_avg: Tensor | None,
+    layout: FlatLayout | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    if momentum == 0:
+        momentum_buffer = None
+    if not centered:
+        grad_avg = None
+    inputs = _inputs(params, grads, square_avg, momentum_buffer, grad_avg)
+    results = out or _new(params, 2 + (momentum_buffer is not None) + (grad_avg is not None))
+    written = iter(results)
+    slots = [
+        next(written) if x is not None else None for x in (params, square_avg, momentum_buffer, grad_avg)
+    ]
+    rate, _keep = _learning_rate(lr, params, layout)
+    _core.rmsprop_step(
+        *_launch(params),
+        *map(_matrix, inputs),
+        *map(_matrix, slots),
+        rate,
+        alpha,
+        eps,
+        weight_decay,
+        momentum,
+    )
+    return results
+
+
+def reptile_interpolate(
+    initial: Tensor,
+    adapted: Tensor,
+    step_size: float | Tensor,
+    *,
+    weights: Tensor | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    initial, adapted = _inputs(initial, adapted)
+    results = out or _new(initial, 1)
+    combine = _weights(weights, initial)
+    _core.reptile_interpolate(
+        *_launch(adapted),
+        initial.data_ptr(),
+        _matrix(adapted),
+        combine.data_ptr() if combine is not None else 0,
+        results[0].data_ptr(),
+        float(step_size),
+    )
+    return results
+
+
+def reptile_gradient(
+    initial: Tensor, adapted: Tensor, *, weights: Tensor | None, out: tuple[Tensor, ...] | None
+) -> tuple[Tensor, ...]:
+    initial, adapted = _inputs(initial, adapted)
+    results = out or _new(initial, 1)
+    combine = _weights(weights, initial)
+    _core.reptile_gradient(
+        *_launch(adapted),
+        initial.data_ptr(),
+        _matrix(adapted),
+        combine.data_ptr() if combine is not None else 0,
+        results[0].data_ptr(),
+    )
+    return results
+
+
+def meta_adam_step(
+    params: Tensor,
+    adapted: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    weights: Tensor | None,
+    layout: FlatLayout | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    params, adapted, exp_avg, exp_avg_sq = _inputs(params, adapted, exp_avg, exp_avg_sq)
+    results = out or _new(params, 3)
+    combine = _weights(weights, params)
+    rate, _keep = _learning_rate(lr, params, layout)
+    _core.meta_adam_step(
+        *_launch(adapted),
+        params.data_ptr(),
+        _matrix(adapted),
+        combine.data_ptr() if combine is not None else 0,
+        exp_avg.data_ptr(),
+        exp_avg_sq.data_ptr(),
+        *(result.data_ptr() for result in results),
+        rate,
+        *betas,
+        *reference.inverse_bias_corrections(step, betas),
+        eps,
+        weight_decay,
+        decoupled,
+    )
+    return results
+
+
+def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    (grads,) = _inputs(grads)
+    (clipped,) = out or _new(grads, 1)
+    norms = torch.empty(grads.shape[:-1], dtype=_arithmetic(grads.dtype), device=grads.device)
+    _core.clip_grad_norm(*_launch(grads), _matrix(grads), _matrix(clipped), norms.data_ptr(), max_norm)
+    return clipped, norms
+
+
+def ema_update(
+    average: Tensor, params: Tensor, decay: float, *, out: tuple[Tensor, ...] | None
+) -> tuple[Tensor, ...]:
+    average, params = _inputs(average, params)
+    results = out or _new(average, 1)
+    _core.ema_update(*_launch(average), _matrix(average), _matrix(params), _matrix(results[0]), decay)
+    return results
+
+
+def _launch(x: Tensor) -> tuple[int, int, int, int]:
+    """Return dtype code, rows, columns and threads of an op over buffers like `x`."""
+    shape = x.shape
+    return DTYPES[x.dtype], shape[0] if len(shape) == 2 else 1, shape[-1], threads()
+
+
+def _matrix(x: Tensor | None) -> tuple[int, int] | None:
+    """Return address and row stride."""
+    return None if x is None else (x.data_ptr(), x.stride(0) if x.ndim == 2 else 0)
+
+
+def _inputs(*tensors: Tensor | None) -> tuple:
+    """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients, for one."""
+    return tuple(x if x is None or x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous() for x in tensors)
+
+
+def _new(like: Tensor, count: int) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(count))
+
+
+def _arithmetic(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def _weights(weights: Tensor | None, like: Tensor) -> Tensor | None:
+    return None if weights is None else weights.to(_arithmetic(like.dtype)).contiguous()
+
+
+def _learning_rate(
+    lr: float | Tensor, params: Tensor, layout: FlatLayout | None
+) -> tuple[float | tuple[int, int, int, int, int, int], object]:
+    """Return the learning rate as the kernels take it, and what must outlive the call."""
+    if not isinstance(lr, Tensor):
+        return lr, None
+    rate = lr.to(_arithmetic(params.dtype))
+    if rate.ndim == 0:
+        return (rate.data_ptr(), 0, 0, 0, 0, 1), rate
+    row_stride = rate.stride(0) if rate.ndim == 2 and rate.shape[0] > 1 else 0
+    if layout is not None:
+        ends = _segment_ends(layout)
+        return (rate.data_ptr(), row_stride, rate.stride(-1), 0, ends.data_ptr(), ends.numel()), (rate, ends)
+    if rate.shape[-1] == 1:
+        return (rate.data_ptr(), row_stride, 0, 0, 0, 1), rate
+    if rate.stride(-1) != 1:
+        rate = rate.contiguous()
+        row_stride = rate.stride(0) if row_stride else 0
+    return (rate.data_ptr(), row_stride, 0, 1, 0, 1), rate
+
+
+@functools.lru_cache(maxsize=64)
+def _segment_ends(layout: FlatLayout) -> Tensor:
+    """Return the columns at which the slots end; the padding after a slot counts as its own."""
+    return torch.tensor([*layout.offsets[1:], layout.numel], dtype=torch.int64)
+
+
+OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    function.__name__: function
+    for function in (
+        sgd_step,
+        adam_step,
+        rmsprop_step,
+        reptile_interpolate,
+        reptile_gradient,
+        meta_adam_step,
+        clip_grad_norm,
+        ema_update,
+    )
+}

@@ -1,0 +1,18 @@
+"""`ema_update`: the checked call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from metagan_fast._ops import _check
+from metagan_fast._ops._common import run
+
+
+def call(op: str, average: Tensor, params: Tensor, decay: float) -> Tensor:
+    _check.buffers(op, average=average, params=params)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
+    (result,) = run(
+        "ema_update", average, params, decay, out=_check.targets(op, {"average": average}, params=params)
+    )
+    return result
