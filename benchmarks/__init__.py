@@ -1,0 +1,1 @@
+"""Speed measurements: fused ops and whole inner loops against what people run today."""

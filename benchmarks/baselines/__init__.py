@@ -1,0 +1,1 @@
+"""The inner loop as others write it: what every speed figure is a ratio to."""
