@@ -96,7 +96,9 @@ class FlatLayout:
         sizes, chunks = self._split
         parts = flat.split_with_sizes(sizes, dim=-1)
         rows = flat.shape[:-1]
-        return {slot.name: parts[i].view((*rows, *slot.shape)) for slot, i in zip(self.slots, chunks, strict=True)}
+        return {
+            slot.name: parts[i].view((*rows, *slot.shape)) for slot, i in zip(self.slots, chunks, strict=True)
+        }
 
     def flatten(
         self,
@@ -124,7 +126,9 @@ class FlatLayout:
         names = {slot.name for slot in self.slots}
         if names != source.keys():
             missing, unknown = sorted(names - source.keys()), sorted(source.keys() - names)
-            raise ValueError(f"expected one tensor for each slot of the layout; missing {missing}, unknown {unknown}")
+            raise ValueError(
+                f"expected one tensor for each slot of the layout; missing {missing}, unknown {unknown}"
+            )
         if not self.slots:
             return torch.zeros(0, dtype=dtype, device=device)
 
@@ -141,7 +145,9 @@ class FlatLayout:
                     f"got {list(value.shape)}"
                 )
             if dtype is None and value.dtype != kind:
-                raise ValueError(f"expected {kind} for {slot.name!r} as for the others, got {value.dtype}; pass dtype=")
+                raise ValueError(
+                    f"expected {kind} for {slot.name!r} as for the others, got {value.dtype}; pass dtype="
+                )
             parts.append(value.to(kind).reshape((*rows, slot.numel)))
             if slot.numel % ALIGNMENT:
                 parts.append(padding[..., slot.numel % ALIGNMENT :])
@@ -231,7 +237,11 @@ class FlatLayout:
         ours = [(slot.names, slot.shape) for slot in self.slots]
         if ours != theirs:
             different = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)
-            detail = f"{different[0]} against {different[1]}" if different else f"{len(ours)} against {len(theirs)}"
+            detail = (
+                f"{different[0]} against {different[1]}"
+                if different
+                else f"{len(ours)} against {len(theirs)}"
+            )
             raise ValueError(f"expected a module with the parameters of this layout; they differ: {detail}")
         return [(slot, parameter) for slot, (parameter, _) in zip(self.slots, parameters, strict=True)]
 

@@ -53,7 +53,9 @@ def test_round_trip(shapes: list[list[int]], tasks: int) -> None:
     assert flat.shape == (layout.numel,)
     views = layout.views(flat)
     assert all(torch.equal(views[name], parameter) for name, parameter in module.named_parameters())
-    assert all(view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for view in views.values())
+    assert all(
+        view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for view in views.values()
+    )
     assert torch.count_nonzero(flat) == sum(torch.count_nonzero(view) for view in views.values())
 
     if shapes:
@@ -239,7 +241,9 @@ def test_derivatives() -> None:
 def test_flatten_of_a_mapping_and_expand_are_differentiable() -> None:
     module = Tied().double()
     layout = FlatLayout.from_module(module)
-    values = tuple(torch.randn(2, *slot.shape, dtype=torch.float64, requires_grad=True) for slot in layout.slots)
+    values = tuple(
+        torch.randn(2, *slot.shape, dtype=torch.float64, requires_grad=True) for slot in layout.slots
+    )
     names = [slot.name for slot in layout.slots]
     assert torch.autograd.gradcheck(lambda *v: layout.flatten(dict(zip(names, v, strict=True))), values)
     rates = torch.randn(2, len(layout.slots), dtype=torch.float64, requires_grad=True)
@@ -271,8 +275,14 @@ def frozen() -> nn.Module:
     [
         (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), "one dtype on one device.*float64"),
         (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), "one dtype on one device.*meta"),
-        (nn.ParameterList([nn.Parameter(torch.zeros(2, dtype=torch.complex64))]), "floating-point.*complex64"),
-        (nn.ParameterList([nn.Parameter(torch.zeros(2).int(), requires_grad=False)]), "floating-point.*int32"),
+        (
+            nn.ParameterList([nn.Parameter(torch.zeros(2, dtype=torch.complex64))]),
+            "floating-point.*complex64",
+        ),
+        (
+            nn.ParameterList([nn.Parameter(torch.zeros(2).int(), requires_grad=False)]),
+            "floating-point.*int32",
+        ),
         (frozen(), "'bias' has requires_grad=False"),
         (nn.LazyLinear(3), "no shape yet"),
     ],
@@ -299,7 +309,9 @@ def test_errors() -> None:
         layout.flatten({"weight": weight[None], "bias": bias})
     with pytest.raises(ValueError, match="float64; pass dtype="):
         layout.flatten({"weight": weight, "bias": bias.double()})
-    assert layout.flatten({"weight": weight, "bias": bias.double()}, dtype=torch.float64).dtype == torch.float64
+    assert (
+        layout.flatten({"weight": weight, "bias": bias.double()}, dtype=torch.float64).dtype == torch.float64
+    )
     with pytest.raises(ValueError, match="parameters of this layout"):
         layout.flatten(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="2 against 1"):

@@ -1,0 +1,116 @@
+"""Penalties on the gradient of a discriminator's scores by its input images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Location = Literal["interpolate", "real", "fake"]
+
+
+@dataclass(frozen=True)
+class Penalty(ABC):
+    """A penalty on the gradient of each score by its own image."""
+
+    weight: float = 10.0
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"expected a finite penalty weight of at least 0, got {self.weight}")
+
+    @property
+    @abstractmethod
+    def location(self) -> Location:
+        """Where the gradient is taken: at interpolates `w real + (1 - w) fake`, at real or at fake images."""
+
+    @abstractmethod
+    def value(self, input_gradient: Tensor) -> Tensor:
+        """Return the penalty, weight included: `[..., samples, C, H, W]` -> `[...]`."""
+
+    @abstractmethod
+    def cotangent(self, input_gradient: Tensor) -> Tensor:
+        """Return the derivative of `value` by `input_gradient`, in the same shape."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the penalty as JSON-able data."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Penalty):
+    """Pull the norm of the input gradient to 1 at interpolates: `weight * mean (norm - 1)^2`.
+
+    Args:
+        weight: factor of the penalty.
+        norm: "sample", one norm for each image (Gulrajani et al. 2017, arXiv:1704.00028, equation 3), or
+            "pixel", one norm over the channels for each pixel, as FIGR's code has it.
+
+    A norm has derivative 0 where it is 0, of every order. Squared norms up to `tiny / eps` of the dtype
+    (norms up to 3e-16 in float32) count as 0, so that second derivatives never overflow.
+    """
+
+    norm: Literal["sample", "pixel"] = "sample"
+
+    name: ClassVar[str] = "gradient"
+    location: ClassVar[Location] = "interpolate"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm not in ("sample", "pixel"):
+            raise ValueError(f'expected a penalty norm of "sample" or "pixel", got {self.norm!r}')
+
+    def value(self, input_gradient: Tensor) -> Tensor:
+        norms = _norm(input_gradient, self._dims)
+        return self.weight * (norms - 1).square().mean((-4, -3, -2, -1))
+
+    def cotangent(self, input_gradient: Tensor) -> Tensor:
+        norms = _norm(input_gradient, self._dims)
+        direction = torch.where(norms > 0, input_gradient / torch.where(norms > 0, norms, 1), 0)
+        return 2 * self.weight / math.prod(norms.shape[-4:]) * (norms - 1) * direction
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        return (-3, -2, -1) if self.norm == "sample" else (-3,)
+
+
+@dataclass(frozen=True)
+class ZeroCenteredPenalty(Penalty):
+    """Pull the input gradient to 0: `weight / 2 * mean |gradient|^2`, |.| over each image.
+
+    R1 at real images, R2 at fake ones (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10).
+
+    Args:
+        weight: gamma of the paper.
+        location: "real" or "fake".
+    """
+
+    location: Literal["real", "fake"] = "real"
+
+    name: ClassVar[str] = "zero-centered"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.location not in ("real", "fake"):
+            raise ValueError(f'expected a penalty location of "real" or "fake", got {self.location!r}')
+
+    def value(self, input_gradient: Tensor) -> Tensor:
+        return self.weight / 2 * input_gradient.square().sum((-3, -2, -1)).mean(-1)
+
+    def cotangent(self, input_gradient: Tensor) -> Tensor:
+        return self.weight / input_gradient.shape[-4] * input_gradient
+
+
+def _norm(gradient: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the L2 norm over `dims`, kept with size 1; all derivatives are 0 where it is 0."""
+    squares = gradient.square().sum(dims, keepdim=True)
+    limits = torch.finfo(gradient.dtype)
+    positive = squares > limits.tiny / limits.eps
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
