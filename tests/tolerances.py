@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 TOLERANCES: dict[str, tuple[float, str]] = {
-    "float64-parity": (1e-9, "same mathematics in another order, float64: rounding grows over a GAN's inner steps"),
+    "float64-parity": (
+        1e-9,
+        "same mathematics in another order, float64: rounding grows over a GAN's inner steps",
+    ),
     "float64-rounding": (1e-12, "a handful of float64 operations in another order"),
     "float32-rounding": (2e-6, "a handful of float32 operations in another order"),
-    "finite-difference": (1e-6, "central differences in float64, step 1e-5: truncation 1e-10, cancellation 1e-11"),
+    "finite-difference": (
+        1e-6,
+        "central differences in float64, step 1e-5: truncation 1e-10, cancellation 1e-11",
+    ),
+    "float32-inner-step": (1e-5, "one inner step in float32, of its change: the floor below which no loop is asked"),
 }
 
 

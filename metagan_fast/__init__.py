@@ -1,0 +1,41 @@
+"""metagan_fast: meta-train GANs on many small tasks, fast.
+
+A few gradient steps on 4 to 20 images of a new class make a meta-trained GAN generate that class. `MetaGAN` is the way in;
+`functional` holds the fused operations for trainers of one's own.
+"""
+
+from __future__ import annotations
+
+from . import functional, losses, models, schedules, tasks
+from .adapted import AdaptedGAN
+from .checkpoint import CheckpointError
+from .executors import Adapted, MetaGradient
+from .flat import FlatLayout
+from .inner import InnerLoop
+from .learner import MetaGAN
+from .meta import FOMAML, MAML, AnnealedStepWeights, Reptile
+from .noise import Noise
+from .tasks import TaskBatch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FOMAML",
+    "MAML",
+    "Adapted",
+    "AdaptedGAN",
+    "AnnealedStepWeights",
+    "CheckpointError",
+    "FlatLayout",
+    "InnerLoop",
+    "MetaGAN",
+    "MetaGradient",
+    "Noise",
+    "Reptile",
+    "TaskBatch",
+    "functional",
+    "losses",
+    "models",
+    "schedules",
+    "tasks",
+]

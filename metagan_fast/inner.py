@@ -1,0 +1,205 @@
+"""The inner loop's settings and its optimizers, each a row of a table over the fused ops."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import functional
+from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
+
+class Network(NamedTuple):
+    """One network of every task on its way through the inner loop: parameters and its optimizer's state."""
+
+    params: Tensor  # [tasks, numel]
+    buffers: tuple[Tensor, ...] = ()  # of the optimizer, [tasks, numel] each
+    updates: int = 0  # how many the optimizer has made, for bias corrections
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters, then the buffers."""
+        return (self.params, *self.buffers)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Network:
+        """Return the same network with other parameters and buffers."""
+        return Network(tensors[0], tuple(tensors[1:]), self.updates)
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Set the K gradient steps that adapt the two networks to a task.
+
+    One inner step is `critic_steps` discriminator updates, each on fresh latents, then one generator update on fresh
+    latents against the updated discriminator. Defaults are FIGR's (arXiv:1901.02199, section 4).
+
+    Args:
+        optimizer: "sgd", "momentum", "adam" or "rmsprop".
+        lr: learning rate of both networks: a number of at least 0, or a callable of the inner step.
+        steps: K, at least 1.
+        critic_steps: discriminator updates a step, at least 1.
+        batch_size: support images an update draws, cycling through the task without replacement; None: all of them.
+        momentum: of "momentum" (between 0 and 1; None: 0.9) and "rmsprop" (None: none).
+        betas, eps: Adam's; `eps` is also RMSprop's.
+        alpha: RMSprop's smoothing constant, in [0, 1).
+        weight_decay: L2 penalty added to the gradient, at least 0.
+        discriminator_lr: the discriminator's own rate; None: `lr`.
+        inner_state: "reset" starts each task with fresh optimizer state; "persist" carries it from one meta-step to
+            the next, as supervised-reptile does, and needs one task a meta-step.
+
+    Raises:
+        ValueError: a value out of range, or a setting that the optimizer does not read.
+    """
+
+    optimizer: str = "sgd"
+    lr: Rate = 1e-3
+    steps: int = 10
+    critic_steps: int = 1
+    batch_size: int | None = None
+    momentum: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    alpha: float = 0.99
+    weight_decay: float = 0.0
+    discriminator_lr: Rate | None = None
+    inner_state: Literal["reset", "persist"] = "reset"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"expected an inner optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
+        for name in ("lr", "discriminator_lr"):
+            rate = getattr(self, name)
+            if rate is not None:
+                check_rate(f"InnerLoop's {name}", rate)
+        for name in ("steps", "critic_steps", "batch_size"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"expected InnerLoop's {name} to be at least 1, got {count}")
+        if self.momentum is not None and self.optimizer not in ("momentum", "rmsprop"):
+            raise ValueError(f'expected no momentum with "{self.optimizer}"; use optimizer="momentum" or "rmsprop"')
+        if self.momentum is not None and not 0 < self.momentum < 1:
+            raise ValueError(f"expected a momentum between 0 and 1, got {self.momentum}; for none leave it out")
+        if self.weight_decay < 0 or not self.weight_decay < float("inf"):
+            raise ValueError(f"expected a finite weight_decay of at least 0, got {self.weight_decay}")
+        if not (0 <= self.betas[0] < 1 and 0 <= self.betas[1] < 1 and 0 <= self.alpha < 1):
+            raise ValueError(f"expected betas and alpha in [0, 1), got {self.betas} and {self.alpha}")
+        if not self.eps >= 0:
+            raise ValueError(f"expected an eps of at least 0, got {self.eps}")
+        if self.inner_state not in ("reset", "persist"):
+            raise ValueError(f'expected inner_state "reset" or "persist", got {self.inner_state!r}')
+
+    def discriminator_rate(self, step: int) -> float:
+        """Return the discriminator's learning rate at an inner step."""
+        return rate_at(self.lr if self.discriminator_lr is None else self.discriminator_lr, step)
+
+    def generator_rate(self, step: int) -> float:
+        """Return the generator's learning rate at an inner step."""
+        return rate_at(self.lr, step)
+
+    def start(self, params: Tensor, carried: Network | None = None) -> Network:
+        """Return parameters [tasks, numel] with fresh optimizer state, or with a copy of what `carried` has.
+
+        A carried state of one task serves them all.
+        """
+        if carried is not None:
+            return Network(params, tuple(b.expand_as(params).clone() for b in carried.buffers), carried.updates)
+        count = OPTIMIZERS[self.optimizer].buffers(self)
+        return Network(params, tuple(torch.zeros_like(params) for _ in range(count)))
+
+    def update(self, network: Network, grads: Tensor, lr: float, *, in_place: bool) -> Network:
+        """Apply the optimizer once to every task's row.
+
+        Args:
+            network: what to update.
+            grads: [tasks, numel].
+            lr: learning rate.
+            in_place: write into the network's tensors; otherwise make new ones, differentiable to any order.
+        """
+        network = network._replace(updates=network.updates + 1)
+        return network.with_tensors(OPTIMIZERS[self.optimizer].update(self, network, grads, lr, in_place))
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings as JSON-able data."""
+        config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        config["lr"] = rate_to_config(self.lr)
+        config["betas"] = list(self.betas)
+        if self.discriminator_lr is not None:
+            config["discriminator_lr"] = rate_to_config(self.discriminator_lr)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> InnerLoop:
+        """Build the settings that `to_config` described."""
+        arguments = dict(config)
+        arguments["lr"] = rate_from_config(arguments["lr"])
+        arguments["betas"] = tuple(arguments["betas"])
+        if arguments["discriminator_lr"] is not None:
+            arguments["discriminator_lr"] = rate_from_config(arguments["discriminator_lr"])
+        return cls(**arguments)
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    """A row of the table: how many buffers, and the update over a fused op or its in-place twin.
+
+    The update returns the new parameters and buffers.
+    """
+
+    buffers: Callable[[InnerLoop], int]
+    update: Callable[[InnerLoop, Network, Tensor, float, bool], Sequence[Tensor]]
+
+
+def _sgd(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+    op = functional.sgd_step_ if in_place else functional.sgd_step
+    return (op(network.params, grads, lr, weight_decay=inner.weight_decay),)
+
+
+def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+    op = functional.sgd_step_ if in_place else functional.sgd_step
+    momentum = 0.9 if inner.momentum is None else inner.momentum
+    (buffer,) = network.buffers
+    return op(
+        network.params, grads, lr, momentum_buffer=buffer, momentum=momentum, weight_decay=inner.weight_decay
+    )
+
+
+def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+    op = functional.adam_step_ if in_place else functional.adam_step
+    return op(
+        network.params,
+        grads,
+        *network.buffers,
+        lr,
+        step=network.updates,
+        betas=inner.betas,
+        eps=inner.eps,
+        weight_decay=inner.weight_decay,
+    )
+
+
+def _rmsprop(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+    op = functional.rmsprop_step_ if in_place else functional.rmsprop_step
+    square_avg, *momentum_buffer = network.buffers
+    return op(
+        network.params,
+        grads,
+        square_avg,
+        lr,
+        alpha=inner.alpha,
+        eps=inner.eps,
+        weight_decay=inner.weight_decay,
+        momentum=inner.momentum or 0.0,
+        momentum_buffer=momentum_buffer[0] if momentum_buffer else None,
+    )
+
+
+OPTIMIZERS: dict[str, _Optimizer] = {
+    "sgd": _Optimizer(lambda inner: 0, _sgd),
+    "momentum": _Optimizer(lambda inner: 1, _momentum),
+    "adam": _Optimizer(lambda inner: 2, _adam),
+    "rmsprop": _Optimizer(lambda inner: 2 if inner.momentum else 1, _rmsprop),
+}

@@ -1,0 +1,432 @@
+"""MetaGAN: a GAN whose initialisation is meta-trained; the API most people call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint, losses, meta
+from .adapted import AdaptedGAN
+from .executors import Adapted, Executor, MetaGradient, Networks, Parameters, TorchExecutor
+from .flat import FlatLayout
+from .inner import InnerLoop, Network
+from .losses import Loss
+from .meta import MetaOptimizer, Reptile
+from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
+from .tasks import TaskBatch
+
+EXECUTORS = ("auto", "torch")
+PRECISIONS = ("float32", "bf16")
+
+
+class MetaGAN:
+    """Meta-train a generator and a discriminator so that a few gradient steps adapt them to a new class.
+
+    The modules' parameters become views of two flat buffers, `generator_parameters` and `discriminator_parameters`: the
+    initialisation. They are updated in place, so the modules are always the current initialisation, and loading a
+    state dict into them changes it. After `.to()` or `.double()` the next call binds them again.
+
+    Args:
+        generator: maps latents `[n, latent_dim]` to images `[n, channels, height, width]` in [-1, 1].
+        discriminator: maps images to scores `[n]` or `[n, 1]`.
+        latent_dim: size of a latent, standard normal.
+        loss: a name of `losses.NAMES` or a `losses` object.
+        inner: how a task adapts the networks.
+        meta: the algorithm and its meta-optimizer: `Reptile`, `FOMAML` or `MAML`.
+        executor: "auto" or "torch".
+        precision: "float32", or "bf16" to run the networks under bf16 autocast with parameters and updates in float32.
+            The modules' own dtype rules otherwise: float64 modules compute in float64.
+        seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
+        allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
+
+    Batch norm always uses the statistics of the batch at hand, in `sample` too; buffers are neither read nor written.
+
+    Raises:
+        ValueError: an unknown name, or settings that make no sense together.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        latent_dim: int,
+        loss: str | Loss = "wgan-gp",
+        inner: InnerLoop | None = None,
+        meta: MetaOptimizer | None = None,
+        executor: str = "auto",
+        precision: str = "float32",
+        seed: int = 0,
+        allow_random: bool = False,
+    ) -> None:
+        if latent_dim < 1:
+            raise ValueError(f"expected latent_dim of at least 1, got {latent_dim}")
+        if executor not in EXECUTORS:
+            raise ValueError(f"expected an executor of {', '.join(EXECUTORS)}; got {executor!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {precision!r}")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"expected a seed from 0 to 2**64 - 1, got {seed}")
+        if generator is discriminator:
+            raise ValueError("expected two modules, got the same one as generator and discriminator")
+        self.generator = generator
+        self.discriminator = discriminator
+        self.latent_dim = latent_dim
+        self.loss = losses.get(loss)
+        self.inner = inner or InnerLoop()
+        self.meta = meta or Reptile()
+        self.meta.check(self.inner)
+        self.executor_name = executor
+        self.precision = precision
+        self.seed = seed
+        self.allow_random = allow_random
+        self.step = 0
+        self._updates = 0
+        self.generator_layout = FlatLayout.from_module(generator)
+        self.discriminator_layout = FlatLayout.from_module(discriminator)
+        self._initial = self._bound_parameters()
+        self._executor = self._make_executor()
+        self._meta_state = [self.meta.initial_state(params) for params in self._initial]
+        self._carried: Networks | None = None  # with inner_state="persist"
+
+    # The initialisation
+
+    @property
+    def generator_parameters(self) -> Tensor:
+        """The generator's initialisation `[numel]`; its module's parameters are views of it."""
+        self._bind()
+        return self._initial.generator
+
+    @property
+    def discriminator_parameters(self) -> Tensor:
+        """The discriminator's initialisation `[numel]`; its module's parameters are views of it."""
+        self._bind()
+        return self._initial.discriminator
+
+    def _bind(self) -> None:
+        """Bind the modules again if `.to()`, `.double()` or `assign=True` ended the binding; state follows them."""
+        if self.generator_layout.is_bound(
+            self.generator, self._initial.generator
+        ) and self.discriminator_layout.is_bound(self.discriminator, self._initial.discriminator):
+            return
+        self._initial = self._bound_parameters()
+        self._executor = self._make_executor()
+        like = self._initial.generator
+        self._meta_state = [tuple(b.to(like) for b in buffers) for buffers in self._meta_state]
+        if self._carried is not None:
+            self._carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self._carried))
+
+    def _bound_parameters(self) -> Parameters:
+        """Flatten both modules and make their parameters views of the result."""
+        generator = self.generator_layout.flatten(self.generator)
+        discriminator = self.discriminator_layout.flatten(self.discriminator)
+        if (generator.dtype, generator.device) != (discriminator.dtype, discriminator.device):
+            raise ValueError(
+                f"expected both networks in one dtype on one device, got {generator.dtype} on {generator.device} and "
+                f"{discriminator.dtype} on {discriminator.device}; call .to() on one of them"
+            )
+        self.generator_layout.bind(self.generator, generator)
+        self.discriminator_layout.bind(self.discriminator, discriminator)
+        return Parameters(generator, discriminator)
+
+    def _make_executor(self) -> Executor:
+        return TorchExecutor(
+            self.generator,
+            self.discriminator,
+            self.generator_layout,
+            self.discriminator_layout,
+            loss=self.loss,
+            inner=self.inner,
+            allow_random=self.allow_random,
+            autocast=self.precision == "bf16",
+        )
+
+    # Meta-training
+
+    def meta_step(self, batch: TaskBatch, noise: Noise | None = None) -> dict[str, float]:
+        """Adapt the initialisation to each task of the batch and update it once.
+
+        Args:
+            batch: the tasks; FOMAML and MAML need query images.
+            noise: what `draw_noise` returns, the default.
+
+        Returns:
+            Means over tasks: `loss_discriminator`, `loss_generator` and `penalty` of the last inner step,
+            `query_loss_discriminator` and `query_loss_generator` after it where there are query images, and
+            `gradient_norm`, the L2 norm of the meta-gradient of both networks before clipping.
+
+        Raises:
+            ValueError: the batch does not fit the networks or the algorithm.
+            FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
+        """
+        if self.inner.inner_state == "persist" and batch.tasks != 1:
+            raise ValueError(
+                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
+                'or use inner_state="reset"'
+            )
+        batch, noise = self._prepare(batch, noise)
+        parts = [(batch, noise)]
+        if self._serial:
+            parts = [(batch.slice(t, t + 1), noise.slice(t, t + 1)) for t in range(batch.tasks)]
+        metrics = [self._update(*part) for part in parts]
+        self.step += 1
+        return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+
+    @property
+    def _serial(self) -> bool:
+        return isinstance(self.meta, Reptile) and self.meta.serial
+
+    def _update(self, batch: TaskBatch, noise: Noise) -> dict[str, float]:
+        gradient = self._meta_gradient(batch, noise)
+        directions = (gradient.generator, gradient.discriminator)
+        norm = torch.stack([self.meta.clip(direction) for direction in directions]).norm().item()
+        if not norm < float("inf"):
+            raise FloatingPointError(
+                f"the meta-gradient of meta-step {self.step} is not finite; the initialisation is unchanged: lower the "
+                "inner learning rate, or check the images and the loss"
+            )
+        self._updates += 1
+        for params, direction, state in zip(self._initial, directions, self._meta_state, strict=True):
+            self.meta.apply(params, direction, state, self.step, self._updates)
+        if self.inner.inner_state == "persist":
+            self._carried = gradient.networks
+        return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
+
+    def meta_gradient(self, batch: TaskBatch, noise: Noise | None = None) -> MetaGradient:
+        """Return the meta-gradient of a task batch, `.generator` and `.discriminator` `[numel]`, and change nothing.
+
+        Raises:
+            ValueError: as `meta_step`; serial Reptile, which has one after each task.
+        """
+        if self._serial and batch.tasks > 1:
+            raise ValueError(
+                f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
+                "use Reptile(serial=False) for their mean"
+            )
+        return self._meta_gradient(*self._prepare(batch, noise))
+
+    def _meta_gradient(self, batch: TaskBatch, noise: Noise) -> MetaGradient:
+        return self.meta.meta_gradient(self._executor, self._initial, batch, noise, self.step, self._carried)
+
+    def draw_noise(self, batch: TaskBatch) -> Noise:
+        """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
+        self._bind()
+        return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
+
+    def _draw_noise(self, batch: TaskBatch, steps: int, stream: Stream) -> Noise:
+        like = self._initial.generator
+        return draw_noise(
+            self._noise_shape(batch, steps),
+            seed=self.seed,
+            meta_step=self.step if stream is Stream.TRAINING else 0,
+            first_task=batch.first_task,
+            stream=stream,
+            device=like.device,
+            dtype=like.dtype,
+        )
+
+    def _noise_shape(self, batch: TaskBatch, steps: int) -> NoiseShape:
+        return NoiseShape(
+            tasks=batch.tasks,
+            shots=batch.shots,
+            latent_dim=self.latent_dim,
+            steps=steps,
+            critic_steps=self.inner.critic_steps,
+            batch_size=self.inner.batch_size,
+            query=batch.query_shots,
+            evaluations=steps if self.meta.multi_step else 1,
+            query_adaptation=self.meta.needs_query_adaptation,
+        )
+
+    def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
+        """Check a training batch, and fit it and its noise to the networks."""
+        if self.meta.needs_query and batch.query is None:
+            raise ValueError(
+                f"{self.meta.algorithm.upper()} needs query images, got none; sample with query=n or pass "
+                "TaskBatch(support, query)"
+            )
+        return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
+
+    def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
+        """Bring a batch and its noise, drawn if there is none, to the networks' dtype and device."""
+        self._bind()
+        like = self._initial.generator
+        batch = batch.to(device=like.device, dtype=like.dtype)
+        if noise is None:
+            return batch, self._draw_noise(batch, steps, stream)
+        noise.check(self._noise_shape(batch, steps))
+        return batch, noise.to(device=like.device, dtype=like.dtype)
+
+    # Adaptation
+
+    def inner_loop(self, batch: TaskBatch, noise: Noise | None = None, *, steps: int | None = None) -> Adapted:
+        """Adapt the initialisation to each task of the batch, and change nothing.
+
+        Args:
+            batch: the tasks; query images are not looked at.
+            noise: what `draw_noise` returns, the default; it decides the number of steps.
+            steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
+
+        Returns:
+            `.generator` and `.discriminator` `[tasks, numel]`, one row a task; `.metrics`, name -> `[tasks]`.
+        """
+        return self._adapt(batch, noise, steps, Stream.TRAINING)
+
+    def adapt(self, images: Tensor, steps: int | None = None) -> AdaptedGAN:
+        """Adapt the initialisation to one class of images, and change nothing.
+
+        Args:
+            images: `[shots, channels, height, width]` in [-1, 1].
+            steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
+
+        Returns:
+            An `AdaptedGAN` with networks of its own; the same images give the same one.
+        """
+        if images.ndim != 4:
+            raise ValueError(f"expected images [shots, channels, height, width], got {list(images.shape)}")
+        adapted = self._adapt(TaskBatch(images.unsqueeze(0)), None, steps, Stream.ADAPTATION)
+        return AdaptedGAN(
+            self.generator,
+            self.discriminator,
+            self.generator_layout,
+            self.discriminator_layout,
+            adapted,
+            executor=self._executor,
+            latent_dim=self.latent_dim,
+        )
+
+    def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> Adapted:
+        steps = steps if steps is not None else noise.steps if noise is not None else self.inner.steps
+        if steps < 0:
+            raise ValueError(f"expected steps of at least 0, got {steps}")
+        if steps == 0:
+            self._bind()
+            rows = (params.expand(batch.tasks, -1).clone() for params in self._initial)
+            return Adapted(Networks(*(Network(row) for row in rows)))
+        batch, noise = self._fit(batch, noise, steps, stream)
+        return self._executor.inner_loop(self._initial, batch, noise, self._carried)
+
+    def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0) -> Tensor:
+        """Generate `count` images for each task of an inner loop's result.
+
+        Returns:
+            `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
+        """
+        self._bind()
+        generator = adapted.generator
+        latents = draw_sample_latents(
+            generator.shape[0], count, self.latent_dim, seed=seed, device=generator.device, dtype=generator.dtype
+        )
+        return self._executor.generate(generator, latents)
+
+    # Saving
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything needed to go on exactly: tensors by name, and metadata that JSON can hold.
+
+        Raises:
+            ValueError: a schedule that is a function of one's own, which cannot be written down.
+        """
+        self._bind()
+        tensors: dict[str, Tensor] = {}
+        for role, module in self._modules().items():
+            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
+        for role, buffers in zip(self._modules(), self._meta_state, strict=True):
+            tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
+        metadata = {
+            "latent_dim": self.latent_dim,
+            "loss": self.loss.to_config(),
+            "inner": self.inner.to_config(),
+            "meta": self.meta.to_config(),
+            "executor": self.executor_name,
+            "precision": self.precision,
+            "seed": self.seed,
+            "allow_random": self.allow_random,
+            "step": self.step,
+            "updates": self._updates,
+            "inner_updates": None,
+        }
+        if self._carried is not None:
+            metadata["inner_updates"] = [network.updates for network in self._carried]
+            for role, network in zip(self._modules(), self._carried, strict=True):
+                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(network.tensors)}
+        return tensors, metadata
+
+    def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
+
+        Raises:
+            ValueError: the tensors belong to other networks or another meta-optimizer; nothing is changed.
+        """
+        self._bind()
+        expected = self.state()[0]
+        inner = {name for name in tensors if name.startswith("inner.")}
+        mine = {name for name in expected if not name.startswith("inner.")}
+        theirs = tensors.keys() - inner
+        if mine != theirs:
+            name = min(mine ^ theirs)
+            raise ValueError(
+                f"the saved state does not fit this learner: {name!r} is {'missing' if name in mine else 'unknown'}; "
+                "build the same networks with the same meta-optimizer"
+            )
+        for name in mine:
+            if tensors[name].shape != expected[name].shape:
+                raise ValueError(
+                    f"the saved state does not fit this learner: expected {name!r} to be {list(expected[name].shape)}, "
+                    f"got {list(tensors[name].shape)}"
+                )
+        with torch.no_grad():
+            for name in mine:  # state_dict's tensors and the meta-state are the live ones
+                expected[name].copy_(tensors[name])
+        self.step, self._updates = metadata["step"], metadata["updates"]
+        self._carried = None
+        if metadata["inner_updates"] is not None:
+            like = self._initial.generator
+            networks = []
+            for role, updates in zip(self._modules(), metadata["inner_updates"], strict=True):
+                names = sorted((n for n in inner if n.startswith(f"inner.{role}.")), key=lambda n: int(n.split(".")[-1]))
+                params, *buffers = (tensors[name].to(like) for name in names)
+                networks.append(Network(params, tuple(buffers), updates))
+            self._carried = Networks(*networks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything needed to go on exactly to one file, atomically.
+
+        Raises:
+            checkpoint.CheckpointError: the file cannot be written; a previous one stays.
+            ValueError: as `state`.
+        """
+        checkpoint.write(path, *self.state())
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], generator: nn.Module, discriminator: nn.Module, **settings: Any
+    ) -> MetaGAN:
+        """Build the learner that `save` wrote.
+
+        Args:
+            path: the file.
+            generator, discriminator: modules with the saved ones' parameters; their values are overwritten.
+            settings: arguments of `MetaGAN` that replace the saved ones.
+
+        Raises:
+            checkpoint.CheckpointError: the file cannot be read.
+            ValueError: the networks do not fit.
+        """
+        tensors, metadata = checkpoint.read(path)
+        saved = {
+            "latent_dim": metadata["latent_dim"],
+            "loss": losses.from_config(metadata["loss"]),
+            "inner": InnerLoop.from_config(metadata["inner"]),
+            "meta": meta.from_config(metadata["meta"]),
+        } | {name: metadata[name] for name in ("executor", "precision", "seed", "allow_random")}
+        learner = cls(generator, discriminator, **(saved | settings))
+        learner.load_state(tensors, metadata)
+        return learner
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator}

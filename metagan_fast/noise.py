@@ -1,0 +1,229 @@
+"""Noise that belongs to the task: counter-based draws of latents, interpolation weights and mini-batches.
+
+Every number is a pure function of (seed, stream, meta-step, task, inner step, role, element), see `_philox`. So a draw
+is the same whatever executor uses it, however many tasks share a call, and on every device: normals are computed in
+float64 and rounded once, which leaves devices within 2 ulp of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum, auto
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._philox import Grid, derive_key, draw_words, normals, uniforms
+
+class Stream(IntEnum):
+    """What a draw is for; streams of one seed never share a block."""
+
+    TRAINING = 0
+    ADAPTATION = 1
+    SAMPLING = 2
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Hold every random number that one meta-step uses.
+
+    Rows of latents are images: `shots`, or the inner loop's `batch_size` where it draws mini-batches. A weight w of
+    `interpolation` makes the point w real + (1 - w) fake. Query draws are None without query images, and those
+    of the query adaptation are None unless the generator objective is "query".
+    """
+
+    discriminator_latents: Tensor  # [steps, critic_steps, tasks, rows, latent]
+    generator_latents: Tensor  # [steps, tasks, rows, latent]
+    interpolation: Tensor  # [steps, critic_steps, tasks, rows], in [0, 1)
+    query_discriminator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
+    query_generator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
+    query_interpolation: Tensor | None = None  # [evaluations, tasks, query], in [0, 1)
+    query_adaptation_latents: Tensor | None = None  # [steps, critic_steps, tasks, query, latent]
+    query_adaptation_interpolation: Tensor | None = None  # [steps, critic_steps, tasks, query], in [0, 1)
+    support_index: Tensor | None = None  # [steps, critic_steps, tasks, rows], int64
+
+    @property
+    def steps(self) -> int:
+        """The number of inner steps it serves."""
+        return self.generator_latents.shape[0]
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Noise:
+        """Return the same noise on `device`, its floating tensors in `dtype`."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+
+        return self._map(lambda name, value: move(value))
+
+    def slice(self, start: int, stop: int) -> Noise:
+        """Return the noise of tasks `start` to `stop - 1`, as `TaskBatch.slice` cuts them."""
+        return self._map(lambda name, value: value.narrow(_DRAWS[name].task_dimension, start, stop - start))
+
+    def check(self, shape: NoiseShape) -> None:
+        """Raise ValueError unless every tensor that `shape` asks for is there, in its shape."""
+        for name, expected in shape.tensors().items():
+            value = getattr(self, name)
+            if value is None or tuple(value.shape) != expected:
+                got = None if value is None else list(value.shape)
+                raise ValueError(
+                    f"expected noise.{name} to be {list(expected)}, got {got}; draw_noise(batch) makes noise that fits"
+                )
+
+    def _map(self, function: Callable[[str, Tensor], Tensor]) -> Noise:
+        values = {name: getattr(self, name) for name in _DRAWS}
+        return Noise(**{name: None if v is None else function(name, v) for name, v in values.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NoiseShape:
+    """Say how much noise a meta-step needs; see `Noise` for the meaning of each size."""
+
+    tasks: int
+    shots: int
+    latent_dim: int
+    steps: int
+    critic_steps: int = 1
+    batch_size: int | None = None
+    query: int = 0
+    evaluations: int = 1
+    query_adaptation: bool = False
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor of `Noise` that is drawn."""
+        rows = self.shots if self.batch_size is None else self.batch_size
+        updates = (self.steps, self.critic_steps, self.tasks)
+        shapes: dict[str, tuple[int, ...]] = {
+            "discriminator_latents": (*updates, rows, self.latent_dim),
+            "generator_latents": (self.steps, self.tasks, rows, self.latent_dim),
+            "interpolation": (*updates, rows),
+        }
+        if self.query:
+            evaluations = (self.evaluations, self.tasks, self.query)
+            shapes["query_discriminator_latents"] = (*evaluations, self.latent_dim)
+            shapes["query_generator_latents"] = (*evaluations, self.latent_dim)
+            shapes["query_interpolation"] = evaluations
+        if self.query and self.query_adaptation:
+            shapes["query_adaptation_latents"] = (*updates, self.query, self.latent_dim)
+            shapes["query_adaptation_interpolation"] = (*updates, self.query)
+        if self.batch_size is not None:
+            shapes["support_index"] = (*updates, rows)
+        return shapes
+
+
+    def grid(self, name: str) -> Grid:
+        """Return the random words that the named tensor is made of."""
+        draw, size = _DRAWS[name], self.tensors()[name]
+        if draw.kind is _Kind.ORDER:  # a fresh order of all images an epoch
+            images_drawn = self.steps * self.critic_steps * size[-1]
+            return Grid(draw.role, -(-images_drawn // self.shots), 1, self.tasks, self.shots)
+        inner = 1 if draw.task_dimension == 1 else size[1]
+        count = math.prod(size[draw.task_dimension + 1 :])
+        return Grid(draw.role, size[0], inner, self.tasks, count + count % 2)  # normals come in pairs
+
+
+class _Kind(Enum):
+    NORMAL = auto()
+    UNIFORM = auto()
+    ORDER = auto()
+
+
+class _Draw(NamedTuple):
+    """How one tensor of `Noise` is drawn; a role must never change, or old runs draw other numbers."""
+
+    role: int
+    kind: _Kind
+    task_dimension: int
+
+
+_DRAWS = {
+    "discriminator_latents": _Draw(0, _Kind.NORMAL, 2),
+    "generator_latents": _Draw(1, _Kind.NORMAL, 1),
+    "interpolation": _Draw(2, _Kind.UNIFORM, 2),
+    "query_discriminator_latents": _Draw(3, _Kind.NORMAL, 1),
+    "query_generator_latents": _Draw(4, _Kind.NORMAL, 1),
+    "query_interpolation": _Draw(5, _Kind.UNIFORM, 1),
+    "query_adaptation_latents": _Draw(6, _Kind.NORMAL, 2),
+    "query_adaptation_interpolation": _Draw(7, _Kind.UNIFORM, 2),
+    "support_index": _Draw(8, _Kind.ORDER, 2),
+}
+_SAMPLE_ROLE = 9
+
+
+def draw_noise(
+    shape: NoiseShape,
+    *,
+    seed: int,
+    meta_step: int,
+    first_task: int = 0,
+    stream: Stream = Stream.TRAINING,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Noise:
+    """Draw the noise of one meta-step.
+
+    Args:
+        shape: the sizes.
+        seed: the run's seed, 0 to 2**64 - 1.
+        meta_step: index of the meta-step, from 0.
+        first_task: index in the meta-batch of the first task drawn for, so that a slice of a batch gets its own noise.
+        stream: what the draw is for.
+        device, dtype: of the result; the numbers are the same on every device, to 2 ulp.
+
+    Returns:
+        A `Noise`.
+
+    Raises:
+        ValueError: `batch_size` above the number of support images.
+    """
+    if shape.batch_size is not None and shape.batch_size > shape.shots:
+        raise ValueError(
+            f"expected a batch_size of at most the {shape.shots} support images of a task, got {shape.batch_size}; "
+            "lower InnerLoop(batch_size=...) or sample more shots"
+        )
+    sizes = shape.tensors()
+    key = derive_key(seed, meta_step, stream)
+    words = draw_words([shape.grid(name) for name in sizes], key, first_task, torch.device(device))
+
+    def make(name: str, drawn: Tensor) -> Tensor:
+        size = sizes[name]
+        match _DRAWS[name].kind:
+            case _Kind.ORDER:
+                return _support_index(drawn, size)
+            case _Kind.NORMAL:
+                values = normals(drawn)
+            case _:
+                values = uniforms(drawn)
+        count = math.prod(size[_DRAWS[name].task_dimension + 1 :])
+        return values[..., :count].to(dtype).reshape(size)
+
+    return Noise(**{name: make(name, drawn) for name, drawn in zip(sizes, words, strict=True)})
+
+
+def draw_sample_latents(
+    tasks: int,
+    count: int,
+    latent_dim: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Draw the latents [tasks, count, latent_dim] that samples are generated from; task t's do not depend on `tasks`."""
+    size = count * latent_dim
+    grid = Grid(_SAMPLE_ROLE, 1, 1, tasks, size + size % 2)
+    (words,) = draw_words([grid], derive_key(seed, 0, Stream.SAMPLING), 0, torch.device(device))
+    return normals(words)[..., :size].to(dtype).reshape(tasks, count, latent_dim)
+
+
+def _support_index(words: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Order each task's images by their words `[epochs, 1, tasks, shots]`, and deal them out without replacement.
+
+    Mini-batches cycle through the task (Nichol et al. 2018, section 6).
+    """
+    steps, critic_steps, tasks, rows = size
+    order = words.squeeze(1).argsort(dim=-1, stable=True)
+    sequence = order.transpose(0, 1).flatten(1)[:, : steps * critic_steps * rows]
+    return sequence.reshape(tasks, steps, critic_steps, rows).permute(1, 2, 0, 3).contiguous()

@@ -1,0 +1,71 @@
+"""Learning rates as functions of the step, plain data so that they are saved with a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Rate = float | Callable[[int], float]
+"""A learning rate: a number, or a callable of the step (0, 1, ...)."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Go linearly from `initial` at step 0 to `final` at step `steps`, then stay (Nichol et al. 2018: 1 to 0)."""
+
+    initial: float
+    final: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        return self.initial + (self.final - self.initial) * min(step / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Go from `initial` to `final` along half a cosine over `steps`, then stay (Loshchilov & Hutter 2017, equation 5)."""
+
+    initial: float
+    final: float
+    steps: int
+
+    def __call__(self, step: int) -> float:
+        progress = min(step / self.steps, 1.0)
+        return self.final + (self.initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+_SCHEDULES = {"linear": Linear, "cosine": Cosine}
+
+
+def rate_at(rate: Rate, step: int) -> float:
+    """Return the learning rate at `step`."""
+    return float(rate(step)) if callable(rate) else rate
+
+
+def rate_to_config(rate: Rate) -> Any:
+    """Return a rate as JSON-able data; ValueError for a callable that is not one of this module's schedules."""
+    if not callable(rate):
+        return rate
+    for name, schedule in _SCHEDULES.items():
+        if isinstance(rate, schedule):
+            return {"schedule": name, "initial": rate.initial, "final": rate.final, "steps": rate.steps}
+    raise ValueError(
+        f"expected a number, schedules.Linear or schedules.Cosine as a rate that can be saved, got {rate!r}; "
+        "use one of them, or save the networks yourself"
+    )
+
+
+def rate_from_config(config: Any) -> Rate:
+    """Build the rate that `rate_to_config` described."""
+    if not isinstance(config, dict):
+        return float(config)
+    arguments = dict(config)
+    return _SCHEDULES[arguments.pop("schedule")](**arguments)
+
+
+def check_rate(name: str, rate: Rate) -> None:
+    """Raise ValueError unless `rate` is callable or a finite number of at least 0."""
+    if not callable(rate) and not (math.isfinite(rate) and rate >= 0):
+        raise ValueError(f"expected {name} to be a finite number of at least 0 or a callable of the step, got {rate!r}")
