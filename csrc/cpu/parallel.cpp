@@ -1,0 +1,99 @@
+#include "parallel.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace metagan {
+namespace {
+
+class Pool {
+  public:
+    // Returns false, having done nothing, when another loop holds the pool.
+    bool run(int64_t count, int threads, IndexedFunction function, const void* context) {
+        const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+        if (!owner.owns_lock()) return false;
+        hire(threads - 1);
+        function_ = function;
+        context_ = context;
+        count_ = count;
+        next_.store(0, std::memory_order_relaxed);
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            places_ = std::min(threads - 1, workers_);
+        }
+        wake_.notify_all();
+        drain();
+        std::unique_lock<std::mutex> lock(mutex_);
+        places_ = 0;  // whoever has not woken by now is not needed
+        finished_.wait(lock, [this] { return active_ == 0; });
+        return true;
+    }
+
+  private:
+    void hire(int wanted) {
+        try {
+            for (; workers_ < wanted; ++workers_) std::thread(&Pool::work, this).detach();
+        } catch (const std::system_error&) {
+            // No more threads to be had: fewer do the same work.
+        }
+    }
+
+    [[noreturn]] void work() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            wake_.wait(lock, [this] { return places_ > 0; });
+            --places_;
+            ++active_;
+            lock.unlock();
+            drain();
+            lock.lock();
+            if (--active_ == 0) finished_.notify_one();
+        }
+    }
+
+    void drain() {
+        for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) function_(context_, i);
+    }
+
+    std::mutex owner_;  // held for the length of a loop
+    int workers_ = 0;
+
+    std::mutex mutex_;  // guards places_ and active_
+    std::condition_variable wake_, finished_;
+    int places_ = 0;  // workers that may still join the loop
+    int active_ = 0;  // workers in it
+
+    IndexedFunction function_ = nullptr;
+    const void* context_ = nullptr;
+    int64_t count_ = 0;
+    std::atomic<int64_t> next_{0};
+};
+
+// Never destroyed: its threads sleep in it until the process ends.
+std::atomic<Pool*> pool{nullptr};
+
+Pool* shared_pool() {
+    static const bool created = [] {
+        pool = new Pool;
+        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });  // threads do not survive a fork
+        return true;
+    }();
+    static_cast<void>(created);
+    return pool;
+}
+
+}  // namespace
+
+void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context) {
+    threads = static_cast<int>(std::min<int64_t>(threads, count));
+    if (threads > 1 && shared_pool()->run(count, threads, function, context)) return;
+    for (int64_t i = 0; i < count; ++i) function(context, i);
+}
+
+}  // namespace metagan

@@ -1,0 +1,22 @@
+// A loop shared by a small pool of threads that sleep in between.
+#pragma once
+
+#include <cstdint>
+
+namespace metagan {
+
+using IndexedFunction = void (*)(const void* context, int64_t index);
+
+// Calls function(context, i) once for every i in [0, count), on at most `threads` threads, the caller among them, in
+// no particular order. Returns when all are done. The function must not throw. Runs on the caller alone when the pool
+// is in use, by another thread or by an enclosing loop. A forked child starts with a fresh pool.
+void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context);
+
+// The same for a callable body(i).
+template <class Body>
+void parallel_for(int64_t count, int threads, const Body& body) {
+    parallel_for(
+        count, threads, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body);
+}
+
+}  // namespace metagan

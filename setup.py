@@ -1,0 +1,90 @@
+"""Build metagan_fast: the packages, and the extension `metagan_fast._core` through CMake.
+
+METAGAN_FAST_NO_EXT=1 leaves the extension out; everything then runs, slower, in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent
+PACKAGES = {
+    "metagan_fast": "metagan_fast",
+    "metagan_fast.kernels": "kernels",
+    "metagan_fast.benchmarks": "benchmarks",
+}
+WITH_EXTENSION = os.environ.get("METAGAN_FAST_NO_EXT", "0") in ("", "0")
+
+
+class CleanBuild(build):
+    """Start without the packages of an earlier build, which may hold files that are gone from the source."""
+
+    def run(self) -> None:
+        for folder in (self.build_purelib, self.build_platlib):
+            shutil.rmtree(folder, ignore_errors=True)
+        super().run()
+
+
+class CMakeBuild(build_ext):
+    """Build the extension with CMake and Ninja."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        folder = Path(self.build_temp, "cmake").resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cmake = find_tool("cmake")
+        configure = [
+            *(cmake, "--fresh", "-S", str(ROOT.resolve()), "-B", str(folder), "-G", "Ninja"),
+            f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DMETAGAN_SANITIZE={os.environ.get('METAGAN_SANITIZE', 'OFF')}",
+        ]
+        try:
+            subprocess.run(configure, check=True)
+            subprocess.run([cmake, "--build", str(folder)], check=True)
+        except subprocess.CalledProcessError:
+            raise CompileError(
+                "the C++ extension did not build (CMake's output is above); it needs a C++17 compiler such as g++. "
+                "To install without it, slower, set METAGAN_FAST_NO_EXT=1"
+            ) from None
+
+
+def find_tool(name: str) -> str:
+    """Return the path of a build tool, from the build environment or beside this Python."""
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if path is None:
+        raise CompileError(f"{name} was not found: install it, or set METAGAN_FAST_NO_EXT=1 to do without the extension")
+    return path
+
+
+def packages() -> list[str]:
+    """Return every package: those above and all below them."""
+    return [
+        name
+        for root, folder in PACKAGES.items()
+        for name in (root, *(f"{root}.{child}" for child in find_packages(str(ROOT / folder))))
+    ]
+
+
+setup(
+    packages=packages(),
+    package_dir=PACKAGES,
+    package_data={"metagan_fast": ["py.typed", "*.pyi", "tasks/data/**"]},
+    include_package_data=False,
+    ext_modules=[Extension("metagan_fast._core", sources=[])] if WITH_EXTENSION else [],
+    cmdclass={"build": CleanBuild, "build_ext": CMakeBuild},
+)
