@@ -11,7 +11,7 @@ from tolerances import tolerance
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Return |actual - expected| / |expected|, L2 over the whole tensor in float64 (absolute if expected is 0)."""
+    """Return |actual - expected| / |expected| in L2, computed in float64 (absolute if expected is 0)."""
     actual, expected = actual.detach().double(), expected.detach().double()
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
     difference, scale = (actual - expected).norm().item(), expected.norm().item()

@@ -39,6 +39,8 @@ def _noise(steps: int = STEPS, critic_steps: int = 1) -> SimpleNamespace:
         query_discriminator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
         query_generator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
         query_interpolation=torch.rand(1, TASKS, SHOTS, **kind),
+        query_adaptation_latents=torch.randn(steps, critic_steps, TASKS, SHOTS, LATENT, **kind),
+        query_adaptation_interpolation=torch.rand(steps, critic_steps, TASKS, SHOTS, **kind),
     )
 
 
@@ -70,11 +72,39 @@ def test_unrolled_steps_equal_the_optimizer(loss: str) -> None:
     adapted = plain.inner_loop(generator, discriminator, support, noise, **options)
     initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
     unrolled = plain.unrolled_inner_loop(generator, discriminator, initial, support[1], noise, 1, **options)
-    for networks, named in zip(adapted, unrolled, strict=True):
+    for networks, named in zip(adapted, unrolled[-1], strict=True):
         assert_close(join(named), join(dict(networks[1].named_parameters())), "float64-rounding")
 
 
-@pytest.mark.parametrize("objective", ["support", "initial"])
+def _adapted_on_query(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    query: Tensor,
+    noise: SimpleNamespace,
+    task: int,
+    inner: dict,
+) -> nn.Module:
+    """Adapt the initial discriminator to a task's query images: an inner loop with a still generator."""
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+        def forward(self, latents: Tensor) -> Tensor:
+            with torch.no_grad():
+                images = generator(latents)
+            return images + 0 * self.unused
+
+    on_query = SimpleNamespace(
+        discriminator_latents=noise.query_adaptation_latents[:, :, task : task + 1],
+        generator_latents=noise.generator_latents[:, task : task + 1],
+        interpolation=noise.query_adaptation_interpolation[:, :, task : task + 1],
+    )
+    return plain.inner_loop(Frozen(), discriminator, query[task : task + 1], on_query, **inner)[1][0]
+
+
+@pytest.mark.parametrize("objective", ["support", "initial", "query"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> None:
     generator, discriminator, support, query = _problem()
@@ -88,7 +118,9 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
         adapted = plain.inner_loop(generator, discriminator, support, noise, **inner)
         total = torch.zeros(2, dtype=torch.float64)
         for task, (g, d) in enumerate(zip(*adapted, strict=True)):
-            opponent = d if objective == "support" else discriminator
+            opponent = {"support": d, "initial": discriminator, "query": None}[objective]
+            if opponent is None:
+                opponent = _adapted_on_query(g, discriminator, query, noise, task, inner)
             values = plain.query_losses(plain.LOSSES[loss], g, d, opponent, query[task], noise, task, -1)
             total += torch.stack(values).detach() / TASKS
         return total

@@ -8,7 +8,7 @@ so in float64 it is also the oracle of its algorithms. `noise` is any object wit
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -233,13 +233,27 @@ def fomaml_gradient(
     noise: Any,
     *,
     loss: str = "wgan-gp",
+    generator_objective: str = "support",
     **inner: Any,
 ) -> tuple[Named, Named]:
-    """Return the gradients of both query losses at the adapted parameters, averaged over tasks."""
+    """Return the gradients of both query losses at the adapted parameters, averaged over tasks.
+
+    `generator_objective` as for `maml_losses`.
+    """
+    rule = LOSSES[loss]
     adapted = inner_loop(generator, discriminator, support, noise, loss=loss, **inner)
+    initial = dict(discriminator.named_parameters())
     generator_rows, discriminator_rows = [], []
     for task, (generate, score) in enumerate(zip(*adapted, strict=True)):
-        losses = query_losses(LOSSES[loss], generate, score, score, query[task], noise, task, -1)
+        opponent: Module = score
+        if generator_objective != "support":
+            opponent = discriminator
+        if generator_objective == "query":
+            on_query = _adapted_to_query(
+                discriminator, initial, generate, query[task], noise, task, rule, inner
+            )
+            opponent = _bind(discriminator, {name: value.detach() for name, value in on_query.items()})
+        losses = query_losses(rule, generate, score, opponent, query[task], noise, task, -1)
         generator_rows.append(_gradient(losses[0], dict(generate.named_parameters())))
         discriminator_rows.append(_gradient(losses[1], dict(score.named_parameters())))
     return _mean(generator_rows), _mean(discriminator_rows)
@@ -263,6 +277,17 @@ def _unrolled_step(value: Tensor, parameters: Named, lr: float) -> Named:
     return {name: p - lr * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
 
 
+def _unrolled_discriminator_step(
+    discriminator: nn.Module, d: Named, real: Tensor, fake: Tensor, weight: Tensor, rule: Loss, lr: float
+) -> Named:
+    points = _penalty_points(rule, real, fake, weight)
+    d = _alias(d)
+    d = _unrolled_step(_discriminator_loss(rule, _bind(discriminator, d), real, fake, points), d, lr)
+    if rule.clip is not None:
+        d = {name: parameter.clamp(-rule.clip, rule.clip) for name, parameter in d.items()}
+    return d
+
+
 def unrolled_inner_loop(
     generator: nn.Module,
     discriminator: nn.Module,
@@ -275,24 +300,45 @@ def unrolled_inner_loop(
     lr: float,
     steps: int,
     critic_steps: int = 1,
-) -> tuple[Named, Named]:
-    """Return the parameters adapted to one task by SGD, as differentiable functions of `initial`."""
+) -> list[tuple[Named, Named]]:
+    """Return both networks' parameters before, and after each step of, one task's inner loop by SGD.
+
+    They are differentiable functions of `initial`.
+    """
     rule = LOSSES[loss]
     g, d = initial
+    states = [(g, d)]
     for step in range(steps):
         for critic_step in range(critic_steps):
             real = _real_images(images, noise, step, critic_step, task)
-            g, d = _alias(g), _alias(d)
             latents = noise.discriminator_latents[step, critic_step, task].to(images)
             fake = functional_call(generator, g, (latents,))
-            points = _penalty_points(rule, real, fake, noise.interpolation[step, critic_step, task])
-            d = _unrolled_step(_discriminator_loss(rule, _bind(discriminator, d), real, fake, points), d, lr)
-            if rule.clip is not None:
-                d = {name: parameter.clamp(-rule.clip, rule.clip) for name, parameter in d.items()}
+            weight = noise.interpolation[step, critic_step, task]
+            d = _unrolled_discriminator_step(discriminator, d, real, fake, weight, rule, lr)
         g = _alias(g)
         fake = functional_call(generator, g, (noise.generator_latents[step, task].to(images),))
         g = _unrolled_step(rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, lr)
-    return g, d
+        states.append((g, d))
+    return states
+
+
+def _adapted_to_query(
+    discriminator: nn.Module,
+    d: Named,
+    generate: Module,
+    query: Tensor,
+    noise: Any,
+    task: int,
+    rule: Loss,
+    inner: Mapping[str, Any],
+) -> Named:
+    """Return the discriminator `d` adapted to the query images, against a generator that stays as it is."""
+    for step in range(inner["steps"]):
+        for critic_step in range(inner.get("critic_steps", 1)):
+            fake = generate(noise.query_adaptation_latents[step, critic_step, task].to(query))
+            weight = noise.query_adaptation_interpolation[step, critic_step, task]
+            d = _unrolled_discriminator_step(discriminator, d, query, fake, weight, rule, inner["lr"])
+    return d
 
 
 def maml_losses(
@@ -305,21 +351,33 @@ def maml_losses(
     task: int,
     *,
     loss: str = "wgan-gp",
-    lr: float = 1e-3,
-    steps: int,
-    critic_steps: int = 1,
     generator_objective: str = "support",
+    step_weights: Sequence[float] | None = None,
+    **inner: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return one task's query losses (generator's, discriminator's), differentiable by `initial`.
 
-    `generator_objective` says which discriminator judges the generator: the one adapted on the "support"
-    images, or the "initial" one.
+    Args:
+        generator_objective: which discriminator judges the generator: the one adapted on the "support"
+            images, the "initial" one, or the initial one adapted on the "query" images.
+        step_weights: weight of the losses after each inner step; None: those after the last step alone.
+        inner: `lr`, `steps` and `critic_steps` of the inner loop.
     """
-    inner: Any = {"loss": loss, "lr": lr, "steps": steps, "critic_steps": critic_steps}
-    g, d = unrolled_inner_loop(generator, discriminator, initial, support, noise, task, **inner)
-    opponent = {"support": d, "initial": initial[1]}[generator_objective]
-    networks = _bind(generator, g), _bind(discriminator, d), _bind(discriminator, opponent)
-    return query_losses(LOSSES[loss], *networks, query, noise, task, -1)
+    rule = LOSSES[loss]
+    states = unrolled_inner_loop(generator, discriminator, initial, support, noise, task, loss=loss, **inner)
+    evaluated = (
+        [(1.0, states[-1])] if step_weights is None else list(zip(step_weights, states[1:], strict=True))
+    )
+    totals = [torch.zeros_like(support[0, 0, 0, 0]) for _ in range(2)]
+    for evaluation, (weight, (g, d)) in enumerate(evaluated):
+        opponent = d if generator_objective == "support" else initial[1]
+        generate = _bind(generator, g)
+        if generator_objective == "query":
+            opponent = _adapted_to_query(discriminator, opponent, generate, query, noise, task, rule, inner)
+        networks = generate, _bind(discriminator, d), _bind(discriminator, opponent)
+        values = query_losses(rule, *networks, query, noise, task, evaluation)
+        totals = [total + weight * value for total, value in zip(totals, values, strict=True)]
+    return totals[0], totals[1]
 
 
 def maml_gradient(
