@@ -1,0 +1,36 @@
+"""What the networks share: named sequences, a reshape of scores, checks of sizes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def sequence(**layers: nn.Module) -> nn.Sequential:
+    """Return the layers one after another, under their names."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def score(in_features: int) -> nn.Sequential:
+    """Return the last layer of a discriminator: `[n, in_features]` -> `[n]`."""
+    return sequence(linear=nn.Linear(in_features, 1), scores=nn.Flatten(0))
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ValueError unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"expected {name} to be at least 1, got {size}")
+
+
+def image_sides(image_size: int | tuple[int, int], blocks: int) -> tuple[int, int]:
+    """Return (height, width) of an image that can be halved `blocks` times, or raise ValueError."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    multiple = 2**blocks
+    if height < 1 or width < 1 or height % multiple or width % multiple:
+        raise ValueError(
+            f"expected an image_size divisible by 2**blocks = {multiple}, got {image_size}; "
+            "choose fewer blocks or resize the images"
+        )
+    return height, width

@@ -1,0 +1,45 @@
+"""Fully connected networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from ._layers import check_sizes, score, sequence
+
+
+def mlp(
+    image_shape: tuple[int, int, int], latent_dim: int, hidden: Sequence[int] = (128, 128)
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return (generator, discriminator), fully connected with LeakyReLU(0.2).
+
+    Args:
+        image_shape: (C, H, W).
+        latent_dim: size of the latents.
+        hidden: sizes of the hidden layers, those of the discriminator in reverse order.
+
+    Returns:
+        generator `[n, latent_dim]` -> `[n, C, H, W]` in [-1, 1], discriminator `[n, C, H, W]` -> `[n]`.
+    """
+    channels, height, width = image_shape
+    check_sizes(channels=channels, height=height, width=width, latent_dim=latent_dim)
+    check_sizes(**{f"hidden[{i}]": size for i, size in enumerate(hidden)})
+    pixels = math.prod(image_shape)
+    generator = sequence(
+        hidden=_hidden((latent_dim, *hidden)),
+        linear=nn.Linear((latent_dim, *hidden)[-1], pixels),
+        activation=nn.Tanh(),
+        image=nn.Unflatten(1, (channels, height, width)),
+    )
+    backwards = (pixels, *reversed(hidden))
+    discriminator = sequence(pixels=nn.Flatten(), hidden=_hidden(backwards), final=score(backwards[-1]))
+    return generator, discriminator
+
+
+def _hidden(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers)
