@@ -365,10 +365,10 @@ class MetaGAN:
         self._bind()
         expected = self.state()[0]
         inner = {name for name in tensors if name.startswith("inner.")}
-        mine = {name for name in expected if not name.startswith("inner.")}
-        theirs = tensors.keys() - inner
-        if mine != theirs:
-            name = min(mine ^ theirs)
+        mine = [name for name in expected if not name.startswith("inner.")]  # in order, the networks first
+        different = set(mine) ^ (tensors.keys() - inner)
+        if different:
+            name = min(different)
             raise ValueError(
                 f"the saved state does not fit this learner: {name!r} is {'missing' if name in mine else 'unknown'}; "
                 "build the same networks with the same meta-optimizer"

@@ -14,6 +14,7 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         "central differences in float64, step 1e-5: truncation 1e-10, cancellation 1e-11",
     ),
     "float32-inner-step": (1e-5, "one inner step in float32, of its change: the floor below which no loop is asked"),
+    "bf16-inner-loop": (0.1, "two inner steps in bf16, 8 bits a number, of the difference they make"),
 }
 
 

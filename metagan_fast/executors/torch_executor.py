@@ -156,6 +156,11 @@ class TorchExecutor:
     ) -> tuple[Network, dict[str, Tensor]]:
         with torch.set_grad_enabled(create_graph):
             fake = self._generator(generator, latents)
+        if fake.shape[2:] != real.shape[2:]:
+            raise ValueError(
+                f"the generator makes images of shape {list(fake.shape[2:])}, the batch holds {list(real.shape[2:])}; "
+                "build the networks for the data's size and channels"
+            )
         params = _independent(discriminator.params, create_graph)
         loss, penalty = self._objectives.discriminator_loss(params, real, fake, interpolation)
         discriminator = self._update(discriminator, params, loss, self._inner.discriminator_rate(step), create_graph)
