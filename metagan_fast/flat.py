@@ -31,9 +31,10 @@ class Slot:
 class FlatLayout:
     """The places of a module's parameters in one buffer, `[numel]` or one row a task `[tasks, numel]`.
 
-    Parameters lie in the order of `named_parameters()`, each in logical (row-major) order whatever its strides in
-    the module. Offsets and `numel` are multiples of 32 elements, the same for every dtype; the padding is zero.
-    A parameter that the module holds under several names (tied weights) has one slot. Buffers have none.
+    Parameters lie in the order of `named_parameters()`, each in logical (row-major) order whatever its
+    strides in the module. Offsets and `numel` are multiples of 32 elements, the same for every dtype; the
+    padding is zero. A parameter that the module holds under several names (tied weights) has one slot.
+    Buffers have none.
     """
 
     slots: tuple[Slot, ...]
@@ -78,14 +79,15 @@ class FlatLayout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """View a flat buffer as the parameters, without a copy.
 
-        Differentiable to any order and under torch.func: one split, so that the backward is one concatenation.
+        Differentiable to any order and under torch.func: one split, so that the backward is one
+        concatenation.
 
         Args:
             flat: `[numel]` or `[tasks, numel]`.
 
         Returns:
-            `{slot.name: [*shape]}` or `{slot.name: [tasks, *shape]}`. For a tied parameter the key is its first name,
-            which `torch.func.functional_call` ties again.
+            `{slot.name: [*shape]}` or `{slot.name: [tasks, *shape]}`. For a tied parameter the key is its
+            first name, which `torch.func.functional_call` ties again.
 
         Raises:
             ValueError: `flat` has another shape.
@@ -110,8 +112,9 @@ class FlatLayout:
         """Copy parameters into a new flat buffer, padding zero.
 
         Args:
-            source: a module with this layout (its values are copied, no gradient flows), or a mapping from the name of
-                each slot to a tensor `[*shape]` or, all of them, `[tasks, *shape]` (differentiable).
+            source: a module with this layout (its values are copied, no gradient flows), or a mapping from
+                the name of each slot to a tensor `[*shape]` or, all of them, `[tasks, *shape]`
+                (differentiable).
             dtype: of the result; by default the parameters' own.
             device: of the result; by default the parameters' own.
 
@@ -164,7 +167,8 @@ class FlatLayout:
         """
         if per_tensor.ndim not in (1, 2) or per_tensor.shape[-1] != len(self.slots):
             raise ValueError(
-                f"expected [slots] or [tasks, slots] with {len(self.slots)} slots, got {list(per_tensor.shape)}"
+                f"expected [slots] or [tasks, slots] with {len(self.slots)} slots, "
+                f"got {list(per_tensor.shape)}"
             )
         rows = per_tensor.shape[:-1]
         if not self.slots:
@@ -178,9 +182,10 @@ class FlatLayout:
     def bind(self, module: nn.Module, flat: Tensor) -> None:
         """Make the parameters of `module` contiguous views of `flat`: whoever writes one writes the other.
 
-        The values are those of `flat`; the module's own are dropped (`bind(module, flatten(module))` keeps them).
-        The `nn.Parameter` objects stay, so optimizers and ties that hold them stay valid. A binding survives
-        `load_state_dict`; `.to()`, `.double()` and `load_state_dict(assign=True)` may end it: ask `is_bound`.
+        The values are those of `flat`; the module's own are dropped (`bind(module, flatten(module))` keeps
+        them). The `nn.Parameter` objects stay, so optimizers and ties that hold them stay valid. A binding
+        survives `load_state_dict`; `.to()`, `.double()` and `load_state_dict(assign=True)` may end it: ask
+        `is_bound`.
 
         Args:
             module: a module with this layout, of the dtype and on the device of `flat`.
@@ -191,14 +196,15 @@ class FlatLayout:
         """
         if tuple(flat.shape) != (self.numel,) or not flat.is_contiguous():
             raise ValueError(
-                f"expected a contiguous buffer [{self.numel}], got {list(flat.shape)} with strides {flat.stride()}"
+                f"expected a contiguous buffer [{self.numel}], "
+                f"got {list(flat.shape)} with strides {flat.stride()}"
             )
         parameters = self._parameters(module)
         for slot, parameter in parameters:
             if (parameter.dtype, parameter.device) != (flat.dtype, flat.device):
                 raise ValueError(
-                    f"expected {slot.name!r} to be {flat.dtype} on {flat.device} as the buffer, got {parameter.dtype} "
-                    f"on {parameter.device}; flatten the module again"
+                    f"expected {slot.name!r} to be {flat.dtype} on {flat.device} as the buffer, "
+                    f"got {parameter.dtype} on {parameter.device}; flatten the module again"
                 )
         views = self.views(flat.detach())
         for slot, parameter in parameters:
@@ -247,7 +253,7 @@ class FlatLayout:
 
 
 def _named_parameters(module: nn.Module) -> list[tuple[nn.Parameter, list[str]]]:
-    """Return the distinct parameters of `module`, each with all its names, checked for what a buffer can hold."""
+    """Return the distinct parameters of `module`, each with all its names, checked for a buffer."""
     found: dict[int, tuple[nn.Parameter, list[str]]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         found.setdefault(id(parameter), (parameter, []))[1].append(name)
@@ -259,13 +265,13 @@ def _named_parameters(module: nn.Module) -> list[tuple[nn.Parameter, list[str]]]
             raise ValueError(f"expected real floating-point parameters, {name!r} is {parameter.dtype}")
         if not parameter.requires_grad:
             raise ValueError(
-                f"parameter {name!r} has requires_grad=False; a flat buffer trains every parameter: make it a buffer "
-                "of the module, or requires_grad_(True)"
+                f"parameter {name!r} has requires_grad=False; a flat buffer trains every parameter: "
+                "make it a buffer of the module, or requires_grad_(True)"
             )
         first = parameters[0][0]
         if (parameter.dtype, parameter.device) != (first.dtype, first.device):
             raise ValueError(
-                f"expected parameters of one dtype on one device; {parameters[0][1][0]!r} is {first.dtype} on "
-                f"{first.device}, {name!r} is {parameter.dtype} on {parameter.device}; call module.to()"
+                f"expected parameters of one dtype on one device; {parameters[0][1][0]!r} is {first.dtype} "
+                f"on {first.device}, {name!r} is {parameter.dtype} on {parameter.device}; call module.to()"
             )
     return parameters

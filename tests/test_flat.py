@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import tolerance
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from metagan_fast.flat import ALIGNMENT, FlatLayout
+from tolerances import tolerance
 
 
 class Tied(nn.Module):

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import tolerance
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 from metagan_fast import losses
+from tolerances import tolerance
 
 CLOSE = {"rtol": tolerance("float64-rounding"), "atol": tolerance("float64-rounding")}
 VARIANTS: list[losses.Loss] = [

@@ -224,6 +224,7 @@ class WGANGP(Loss):
 
     @property
     def penalty(self) -> Penalty:
+        """The penalty that `weight` and `penalty_norm` describe."""
         return GradientPenalty(self.weight, self.penalty_norm)
 
     def _terms(self) -> tuple[_Term, _Term, _Term]:
@@ -248,6 +249,7 @@ class FIGR(Loss):
 
     @property
     def penalty(self) -> Penalty:
+        """The penalty per pixel."""
         return GradientPenalty(self.weight, "pixel")
 
     def _terms(self) -> tuple[_Term, _Term, _Term]:
@@ -269,20 +271,24 @@ class RelativisticAverage(_WithPenalty):
         return _SOFTPLUS.mirrored(), _SOFTPLUS, _SOFTPLUS.mirrored()
 
     def discriminator_loss(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+        """Return `mean softplus(-a) + mean softplus(b)`."""
         return super().discriminator_loss(*_relative(real_scores, fake_scores))
 
     def discriminator_score_gradients(
         self, real_scores: Tensor, fake_scores: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Return the derivatives of `discriminator_loss` by the real and the fake scores."""
         by_a, by_b = super().discriminator_score_gradients(*_relative(real_scores, fake_scores))
         # Each real score also enters every b through their mean, and each fake score every a.
         by_real = by_a - by_b.sum(-1, keepdim=True) / real_scores.shape[-1]
         return by_real, by_b - by_a.sum(-1, keepdim=True) / fake_scores.shape[-1]
 
     def generator_loss(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
-        return self.discriminator_loss(fake_scores, _given(real_scores))  # the same with the roles exchanged
+        """Return the discriminator's loss with the roles exchanged."""
+        return self.discriminator_loss(fake_scores, _given(real_scores))
 
     def generator_score_gradient(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
+        """Return the derivative of `generator_loss` by the fake scores."""
         return self.discriminator_score_gradients(fake_scores, _given(real_scores))[0]
 
 

@@ -68,10 +68,12 @@ class GradientPenalty(Penalty):
             raise ValueError(f'expected a penalty norm of "sample" or "pixel", got {self.norm!r}')
 
     def value(self, input_gradient: Tensor) -> Tensor:
+        """Return `weight * mean (norm - 1)^2`: `[..., samples, C, H, W]` -> `[...]`."""
         norms = _norm(input_gradient, self._dims)
         return self.weight * (norms - 1).square().mean((-4, -3, -2, -1))
 
     def cotangent(self, input_gradient: Tensor) -> Tensor:
+        """Return the derivative of `value`, in the shape of `input_gradient`."""
         norms = _norm(input_gradient, self._dims)
         direction = torch.where(norms > 0, input_gradient / torch.where(norms > 0, norms, 1), 0)
         return 2 * self.weight / math.prod(norms.shape[-4:]) * (norms - 1) * direction
@@ -102,9 +104,11 @@ class ZeroCenteredPenalty(Penalty):
             raise ValueError(f'expected a penalty location of "real" or "fake", got {self.location!r}')
 
     def value(self, input_gradient: Tensor) -> Tensor:
+        """Return `weight / 2 * mean |gradient|^2`: `[..., samples, C, H, W]` -> `[...]`."""
         return self.weight / 2 * input_gradient.square().sum((-3, -2, -1)).mean(-1)
 
     def cotangent(self, input_gradient: Tensor) -> Tensor:
+        """Return the derivative of `value`, in the shape of `input_gradient`."""
         return self.weight / input_gradient.shape[-4] * input_gradient
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from ._layers import check_sizes, sequence
@@ -47,7 +49,7 @@ def classic_dcgan(
     def down(before: int, after: int) -> nn.Conv2d:
         return nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not batch_norm)
 
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     generator = sequence(
         latents=nn.Unflatten(1, (latent_dim, 1, 1)),
         initial=normalised(

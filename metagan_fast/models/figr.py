@@ -136,6 +136,7 @@ class Residual(nn.Module):
         self.branch = nn.Sequential(_unit(width, width, sides), _unit(width, width, sides))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return `x + branch(x)`."""
         return x + self.branch(x)
 
 
