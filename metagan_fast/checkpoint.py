@@ -40,10 +40,9 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
         CheckpointError: if the folder is missing or not writable, or the disk is full.
         TypeError: if `metadata` is not JSON.
     """
-    path = Path(path)
     header = json.dumps({"format": FORMAT_VERSION, "metadata": dict(metadata)}, sort_keys=True)
     copies = {name: _snapshot(tensor) for name, tensor in tensors.items()}
-    _replace(path, safetensors.torch.save(copies, {_KEY: header}))
+    write_bytes(path, safetensors.torch.save(copies, {_KEY: header}))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,11 +76,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         ) from error
 
 
-def _snapshot(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write any file as `write` does: whole or not at all.
 
-
-def _replace(path: Path, data: bytes) -> None:
+    Raises:
+        CheckpointError: as `write`.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -98,6 +99,10 @@ def _replace(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _snapshot(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _sync_folder(folder: Path) -> None:

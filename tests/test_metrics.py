@@ -1,0 +1,255 @@
+"""Metrics against closed forms and double loops; the evaluation against methods whose order is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerances import tolerance
+from torch import Tensor, nn
+
+import metagan_fast as mgf
+from metagan_fast import checkpoint, metrics
+from metagan_fast.metrics import FeatureExtractor
+
+ROUNDING = tolerance("float64-rounding")
+
+
+def brute_force_kid(first: np.ndarray, second: np.ndarray) -> float:
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    m, n = len(first), len(second)
+    within_first = sum(kernel(first[i], first[j]) for i in range(m) for j in range(m) if i != j)
+    within_second = sum(kernel(second[i], second[j]) for i in range(n) for j in range(n) if i != j)
+    between = sum(kernel(x, y) for x in first for y in second)
+    return within_first / (m * (m - 1)) + within_second / (n * (n - 1)) - 2 * between / (m * n)
+
+
+@given(m=st.integers(2, 5), n=st.integers(2, 5), d=st.integers(1, 4), seed=st.integers(0, 100))
+def test_kid_equals_a_double_loop(m: int, n: int, d: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    first, second = generator.normal(size=(m, d)), generator.normal(size=(n, d)) + 0.5
+    actual = metrics.kernel_distance(torch.from_numpy(first), torch.from_numpy(second))
+    expected = brute_force_kid(first, second)
+    assert float(actual) == pytest.approx(expected, rel=ROUNDING, abs=ROUNDING)
+
+
+def test_kid_is_batched_and_accumulates_in_float64() -> None:
+    first, second = torch.randn(3, 6, 4), torch.randn(3, 5, 4)
+    actual = metrics.kernel_distance(first, second)
+    assert actual.shape == (3,) and actual.dtype == torch.float64
+    for row in range(3):
+        assert actual[row] == metrics.kernel_distance(first[row].double(), second[row].double())
+
+
+def test_kid_is_unbiased() -> None:
+    """Over many draws from one distribution the mean is 0, for sets of any size."""
+    draws = metrics.kernel_distance(torch.randn(4000, 3, 2), torch.randn(4000, 8, 2))
+    assert abs(draws.mean()) < 4 * draws.std() / math.sqrt(len(draws))
+    shifted = metrics.kernel_distance(torch.randn(4000, 3, 2), torch.randn(4000, 8, 2) + 1)
+    assert shifted.mean() > 20 * shifted.std() / math.sqrt(len(shifted))
+
+
+def with_moments(mean: Tensor, covariance: Tensor, count: int) -> Tensor:
+    """Return a set whose sample mean and covariance are exactly these."""
+    white = torch.randn(count, len(mean), dtype=torch.float64)
+    white -= white.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(white.T)), white.T, upper=False).T
+    return white @ torch.linalg.cholesky(covariance).T + mean
+
+
+def test_fid_of_commuting_gaussians() -> None:
+    """|m1 - m2|^2 + sum (s1 - s2)^2 over the common axes."""
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    spread1, spread2 = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([2.0, 2.0, 0.5]).double()
+    mean1, mean2 = torch.zeros(3).double(), torch.tensor([1.0, -2.0, 0.0]).double()
+    first = with_moments(mean1, rotation @ torch.diag(spread1**2) @ rotation.T, 50)
+    second = with_moments(mean2, rotation @ torch.diag(spread2**2) @ rotation.T, 80)
+    expected = 5 + float(((spread1 - spread2) ** 2).sum())
+    assert metrics.frechet_distance(first, second) == pytest.approx(expected, rel=1e3 * ROUNDING)
+
+
+def test_fid_of_other_gaussians_equals_scipy() -> None:
+    linalg = pytest.importorskip("scipy.linalg")
+    first, second = torch.randn(40, 5).double() @ torch.randn(5, 5).double(), torch.randn(30, 5).double() + 1
+    covariances = [np.cov(features.numpy().T) for features in (first, second)]
+    root = linalg.sqrtm(covariances[0] @ covariances[1]).real
+    shift = float((first.mean(0) - second.mean(0)).square().sum())
+    expected = shift + np.trace(covariances[0] + covariances[1] - 2 * root)
+    assert metrics.frechet_distance(first, second) == pytest.approx(expected, rel=1e3 * ROUNDING)
+
+
+def test_fid_of_fewer_images_than_features_is_finite_and_zero_for_equal_sets() -> None:
+    few = torch.randn(5, 20)
+    assert metrics.frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", [metrics.kernel_distance, metrics.frechet_distance])
+def test_sets_must_match_and_hold_two(distance: object) -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        distance(torch.zeros(1, 3), torch.zeros(5, 3))  # type: ignore[operator]
+    with pytest.raises(ValueError, match="same kind"):
+        distance(torch.zeros(5, 4), torch.zeros(5, 3))  # type: ignore[operator]
+
+
+def test_nearest_distance() -> None:
+    support = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    samples = torch.tensor([[3.0, 4.0], [0.0, 1.0], [3.0, 2.0]])
+    expected = torch.tensor([0.0, 1.0, 2.0]).double() / math.sqrt(2)
+    assert torch.allclose(metrics.nearest_distance(samples, support), expected, rtol=ROUNDING)
+
+
+def test_nearest_distance_of_a_copy_is_exactly_zero() -> None:
+    images = torch.rand(6, 1024) + 10
+    assert metrics.nearest_distance(images[:2], images).eq(0).all()
+
+
+def test_bootstrap_interval() -> None:
+    """It covers a known mean about as often as it says, and is repeatable."""
+    assert metrics.bootstrap_interval(torch.full((7,), 2.5)) == (2.5, 2.5)
+    values = torch.randn(40).double()
+    assert metrics.bootstrap_interval(values, seed=3) == metrics.bootstrap_interval(values, seed=3)
+    covered = 0
+    for seed in range(200):
+        low, high = metrics.bootstrap_interval(torch.randn(40).double() + 1, resamples=500, seed=seed)
+        covered += low <= 1 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    low, high = metrics.bootstrap_interval(values)
+    normal = 1.96 * float(values.std(unbiased=False)) / math.sqrt(40)  # the limit of many resamples
+    assert (high - low) / 2 == pytest.approx(normal, rel=0.1)
+
+
+class Bars:
+    """Classes of 8x8 images: bars at one height, one period; each image has its own noise."""
+
+    def __init__(self, classes: range, count: int = 24) -> None:
+        self.classes = tuple(f"bars-{index}" for index in classes)
+        self._images = {}
+        for name, index in zip(self.classes, classes, strict=True):
+            noise = torch.Generator().manual_seed(index)
+            image = torch.full((8, 8), 20.0)
+            image[index % 8] = 220.0
+            image[:, index // 8 % 8] = 220.0
+            jitter = torch.randint(-20, 21, (count, 1, 8, 8), generator=noise)
+            self._images[name] = (image + jitter).clamp(0, 255).to(torch.uint8)
+
+    def images(self, name: str) -> Tensor:
+        return self._images[name]
+
+
+@pytest.fixture(scope="module")
+def features() -> FeatureExtractor:
+    return FeatureExtractor.train(Bars(range(0, 40, 3)), steps=40, batch_size=32)  # type: ignore[arg-type]
+
+
+def test_features_are_deterministic_and_leave_the_global_generator(features: FeatureExtractor) -> None:
+    before = torch.get_rng_state()
+    again = FeatureExtractor.train(Bars(range(0, 40, 3)), steps=40, batch_size=32)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again.digest == features.digest
+    other = FeatureExtractor.train(Bars(range(0, 40, 3)), steps=40, batch_size=32, seed=1)  # type: ignore[arg-type]
+    assert other.digest != features.digest
+
+
+def test_features_learn_and_are_standardised(features: FeatureExtractor) -> None:
+    assert features.record["training_accuracy"] > 0.5
+    pool = Bars(range(0, 40, 3))
+    images = torch.cat([pool.images(name) for name in pool.classes]).float() / 127.5 - 1
+    found = features(images)
+    assert found.mean(0).abs().max() < 1e-3
+    assert found.std(0).max() < 1.001
+
+
+def test_features_take_any_leading_dimensions(features: FeatureExtractor) -> None:
+    images = torch.rand(2, 3, 1, 8, 8) * 2 - 1
+    assert torch.allclose(features(images)[1, 2], features(images[1, 2]), atol=1e-5)
+    with pytest.raises(ValueError, match=r"expected images \[1, 8, 8\], got \[1, 16, 16\]"):
+        features(torch.zeros(2, 1, 16, 16))
+
+
+def test_features_survive_a_file(features: FeatureExtractor, tmp_path: Path) -> None:
+    features.save(tmp_path / "features.safetensors")
+    loaded = FeatureExtractor.load(tmp_path / "features.safetensors")
+    assert (loaded.digest, loaded.record) == (features.digest, features.record)
+    images = torch.rand(4, 1, 8, 8) * 2 - 1
+    assert torch.equal(loaded(images), features(images))
+    checkpoint.write(tmp_path / "other", {"x": torch.zeros(1)}, {})
+    with pytest.raises(checkpoint.CheckpointError, match="no feature classifier"):
+        FeatureExtractor.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 9), (1, 64, 64)])
+def test_features_of_odd_and_large_images(shape: tuple[int, int, int]) -> None:
+    class Noise:
+        classes = ("a", "b")
+
+        def images(self, name: str) -> Tensor:
+            return torch.randint(0, 256, (8, *shape), dtype=torch.uint8)
+
+    features = FeatureExtractor.train(Noise(), steps=2, batch_size=4)  # type: ignore[arg-type]
+    assert features(torch.zeros(2, *shape)).isfinite().all()
+
+
+class Brightness(nn.Module):
+    """A generator of flat images: what it can learn of a class is how bright it is."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor([start]))
+        self.spread = nn.Parameter(torch.tensor([0.05]))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return torch.tanh(self.level + self.spread * latents[:, :1])[:, :, None, None].expand(-1, 1, 8, 8)
+
+
+def learner(start: float = 0.0) -> mgf.MetaGAN:
+    torch.manual_seed(0)
+    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    return mgf.MetaGAN(
+        Brightness(start), discriminator, latent_dim=1, loss="wgan-gp", inner=mgf.InnerLoop(lr=0.05, steps=8)
+    )
+
+
+def test_evaluation(features: FeatureExtractor) -> None:
+    held_out = Bars(range(1, 40, 6))
+    trained = learner()
+    before = trained.generator_parameters.clone()
+    found = metrics.evaluate(
+        trained,
+        held_out,
+        features,
+        random=learner(2.0),
+        samples=16,
+        draws=2,
+        most_tasks=3,  # type: ignore[arg-type]
+    )
+    assert torch.equal(trained.generator_parameters, before) and trained.step == 0
+    assert list(found.scores) == ["adapted", "unadapted", "random", "copies", "real"]
+    assert found.classes == held_out.classes
+    scores = found.scores
+    assert abs(scores["real"].mean_kid) < 0.1 * scores["random"].mean_kid
+    assert scores["real"].mean_kid < scores["copies"].mean_kid < scores["random"].mean_kid
+    assert scores["copies"].nearest_feature == 0 and scores["copies"].nearest_pixel == 0
+    assert scores["real"].nearest_pixel > 0.01
+    for name in ("unadapted", "random"):
+        row = found.differences[f"adapted - {name}"]
+        assert row.mean == pytest.approx(scores["adapted"].mean_kid - scores[name].mean_kid)
+        assert row.low <= row.mean <= row.high
+    assert found.settings["features"] == features.digest
+    assert json.loads(json.dumps(found.to_dict()))["scores"]["adapted"]["kid"] == scores["adapted"].mean_kid
+    assert found.table().count("\n") == 9 and "adapted - random" in found.table()
+    assert found.class_table().count("\n") == len(held_out.classes)
+
+
+def test_evaluation_needs_enough_images(features: FeatureExtractor) -> None:
+    with pytest.raises(ValueError, match="at least 8 images"):
+        metrics.evaluate(learner(), Bars(range(3), count=7), features)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        metrics.evaluate(learner(), Bars(range(3)), features, samples=1)  # type: ignore[arg-type]
