@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from metagan_fast.tasks.batch import TaskBatch
+from metagan_fast.tasks.distribution import TaskDistribution
+from metagan_fast.tasks.load import Tasks, load, read_images
 
-__all__ = ["TaskBatch"]
+__all__ = ["TaskBatch", "TaskDistribution", "Tasks", "load", "read_images"]

@@ -15,8 +15,8 @@ class TaskBatch:
     """Hold the images of several tasks.
 
     Attributes:
-        support: the images that adapt the GAN, `[tasks, shots, channels, height, width]`, floating, in [-1, 1].
-        query: the images that judge it: the same layout, dtype and device, its own number of shots; or None.
+        support: `[tasks, shots, channels, height, width]`, floating, in [-1, 1]; they adapt the GAN.
+        query: the same layout, dtype and device, its own number of shots, or None; they judge it.
         classes: one name a task, or None.
         first_task: index of the first task in its meta-batch. A slice of a meta-batch keeps it, so that the
             noise of a task does not depend on how the meta-batch was cut.
@@ -40,7 +40,9 @@ class TaskBatch:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             if len(self.classes) != self.tasks:
-                raise ValueError(f"expected one class name for each of {self.tasks} tasks, got {self.classes}")
+                raise ValueError(
+                    f"expected one class name for each of {self.tasks} tasks, got {self.classes}"
+                )
         if self.first_task < 0:
             raise ValueError(f"first_task must be 0 or more, got {self.first_task}")
 
@@ -105,7 +107,7 @@ def _check_images(name: str, images: Tensor) -> None:
     if not images.is_floating_point():
         raise TypeError(f"{name} must be floating, got {images.dtype}; bytes: images.float() / 127.5 - 1")
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()  # NaN if any value is NaN
-    if not (-1 - _RANGE_TOLERANCE <= low and high <= 1 + _RANGE_TOLERANCE):
+    if not (low >= -1 - _RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
         raise ValueError(_describe_bad_value(name, images.detach(), low, high))
 
 

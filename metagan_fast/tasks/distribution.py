@@ -1,0 +1,106 @@
+"""A distribution over tasks: draw classes, then disjoint support and query images of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagan_fast.tasks import draws
+from metagan_fast.tasks.batch import TaskBatch
+from metagan_fast.tasks.images import ImageSet
+
+
+class TaskDistribution:
+    """Draw task batches from labelled images, each draw a function of (seed, step) alone.
+
+    Where classes have groups, a group is drawn first, each with the same chance, then a class in it.
+    No class comes twice in a batch unless the batch has more tasks than there are classes; then all classes
+    come before any comes again.
+    """
+
+    def __init__(self, images: ImageSet, *, seed: int = 0, name: str = "images") -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed must lie in 0 .. 2**64 - 1, got {seed}")
+        self.name = name
+        self.seed = seed
+        self.classes = images.classes
+        self.groups = images.groups
+        self.counts = images.counts
+        self._images = torch.from_numpy(np.ascontiguousarray(images.images))
+        self._offsets = images.offsets
+        sizes = Counter(self.groups or ())
+        self._weights = (
+            np.array([1 / sizes[group] for group in self.groups]) if self.groups else np.ones(len(self))
+        )
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Return (channels, height, width)."""
+        channels, height, width = self._images.shape[1:]
+        return channels, height, width
+
+    def images(self, name: str) -> Tensor:
+        """Return all images of a class, `[n, channels, height, width]` uint8, without a copy."""
+        if name not in self.classes:
+            raise ValueError(f"{self.name} has no class {name!r}; its classes are in .classes")
+        index = self.classes.index(name)
+        return self._images[self._offsets[index] : self._offsets[index + 1]]
+
+    def sample(self, tasks: int = 8, shots: int = 4, query: int = 0, step: int = 0) -> TaskBatch:
+        """Return the task batch of a step.
+
+        Args:
+            tasks: number of tasks. Up to the number of classes, a smaller batch begins a larger one.
+            shots: support images of a task.
+            query: query images of a task, none of them among its support images; 0 for none.
+            step: the draw's counter; the same (seed, step) gives the same batch on any machine.
+
+        Returns:
+            A float32 TaskBatch in [-1, 1], with the names of the classes.
+
+        Raises:
+            ValueError: a count is out of range, or a class has fewer than `shots + query` images.
+        """
+        self._check(tasks, shots, query, step)
+        rounds = -(-tasks // len(self))
+        drawn = draws.words(self.seed, draws.Stream.CLASSES, step, (rounds, len(self)))
+        chosen = draws.weighted_orders(self._weights, drawn).ravel()[:tasks]
+        drawn = draws.words(self.seed, draws.Stream.IMAGES, step, (tasks, 2, shots + query))
+        sizes = self._offsets[chosen + 1] - self._offsets[chosen]
+        positions = self._offsets[chosen, None] + draws.subsets(sizes, shots + query, drawn)
+        pixels = self._images[torch.from_numpy(positions)]
+        images = to_float(pixels)
+        return TaskBatch(
+            support=images[:, :shots],
+            query=images[:, shots:] if query else None,
+            classes=tuple(self.classes[index] for index in chosen),
+        )
+
+    def _check(self, tasks: int, shots: int, query: int, step: int) -> None:
+        if tasks < 1 or shots < 1 or query < 0 or step < 0:
+            raise ValueError(
+                "expected tasks >= 1, shots >= 1, query >= 0 and step >= 0, "
+                f"got tasks={tasks}, shots={shots}, query={query}, step={step}"
+            )
+        if not self.classes:
+            raise ValueError(
+                f"{self.name} has no classes to draw tasks from; give it a larger share of the split"
+            )
+        fewest = min(self.counts)
+        if fewest < shots + query:
+            raise ValueError(
+                f"{self.name}: class {self.classes[self.counts.index(fewest)]!r} has {fewest} images, but "
+                f"shots={shots} and query={query} need {shots + query}; "
+                f"min_images={shots + query} when loading leaves such classes out"
+            )
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Map uint8 0..255 to float32 [-1, 1]."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1)

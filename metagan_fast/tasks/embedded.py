@@ -1,0 +1,56 @@
+"""The data sets inside the package: `glyphs` (see `build_glyphs.py`) and `digits` (see `build_digits.py`)."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from metagan_fast.tasks import npz
+from metagan_fast.tasks.images import ImageSet, Pixels
+
+FOLDER = Path(__file__).parent / "data"
+_GLYPHS = FOLDER / "glyphs.npz"
+_DIGITS = FOLDER / "digits.npz"
+
+
+def pack(images: Pixels) -> bytes:
+    """Pack `[n, height, width]` uint8 images to 4 bits a pixel (the width is even) and compress them."""
+    levels = ((images.astype(np.uint16) * 15 + 127) // 255).astype(np.uint8)
+    return lzma.compress((levels[..., ::2] << 4 | levels[..., 1::2]).tobytes(), preset=9)
+
+
+def unpack(data: bytes, height: int, width: int) -> Pixels:
+    """Return `[n, height, width]` uint8 images of 16 grey levels, 0 to 255."""
+    packed = np.frombuffer(lzma.decompress(data), np.uint8).reshape(-1, height, width // 2)
+    images = np.empty((len(packed), height, width), np.uint8)
+    images[..., ::2] = packed >> 4
+    images[..., 1::2] = packed & 15
+    images *= 17
+    return images
+
+
+def save_glyphs(path: Path, images: Pixels, counts: Sequence[int], classes: Sequence[str]) -> None:
+    """Write `[n, height, width]` images, class after class."""
+    np.savez(
+        path,
+        images=np.frombuffer(pack(images), np.uint8),
+        size=np.array(images.shape[1:], np.int32),
+        counts=np.array(counts, np.int32),
+        classes=np.array(classes),
+    )
+
+
+def read_glyphs() -> ImageSet:
+    """Return characters of Brian Kent's typefaces, white on black, 32x32: a class for each character."""
+    with np.load(_GLYPHS, allow_pickle=False) as stored:
+        height, width = stored["size"].tolist()
+        images = unpack(stored["images"].tobytes(), height, width)
+        return ImageSet(images[:, None], tuple(stored["counts"].tolist()), tuple(stored["classes"].tolist()))
+
+
+def read_digits() -> ImageSet:
+    """Return handwritten digits, white on black, 8x8 in 17 grey levels: ten classes."""
+    return npz.read(_DIGITS)

@@ -1,0 +1,102 @@
+"""The IDX files of MNIST and its relatives, gzip-compressed or not."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metagan_fast.tasks.images import ImageSet, Pixels, as_channels_first, gather
+
+_UNSIGNED_BYTES = 0x08
+
+
+def recognises(path: Path) -> bool:
+    """Tell whether this is an IDX file of images, or a folder that holds one."""
+    return _is_images(path) if path.is_file() else path.is_dir() and bool(_image_files(path))
+
+
+def read(path: Path, labels: str | Path | None = None) -> ImageSet:
+    """Read images with their labels; each label is a class.
+
+    Args:
+        path: a file of images, or a folder, of which all files with "images" in the name are read (so MNIST's
+            training and test files together).
+        labels: the file of labels, if it does not stand beside the images under MNIST's naming
+            (`train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without `.gz`).
+
+    Raises:
+        ValueError: a file is truncated, of another kind, or has no partner; the message names it.
+    """
+    files = [path] if path.is_file() else _image_files(path)
+    if labels is not None and len(files) > 1:
+        raise ValueError(
+            f"{path} holds {len(files)} files of images; name one of them to go with labels={labels}"
+        )
+    images: list[Pixels] = []
+    indices: list[NDArray[np.int64]] = []
+    for file in files:
+        beside = _labels_beside(file) if labels is None else Path(labels)
+        images.append(_read(file, 3))
+        indices.append(_read(beside, 1).astype(np.int64))
+        if len(images[-1]) != len(indices[-1]):
+            raise ValueError(
+                f"{file} has {len(images[-1])} images, but {beside} has {len(indices[-1])} labels"
+            )
+    if len({image.shape[1:] for image in images}) > 1:
+        raise ValueError(f"{path}: the files hold images of different sizes; name one of them")
+    together = np.concatenate(indices)
+    return gather(
+        as_channels_first(np.concatenate(images), str(path)), together, [str(label) for label in range(256)]
+    )
+
+
+def _contents(path: Path, count: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if compressed else path.open("rb") as stream:
+            return stream.read(count)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+
+
+def _is_images(path: Path) -> bool:
+    try:
+        return _contents(path, 4) == bytes([0, 0, _UNSIGNED_BYTES, 3])
+    except ValueError:
+        return False
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        file for file in folder.iterdir() if "images" in file.name and file.is_file() and _is_images(file)
+    )
+
+
+def _labels_beside(images: Path) -> Path:
+    name = images.name.replace("images", "labels").replace("idx3", "idx1")
+    bare = name.removesuffix(".gz")
+    for candidate in (images.with_name(name), images.with_name(bare), images.with_name(f"{bare}.gz")):
+        if candidate != images and candidate.is_file():
+            return candidate
+    raise ValueError(f"found no labels for {images}: expected {images.with_name(name)}, or labels=FILE")
+
+
+def _read(path: Path, dimensions: int) -> Pixels:
+    data = _contents(path)
+    if data[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
+    start = 4 + 4 * dimensions
+    if len(data) < start:
+        raise ValueError(f"{path} is truncated within its header")
+    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
+    if len(data) - start != math.prod(shape):
+        raise ValueError(
+            f"{path} is damaged: its header promises {math.prod(shape)} bytes, it has {len(data) - start}"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

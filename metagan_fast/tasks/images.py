@@ -1,0 +1,135 @@
+"""A labelled set of images in memory, and the conversions that every loader shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Hold images sorted by class.
+
+    Attributes:
+        images: `[n, channels, height, width]` uint8; class after class.
+        counts: number of images of each class, in the order of `classes`.
+        classes: names, each once.
+        groups: the group of each class, or None.
+    """
+
+    images: Pixels
+    counts: tuple[int, ...]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Return where each class begins; one more entry than there are classes."""
+        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]).astype(np.int64)
+
+    def select(self, names: Iterable[str]) -> ImageSet:
+        """Return the classes named, in that order."""
+        position = {name: index for index, name in enumerate(self.classes)}
+        chosen = [position[name] for name in names]
+        offsets = self.offsets
+        parts = [self.images[offsets[c] : offsets[c + 1]] for c in chosen]
+        return ImageSet(
+            images=np.concatenate(parts) if parts else self.images[:0],
+            counts=tuple(self.counts[c] for c in chosen),
+            classes=tuple(self.classes[c] for c in chosen),
+            groups=None if self.groups is None else tuple(self.groups[c] for c in chosen),
+        )
+
+    def inverted(self) -> ImageSet:
+        """Return the set with black and white exchanged."""
+        return replace(self, images=255 - self.images)
+
+    def rotated(self) -> ImageSet:
+        """Return the set with each class turned by 90, 180 and 270 degrees as three further classes."""
+        turns = [np.rot90(self.images, turn, axes=(2, 3)) for turn in range(4)]
+        names = [f"{name}@{90 * turn}" if turn else name for turn in range(4) for name in self.classes]
+        return ImageSet(
+            images=np.concatenate(turns),
+            counts=self.counts * 4,
+            classes=tuple(names),
+            groups=None if self.groups is None else self.groups * 4,
+        )
+
+
+def gather(
+    images: Pixels, labels: NDArray[np.integer], names: Sequence[str], groups: Sequence[str] | None = None
+) -> ImageSet:
+    """Sort `[n, C, H, W]` images by label into a set; `names[label]` and `groups[label]` describe a label.
+
+    Labels without images are left out.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    kept = np.flatnonzero(counts)
+    return ImageSet(
+        images=images[np.argsort(labels, kind="stable")],
+        counts=tuple(int(counts[label]) for label in kept),
+        classes=tuple(names[label] for label in kept),
+        groups=None if groups is None else tuple(groups[label] for label in kept),
+    )
+
+
+def as_channels_first(array: Pixels, source: str) -> Pixels:
+    """Return `[n, C, H, W]` from `[n, H, W]`, `[n, H, W, C]` or `[n, C, H, W]` with C 1 or 3.
+
+    Raises:
+        ValueError: another layout or dtype; the message names the source.
+    """
+    if array.dtype != np.uint8:
+        raise ValueError(f"{source}: images must be uint8 in 0..255, got {array.dtype}")
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim == 4 and array.shape[1] in (1, 3):
+        return array
+    if array.ndim == 4 and array.shape[3] in (1, 3):
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    raise ValueError(
+        f"{source}: images must be [n, H, W], or [n, H, W, C] or [n, C, H, W] with C 1 or 3, "
+        f"got {list(array.shape)}"
+    )
+
+
+def convert(images: Pixels, image_size: tuple[int, int] | None, channels: int | None) -> Pixels:
+    """Return `[n, C, H, W]` images in another size or number of channels (None: as they are)."""
+    if channels is not None and channels != images.shape[1]:
+        images = _with_channels(images, channels)
+    if image_size is None or image_size == images.shape[2:]:
+        return images
+    from PIL import Image
+
+    resized = np.empty((*images.shape[:2], *image_size), np.uint8)
+    for source, target in zip(
+        images.reshape(-1, *images.shape[2:]), resized.reshape(-1, *image_size), strict=True
+    ):
+        target[:] = fit(Image.fromarray(source), image_size)
+    return resized
+
+
+def _with_channels(images: Pixels, channels: int) -> Pixels:
+    if channels == 3:
+        return np.repeat(images, 3, axis=1)
+    weights = np.array([299, 587, 114], np.uint32)  # ITU-R 601 luma, as Pillow's convert("L")
+    return ((np.einsum("nchw,c->nhw", images, weights, dtype=np.uint32) + 500) // 1000).astype(np.uint8)[
+        :, None
+    ]
+
+
+def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:
+    """Resize to (height, width), antialiased; an image of another aspect ratio is first cropped centrally."""
+    from PIL import Image, ImageOps
+
+    height, width = image_size
+    return ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)

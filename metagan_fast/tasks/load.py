@@ -1,0 +1,203 @@
+"""Load a data set by name or path and divide its classes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, from_numpy
+
+from metagan_fast.tasks import embedded, folders, fonts, idx, npz
+from metagan_fast.tasks.distribution import TaskDistribution, to_float
+from metagan_fast.tasks.images import ImageSet, convert
+from metagan_fast.tasks.split import PARTS, Split, record, split_classes
+
+Size = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tell how data is read: `read(path, image_size, channels, options)`, and which options it knows."""
+
+    read: Callable[[Path, Size, int | None, Mapping[str, Any]], ImageSet]
+    options: tuple[str, ...] = ()
+    recognises: Callable[[Path], bool] = Path.exists
+
+
+NAMED: Mapping[str, Source] = {
+    "glyphs": Source(lambda path, size, channels, options: embedded.read_glyphs()),
+    "digits": Source(lambda path, size, channels, options: embedded.read_digits()),
+    "system-fonts": Source(
+        lambda path, size, channels, options: fonts.read(size, **options),
+        ("fonts", "characters", "min_drawings"),
+    ),
+}
+"""What can be loaded by name."""
+
+FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
+    Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
+    Source(lambda path, size, channels, options: idx.read(path, **options), ("labels",), idx.recognises),
+    Source(
+        lambda path, size, channels, options: folders.read(path, size, channels),
+        recognises=folders.recognises,
+    ),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tasks:
+    """Hold a data set's training, validation and test tasks; no class is in two of them."""
+
+    name: str
+    train: TaskDistribution
+    validation: TaskDistribution
+    test: TaskDistribution
+    image_shape: tuple[int, int, int]
+    _record: Mapping[str, Any]
+
+    def split_record(self) -> dict[str, Any]:
+        """Return which class is where, JSON-able; `load(..., split=record)` divides the same way again."""
+        return {key: list(value) if key in PARTS else value for key, value in self._record.items()}
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    invert: bool = False,
+    seed: int = 0,
+    split: Split = (0.7, 0.1, 0.2),
+    rotations: bool = False,
+    min_images: int = 1,
+    **options: Any,
+) -> Tasks:
+    """Load a data set as distributions of tasks.
+
+    Args:
+        name_or_path: "glyphs" or "digits" (in the package), "system-fonts" (drawn with installed fonts), or a
+            path: a tree of class folders (a leaf folder is a class, its parent a group), a folder or file of
+            MNIST's IDX format, or an `.npz` of images, labels and optional groups.
+        image_size: pixels, a side or (height, width); None keeps the data's own. Resizing is antialiased;
+            another aspect ratio is cropped centrally.
+        channels: 1 (grey) or 3 (colour); None keeps the data's own.
+        invert: exchange black and white.
+        seed: of the split and of the tasks drawn.
+        split: shares of the classes for train, validation and test; or a mapping of those to class names, as
+            from a former `split_record()`, followed whatever the seed; without "train" the rest trains.
+        rotations: turn each class by 90, 180 and 270 degrees into three further classes ("A@90", ...), in the
+            same part of the split.
+        min_images: leave out classes with fewer.
+        **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`.
+
+    Returns:
+        Tasks with `.train`, `.validation`, `.test`, `.image_shape`, `.name`, `.split_record()`.
+
+    Raises:
+        ValueError: an unknown name, data that cannot be read, a split that does not fit; the message names
+            the file or class.
+        TypeError: an option that this data set does not have.
+    """
+    size = _checked_size(image_size)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    source = _find(name_or_path)
+    unknown = sorted(set(options) - set(source.options))
+    if unknown:
+        known = (
+            f"it takes {', '.join(source.options)}" if source.options else "it takes no options of its own"
+        )
+        raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
+    found = source.read(Path(name_or_path), size, channels, options)
+    name = str(name_or_path)
+    found = _with_enough(found, min_images, name)
+    found = replace(found, images=convert(found.images, size, channels))
+    if invert:
+        found = found.inverted()
+    if rotations and found.images.shape[2] != found.images.shape[3]:
+        raise ValueError("rotations need square images: give one number as image_size")
+    parts = split_classes(found.classes, split, seed, name)
+    distributions = {}
+    for part, classes in parts.items():
+        images = found.select(classes)
+        images = images.rotated() if rotations else images
+        distributions[part] = TaskDistribution(images, seed=seed, name=f"{name} ({part})")
+    return Tasks(
+        name=name,
+        **distributions,
+        image_shape=distributions["train"].image_shape,
+        _record=record(parts, split, seed, name),
+    )
+
+
+def read_images(
+    place: str | Path | Iterable[str | Path],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    invert: bool = False,
+) -> Tensor:
+    """Read the images in a folder, or the files named, as the support set of one task.
+
+    Args:
+        place: a folder, one file, or several.
+        image_size, channels, invert: as for `load`.
+
+    Returns:
+        `[n, channels, height, width]` float32 in [-1, 1], in the order of the names.
+
+    Raises:
+        ValueError: no image, or one that cannot be read; the message names it.
+    """
+    files = [Path(place)] if isinstance(place, (str, Path)) else [Path(file) for file in place]
+    if len(files) == 1 and files[0].is_dir():
+        files = folders.image_files(files[0])
+    if not files:
+        raise ValueError(f"found no images in {place} ({', '.join(folders.SUFFIXES)})")
+    pixels = folders.read_files(files, _checked_size(image_size), channels)
+    return to_float(from_numpy(255 - pixels if invert else pixels))
+
+
+def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
+    if image_size is None:
+        return None
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(height, width) < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    return height, width
+
+
+def _find(name_or_path: str | Path) -> Source:
+    if isinstance(name_or_path, str) and name_or_path in NAMED:
+        return NAMED[name_or_path]
+    path = Path(name_or_path)
+    try:
+        exists = path.exists()
+        source = next((source for source in FORMATS if source.recognises(path)), None)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if source is not None:
+        return source
+    if exists:
+        raise ValueError(
+            f"cannot tell what {path} is: expected a folder, an .npz file or an IDX file of images"
+        )
+    near = difflib.get_close_matches(str(name_or_path), NAMED, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMED)}"
+    raise ValueError(f"no data set or path {str(name_or_path)!r}; {hint}")
+
+
+def _with_enough(found: ImageSet, min_images: int, name: str) -> ImageSet:
+    if not found.counts:
+        raise ValueError(f"{name} holds no images")
+    if min(found.counts) >= min_images:
+        return found
+    enough = [c for c, count in zip(found.classes, found.counts, strict=True) if count >= min_images]
+    if not enough:
+        raise ValueError(
+            f"{name}: no class has min_images={min_images} images; the largest has {max(found.counts)}"
+        )
+    return found.select(enough)

@@ -1,0 +1,98 @@
+"""Divide classes between training, validation and test, and write down how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metagan_fast.tasks import draws
+
+PARTS = ("train", "validation", "test")
+
+Split = Sequence[float] | Mapping[str, Any]
+"""Shares of the classes for each part, or the classes of each part by name (a record)."""
+
+_DESCRIPTION = ("data", "seed", "shares")  # keys of a record that tell where it comes from
+
+
+def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) -> dict[str, tuple[str, ...]]:
+    """Return part -> classes, in the order in which `classes` has them.
+
+    Args:
+        classes: all names.
+        split: three shares that add up to 1, drawn by `seed`; or a mapping of part to names, followed
+            whatever the seed. A mapping without `train` trains on the classes that it does not name.
+        seed: of the draw, 0 .. 2**64 - 1. The draw depends on the set of names, not on their order.
+        source: where the classes come from, for errors.
+
+    Raises:
+        ValueError: the shares are no shares or leave nothing to train on; the mapping names classes that do
+            not exist, names one twice or leaves some out.
+    """
+    if isinstance(split, Mapping):
+        named = _named(classes, split, source)
+    else:
+        named = _drawn(classes, split, seed, source)
+    return {part: tuple(name for name in classes if name in named[part]) for part in PARTS}
+
+
+def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str) -> dict[str, Any]:
+    """Return a JSON-able record; given back as `split` it gives the same parts."""
+    shares = None if isinstance(split, Mapping) else list(split)
+    names = {part: list(parts[part]) for part in PARTS}
+    return {"data": source, "seed": seed, "shares": shares, **names}
+
+
+def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(
+            f"split must be three shares for train, validation and test that add up to 1, got {tuple(shares)}"
+        )
+    total = len(classes)
+    validation, test = (max(1, round(share * total)) if share > 0 else 0 for share in shares[1:])
+    train = total - validation - test
+    if train < 1:
+        raise ValueError(
+            f"{source}: {total} classes are too few for the split {tuple(shares)}: "
+            f"{validation} for validation and {test} for test leave none to train on"
+        )
+    drawn = draws.words(seed, draws.Stream.SPLIT, 0, (total,))
+    order = np.array(sorted(classes))[np.argsort(drawn, kind="stable")].tolist()
+    return {
+        "train": set(order[:train]),
+        "validation": set(order[train : train + validation]),
+        "test": set(order[train + validation :]),
+    }
+
+
+def _named(classes: Sequence[str], split: Mapping[str, Any], source: str) -> dict[str, set[str]]:
+    unknown_keys = [key for key in split if key not in (*PARTS, *_DESCRIPTION)]
+    if unknown_keys or not any(part in split for part in PARTS):
+        raise ValueError(
+            f"a split by name has the keys {', '.join(PARTS)}, got {', '.join(map(repr, split))}"
+        )
+    names = [name for part in PARTS for name in split.get(part, ())]
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise ValueError(
+            f"the split names {_some(unknown)}, not among the {len(classes)} classes of {source}"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"the split names {_some(sorted({n for n in names if names.count(n) > 1}))} more than once"
+        )
+    rest = sorted(set(classes) - set(names))
+    if rest and "train" in split:
+        raise ValueError(
+            f"{source} has {_some(rest)}, not named in the split; remove them, or draw a new split by shares"
+        )
+    return {part: set(split.get(part, rest if part == "train" else ())) for part in PARTS}
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name at most three classes."""
+    shown = ", ".join(map(repr, names[:3]))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the class{'es' if len(names) > 1 else ''} {shown}{more}"
