@@ -1,0 +1,59 @@
+"""The `metagan-fast` command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from .. import __version__
+from . import judge, train, use
+
+_FAILED = 2
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Report a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_FAILED, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command's parser."""
+    top = _Parser(
+        prog="metagan-fast", description="Meta-train GANs on many small tasks, and adapt them to new ones."
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    top.add_argument("--debug", action="store_true", help="show where an error came from")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train.add_parser(subparsers)
+    use.add_parsers(subparsers)
+    judge.add_parsers(subparsers)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C."""
+    given = parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.DEBUG if given.debug else logging.WARNING)
+    try:
+        code: int = given.run(given)
+    except KeyboardInterrupt:
+        print("metagan-fast: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except Exception as error:
+        if given.debug:
+            raise
+        print(f"metagan-fast {given.command}: {_one_line(error)}", file=sys.stderr)
+        return _FAILED
+    return code
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    expected = isinstance(error, (ValueError, OSError, ArithmeticError))
+    return text if expected and text else f"{type(error).__name__}: {text} (metagan-fast --debug shows where)"

@@ -1,0 +1,122 @@
+"""`metagan-fast evaluate`, `metagan-fast bench` and `metagan-fast info`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _backends, _native
+from .. import config as configuration
+from ..metrics import Evaluation, FeatureExtractor, evaluate
+from ..run_folder import RunFolder, write_json
+from ..tasks import Tasks
+from .use import open_run
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Declare the three commands."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="judge a run on classes that it has never seen",
+        description=(
+            "Adapt to held-out classes and compare with real images: KID per class (unbiased, in the feature space of a "
+            "small classifier of the training classes), a pooled FID (it cannot see images of the wrong class) and the "
+            "distance to the nearest support image (near 0: copies)."
+        ),
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
+    parser.add_argument(
+        "--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s"
+    )
+    for flag, default, text in (
+        ("--shots", None, "support images a class (default: as in training)"),
+        ("--samples", 64, "generated images a class and draw (default: %(default)s)"),
+        ("--draws", 3, "how often each class is divided into support and references (default: %(default)s)"),
+        ("--steps", None, "inner steps (default: as in training)"),
+        ("--seed", 0, "of divisions, noise and samples (default: %(default)s)"),
+    ):
+        parser.add_argument(flag, type=int, default=default, help=text)
+    parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
+    parser.set_defaults(run=run_evaluate)
+    bench = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    bench.set_defaults(run=run_bench)
+    info = subparsers.add_parser(
+        "info", help="say what this installation can use", description="Say what can be used."
+    )
+    info.set_defaults(run=run_info)
+
+
+def run_evaluate(given: argparse.Namespace) -> int:
+    """Judge, print a table and write `evaluation.json`."""
+    folder, record, learner = open_run(given.run_folder)
+    settings = record["settings"]
+    tasks = configuration.build_tasks(settings, record["split"])
+    evaluation = evaluate(
+        learner,
+        getattr(tasks, given.split),
+        features_of(folder, tasks),
+        random=configuration.build_learner(
+            settings, record["image_shape"], weights_seed=settings["seed"] + 1
+        ),
+        shots=given.shots or settings["training"]["shots"],
+        samples=given.samples,
+        draws=given.draws,
+        steps=given.steps,
+        most_tasks=1 if learner.inner.inner_state == "persist" else 16,
+        seed=given.seed,
+    )
+    report(evaluation, folder, given.split, learner.step, per_class=given.per_class)
+    return 0
+
+
+def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
+    """Return the run's feature classifier, trained on the training classes at the first call."""
+    if folder.features.exists():
+        return FeatureExtractor.load(folder.features)
+    print("training the feature classifier on the training classes ...", flush=True)
+    features = FeatureExtractor.train(tasks.train)
+    features.save(folder.features)
+    return features
+
+
+def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, per_class: bool) -> None:
+    """Print and write what was found."""
+    write_json(folder.evaluation, {**evaluation.to_dict(), "split": split, "meta_step": step})
+    print(f"{len(evaluation.classes)} {split} classes, after {step} meta-steps\n\n{evaluation.table()}")
+    if per_class:
+        print(f"\nKID\n{evaluation.class_table()}")
+    print(f"\nfeatures {evaluation.settings['features'][:16]}; all figures in {folder.evaluation}")
+
+
+def run_bench(given: argparse.Namespace) -> int:
+    """Hand over to the benchmarks."""
+    from ..benchmarks import main
+
+    return main(given.arguments) or 0
+
+
+def run_info(given: argparse.Namespace) -> int:
+    """Print versions, threads and backends."""
+    for name, value in configuration.versions().items():
+        print(f"{name:16} {value}")
+    print(f"{'triton':16} {_version('triton')}")
+    print(f"{'threads':16} {_native.threads()}")
+    print(f"{'instruction set':16} {_native.instruction_set() or 'none: no compiled extension'}")
+    print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
+    for name in _backends.BACKENDS:
+        row = next(row for row in _backends.IMPLEMENTATIONS if row.backend == name)
+        available, reason = row.is_available()
+        print(f"{'backend ' + name:16} {'available' if available else f'not available: {reason}'}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

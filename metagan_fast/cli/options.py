@@ -1,0 +1,280 @@
+"""The options of `train`, as a table: flag, the setting it changes, how it is read, what it means."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import losses, meta, models, presets
+from ..config import flatten, from_preset, resolve
+from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
+from ..learner import EXECUTORS, PRECISIONS
+
+
+def rate(text: str) -> float | dict[str, Any]:
+    """Read a number, or `linear:FIRST:LAST[:STEPS]` or `cosine:FIRST:LAST[:STEPS]`."""
+    name, *numbers = text.split(":")
+    if not numbers:
+        return float(text)
+    if name not in ("linear", "cosine") or len(numbers) not in (2, 3):
+        raise argparse.ArgumentTypeError(
+            f"expected a number or linear:FIRST:LAST[:STEPS] (or cosine), got {text!r}"
+        )
+    schedule = {"schedule": name, "initial": float(numbers[0]), "final": float(numbers[1])}
+    return schedule | ({"steps": int(numbers[2])} if len(numbers) == 3 else {})
+
+
+def step_weights(text: str) -> str | list[float] | dict[str, int]:
+    """Read `uniform`, numbers with commas, or `annealed:INNER_STEPS:META_STEPS`."""
+    if text == "uniform":
+        return text
+    if text.startswith("annealed:"):
+        _, steps, meta_steps = text.split(":")
+        return {"steps": int(steps), "meta_steps": int(meta_steps)}
+    return [float(number) for number in text.split(",")]
+
+
+def key_value(text: str) -> tuple[str, Any]:
+    """Read `NAME` as `("name", NAME)` and `KEY=VALUE` with a JSON value or a plain word."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        return "name", text
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag and the setting that it changes."""
+
+    flag: str
+    path: str
+    help: str
+    type: Callable[[str], Any] = str
+    choices: tuple[str, ...] | None = None
+    count: int | str | None = None
+    metavar: str | tuple[str, ...] | None = None
+
+    def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
+        """Declare the flag; what is not given stays out of the namespace."""
+        text = f"{self.help} (default: {_shown(default)})"
+        if self.type is bool:
+            group.add_argument(
+                self.flag,
+                dest=self.path,
+                default=argparse.SUPPRESS,
+                action=argparse.BooleanOptionalAction,
+                help=text,
+            )
+            return
+        group.add_argument(
+            self.flag,
+            dest=self.path,
+            default=argparse.SUPPRESS,
+            type=self.type,
+            choices=self.choices,
+            nargs=self.count,
+            metavar=self.metavar,
+            help=text,
+        )
+
+
+_NAME_AND_OPTIONS: dict[str, Any] = {"type": key_value, "count": "+", "metavar": ("NAME", "KEY=VALUE")}
+_OPTIONS: dict[str, Any] = {"type": key_value, "count": "+", "metavar": "KEY=VALUE"}
+_RATE: dict[str, Any] = {"type": rate, "metavar": "RATE"}
+_PAIR: dict[str, Any] = {"type": float, "count": 2, "metavar": ("BETA1", "BETA2")}
+
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "data": (
+        Option(
+            "--data",
+            "data.source",
+            "glyphs, digits, a folder with a folder a class, an .npz or MNIST IDX file",
+        ),
+        Option("--image-size", "data.image_size", "resize to this many pixels a side", int),
+        Option("--channels", "data.channels", "1 for grey, 3 for colour", int),
+        Option("--invert", "data.invert", "exchange black and white", bool),
+        Option(
+            "--rotations",
+            "data.rotations",
+            "turned by 90, 180 and 270 degrees, classes count as further ones",
+            bool,
+        ),
+        Option(
+            "--split",
+            "data.split",
+            "shares of the classes",
+            float,
+            count=3,
+            metavar=("TRAIN", "VALIDATION", "TEST"),
+        ),
+        Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
+        Option("--data-option", "data", "options of one source: labels=..., fonts=..., characters=...", **_OPTIONS),
+        Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", int),
+    ),
+    "networks and loss": (
+        Option(
+            "--model",
+            "model",
+            f"{', '.join(models.NAMES)}, and its options: dcgan width=32 blocks=3",
+            **_NAME_AND_OPTIONS,
+        ),
+        Option("--latent-dim", "latent_dim", "size of a latent", int),
+        Option(
+            "--loss",
+            "loss",
+            f"{', '.join(losses.NAMES)}, and its options: wgan-gp weight=5",
+            **_NAME_AND_OPTIONS,
+        ),
+        Option(
+            "--penalty",
+            "loss.penalty",
+            "for losses that take one: gradient (weight, norm) or zero-centered (weight, location), and its options",
+            **_NAME_AND_OPTIONS,
+        ),
+    ),
+    "inner loop": (
+        Option(
+            "--inner-optimizer",
+            "inner.optimizer",
+            "what adapts the networks",
+            choices=tuple(INNER_OPTIMIZERS),
+        ),
+        Option(
+            "--inner-lr",
+            "inner.lr",
+            "a number, linear:FIRST:LAST[:STEPS] or cosine:FIRST:LAST[:STEPS]",
+            **_RATE,
+        ),
+        Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE),
+        Option("--inner-steps", "inner.steps", "inner steps", int),
+        Option("--critic-steps", "inner.critic_steps", "discriminator updates an inner step", int),
+        Option("--batch-size", "inner.batch_size", "support images an update draws; none: all", int),
+        Option("--inner-momentum", "inner.momentum", "of momentum and rmsprop", float),
+        Option("--inner-betas", "inner.betas", "of adam", **_PAIR),
+        Option("--inner-eps", "inner.eps", "of adam and rmsprop", float),
+        Option("--inner-alpha", "inner.alpha", "smoothing of rmsprop", float),
+        Option("--inner-weight-decay", "inner.weight_decay", "L2 penalty", float),
+        Option(
+            "--inner-state",
+            "inner.inner_state",
+            "of the inner optimizer, for each task",
+            choices=("reset", "persist"),
+        ),
+    ),
+    "meta-training": (
+        Option(
+            "--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(meta.ALGORITHMS)
+        ),
+        Option(
+            "--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=meta.OPTIMIZERS
+        ),
+        Option("--meta-lr", "meta.lr", "a number or a schedule, as --inner-lr", **_RATE),
+        Option("--meta-momentum", "meta.momentum", "of sgd", float),
+        Option("--meta-betas", "meta.betas", "of adam and adamw", **_PAIR),
+        Option("--meta-eps", "meta.eps", "of adam and adamw", float),
+        Option("--meta-weight-decay", "meta.weight_decay", "L2 for sgd and adam, decoupled for adamw", float),
+        Option("--clip-norm", "meta.clip_norm", "scale a network's meta-gradient down to this norm", float),
+        Option("--clip-value", "meta.clip_value", "clamp the meta-gradient's components", float),
+        Option("--serial", "meta.serial", "reptile: update after each task", bool),
+        Option(
+            "--generator-objective",
+            "meta.generator_objective",
+            "fomaml, maml: the discriminator that judges the adapted generator",
+            choices=("support", "query", "initial"),
+        ),
+        Option(
+            "--step-weights",
+            "meta.step_weights",
+            "fomaml, maml: uniform, numbers with commas, or annealed:INNER_STEPS:META_STEPS",
+            step_weights,
+            metavar="WEIGHTS",
+        ),
+        Option(
+            "--first-order-steps", "meta.first_order_steps", "maml: first-order meta-steps at the start", int
+        ),
+    ),
+    "outer loop": (
+        Option("--steps", "training.meta_steps", "meta-steps in all", int),
+        Option("--tasks", "training.tasks", "tasks a meta-step", int),
+        Option("--shots", "training.shots", "support images a task", int),
+        Option("--query", "training.query", "query images a task; none: as many as shots where needed", int),
+        Option(
+            "--validate-every",
+            "training.validate_every",
+            "meta-steps between validations; 0: at the end",
+            int,
+        ),
+        Option("--validation-tasks", "training.validation_tasks", "held-out classes of a validation", int),
+        Option(
+            "--checkpoint-every",
+            "training.checkpoint_every",
+            "meta-steps between checkpoints; 0: at the end",
+            int,
+        ),
+        Option("--keep", "training.keep", "checkpoints kept", int),
+        Option("--log-every", "training.log_every", "meta-steps between lines of metrics", int),
+    ),
+    "machine": (
+        Option("--executor", "executor", "what runs the inner loops", choices=EXECUTORS),
+        Option("--precision", "precision", "of the networks", choices=PRECISIONS),
+        Option("--device", "device", "cpu, cuda, cuda:1"),
+        Option("--seed", "seed", "of weights and noise", int),
+        Option("--threads", "threads", "CPU threads; none: PyTorch's choice", int),
+    ),
+}
+OPTIONS = tuple(option for group in GROUPS.values() for option in group)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the whole table, with the default preset's values in the help."""
+    defaults: Mapping[str, Any] = {}
+    for algorithm in reversed(meta.ALGORITHMS):
+        config = from_preset("default")
+        defaults = defaults | flatten(resolve(config | {"meta": {"algorithm": algorithm}}))
+    defaults = defaults | flatten(resolve(from_preset("default")))
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            option.add_to(group, defaults.get(option.path, presets.DEFAULT.get(option.path)))
+
+
+def changes(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings given on the command line, nested as a configuration."""
+    nested: dict[str, Any] = {}
+    for option in OPTIONS:
+        if not hasattr(given, option.path):
+            continue
+        value = getattr(given, option.path)
+        if option.type is key_value:
+            value = _named(option.flag, value)
+        section, _, key = option.path.partition(".")
+        if key:
+            nested.setdefault(section, {})[key] = value
+        elif isinstance(value, dict):
+            nested.setdefault(section, {}).update(value)
+        else:
+            nested[section] = value
+    return nested
+
+
+def _named(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """Gather `NAME KEY=VALUE ...`; `none` alone is None."""
+    names = [value for key, value in pairs if key == "name"]
+    if len(names) > 1:
+        raise ValueError(f"{flag} takes one name and KEY=VALUE options, got {' '.join(names)}")
+    return None if names == ["none"] else dict(pairs)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, dict):
+        name, *options = (value if key == "name" else f"{key}={value}" for key, value in default.items())
+        return " ".join([name, *options])
+    if isinstance(default, list):
+        return " ".join(map(str, default))
+    return "none" if default is None else str(default)

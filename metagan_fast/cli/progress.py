@@ -1,0 +1,78 @@
+"""How training is shown: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+from tqdm import tqdm
+
+from ..trainer import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def make(stream: TextIO | None = None) -> Progress:
+    """Return what suits the stream, standard error by default."""
+    stream = stream or sys.stderr
+    return Bar(stream) if stream.isatty() else Lines(stream)
+
+
+def losses(metrics: Mapping[str, float]) -> str:
+    """Return the losses worth watching as one short text."""
+    return ", ".join(
+        f"{name.removeprefix('loss_')} {value:+.3f}"
+        for name, value in metrics.items()
+        if name.startswith("loss_")
+    )
+
+
+class Bar:
+    """A live progress bar: rate, time left, losses."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: tqdm | None = None
+
+    def start(self, done: int, total: int) -> None:
+        self._bar = tqdm(total=total, initial=done, file=self._stream, unit=" meta-steps", dynamic_ncols=True)
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(losses(metrics), refresh=False)
+            self._bar.update(done - self._bar.n)
+
+    def message(self, text: str) -> None:
+        tqdm.write(text, file=self._stream)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Lines:
+    """A line every few seconds, and one for the first and the last meta-step."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def start(self, done: int, total: int) -> None:
+        self._first, self._total = done, total
+        self._begun, self._shown = time.monotonic(), 0.0
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        if done not in (self._first + 1, self._total) and now - self._shown < _SECONDS_BETWEEN_LINES:
+            return
+        self._shown = now
+        rate = (done - self._first) / max(now - self._begun, 1e-9)
+        left = tqdm.format_interval((self._total - done) / rate)
+        self.message(f"meta-step {done}/{self._total}, {rate:.2f} a second, {left} left, {losses(metrics)}")
+
+    def message(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass

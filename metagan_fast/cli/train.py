@@ -1,0 +1,137 @@
+"""`metagan-fast train`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import config as configuration
+from ..run_folder import RunFolder
+from ..trainer import Outcome, Trainer
+from . import options, progress
+
+# What a resumed run may change without changing what it has computed.
+_FREE = {
+    "training.meta_steps",
+    "training.validate_every",
+    "training.validation_tasks",
+    "training.checkpoint_every",
+    "training.keep",
+    "training.log_every",
+    "executor",
+    "device",
+    "threads",
+}
+_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="meta-train a GAN",
+        description="Meta-train a GAN so that a few gradient steps adapt it to a new class of images.",
+        epilog="Choosing another model, loss or algorithm than the preset's starts from that choice's own defaults.",
+    )
+    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/ and the preset's name)")
+    parser.add_argument("--preset", help=f"{', '.join(configuration.PRESETS)} (default: default)")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    existing.add_argument(
+        "--overwrite", action="store_true", help="delete the run in the folder and start again"
+    )
+    options.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Train, and say where things are."""
+    path = given.out or Path("runs") / (given.preset or "default")
+    changes = options.changes(given)
+    folder = None
+    if given.resume:
+        folder = RunFolder.open(path)
+        stored = folder.read_config()
+        config = continued(stored["settings"], given.preset, changes)
+        split = stored["split"]
+    else:
+        config = configuration.resolve(
+            configuration.merge(configuration.from_preset(given.preset or "default"), changes)
+        )
+        split = None
+        RunFolder.check_free(path, overwrite=given.overwrite)  # before the data take their time
+    if config["threads"] is not None:
+        torch.set_num_threads(config["threads"])
+    tasks = configuration.build_tasks(config, split)
+    learner = configuration.build_learner(config, tasks.image_shape)
+    if folder is None:
+        folder = RunFolder.create(path, overwrite=given.overwrite)
+    record = {"settings": config, "split": tasks.split_record(), "image_shape": list(tasks.image_shape)}
+    trainer = Trainer(
+        learner,
+        tasks,
+        folder,
+        configuration.build_training(config),
+        record=record,
+        progress=progress.make(),
+    )
+    if given.resume:
+        trainer.resume()
+    folder.write_config({**record, "versions": configuration.versions()})
+    parameters = learner.generator_layout.numel + learner.discriminator_layout.numel
+    print(
+        f"{tasks.name}: {len(tasks.train.classes)} training classes of {'x'.join(map(str, tasks.image_shape))} images; "
+        f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; {config['meta']['algorithm']}; {path}"
+    )
+    outcome = trainer.run()
+    print(summary(folder, outcome, config["training"]["meta_steps"]))
+    return _INTERRUPTED if outcome.interrupted else 0
+
+
+def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the stored settings with changes that a resumed run may make.
+
+    Raises:
+        ValueError: a setting differs that would make it another run; the message names it.
+    """
+    if preset is None:
+        config = configuration.resolve(configuration.merge(stored, changes))
+    else:
+        config = configuration.resolve(configuration.merge(configuration.from_preset(preset), changes))
+    old, new = configuration.flatten(stored), configuration.flatten(config)
+    asked = {
+        f"{section}.{key}" for section, part in changes.items() if isinstance(part, dict) for key in part
+    }
+    free = {key for key in _FREE if key in asked | changes.keys()}
+    for key in sorted(old.keys() | new.keys()):
+        if key not in _FREE and old.get(key) != new.get(key):
+            raise ValueError(
+                f"the run has {key} = {old.get(key)}, got {new.get(key)}; a resumed run keeps its settings: leave it out, "
+                "or start another run with --out"
+            )
+    kept = configuration.merge(stored, {})
+    for key in free:
+        section, _, name = key.rpartition(".")
+        (kept[section] if section else kept)[name] = new[key]
+    return kept
+
+
+def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
+    """Say how it went and where things are."""
+    took = time.strftime("%H:%M:%S", time.gmtime(outcome.seconds))
+    if outcome.interrupted:
+        head = f"stopped after meta-step {outcome.step} of {total}, in {took}; go on with: train --resume --out {folder.path}"
+    else:
+        head = f"{outcome.step} meta-steps done, in {took}"
+    pictures = sorted(folder.samples.glob("*.png"))
+    places = {
+        "samples": f"{pictures[-1]} (support images above generated ones)" if pictures else None,
+        "checkpoint": str(folder.checkpoints / "latest.safetensors"),
+        "metrics": f"{folder.metrics}; tensorboard --logdir {folder.events}",
+        "next": f"metagan-fast evaluate {folder.path}; metagan-fast adapt {folder.path} FOLDER_OF_IMAGES",
+    }
+    return "\n".join([head] + [f"  {name:11} {place}" for name, place in places.items() if place])

@@ -1,0 +1,119 @@
+"""`metagan-fast adapt` and `metagan-fast sample`: what a trained run is for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoint, images
+from .. import config as configuration
+from ..learner import MetaGAN
+from ..run_folder import RunFolder
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Declare the two commands."""
+    adapt = subparsers.add_parser(
+        "adapt",
+        help="generate images of a new class from a few examples",
+        description="Adapt a run's GAN to the images of a folder and write generated ones as PNG files.",
+    )
+    adapt.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
+    adapt.add_argument("folder", metavar="FOLDER", type=Path, help="a folder of a few images of one class")
+    adapt.add_argument("--steps", type=int, help="inner steps (default: as in training)")
+    adapt.add_argument(
+        "--save-weights", action="store_true", help="write the adapted networks, for sample --weights"
+    )
+    adapt.set_defaults(run=run_adapt)
+    sample = subparsers.add_parser(
+        "sample",
+        help="generate images from the initialisation or from adapted networks",
+        description="Write images of a run's initialisation, or of networks that adapt --save-weights wrote.",
+    )
+    sample.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
+    sample.add_argument("--weights", type=Path, help="adapted networks (default: the initialisation)")
+    sample.set_defaults(run=run_sample)
+    for parser, count in ((adapt, 16), (sample, 64)):
+        parser.add_argument("--out", type=Path, help="where the PNG files go (default: a folder in RUN)")
+        parser.add_argument("--samples", type=int, default=count, help="images (default: %(default)s)")
+        parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
+
+
+def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
+    """Return a run's folder, its record and its learner at the newest checkpoint."""
+    folder = RunFolder.open(path)
+    record = folder.read_config()
+    if not torch.cuda.is_available():
+        record["settings"]["device"] = "cpu"
+    learner = configuration.build_learner(record["settings"], record["image_shape"])
+    learner.load_state(*folder.latest())
+    return folder, record, learner
+
+
+def run_adapt(given: argparse.Namespace) -> int:
+    """Adapt and generate."""
+    from ..tasks import read_images
+
+    folder, record, learner = open_run(given.run_folder)
+    channels, height, width = record["image_shape"]
+    support = read_images(
+        given.folder,
+        image_size=(height, width),
+        channels=channels,
+        invert=record["settings"]["data"]["invert"],
+    )
+    adapted = learner.adapt(support, steps=given.steps)
+    samples = adapted.sample(given.samples, seed=given.seed)
+    out = given.out or folder.path / "adapted" / given.folder.resolve().name
+    out.mkdir(parents=True, exist_ok=True)
+    picture = images.save_all(out, samples)
+    images.save_grid(
+        out / "support_above_generated.png", images.task_grid(support[None], samples[None]), support.shape[-1]
+    )
+    if given.save_weights:
+        tensors = {f"generator.{name}": value for name, value in adapted.generator.state_dict().items()}
+        tensors |= {
+            f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()
+        }
+        checkpoint.write(out / "adapted.safetensors", tensors, {"adapted": {"run": str(given.run_folder)}})
+    print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out}, all in {picture}")
+    return 0
+
+
+def run_sample(given: argparse.Namespace) -> int:
+    """Generate."""
+    folder, record, learner = open_run(given.run_folder)
+    if given.weights is not None:
+        load_weights(learner, given.weights)
+    blank = torch.zeros(1, *record["image_shape"])
+    samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
+    out = given.out or folder.path / (
+        "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(samples)} images in {out}, all in {images.save_all(out, samples)}")
+    return 0
+
+
+def load_weights(learner: MetaGAN, path: Path) -> None:
+    """Put adapted networks in the place of the initialisation.
+
+    Raises:
+        CheckpointError: the file is not what `adapt --save-weights` wrote for these networks.
+    """
+    tensors, metadata = checkpoint.read(path)
+    try:
+        if "adapted" not in metadata:
+            raise KeyError("it holds no adapted networks")
+        for role in ("generator", "discriminator"):
+            state = {
+                name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")
+            }
+            getattr(learner, role).load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{path} does not fit this run; expected what adapt --save-weights wrote for it"
+        ) from error

@@ -1,0 +1,98 @@
+"""Images in [-1, 1] as PNG files: single ones and grids."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import checkpoint
+
+_GAP = 2  # pixels between images, before enlarging
+_BACKGROUND = 0.25
+_SHOWN_SIDE = 64  # in grids, smaller images are enlarged by a whole factor to about this side
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, rounded and clamped, in the same shape."""
+    return ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: Tensor) -> Tensor:
+    """Lay out images `[rows, columns, C, H, W]` with gaps; returns one image `[C, height, width]`."""
+    rows, columns, channels, height, width = images.shape
+    padded = F.pad(images.detach().float().cpu(), (0, _GAP, 0, _GAP), value=_BACKGROUND)
+    laid_out = padded.permute(2, 0, 3, 1, 4).reshape(
+        channels, rows * (height + _GAP), columns * (width + _GAP)
+    )
+    return laid_out[:, :-_GAP, :-_GAP]
+
+
+def sample_grid(images: Tensor) -> Tensor:
+    """Lay out `[n, C, H, W]` in a grid about as wide as high."""
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), _BACKGROUND)
+    return grid(torch.cat([images, blank]).unflatten(0, (rows, columns)))
+
+
+def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
+    """Lay out one block a task: its support images in the top row, generated ones below.
+
+    Args:
+        support: `[tasks, shots, C, H, W]`.
+        generated: `[tasks, n, C, H, W]`; as many whole rows of `shots` are shown as n allows.
+        blocks: blocks side by side before the next line of blocks.
+
+    Returns:
+        One image `[C, height, width]`.
+    """
+    shots = support.shape[1]
+    rows = generated.shape[1] // shots
+    parts = []
+    for real, fake in zip(support.cpu(), generated[:, : rows * shots].cpu(), strict=True):
+        block = [grid(real[None])]
+        if rows:
+            block.append(grid(fake.unflatten(0, (rows, shots))))
+        parts.append(_stack(block, dim=1, gap=2 * _GAP))
+    parts += [torch.full_like(parts[0], _BACKGROUND)] * (-len(parts) % min(blocks, len(parts)))
+    lines = [_stack(parts[i : i + blocks], dim=2, gap=5 * _GAP) for i in range(0, len(parts), blocks)]
+    return _stack(lines, dim=1, gap=5 * _GAP)
+
+
+def save_png(path: str | os.PathLike[str], image: Tensor) -> None:
+    """Write one image `[C, H, W]`, C 1 or 3, in [-1, 1], whole or not at all."""
+    data = io.BytesIO()
+    array = to_bytes(image).permute(1, 2, 0).numpy()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(data, format="PNG")
+    checkpoint.write_bytes(path, data.getvalue())
+
+
+def save_grid(path: str | os.PathLike[str], laid_out: Tensor, side: int) -> None:
+    """Write a grid of images of side `side`, enlarged by a whole factor if they are small."""
+    factor = max(1, round(_SHOWN_SIDE / side))
+    save_png(path, laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
+
+
+def save_all(folder: Path, samples: Tensor) -> Path:
+    """Write `[n, C, H, W]` as one PNG each and `grid.png`; returns the grid's path."""
+    digits = len(str(len(samples) - 1))
+    for index, image in enumerate(samples):
+        save_png(folder / f"{index:0{digits}}.png", image)
+    save_grid(folder / "grid.png", sample_grid(samples), samples.shape[-1])
+    return folder / "grid.png"
+
+
+def _stack(parts: list[Tensor], dim: int, gap: int) -> Tensor:
+    """Concatenate images along a side with a gap between."""
+    shape = list(parts[0].shape)
+    shape[dim] = gap
+    between = torch.full(shape, _BACKGROUND)
+    joined = [piece for part in parts for piece in (between, part)][1:]
+    return torch.cat(joined, dim)

@@ -1,0 +1,177 @@
+"""The folder that a run writes: its files, their names, and what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from . import checkpoint
+from .checkpoint import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Name and write the files of one run.
+
+    Attributes:
+        path: the folder.
+        samples: PNG grids, one a validation.
+        checkpoints: the last few states; `latest.safetensors` points to the newest.
+        events: for TensorBoard.
+        metrics: one JSON object a line: `step` and numbers.
+        config: how the run was made, JSON.
+        features: the classifier in whose feature space the run is judged.
+        evaluation: what the judgement found, JSON.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+        self.events = self.path / "events"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.json"
+        self.features = self.path / "features.safetensors"
+        self.evaluation = self.path / "evaluation.json"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
+        """Make the folder of a new run.
+
+        Args:
+            path: it may exist if it is empty.
+            overwrite: delete the files of the run that is there; other files stay.
+
+        Raises:
+            FileExistsError: as `check_free`.
+            OSError: the folder cannot be made or written to.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        folder = cls(path)
+        folder._clear()
+        for part in (folder.samples, folder.checkpoints, folder.events):
+            part.mkdir(parents=True)
+        return folder
+
+    @classmethod
+    def check_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Raise FileExistsError if the folder holds something, unless that is a run and `overwrite` is True."""
+        folder = cls(path)
+        if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
+            return
+        if not folder.config.is_file():
+            raise FileExistsError(
+                f"{path} exists and is not a run (it has no config.json); choose another folder"
+            )
+        if not overwrite:
+            raise FileExistsError(f"{path} holds a run; resume it, overwrite it, or choose another folder")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open the folder of an existing run.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise FileNotFoundError(
+                f"{path} is not a run: it has no config.json; expected a folder that `train` wrote"
+            )
+        return folder
+
+    def _clear(self) -> None:
+        for folder in (self.samples, self.checkpoints, self.events):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.metrics, self.config, self.features, self.evaluation):
+            file.unlink(missing_ok=True)
+
+    # JSON files
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write `config.json`, atomically."""
+        write_json(self.config, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """Read `config.json`; ValueError if it is damaged."""
+        try:
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config} is damaged: expected an object")  # noqa: TRY004
+        return config
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a line to `metrics.jsonl`."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`; one that a crash cut short is left out."""
+        lines = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    lines.append(json.loads(line))
+        return lines
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop lines that a resumed run will write again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        checkpoint.write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    # Checkpoints
+
+    def save(
+        self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, keep: int
+    ) -> Path:
+        """Write the state after `step` meta-steps, then delete all but the newest `keep` states.
+
+        Raises:
+            CheckpointError: it cannot be written; the earlier ones stay.
+        """
+        path = self.checkpoints / f"step-{step:08d}.safetensors"
+        checkpoint.write(path, tensors, metadata)
+        for old in self._saved()[:-keep]:
+            old.unlink()
+        self._point_to(path)
+        return path
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read the newest state that is whole; a damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for path in reversed(self._saved()):
+            try:
+                return checkpoint.read(path)
+            except CheckpointError as error:
+                logger.warning("%s; going back to the one before", error)
+        raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again")
+
+    def _saved(self) -> list[Path]:
+        return sorted(self.checkpoints.glob("step-*.safetensors"))
+
+    def _point_to(self, path: Path) -> None:
+        """Keep a link to the newest state for people; nothing here reads it."""
+        link, temporary = self.checkpoints / "latest.safetensors", self.checkpoints / ".latest.tmp"
+        with contextlib.suppress(OSError):  # a file system without links
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(path.name)
+            temporary.replace(link)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that people read, atomically."""
+    checkpoint.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

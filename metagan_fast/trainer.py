@@ -1,0 +1,252 @@
+"""The outer loop: batches, meta-steps, validation, logging, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from . import images
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from .learner import MetaGAN
+    from .tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+_VALIDATION_ROWS = 4  # generated images shown below each support image
+
+
+@dataclass(frozen=True)
+class Training:
+    """Set the outer loop.
+
+    Args:
+        meta_steps: how many in all, those before a resume included.
+        tasks: tasks a meta-step.
+        shots: support images a task.
+        query: query images a task.
+        validate_every: meta-steps between validations; 0: only at the end.
+        validation_tasks: held-out classes a validation adapts to.
+        checkpoint_every: meta-steps between checkpoints; 0: only at the end.
+        keep: checkpoints kept.
+        log_every: meta-steps between lines of metrics.
+
+    Raises:
+        ValueError: a count that is too small.
+    """
+
+    meta_steps: int
+    tasks: int = 8
+    shots: int = 4
+    query: int = 0
+    validate_every: int = 0
+    validation_tasks: int = 8
+    checkpoint_every: int = 0
+    keep: int = 3
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in {"query": 0, "validate_every": 0, "checkpoint_every": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"expected {name} to be at least {least}, got {getattr(self, name)}")
+        for name in ("meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+
+
+class Progress(Protocol):
+    """What is told how training goes on."""
+
+    def start(self, done: int, total: int) -> None:
+        """Training begins with `done` of `total` meta-steps behind it."""
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A meta-step is done."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def close(self) -> None:
+        """Training is over."""
+
+
+class Silence:
+    """Progress that nobody watches."""
+
+    def start(self, done: int, total: int) -> None: ...
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Say how training ended."""
+
+    step: int
+    seconds: float
+    interrupted: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last meta-step
+
+
+class Trainer:
+    """Meta-train a learner and write one folder.
+
+    Args:
+        learner: it goes on from its own `step`.
+        tasks: the data; `tasks.train` and, where it has classes, `tasks.validation`.
+        folder: where the run is written.
+        training: the outer loop.
+        record: plain data stored with each checkpoint, such as the run's configuration and its split.
+        progress: what is told how it goes.
+    """
+
+    def __init__(
+        self,
+        learner: MetaGAN,
+        tasks: Tasks,
+        folder: RunFolder,
+        training: Training,
+        *,
+        record: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.learner = learner
+        self.tasks = tasks
+        self.folder = folder
+        self.training = training
+        self.record = dict(record or {})
+        self.progress = progress or Silence()
+        self._saved_step: int | None = None
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint of the folder, as if training had never stopped.
+
+        Raises:
+            CheckpointError: there is none that can be read.
+            ValueError: it belongs to other networks.
+        """
+        self.learner.load_state(*self.folder.latest())
+        self.folder.forget_metrics_after(self.learner.step)
+        self._saved_step = self.learner.step
+
+    def run(self) -> Outcome:
+        """Train until `meta_steps` are done, or Ctrl-C (or SIGTERM) asks to stop; save either way.
+
+        A second Ctrl-C ends the process at once.
+
+        Raises:
+            CheckpointError: a checkpoint cannot be written; the earlier ones stay.
+            FloatingPointError: a meta-gradient is not finite; the state before it is saved.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        training, learner = self.training, self.learner
+        metrics: dict[str, float] = {}
+        begun = time.monotonic()
+        self.progress.start(learner.step, training.meta_steps)
+        with (
+            _stop_request(self._announce_stop) as stop,
+            contextlib.closing(SummaryWriter(str(self.folder.events), purge_step=learner.step + 1)) as writer,
+        ):
+            try:
+                while learner.step < training.meta_steps and not stop.is_set():
+                    metrics = self._meta_step(writer)
+                    if learner.step == training.meta_steps or self._is_due(training.validate_every):
+                        self._validate(writer)
+                    if self._is_due(training.checkpoint_every):
+                        self._save()
+            except FloatingPointError:
+                self._save()
+                raise
+            finally:
+                self.progress.close()
+            self._save()
+        return Outcome(learner.step, time.monotonic() - begun, learner.step < training.meta_steps, metrics)
+
+    def _announce_stop(self) -> None:
+        self.progress.message("stopping after this meta-step; Ctrl-C again to exit at once")
+
+    def _meta_step(self, writer: SummaryWriter) -> dict[str, float]:
+        training = self.training
+        batch = self.tasks.train.sample(
+            tasks=training.tasks, shots=training.shots, query=training.query, step=self.learner.step
+        )
+        metrics = self.learner.meta_step(batch)
+        step = self.learner.step
+        if step % training.log_every == 0 or step == training.meta_steps:
+            self._log(writer, metrics)
+        self.progress.step(step, metrics)
+        return metrics
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.learner.step % every == 0
+
+    def _save(self) -> None:
+        if self._saved_step == self.learner.step:
+            return
+        tensors, metadata = self.learner.state()
+        metadata = {**metadata, "run": self.record}
+        self.folder.save(self.learner.step, tensors, metadata, keep=self.training.keep)
+        self._saved_step = self.learner.step
+
+    def _validate(self, writer: SummaryWriter) -> None:
+        """Adapt to the same held-out classes each time; draw support images above generated ones."""
+        classes = self.tasks.validation.classes
+        if not classes:
+            return
+        training = self.training
+        batch = self.tasks.validation.sample(
+            tasks=min(training.validation_tasks, len(classes)), shots=training.shots, query=0, step=0
+        )
+        adapted = self.learner.inner_loop(batch)
+        samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * training.shots)
+        laid_out = images.task_grid(batch.support, samples)
+        step = self.learner.step
+        images.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
+        writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
+        self._log(
+            writer, {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()}
+        )
+
+    def _log(self, writer: SummaryWriter, metrics: Mapping[str, float]) -> None:
+        self.folder.append_metrics(self.learner.step, metrics)
+        for name, value in metrics.items():
+            group = "validation" if name.startswith("validation_") else "train"
+            writer.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, self.learner.step)
+
+
+@contextlib.contextmanager
+def _stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect."""
+    requested = threading.Event()
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        requested.set()
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
+        with contextlib.suppress(RuntimeError):  # the signal came while something was being printed
+            announce()
+
+    if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
