@@ -1,1 +1,7 @@
 """Speed measurements: fused ops and whole inner loops against what people run today."""
+
+from __future__ import annotations
+
+from .command import main
+
+__all__ = ["main"]

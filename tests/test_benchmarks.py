@@ -1,153 +1,197 @@
-"""The plain loop (oracle of the algorithms) and the benchmark harness."""
+"""The benchmark harness: what it counts, times, writes and compares."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
+import itertools
+import json
+from pathlib import Path
 
 import pytest
 import torch
-from metagan_fast.benchmarks.baselines import plain
+from metagan_fast.benchmarks import command, compare, machine, operations, ops, records, timing, workloads
+from metagan_fast.benchmarks.contenders import CONTENDERS, Contender, Prepared
+from metagan_fast.benchmarks.problem import Problem
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from support import assert_close, join
-
-TASKS, SHOTS, LATENT, STEPS = 2, 3, 4, 3
-LOSSES = ["wgan-gp", "figr", "non-saturating", "r1"]
+from metagan_fast import benchmarks, functional, models
 
 
-class Generator(nn.Sequential):
-    """Latents to 1x2x2 images."""
-
-    def __init__(self) -> None:
-        layers = nn.Linear(LATENT, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Unflatten(1, (1, 2, 2))
-        super().__init__(*layers)
+def test_every_public_op_has_a_case() -> None:
+    twins = {name[:-1] for name in functional.__all__ if name.endswith("_")}
+    assert twins == {case.name.partition("-")[0] for case in ops.CASES}
+    assert {case.workload for case in workloads.CASES} == set(models.WORKLOADS)
 
 
-class Discriminator(nn.Sequential):
-    """1x2x2 images to scores."""
+@pytest.mark.parametrize("case", ops.CASES, ids=lambda case: case.name)
+def test_op_case_agrees_with_plain_pytorch(case: ops.OpCase) -> None:
+    found = list(ops.run(case, thread_counts=[1], quick=True, rounds=2, numel=64))
+    assert [record.contender for record in found] == list(case.contenders)
+    for record in found:
+        if record.skipped is None:
+            assert record.ratio is not None
+            assert record.ratio > 0
 
-    def __init__(self) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 1))
+
+def test_wrong_op_is_not_timed() -> None:
+    case = next(case for case in ops.CASES if case.name == "ema_update")
+
+    def off_by_a_little(buffers: ops.Buffers) -> timing.Run:
+        return lambda: buffers["average"].mul_(0.999).add_(buffers["params"], alpha=0.0011)
+
+    wrong = dataclasses.replace(case, contenders={**case.contenders, ops.OURS: off_by_a_little})
+    with pytest.raises(AssertionError, match="ours differs from plain on ema_update"):
+        list(ops.run(wrong, thread_counts=[1], quick=True, rounds=1, numel=64))
 
 
-def _noise(steps: int = STEPS, critic_steps: int = 1) -> SimpleNamespace:
-    kind = {"dtype": torch.float64}
-    return SimpleNamespace(
-        discriminator_latents=torch.randn(steps, critic_steps, TASKS, SHOTS, LATENT, **kind),
-        generator_latents=torch.randn(steps, TASKS, SHOTS, LATENT, **kind),
-        interpolation=torch.rand(steps, critic_steps, TASKS, SHOTS, **kind),
-        query_discriminator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
-        query_generator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
-        query_interpolation=torch.rand(1, TASKS, SHOTS, **kind),
-        query_adaptation_latents=torch.randn(steps, critic_steps, TASKS, SHOTS, LATENT, **kind),
-        query_adaptation_interpolation=torch.rand(steps, critic_steps, TASKS, SHOTS, **kind),
+def test_traffic_counts_each_array_once_a_pass() -> None:
+    bytes_of = {case.name: case.bytes(numel=10) for case in ops.CASES}
+    assert bytes_of["adam_step"] == 7 * 16 * 10 * 4  # reads 4 arrays, writes 3
+    assert bytes_of["meta_adam_step-4"] == (4 + 3 + 3) * 10 * 4  # reads the tasks and 3 rows, writes 3
+
+
+def _counted_convolution(layer: nn.Conv2d, size: int) -> int:
+    """Count the multiply-adds of a convolution of one image by running it on ones: a tap inside counts 1."""
+    weight = torch.ones_like(layer.weight)
+    return int(
+        F.conv2d(torch.ones(1, layer.in_channels, size, size), weight, stride=layer.stride, padding=2).sum()
     )
 
 
-def _problem() -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
-    images = torch.rand(2, TASKS, SHOTS, 1, 2, 2, dtype=torch.float64) * 2 - 1
-    return Generator().double(), Discriminator().double(), images[0], images[1]
+@pytest.mark.parametrize(("size", "stride"), [(1, 1), (4, 1), (7, 2)])
+def test_cost_counts_taps_inside_the_image(size: int, stride: int) -> None:
+    layer = nn.Conv2d(2, 3, 5, padding=2, stride=stride)
+    network = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(1))
+    images = torch.zeros(2, 2, size, size)
+    network(images)
+    linear = network[2].in_features
+    assert operations.cost(network, images).forward == _counted_convolution(layer, size) + linear
+    assert operations.cost(network, images).first == _counted_convolution(layer, size)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-@pytest.mark.parametrize("loss", [*LOSSES, "wgan", "hinge"])
-def test_discarded_gradients_do_not_change_the_plain_loop(loss: str, optimizer: str) -> None:
-    generator, discriminator, support, _ = _problem()
-    noise = _noise(critic_steps=2)
-    options = {"loss": loss, "optimizer": optimizer, "lr": 0.05, "steps": STEPS, "critic_steps": 2}
-    arguments = (generator, discriminator, support, noise)
-    wasteful = plain.reptile_gradient(*arguments, **options)
-    frugal = plain.reptile_gradient(*arguments, **options, first_order_waste=False)
-    for actual, expected in zip(frugal, wasteful, strict=True):
-        assert join(expected).norm() > 0
-        assert_close(join(actual), join(expected), "float64-rounding")
+def test_inner_step_cost_of_equal_layers() -> None:
+    """With one layer a network the passes can be counted on the fingers."""
+    generator, discriminator = operations.Cost(10.0, 10.0), operations.Cost(1.0, 1.0)
+    # fake images 10; forward 2, weight gradients 2; then 10 + 10 for the generator and 1 + 1 for its score
+    assert operations.inner_step(generator, discriminator, 1, penalty=False) == 10 + 4 + 20 + 2
+    # interpolates: forward, data gradient, tangent, two weight gradients
+    assert operations.inner_step(generator, discriminator, 3, penalty=True) == 3 * (10 + 4 + 20 + 2 + 5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_unrolled_steps_equal_the_optimizer(loss: str) -> None:
-    """The graph that MAML differentiates takes the steps of `torch.optim.SGD`, past the first step too."""
-    generator, discriminator, support, _ = _problem()
-    noise = _noise(critic_steps=2)
-    options = {"loss": loss, "lr": 0.2, "steps": STEPS, "critic_steps": 2}
-    adapted = plain.inner_loop(generator, discriminator, support, noise, **options)
-    initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
-    unrolled = plain.unrolled_inner_loop(generator, discriminator, initial, support[1], noise, 1, **options)
-    for networks, named in zip(adapted, unrolled[-1], strict=True):
-        assert_close(join(named), join(dict(networks[1].named_parameters())), "float64-rounding")
+def test_alternate_times_in_turn_and_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    calls: list[str] = []
+    runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timings = timing.alternate(runs, rounds=5, seconds=8.0, warm_up=1)
+    assert "".join(calls) == "ab" + "ab" * 2
+    assert timings["a"].seconds == (1.0, 1.0)
+    assert timing.Timing((1.0, 2.0, 3.0, 4.0)).best == 1.0
+    assert timing.Timing((1.0, 2.0, 3.0)).spread == pytest.approx(0.5)
 
 
-def _adapted_on_query(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    query: Tensor,
-    noise: SimpleNamespace,
-    task: int,
-    inner: dict,
-) -> nn.Module:
-    """Adapt the initial discriminator to a task's query images: an inner loop with a still generator."""
-
-    class Frozen(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.unused = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-        def forward(self, latents: Tensor) -> Tensor:
-            with torch.no_grad():
-                images = generator(latents)
-            return images + 0 * self.unused
-
-    on_query = SimpleNamespace(
-        discriminator_latents=noise.query_adaptation_latents[:, :, task : task + 1],
-        generator_latents=noise.generator_latents[:, task : task + 1],
-        interpolation=noise.query_adaptation_interpolation[:, :, task : task + 1],
-    )
-    return plain.inner_loop(Frozen(), discriminator, query[task : task + 1], on_query, **inner)[1][0]
+def test_probes_measure_something_possible() -> None:
+    with machine.threads(2):
+        assert torch.get_num_threads() == 2
+        assert 1e7 < machine.copy_bandwidth(megabytes=1, rounds=2) < 1e13
+    assert torch.get_num_threads() == 1
+    assert 1e7 < machine.multiply_add_rate(size=64, rounds=2) < 1e15
 
 
-@pytest.mark.parametrize("objective", ["support", "initial", "query"])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> None:
-    generator, discriminator, support, query = _problem()
-    noise = _noise()
-    options = {"loss": loss, "lr": 0.2, "steps": STEPS, "generator_objective": objective}
-    gradients = plain.maml_gradient(generator, discriminator, support, query, noise, **options)
-
-    def query_losses() -> Tensor:
-        """Both query losses, averaged over tasks, after ordinary training with `torch.optim.SGD`."""
-        inner = {key: options[key] for key in ("loss", "lr", "steps")}
-        adapted = plain.inner_loop(generator, discriminator, support, noise, **inner)
-        total = torch.zeros(2, dtype=torch.float64)
-        for task, (g, d) in enumerate(zip(*adapted, strict=True)):
-            opponent = {"support": d, "initial": discriminator, "query": None}[objective]
-            if opponent is None:
-                opponent = _adapted_on_query(g, discriminator, query, noise, task, inner)
-            values = plain.query_losses(plain.LOSSES[loss], g, d, opponent, query[task], noise, task, -1)
-            total += torch.stack(values).detach() / TASKS
-        return total
-
-    step = 1e-5
-    for which, (network, gradient) in enumerate(zip((generator, discriminator), gradients, strict=True)):
-        direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
-        values = []
-        for sign in (1, -2):
-            with torch.no_grad():
-                for name, parameter in network.named_parameters():
-                    parameter += sign * step * direction[name]
-            values.append(query_losses()[which])
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                parameter += step * direction[name]
-        measured = (values[0] - values[1]) / (2 * step)
-        assert_close(join(gradient) @ join(direction), measured, "finite-difference")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_copy_probe_copies_everything(count: int) -> None:
+    source = torch.randn(7, 11)
+    with machine.threads(count):
+        destinations = [torch.zeros_like(source) for _ in range(2)]
+        for name, destination in zip(("copy: torch", "copy: memmove"), destinations, strict=True):
+            machine.copy_runs(source, destination)[name]()
+            assert torch.equal(destination, source), name
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_fomaml_gradient_is_maml_without_steps(loss: str) -> None:
-    generator, discriminator, support, query = _problem()
-    arguments = (generator, discriminator, support, query, _noise())
-    first = plain.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
-    full = plain.maml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
-    after = plain.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=2)
-    for actual, expected, other in zip(first, full, after, strict=True):
-        assert_close(join(actual), join(expected), "float64-rounding")
-        assert not torch.allclose(join(other), join(expected), rtol=1e-3)
+def _tiny(case: str) -> workloads.WorkloadCase:
+    found = next(c for c in workloads.CASES if c.name == case)
+    return dataclasses.replace(found, workload="mlp-8", tasks=2, steps=2, rounds=1, checked_tasks=2)
+
+
+@pytest.mark.parametrize("name", ["mlp-8", "maml-32"])
+def test_workload_case_runs_and_writes_json(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(command.CASES, name, _tiny(name))
+    out = tmp_path / "records.jsonl"
+    assert benchmarks.main(["--cases", name, "--quick", "--out", str(out)]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["contender"] for line in lines} == set(_tiny(name).contenders)
+    ours = next(line for line in lines if line["contender"] == "torch executor")
+    assert ours["ratio"] == pytest.approx(ours["baseline_seconds"] / ours["seconds"])
+    assert ours["error"] <= ours["error_allowed"]
+    assert ours["versions"]["torch"] == torch.__version__
+    assert ours["floor_fraction"] == pytest.approx(ours["floor_seconds"] / ours["seconds"])
+
+
+def test_wrong_workload_result_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lazy(problem: Problem) -> Prepared:
+        """A contender that stops a step early."""
+        return CONTENDERS["plain"].prepare(problem.first(tasks=problem.batch.tasks, steps=problem.steps - 1))
+
+    monkeypatch.setitem(CONTENDERS, "torch executor", Contender("lazy", lazy))
+    monkeypatch.setitem(command.CASES, "mlp-8", _tiny("mlp-8"))
+    assert benchmarks.main(["--cases", "mlp-8", "--quick"]) == 1
+    output = capsys.readouterr()
+    assert "lazy on mlp-8" in output.err
+    assert "torch executor" not in output.out
+
+
+def test_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmarks.main(["--cases", "sdg_step"])
+    assert "expected one of ops, workloads, sgd_step" in capsys.readouterr().err
+
+
+def _record(case: str, ratio: float, spread: float = 0.01) -> records.Record:
+    return records.Record(case, "ours", 1, seconds=1.0, baseline="plain", ratio=ratio, spread=spread)
+
+
+@pytest.mark.parametrize(
+    ("new", "status"), [([2.0, 3.0], 0), ([1.9, 3.0], 0), ([2.0, 2.5], 1), ([4.0, 2.5], 1)]
+)
+def test_compare_finds_what_became_slower(
+    new: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(tmp_path / name) for name in ("old.jsonl", "new.jsonl")]
+    for path, ratios in zip(paths, ([2.0, 3.0], new), strict=True):
+        rows = [_record(case, ratio) for case, ratio in zip(("sgd_step", "adam_step"), ratios, strict=True)]
+        records.append(path, [*rows, records.Record("mlp-8", "jax", 1, skipped="jax is not installed")], {})
+    assert compare.main(paths) == status
+    assert ("slower" in capsys.readouterr().out) == bool(status)
+
+
+def test_compare_forgives_noise_and_names_a_bad_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = _record("sgd_step", 2.0, spread=0.5), _record("sgd_step", 1.5, spread=0.5)
+    (change,) = compare.changes([old], [new])
+    assert change.factor == pytest.approx(0.75)
+    assert change.noise == 0.5
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"case": "sgd_step"\n')
+    assert compare.main([str(bad), str(bad)]) == 2
+    assert "line 1 of" in capsys.readouterr().err
+
+
+def test_record_survives_json() -> None:
+    record = _record("sgd_step", 2.0)
+    assert records.Record.from_json(record.to_json({"versions": {}, "machine": {}})) == record
+
+
+def test_problem_takes_the_first_tasks_and_steps() -> None:
+    case = _tiny("maml-32")
+    problem = case.draw()
+    part = problem.first(tasks=1, steps=1)
+    assert part.batch.tasks == 1
+    assert part.noise.generator_latents.shape[:2] == (1, 1)
+    first: Tensor = problem.noise.generator_latents[0, 0]
+    assert torch.equal(part.noise.generator_latents[0, 0], first)

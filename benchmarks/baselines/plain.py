@@ -84,7 +84,7 @@ LOSSES = {
 }
 
 
-def _discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, points: Tensor) -> Tensor:
+def discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, points: Tensor) -> Tensor:
     """Real and fake go through the discriminator as one batch, the penalty's points on their own."""
     real_scores, fake_scores = score(torch.cat([real, fake])).reshape(2, -1)
     value = loss.discriminator(real_scores, fake_scores)
@@ -96,7 +96,8 @@ def _discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, p
     return value + loss.penalty(gradient)
 
 
-def _penalty_points(loss: Loss, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
+def penalty_points(loss: Loss, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
+    """Return the images at which the penalty looks."""
     if loss.penalty is None or loss.penalise_real:
         return real
     weight = weight.to(real).view(-1, 1, 1, 1)
@@ -129,8 +130,8 @@ def _adapt(
             with torch.set_grad_enabled(waste):
                 fake = generator(latents)
             weight = noise.interpolation[step, critic_step, task]
-            points = _penalty_points(loss, real, fake.detach(), weight)
-            value = _discriminator_loss(loss, discriminator, real, fake, points)
+            points = penalty_points(loss, real, fake.detach(), weight)
+            value = discriminator_loss(loss, discriminator, real, fake, points)
             discriminator_optimizer.zero_grad()
             value.backward()
             discriminator_optimizer.step()
@@ -179,11 +180,12 @@ def inner_loop(
     return generators, discriminators
 
 
-def _mean(gradients: Sequence[Named]) -> Named:
+def mean(gradients: Sequence[Named]) -> Named:
+    """Return the mean of several gradients, by name."""
     return {name: torch.stack([row[name] for row in gradients]).mean(0) for name in gradients[0]}
 
 
-def _gradient(value: Tensor, parameters: Named) -> Named:
+def gradient(value: Tensor, parameters: Named) -> Named:
     """Return the gradient by name; zero where `value` does not depend on a parameter."""
     gradients = torch.autograd.grad(
         value, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
@@ -221,8 +223,8 @@ def query_losses(
     generator_latents = noise.query_generator_latents[evaluation, task].to(query)
     generator_loss = loss.generator(opponent(generate(generator_latents)).reshape(-1))
     fake = generate(noise.query_discriminator_latents[evaluation, task].to(query))
-    points = _penalty_points(loss, query, fake, noise.query_interpolation[evaluation, task])
-    return generator_loss, _discriminator_loss(loss, score, query, fake, points)
+    points = penalty_points(loss, query, fake, noise.query_interpolation[evaluation, task])
+    return generator_loss, discriminator_loss(loss, score, query, fake, points)
 
 
 def fomaml_gradient(
@@ -252,18 +254,19 @@ def fomaml_gradient(
             on_query = _adapted_to_query(
                 discriminator, initial, generate, query[task], noise, task, rule, inner
             )
-            opponent = _bind(discriminator, {name: value.detach() for name, value in on_query.items()})
+            opponent = bind(discriminator, {name: value.detach() for name, value in on_query.items()})
         losses = query_losses(rule, generate, score, opponent, query[task], noise, task, -1)
-        generator_rows.append(_gradient(losses[0], dict(generate.named_parameters())))
-        discriminator_rows.append(_gradient(losses[1], dict(score.named_parameters())))
-    return _mean(generator_rows), _mean(discriminator_rows)
+        generator_rows.append(gradient(losses[0], dict(generate.named_parameters())))
+        discriminator_rows.append(gradient(losses[1], dict(score.named_parameters())))
+    return mean(generator_rows), mean(discriminator_rows)
 
 
-def _bind(module: nn.Module, parameters: Named) -> Module:
+def bind(module: nn.Module, parameters: Named) -> Module:
+    """Return the module as a function of its inputs, with other parameters."""
     return lambda inputs: functional_call(module, parameters, (inputs,))
 
 
-def _alias(parameters: Named) -> Named:
+def alias(parameters: Named) -> Named:
     """Return new nodes of the graph, so that a gradient by them stops there.
 
     After a generator step the generator depends on the discriminator; a gradient by the discriminator's
@@ -280,9 +283,9 @@ def _unrolled_step(value: Tensor, parameters: Named, lr: float) -> Named:
 def _unrolled_discriminator_step(
     discriminator: nn.Module, d: Named, real: Tensor, fake: Tensor, weight: Tensor, rule: Loss, lr: float
 ) -> Named:
-    points = _penalty_points(rule, real, fake, weight)
-    d = _alias(d)
-    d = _unrolled_step(_discriminator_loss(rule, _bind(discriminator, d), real, fake, points), d, lr)
+    points = penalty_points(rule, real, fake, weight)
+    d = alias(d)
+    d = _unrolled_step(discriminator_loss(rule, bind(discriminator, d), real, fake, points), d, lr)
     if rule.clip is not None:
         d = {name: parameter.clamp(-rule.clip, rule.clip) for name, parameter in d.items()}
     return d
@@ -315,7 +318,7 @@ def unrolled_inner_loop(
             fake = functional_call(generator, g, (latents,))
             weight = noise.interpolation[step, critic_step, task]
             d = _unrolled_discriminator_step(discriminator, d, real, fake, weight, rule, lr)
-        g = _alias(g)
+        g = alias(g)
         fake = functional_call(generator, g, (noise.generator_latents[step, task].to(images),))
         g = _unrolled_step(rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, lr)
         states.append((g, d))
@@ -371,10 +374,10 @@ def maml_losses(
     totals = [torch.zeros_like(support[0, 0, 0, 0]) for _ in range(2)]
     for evaluation, (weight, (g, d)) in enumerate(evaluated):
         opponent = d if generator_objective == "support" else initial[1]
-        generate = _bind(generator, g)
+        generate = bind(generator, g)
         if generator_objective == "query":
             opponent = _adapted_to_query(discriminator, opponent, generate, query, noise, task, rule, inner)
-        networks = generate, _bind(discriminator, d), _bind(discriminator, opponent)
+        networks = generate, bind(discriminator, d), bind(discriminator, opponent)
         values = query_losses(rule, *networks, query, noise, task, evaluation)
         totals = [total + weight * value for total, value in zip(totals, values, strict=True)]
     return totals[0], totals[1]
@@ -393,6 +396,6 @@ def maml_gradient(
         initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
         images = support[task], query[task]
         losses = maml_losses(generator, discriminator, initial, *images, noise, task, **options)
-        generator_rows.append(_gradient(losses[0], initial[0]))
-        discriminator_rows.append(_gradient(losses[1], initial[1]))
-    return _mean(generator_rows), _mean(discriminator_rows)
+        generator_rows.append(gradient(losses[0], initial[0]))
+        discriminator_rows.append(gradient(losses[1], initial[1]))
+    return mean(generator_rows), mean(discriminator_rows)

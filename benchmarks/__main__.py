@@ -1,0 +1,7 @@
+"""`python -m metagan_fast.benchmarks`, the same as `metagan-fast bench`."""
+
+import sys
+
+from .command import main
+
+sys.exit(main())

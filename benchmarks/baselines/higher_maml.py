@@ -1,0 +1,65 @@
+"""MAML's meta-gradient with the library `higher`: patched modules, differentiable SGD.
+
+Gradients are taken by aliases (`p.clone()`) of the functional parameters. The library's ordinary loop takes
+them by the parameters themselves, on which the generator depends after its first step, and so differentiates
+another loop.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it imports the TensorFlow-era torch API
+    import higher
+
+from .plain import LOSSES, Module, Named, discriminator_loss, gradient, mean, penalty_points, query_losses
+
+
+def maml_gradient(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    support: Tensor,
+    query: Tensor,
+    noise: Any,
+    *,
+    loss: str,
+    lr: float,
+    steps: int,
+    critic_steps: int = 1,
+) -> tuple[Named, Named]:
+    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective."""
+    rule = LOSSES[loss]
+    generator_rows, discriminator_rows = [], []
+    for task, images in enumerate(support):
+        optimizers = (torch.optim.SGD(network.parameters(), lr=lr) for network in (generator, discriminator))
+        with (
+            higher.innerloop_ctx(generator, next(optimizers), copy_initial_weights=False) as (g, g_optimizer),
+            higher.innerloop_ctx(discriminator, next(optimizers), copy_initial_weights=False) as (
+                d,
+                d_optimizer,
+            ),
+        ):
+            for step in range(steps):
+                for critic_step in range(critic_steps):
+                    fake = g(noise.discriminator_latents[step, critic_step, task])
+                    points = penalty_points(rule, images, fake, noise.interpolation[step, critic_step, task])
+                    alias = [p.clone() for p in d.fast_params]
+                    d_optimizer.step(
+                        discriminator_loss(rule, _bind(d, alias), images, fake, points), params=alias
+                    )
+                alias = [p.clone() for p in g.fast_params]
+                fake = g(noise.generator_latents[step, task], params=alias)
+                g_optimizer.step(rule.generator(d(fake).reshape(-1)), params=alias)
+            losses = query_losses(rule, g, d, d, query[task], noise, task, -1)
+            generator_rows.append(gradient(losses[0], dict(generator.named_parameters())))
+            discriminator_rows.append(gradient(losses[1], dict(discriminator.named_parameters())))
+    return mean(generator_rows), mean(discriminator_rows)
+
+
+def _bind(network: Any, parameters: list[Tensor]) -> Module:
+    return lambda inputs: network(inputs, params=parameters)

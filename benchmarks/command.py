@@ -1,0 +1,86 @@
+"""`metagan-fast bench`: choose cases, run them, show and write the records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from . import machine, ops, records, workloads
+from .records import Record
+
+CASES: dict[str, ops.OpCase | workloads.WorkloadCase] = {
+    case.name: case for case in (*ops.CASES, *workloads.CASES)
+}
+GROUPS = {"ops": [case.name for case in ops.CASES], "workloads": [case.name for case in workloads.CASES]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark command; return its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        sys.stdout.writelines(f"{name}\n" for name in CASES)
+        return 0
+    environment = machine.describe()
+    print(records.HEADER)
+    failed = False
+    for name in _selected(options.cases):
+        try:
+            for record in _run(name, options):
+                print(records.row(record), flush=True)
+                if options.out:
+                    records.append(options.out, [record], environment)
+        except AssertionError as error:
+            failed = True
+            print(f"{name}: wrong result, not timed: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
+    case = CASES[name]
+    if isinstance(case, ops.OpCase):
+        counts = options.threads or sorted({1, torch.get_num_threads()})
+        return ops.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
+    counts = options.threads or [torch.get_num_threads()]
+    return workloads.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
+
+
+def _selected(names: Sequence[str]) -> list[str]:
+    return [case for name in names for case in GROUPS.get(name, [name])]
+
+
+def _case(name: str) -> str:
+    if name not in CASES and name not in GROUPS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join((*GROUPS, *CASES))}; got {name!r}")
+    return name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metagan-fast bench",
+        description="Time the fused ops and whole inner loops against plain PyTorch and other libraries. "
+        "Results are checked first, contenders timed in alternation. Let the machine do nothing else.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        type=_case,
+        default=list(GROUPS),
+        metavar="CASE",
+        help="cases, or 'ops' or 'workloads'",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds and steps; nothing that has to compile"
+    )
+    parser.add_argument("--out", metavar="FILE", help="append the records to this file as JSON lines")
+    parser.add_argument(
+        "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="timed calls of each contender; each case has its own number"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases and leave")
+    return parser

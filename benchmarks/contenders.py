@@ -1,0 +1,158 @@
+"""Who runs a workload: the package and what people use today, each behind the same two functions."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .baselines import plain, vmap
+from .problem import Problem, join
+
+Result = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender ready to run: `run` is what is timed, `collect` makes its result comparable.
+
+    Results are adapted parameters [tasks, elements] of generator and discriminator, or meta-gradients
+    [elements].
+    """
+
+    run: Callable[[], Any]
+    collect: Callable[[Any], Result]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run a workload.
+
+    Attributes:
+        name: as it stands in the records.
+        prepare: sets it up for a problem.
+        algorithms: those it can run.
+        package: what must be installed.
+        slow_start: whether its first call takes long, so that `--quick` leaves it out.
+    """
+
+    name: str
+    prepare: Callable[[Problem], Prepared]
+    algorithms: tuple[str, ...] = ("reptile", "maml")
+    package: str | None = None
+    slow_start: bool = False
+
+    def missing(self) -> str | None:
+        """Return why it cannot run here, or None."""
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"{self.package} is not installed"
+        return None
+
+
+def _named(named: tuple[dict[str, Tensor], dict[str, Tensor]], dims: int) -> Result:
+    return join(named[0], dims), join(named[1], dims)
+
+
+def _maml_options(problem: Problem) -> dict[str, Any]:
+    return {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
+
+
+def _maml(problem: Problem, gradient: Callable[..., Any]) -> Prepared:
+    batch = problem.batch
+    arguments = (problem.generator, problem.discriminator, batch.support, batch.query, problem.noise)
+    return Prepared(lambda: gradient(*arguments, **_maml_options(problem)), lambda named: _named(named, 0))
+
+
+def _plain(problem: Problem) -> Prepared:
+    if problem.algorithm == "maml":
+        return _maml(problem, plain.maml_gradient)
+
+    def run() -> Any:
+        networks = problem.generator, problem.discriminator
+        options = {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
+        return plain.inner_loop(*networks, problem.batch.support, problem.noise, **options)
+
+    def stack(networks: list[nn.Module]) -> Tensor:
+        return torch.stack([join(dict(network.named_parameters())) for network in networks])
+
+    return Prepared(run, lambda adapted: (stack(adapted[0]), stack(adapted[1])))
+
+
+def _ours(problem: Problem, executor: str) -> Prepared:
+    learner = problem.learner(executor)
+    layouts = learner.generator_layout, learner.discriminator_layout
+    maml = problem.algorithm == "maml"
+    work = learner.meta_gradient if maml else learner.inner_loop
+
+    def collect(result: Any) -> Result:
+        flat = result.generator, result.discriminator
+        return _named((layouts[0].views(flat[0]), layouts[1].views(flat[1])), 0 if maml else 1)
+
+    return Prepared(lambda: work(problem.batch, noise=problem.noise), collect)
+
+
+def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepared:
+    networks = problem.generator, problem.discriminator
+    step = make_step(*networks, loss=problem.loss, lr=problem.lr)
+    support, noise = problem.batch.support, problem.noise
+    run = lambda: vmap.inner_loop(*networks, support, noise, step=step, steps=problem.steps)  # noqa: E731
+    return Prepared(run, lambda named: _named(named, 1))
+
+
+def _compile(problem: Problem) -> Prepared:
+    from .baselines.compile import compiled_step
+
+    return _vectorised(problem, compiled_step)
+
+
+def _jax(problem: Problem) -> Prepared:
+    from .baselines import jax_dcgan
+
+    if problem.loss != "wgan-gp":
+        raise ValueError(f"expected wgan-gp for the JAX baseline, got {problem.loss}")
+    networks = problem.generator, problem.discriminator
+    step = jax_dcgan.compiled_step(*networks, lr=problem.lr)
+    names = ("discriminator_latents", "generator_latents", "interpolation")
+    noise = {name: jax_dcgan.to_jax(getattr(problem.noise, name)) for name in names}
+    support = jax_dcgan.to_jax(problem.batch.support)
+
+    def collect(named: Any) -> Result:
+        as_torch = [
+            {name: torch.tensor(jax_dcgan.to_numpy(a)) for name, a in arrays.items()} for arrays in named
+        ]
+        return _named((as_torch[0], as_torch[1]), 1)
+
+    return Prepared(
+        lambda: jax_dcgan.inner_loop(*networks, support, noise, step=step, steps=problem.steps), collect
+    )
+
+
+def _higher(problem: Problem) -> Prepared:
+    from .baselines.higher_maml import maml_gradient
+
+    return _maml(problem, maml_gradient)
+
+
+def _torchopt(problem: Problem) -> Prepared:
+    from .baselines.torchopt_maml import maml_gradient
+
+    return _maml(problem, maml_gradient)
+
+
+BASELINE = "plain"
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(BASELINE, _plain),
+        Contender("torch executor", lambda problem: _ours(problem, "torch")),
+        Contender("vmap", lambda problem: _vectorised(problem, vmap.vectorised_step), ("reptile",)),
+        Contender("compile", _compile, ("reptile",), slow_start=True),
+        Contender("jax", _jax, ("reptile",), package="jax", slow_start=True),
+        Contender("higher", _higher, ("maml",), package="higher"),
+        Contender("torchopt", _torchopt, ("maml",), package="torchopt"),
+    )
+}

@@ -1,0 +1,82 @@
+"""How many multiply-adds an inner step needs: the floor of the workloads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds of one image's way forward through a network, and through its first layer alone."""
+
+    forward: float
+    first: float
+
+
+def cost(network: nn.Module, inputs: Tensor) -> Cost:
+    """Count the multiply-adds of Linear and Conv2d layers for one row of `inputs`; no taps on padding."""
+    counts: list[float] = []
+
+    def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            counts.append(layer.in_features * layer.out_features)
+        elif isinstance(layer, nn.Conv2d):
+            taps = [
+                _taps(layer, axis, arguments[0].shape[2 + axis], output.shape[2 + axis]) for axis in (0, 1)
+            ]
+            counts.append(layer.in_channels * layer.out_channels // layer.groups * taps[0] * taps[1])
+
+    handles = [layer.register_forward_hook(count) for layer in network.modules()]
+    try:
+        with torch.no_grad():
+            network(inputs[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Cost(sum(counts), counts[0] if counts else 0.0)
+
+
+def _taps(layer: nn.Conv2d, axis: int, size: int, out: int) -> int:
+    """Count the taps along one axis that fall inside the image, over all output positions."""
+    padding = layer.padding[axis] if not isinstance(layer.padding, str) else layer.kernel_size[axis] // 2
+    starts = (position * layer.stride[axis] - padding for position in range(out))
+    return sum(
+        0 <= start + tap * layer.dilation[axis] < size
+        for start in starts
+        for tap in range(layer.kernel_size[axis])
+    )
+
+
+def inner_step(generator: Cost, discriminator: Cost, shots: int, *, penalty: bool) -> float:
+    """Return the multiply-adds of one inner step of one task, nothing computed that is thrown away.
+
+    The discriminator's update: fake images; forward of real and fake; their weight gradients and, but for the
+    first layer, data gradients. A gradient penalty adds, at the interpolates, forward, the gradient by the
+    image, the tangent along it, and one reverse pass: two weight gradients and a data gradient. The
+    generator's update: forward through both networks, data gradients back through the discriminator, both
+    gradients of the generator.
+    """
+    g, d = generator, discriminator
+    update_d = g.forward + 4 * d.forward + 2 * (d.forward - d.first)
+    if penalty:
+        update_d += 5 * d.forward + (d.forward - d.first)
+    update_g = 2 * g.forward + (g.forward - g.first) + 2 * d.forward
+    return shots * (update_d + update_g)
+
+
+def maml_step(generator: Cost, discriminator: Cost, shots: int) -> float:
+    """Return the multiply-adds of one inner step under MAML, without a penalty: `inner_step` and its adjoint.
+
+    The adjoint pulls two cotangents back, one a query loss; they share the primal passes (forward and data
+    gradients of both updates). For each, the discriminator's update takes a tangent along its own parameters
+    (two products a layer, real and fake) and its reverse (four), then both gradients of the generator; the
+    generator's update takes a tangent along the generator's parameters and, from the images on, through the
+    discriminator, and their reverse.
+    """
+    g, d = generator.forward, discriminator.forward
+    shared = 6 * d + 3 * g
+    each = (2 * (2 + 4) * d + 2 * g) + ((1 + 3) * d + (2 + 4) * g)
+    return inner_step(generator, discriminator, shots, penalty=False) + shots * (shared + 2 * each)

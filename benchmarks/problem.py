@@ -1,0 +1,92 @@
+"""One workload made concrete: networks, images and noise that every contender gets."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import metagan_fast as mgf
+from metagan_fast import models
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Networks, a batch of tasks and the noise of one meta-step."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent_dim: int
+    batch: mgf.TaskBatch
+    noise: mgf.Noise
+    algorithm: str
+    loss: str
+    lr: float
+    steps: int
+
+    @classmethod
+    def draw(
+        cls,
+        workload: str,
+        *,
+        algorithm: str,
+        loss: str,
+        lr: float,
+        tasks: int,
+        shots: int,
+        query: int,
+        steps: int,
+    ) -> Problem:
+        """Initialise a workload's networks and draw images of noise: speed does not depend on them."""
+        torch.manual_seed(0)
+        generator, discriminator, latent_dim, image_shape = models.workload(workload)
+        images = torch.rand(tasks, shots + query, *image_shape) * 2 - 1
+        batch = mgf.TaskBatch(images[:, :shots], images[:, shots:] if query else None)
+        inner = mgf.InnerLoop(optimizer="sgd", lr=lr, steps=steps)
+        networks = copy.deepcopy(generator), copy.deepcopy(discriminator)
+        noise = mgf.MetaGAN(*networks, latent_dim=latent_dim, loss=loss, inner=inner).draw_noise(batch)
+        return cls(generator, discriminator, latent_dim, batch, noise, algorithm, loss, lr, steps)
+
+    def learner(self, executor: str = "torch") -> mgf.MetaGAN:
+        """Return the package's learner on copies of the networks."""
+        return mgf.MetaGAN(
+            copy.deepcopy(self.generator),
+            copy.deepcopy(self.discriminator),
+            latent_dim=self.latent_dim,
+            loss=self.loss,
+            inner=mgf.InnerLoop(optimizer="sgd", lr=self.lr, steps=self.steps),
+            meta=mgf.MAML() if self.algorithm == "maml" else mgf.Reptile(),
+            executor=executor,
+        )
+
+    def first(self, *, tasks: int, steps: int) -> Problem:
+        """Return the same problem for its first tasks and inner steps."""
+        tasks, steps = min(tasks, self.batch.tasks), min(steps, self.steps)
+        noise = self.noise.slice(0, tasks)
+        cut = ("discriminator_latents", "generator_latents", "interpolation")
+        noise = dataclasses.replace(noise, **{name: getattr(noise, name)[:steps] for name in cut})
+        return dataclasses.replace(self, batch=self.batch.slice(0, tasks), noise=noise, steps=steps)
+
+    def double(self) -> Problem:
+        """Return the same problem in float64."""
+        return dataclasses.replace(
+            self,
+            generator=copy.deepcopy(self.generator).double(),
+            discriminator=copy.deepcopy(self.discriminator).double(),
+            batch=self.batch.to(dtype=torch.float64),
+            noise=self.noise.to(dtype=torch.float64),
+        )
+
+    def initial(self) -> tuple[Tensor, Tensor]:
+        """Return each network's parameters as one vector, in the order of their names."""
+        return join(dict(self.generator.named_parameters())), join(
+            dict(self.discriminator.named_parameters())
+        )
+
+
+def join(named: dict[str, Tensor], dims: int = 0) -> Tensor:
+    """Return all tensors as one, in the order of their names, flat but for the first `dims` dimensions."""
+    return torch.cat([named[name].detach().flatten(dims) for name in sorted(named)], dim=dims)

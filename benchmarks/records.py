@@ -1,0 +1,117 @@
+"""One measurement is one line of JSON, and one line on the screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .timing import Timing
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one contender took on one case, beside its baseline and its floor, all from the same run.
+
+    `seconds` and `baseline_seconds` are the shortest of the rounds, `ratio` is their quotient.
+    `floor_fraction` is the floor over `seconds`: 1 means as fast as the machine can be. A contender that did
+    not run has `skipped`.
+    """
+
+    case: str
+    contender: str
+    threads: int
+    seconds: float | None = None
+    median: float | None = None
+    spread: float | None = None
+    rounds: int = 0
+    baseline: str | None = None
+    baseline_seconds: float | None = None
+    ratio: float | None = None
+    ratio_of_medians: float | None = None
+    floor_seconds: float | None = None
+    floor_fraction: float | None = None
+    floor: str | None = None
+    first_call_seconds: float | None = None
+    error: float | None = None
+    error_allowed: float | None = None
+    skipped: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What identifies the same measurement in another run."""
+        return self.case, self.contender, self.threads
+
+    def to_json(self, environment: Mapping[str, Any]) -> str:
+        """Return one line of JSON with the environment beside the figures."""
+        figures = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        return json.dumps({**figures, **environment})
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Read what `to_json` wrote; fields of other versions are dropped."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{k: v for k, v in json.loads(line).items() if k in known})
+
+
+def timed(
+    record: Record, timing: Timing, baseline: str, baseline_timing: Timing, floor_seconds: float, floor: str
+) -> Record:
+    """Return the record with the figures of its timing."""
+    return dataclasses.replace(
+        record,
+        seconds=timing.best,
+        median=timing.median,
+        spread=timing.spread,
+        rounds=len(timing.seconds),
+        baseline=baseline,
+        baseline_seconds=baseline_timing.best,
+        ratio=baseline_timing.best / timing.best,
+        ratio_of_medians=baseline_timing.median / timing.median,
+        floor_seconds=floor_seconds,
+        floor_fraction=floor_seconds / timing.best,
+        floor=floor,
+    )
+
+
+_COLUMNS = ("case", "contender", "threads", "time", "spread", "ratio", "floor", "error")
+HEADER = "{:<24} {:<14} {:>7} {:>11} {:>7} {:>8} {:>7}  {:>9}".format(*_COLUMNS)
+
+
+def row(record: Record) -> str:
+    """Return a record as one line under `HEADER`."""
+    start = f"{record.case:<24} {record.contender:<14} {record.threads:>7}"
+    if record.seconds is None or record.skipped is not None:
+        return f"{start} skipped: {record.skipped}"
+    error = "" if record.error is None else f"{record.error:.1e}"
+    return (
+        f"{start} {record.seconds * 1e3:>8.2f} ms {record.spread or 0:>7.0%} {record.ratio or 0:>7.2f}x "
+        f"{record.floor_fraction or 0:>7.0%}  {error:>9}"
+    )
+
+
+def read(path: str | Path) -> list[Record]:
+    """Read a file of JSON lines.
+
+    Raises:
+        ValueError: a line is not a record; the message names file and line.
+    """
+    records = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(Record.from_json(line))
+        except (ValueError, TypeError, AttributeError) as error:
+            message = f"expected a benchmark record on line {number} of {path}, got {line[:60]!r} ({error})"
+            raise ValueError(message) from None
+    return records
+
+
+def append(path: str | Path, records: Iterable[Record], environment: Mapping[str, Any]) -> None:
+    """Append records to a file as JSON lines."""
+    with Path(path).open("a") as file:
+        file.writelines(record.to_json(environment) + "\n" for record in records)

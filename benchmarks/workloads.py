@@ -1,0 +1,187 @@
+"""Cases of whole inner loops: contenders checked against float64, then timed in alternation."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import machine, operations
+from .contenders import BASELINE, CONTENDERS, Contender, Result
+from .problem import Problem
+from .records import Record, timed
+from .timing import Run, alternate
+
+# A GAN's inner loop amplifies rounding, so a contender is judged by its distance to the plain loop in
+# float64, in multiples of the float32 plain loop's own: this many after one step, this many after all.
+ONE_STEP, ALL_STEPS = 3.0, 10.0
+LEAST_ERROR = 1e-5
+
+
+@dataclass(frozen=True)
+class WorkloadCase:
+    """One inner loop: whose networks, how many tasks, which algorithm and loss.
+
+    `contenders` are names of `contenders.CONTENDERS`; `checked_tasks` is how many tasks the check looks at.
+    """
+
+    name: str
+    workload: str
+    tasks: int
+    contenders: tuple[str, ...]
+    algorithm: str = "reptile"
+    loss: str = "wgan-gp"
+    steps: int = 10
+    shots: int = 4
+    query: int = 0
+    lr: float = 1e-3
+    rounds: int = 5
+    checked_tasks: int = 2
+
+    def draw(self) -> Problem:
+        """Return the problem that all contenders solve."""
+        return Problem.draw(
+            self.workload,
+            algorithm=self.algorithm,
+            loss=self.loss,
+            lr=self.lr,
+            tasks=self.tasks,
+            shots=self.shots,
+            query=self.query,
+            steps=self.steps,
+        )
+
+    def quick(self) -> WorkloadCase:
+        """Return a short form of the case."""
+        return dataclasses.replace(self, steps=min(self.steps, 2), rounds=2, checked_tasks=1)
+
+
+_SMALL = (BASELINE, "torch executor", "vmap", "compile", "jax")
+_LARGE = (BASELINE, "torch executor", "vmap")
+CASES = (
+    WorkloadCase("mlp-8", "mlp-8", 16, _SMALL, rounds=15),
+    WorkloadCase("dcgan-16", "dcgan-16", 16, _SMALL, rounds=7),
+    WorkloadCase("dcgan-32", "dcgan-32", 8, _SMALL),
+    WorkloadCase("figr", "figr", 1, _LARGE, rounds=3, checked_tasks=1),
+    WorkloadCase("figr-8", "figr", 8, _LARGE, rounds=2, checked_tasks=1),
+    WorkloadCase("figr-resnet", "figr-resnet", 1, _LARGE, rounds=3, checked_tasks=1),
+    WorkloadCase(
+        "maml-32",
+        "maml-32",
+        8,
+        (BASELINE, "torch executor", "higher", "torchopt"),
+        algorithm="maml",
+        loss="non-saturating",
+        steps=5,
+        query=4,
+        rounds=3,
+    ),
+)
+
+
+def run(
+    case: WorkloadCase, *, thread_counts: Sequence[int], quick: bool = False, rounds: int | None = None
+) -> Iterator[Record]:
+    """Check every contender's result, then time all of them together.
+
+    Raises:
+        AssertionError: a result is further from float64 than design allows.
+    """
+    if quick:
+        case = case.quick()
+    problem = case.draw()
+    for count in thread_counts:
+        with machine.threads(count):
+            yield from _run(case, problem, count, quick, rounds or case.rounds)
+
+
+def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int) -> Iterator[Record]:
+    runs: dict[str, Run] = {}
+    records: dict[str, Record] = {}
+    judge = Judge(case, problem)
+    for name in case.contenders:
+        contender = CONTENDERS[name]
+        record = Record(case.name, name, count)
+        reason = contender.missing() or ("left out by --quick" if quick and contender.slow_start else None)
+        if reason is not None:
+            yield dataclasses.replace(record, skipped=reason)
+            continue
+        error, allowed = judge.check(contender)
+        runs[name] = contender.prepare(problem).run
+        before = time.perf_counter()
+        runs[name]()
+        first = time.perf_counter() - before
+        records[name] = dataclasses.replace(
+            record, error=error, error_allowed=allowed, first_call_seconds=first
+        )
+    timings = alternate(runs, rounds=rounds, warm_up=0 if quick else 1)
+    seconds, kind = floor(case, problem)
+    for name, timing in timings.items():
+        yield timed(records[name], timing, BASELINE, timings[BASELINE], seconds, kind)
+
+
+def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
+    """Return the seconds that this machine needs at its peak, and what limits them."""
+    latents = problem.noise.generator_latents[0, 0]
+    generator = operations.cost(problem.generator, latents)
+    discriminator = operations.cost(problem.discriminator, problem.batch.support[0])
+    if case.algorithm == "maml":
+        multiply_adds = operations.maml_step(generator, discriminator, case.shots)
+    else:
+        penalty = case.loss in ("wgan-gp", "figr", "r1")
+        multiply_adds = operations.inner_step(generator, discriminator, case.shots, penalty=penalty)
+    elements = sum(p.numel() for n in (problem.generator, problem.discriminator) for p in n.parameters())
+    runs = case.tasks * case.steps
+    by_arithmetic = runs * multiply_adds / machine.multiply_add_rate()
+    by_memory = (
+        runs * elements * 4 * 2 / machine.copy_bandwidth()
+    )  # each parameter is read and written every step
+    return max((by_arithmetic, "multiply-adds"), (by_memory, "copy bandwidth"))
+
+
+class Judge:
+    """Holds what the contenders of a case are compared with; the float64 loop runs once."""
+
+    def __init__(self, case: WorkloadCase, problem: Problem) -> None:
+        self._name = case.name
+        self._stages = []
+        for steps, factor in ((1, ONE_STEP), (case.steps, ALL_STEPS)):
+            part = problem.first(tasks=case.checked_tasks, steps=steps)
+            exact = _solve(CONTENDERS[BASELINE], part.double())
+            own = _distances(_solve(CONTENDERS[BASELINE], part), exact, part)
+            self._stages.append((part, exact, [max(factor * error, LEAST_ERROR) for error in own]))
+
+    def check(self, contender: Contender) -> tuple[float, float]:
+        """Return the worse network's distance to float64 after all steps, and what is allowed.
+
+        Raises:
+            AssertionError: a distance is above what is allowed.
+        """
+        worst = (0.0, 1.0)
+        for part, exact, allowed in self._stages:
+            errors = _distances(_solve(contender, part), exact, part)
+            worst = max(zip(errors, allowed, strict=True), key=lambda pair: pair[0] / pair[1])
+            assert worst[0] <= worst[1], (
+                f"{contender.name} on {self._name}: {worst[0]:.1e} of the change away from float64 after "
+                f"{part.steps} steps, allowed {worst[1]:.1e}"
+            )
+        return worst
+
+
+def _solve(contender: Contender, problem: Problem) -> Result:
+    prepared = contender.prepare(problem)
+    return prepared.collect(prepared.run())
+
+
+def _distances(actual: Result, exact: Result, problem: Problem) -> list[float]:
+    """Return each network's L2 distance to `exact`, relative to the change (or to the meta-gradient)."""
+    starts: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+    if problem.algorithm != "maml":
+        starts = problem.initial()
+    return [
+        ((a.double() - e).norm() / (e - start).norm()).item()
+        for a, e, start in zip(actual, exact, starts, strict=True)
+    ]
