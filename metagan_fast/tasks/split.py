@@ -59,7 +59,8 @@ def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: s
             f"{validation} for validation and {test} for test leave none to train on"
         )
     drawn = draws.words(seed, draws.Stream.SPLIT, 0, (total,))
-    order = np.array(sorted(classes))[np.argsort(drawn, kind="stable")].tolist()
+    by_name = sorted(classes)
+    order = [by_name[index] for index in np.argsort(drawn, kind="stable")]
     return {
         "train": set(order[:train]),
         "validation": set(order[train : train + validation]),
