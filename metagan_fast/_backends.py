@@ -1,7 +1,7 @@
 """Which code runs an op: a table, read from the top, first match wins.
 
-A backend that was asked for by name (`use_backend`) and cannot run raises and says why. Without a name, one that could
-have served but is not available is passed over, which is logged once.
+A backend that was asked for by name (`use_backend`) and cannot run raises and says why. Without a name, one
+that could have served but is not available is passed over, which is logged once.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from metagan_fast import _native, reference
 from metagan_fast._logging import log_once
+
+if TYPE_CHECKING:
+    from metagan_fast.flat import FlatLayout
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,9 @@ ANY = "any"
 class Implementation:
     """One row of the table: what runs `op` for buffers of `dtypes` on `device`.
 
-    `is_available()` returns whether it can run here, and if not, why. `function` takes the op's tensors and options and
-    `out`, a tuple of tensors to write (inputs among them), or None for new ones; it returns a tuple.
+    `is_available()` returns whether it can run here, and if not, why. `function` takes the op's tensors and
+    options and `out`, a tuple of tensors to write (inputs among them), or None for new ones; it returns a
+    tuple.
     """
 
     op: str
@@ -42,6 +46,11 @@ class Implementation:
     function: Callable[..., tuple[Tensor, ...]]
 
 
+def expand_rate(lr: float | Tensor, layout: FlatLayout | None) -> float | Tensor:
+    """Return a learning rate that broadcasts against the buffers."""
+    return layout.expand(lr) if layout is not None and isinstance(lr, Tensor) and lr.ndim > 0 else lr
+
+
 def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
     """Return the op of `reference` in the form that the table holds."""
     formula = getattr(reference, op)
@@ -50,8 +59,7 @@ def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
         *tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any
     ) -> tuple:
         if layout is not None:
-            *tensors, lr = tensors
-            tensors = (*tensors, layout.expand(lr))
+            tensors = (*tensors[:-1], expand_rate(tensors[-1], layout))
         results = formula(*tensors, **options)
         results = results if isinstance(results, tuple) else (results,)
         if out is None:
@@ -79,8 +87,8 @@ _requested: ContextVar[str | None] = ContextVar("metagan_fast_backend", default=
 def use_backend(name: str | None) -> Iterator[None]:
     """Run the fused ops on one backend within a `with` block, in this thread.
 
-    Under torch.compile, and where an op without a derivative of its own is differentiated, ops are plain PyTorch
-    whatever the backend.
+    Under torch.compile, and where an op without a derivative of its own is differentiated, ops are plain
+    PyTorch whatever the backend.
 
     Args:
         name: "native", "reference", or None for the best that is available.

@@ -1,7 +1,7 @@
 """The compiled extension behind the signatures of `reference`: the only place that touches addresses.
 
-Each function takes an op's validated tensors (`[numel]` or `[rows, numel]`, any strides) and writes to `out`, which may
-hold some of the inputs, or to new tensors when `out` is None. It returns what it wrote.
+Each function takes an op's validated tensors (`[numel]` or `[rows, numel]`, any strides) and writes to `out`,
+which may hold some of the inputs, or to new tensors when `out` is None. It returns what it wrote.
 """
 
 from __future__ import annotations
@@ -310,7 +310,7 @@ def _matrix(x: Tensor | None) -> tuple[int, int] | None:
 
 
 def _inputs(*tensors: Tensor | None) -> tuple:
-    """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients, for one."""
+    """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients."""
     return tuple(x if x is None or x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous() for x in tensors)
 
 

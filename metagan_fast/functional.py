@@ -1,23 +1,24 @@
 """Fused optimizer and meta-learning updates over flat buffers: one pass over memory each.
 
-**Buffers** are `[numel]`, or `[tasks, numel]` with one row a task, in float32, bfloat16 or float64; all buffers of a
-call share shape, dtype and device. bfloat16 is storage: arithmetic is float32, rounded once at the end. float32 and
-float64 compute in their own precision. Rows may be any distance apart; inputs whose elements are not adjacent are
-copied first. Zero padding (see `metagan_fast.flat`) stays zero.
+**Buffers** are `[numel]`, or `[tasks, numel]` with one row a task, in float32, bfloat16 or float64; all
+buffers of a call share shape, dtype and device. bfloat16 is storage: arithmetic is float32, rounded once at
+the end. float32 and float64 compute in their own precision. Rows may be any distance apart; inputs whose
+elements are not adjacent are copied first. Zero padding (see `metagan_fast.flat`) stays zero.
 
-**Learning rates** are a number, a 0-dim tensor, or a tensor: `[tasks]` or `[tasks, 1]` (one a task), `[numel]` or
-`[tasks, numel]` (one an element), and with `layout=` `[slots]` or `[tasks, slots]` (one a parameter tensor, in the order
-of `layout.slots`). Tensors are not checked for sign.
+**Learning rates** are a number, a 0-dim tensor, or a tensor: `[tasks]` or `[tasks, 1]` (one a task),
+`[numel]` or `[tasks, numel]` (one an element), and with `layout=` `[slots]` or `[tasks, slots]` (one a
+parameter tensor, in the order of `layout.slots`). Tensors are not checked for sign.
 
-**Results.** A function returns new tensors; its twin with a trailing underscore overwrites the tensors it names and
-returns those. A twin refuses tensors that require grad while grad mode is on, memory that overlaps, and `torch.func`
-transforms. On every backend, instruction set and number of threads the result has the bits of
-`metagan_fast.reference`, except for `clip_grad_norm`.
+**Results.** A function returns new tensors; its twin with a trailing underscore overwrites the tensors it
+names and returns those. A twin refuses tensors that require grad while grad mode is on, memory that overlaps,
+and `torch.func` transforms. On every backend, instruction set and number of threads the result has the bits
+of `metagan_fast.reference`, except for `clip_grad_norm`.
 
-**Derivatives.** The functions (not the twins) can be differentiated to any order by every tensor argument, learning
-rates included, under autograd, `torch.func` (grad, vmap, jvp and their compositions) and torch.compile. `sgd_step` and
-`adam_step` keep the fused kernel then; the others, and everything under torch.compile, become plain PyTorch. The
-derivative of a square root at 0 is defined as 0, as in the library `higher`.
+**Derivatives.** The functions (not the twins) can be differentiated to any order by every tensor argument,
+learning rates included, under autograd, `torch.func` (grad, vmap, jvp and their compositions) and
+torch.compile. `sgd_step` and `adam_step` keep the fused kernel then; the others, and everything under
+torch.compile, become plain PyTorch. The derivative of a square root at 0 is defined as 0, as in the library
+`higher`.
 
 `use_backend("native" | "reference")` is a context manager that chooses who computes.
 """
@@ -145,7 +146,8 @@ def adam_step(
         step: number of this step, from 1.
         betas: decay of the two means, in [0, 1).
         eps: added to the square root, at least 0.
-        eps_root: added under the square root, at least 0; keeps its derivative finite. One of the two is above 0.
+        eps_root: added under the square root, at least 0; keeps its derivative finite. One of the two is
+        above 0.
         weight_decay: at least 0; an L2 penalty, or with `decoupled` AdamW's shrinking by `lr * weight_decay`.
         decoupled: AdamW.
         layout: makes `lr` one value a parameter tensor.
@@ -240,7 +242,8 @@ def rmsprop_step(
         layout: makes `lr` one value a parameter tensor.
 
     Returns:
-        `(params, square_avg)`, then `momentum_buffer` when `momentum` is not 0, then `grad_avg` when `centered`.
+        `(params, square_avg)`, then `momentum_buffer` when `momentum` is not 0, then `grad_avg` when
+        `centered`.
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
@@ -301,10 +304,10 @@ def rmsprop_step_(
 def reptile_interpolate(
     initial: Tensor, adapted: Tensor, step_size: float | Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """Move an initialisation towards adapted parameters: Reptile's meta-step (Nichol et al. 2018, algorithm 2).
+    """Move an initialisation towards adapted parameters, Reptile's meta-step (Nichol et al. 2018, alg. 2).
 
-    `initial + step_size * mean(adapted[task] - initial)`, or with weights the weighted sum in place of the mean.
-    Tasks are added in index order.
+    `initial + step_size * mean(adapted[task] - initial)`, or with weights the weighted sum in place of the
+    mean. Tasks are added in index order.
 
     Args:
         initial: `[numel]`.
@@ -369,7 +372,8 @@ def meta_adam_step(
     Args:
         params: the initialisation, `[numel]`.
         adapted: `[tasks, numel]`, at least one task.
-        exp_avg, exp_avg_sq, lr, step, betas, eps, weight_decay, decoupled, layout: as in `adam_step`; `eps` above 0.
+        exp_avg, exp_avg_sq, lr, step, betas, eps, weight_decay, decoupled, layout: as in `adam_step`; `eps`
+        above 0.
         weights: as in `reptile_interpolate`.
 
     Returns:
@@ -429,11 +433,12 @@ def meta_adam_step_(
 
 
 def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-    """Scale each row to an L2 norm of at most `max_norm` (Pascanu et al. 2013), as `torch.nn.utils.clip_grad_norm_`.
+    """Scale each row to an L2 norm of at most `max_norm` (Pascanu et al. 2013), as torch's `clip_grad_norm_`.
 
-    The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within 2 ulp of the
-    reference. Rows are multiplied by `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose norm is infinite
-    becomes 0 (NaN where it was infinite), one whose norm is NaN becomes NaN: look at the norms.
+    The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within 2
+    ulp of the reference. Rows are multiplied by `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose
+    norm is infinite becomes 0 (NaN where it was infinite), one whose norm is NaN becomes NaN: look at the
+    norms.
 
     Args:
         grads: `[numel]` or `[tasks, numel]`.
@@ -454,7 +459,9 @@ def clip_grad_norm_(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
 
 
 def ema_update(average: Tensor, params: Tensor, decay: float) -> Tensor:
-    """Return the exponential moving average after one more value, `average + (1 - decay) * (params - average)`.
+    """Return the exponential moving average after one more value.
+
+    That is `average + (1 - decay) * (params - average)`.
 
     Args:
         average: `[numel]` or `[tasks, numel]`.

@@ -1,17 +1,17 @@
 """Every fused op in plain PyTorch: the executable specification.
 
-The kernels in `csrc/updates.h` and `kernels/` follow these lines operation by operation, and tests hold them to the
-same bits. For that, three rules hold here:
+The kernels in `csrc/updates.h` and `kernels/` follow these lines operation by operation, and tests hold them
+to the same bits. For that, three rules hold here:
 
 - One torch call is one rounding: never `alpha=`, `addcmul`, `addcdiv`, `lerp`, and never `number / tensor`,
   which PyTorch computes as a reciprocal and a product.
-- bfloat16 is storage only: converted to float32 on the way in, rounded once on the way out. Everything else computes
-  in its own dtype. Python numbers are rounded to that dtype once.
+- bfloat16 is storage only: converted to float32 on the way in, rounded once on the way out. Everything else
+  computes in its own dtype. Python numbers are rounded to that dtype once.
 - Tasks are added in index order, and anything that depends on the step alone is computed in Python.
 
-The functions take tensors of any shape that broadcasts, return new tensors and are made of ordinary differentiable
-operations, so they compose with autograd, `torch.func` and `torch.compile`. They validate nothing and know no learning
-rate forms beyond broadcasting: `metagan_fast.functional` does that.
+The functions take tensors of any shape that broadcasts, return new tensors and are made of ordinary
+differentiable operations, so they compose with autograd, `torch.func` and `torch.compile`. They validate
+nothing and know no learning rate forms beyond broadcasting: `metagan_fast.functional` does that.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def rmsprop_step(
     centered: bool = False,
     grad_avg: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return `(params, square_avg)`, then `momentum_buffer` if `momentum` is not 0, then `grad_avg` if `centered`."""
+    """Return `(params, square_avg)`, then `momentum_buffer` with momentum, then `grad_avg` if `centered`."""
     p, g = widen(params), widen(grads)
     rate = widen(lr, like=p)
     if weight_decay != 0:
@@ -158,8 +158,8 @@ def meta_adam_step(
 def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """Return the rows of `grads` scaled to a norm of at most `max_norm`, and the norms before that.
 
-    Norm and scale are computed in float64 and rounded to the arithmetic dtype; the order of the sum is the one thing
-    that is not specified here.
+    Norm and scale are computed in float64 and rounded to the arithmetic dtype; the order of the sum is the
+    one thing that is not specified here.
     """
     g = widen(grads)
     wide = g.double()
@@ -180,13 +180,19 @@ def inverse_bias_corrections(step: int, betas: tuple[float, float]) -> tuple[flo
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
-    """Return the square root with every derivative at 0 defined as 0."""
+    """Return the square root, correctly rounded in float32, with every derivative at 0 defined as 0.
+
+    On a CPU `torch.sqrt` may be MKL's, which misses the nearest number now and then. By way of float64 it is
+    found always: no root of a float32 number lies within 4 ulp (of float64) of the middle between two others.
+    """
     zero = x == 0
-    return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
+    x = torch.where(zero, 1.0, x)
+    root = torch.sqrt(x.double()).float() if x.dtype == torch.float32 and x.is_cpu else torch.sqrt(x)
+    return torch.where(zero, 0.0, root)
 
 
 def widen(x: float | Tensor, like: Tensor | None = None) -> Tensor:
-    """Return `x` in the arithmetic dtype: that of `like` if given, else float32 for bfloat16 and its own otherwise."""
+    """Return `x` in the arithmetic dtype: that of `like` if given, else its own or float32."""
     if not isinstance(x, Tensor):
         assert like is not None
         return torch.full((), x, dtype=like.dtype, device=like.device)

@@ -26,6 +26,14 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         1e-2,
         "change over two float32 inner steps, other libraries: the penalty amplifies rounding",
     ),
+    "float32-derivative": (
+        1e-5,
+        "a gradient in float32 by another formula, divided by roots that magnify rounding",
+    ),
+    "bf16-derivative": (
+        0.03,
+        "a gradient from moments stored in bf16 (8 bits) against one from the unrounded ones",
+    ),
 }
 
 

@@ -1,7 +1,7 @@
-"""The fused ops between `functional` and the backends, one file an op: what is accepted, and what the derivative is.
+"""The fused ops between `functional` and the backends, one file an op: what it accepts, how it derives.
 
-Each file's `call` checks the arguments of the public function whose name it is given (a trailing underscore: in
-place) and runs the op by one of three routes:
+Each file's `call` checks the arguments of the public function whose name it is given (a trailing underscore:
+in place) and runs the op by one of three routes:
 
 - No derivative is wanted: straight to a backend's kernel.
 - A derivative is wanted, or a `torch.func` transform is at work: `sgd_step` and `adam_step` go through an
@@ -9,6 +9,7 @@ place) and runs the op by one of three routes:
   PyTorch of `reference`.
 - torch.compile or another tracer is looking: plain PyTorch, which a compiler can fuse.
 
-There are no `torch.library` operators here on purpose. A tracer never meets a kernel, so nothing needs a schema or
-a fake; `register_autograd` breaks `torch.func.grad`; and an operator that mutates gives wrong gradients silently.
+There are no `torch.library` operators here on purpose. A tracer never meets a kernel, so nothing needs a
+schema or a fake; `register_autograd` breaks `torch.func.grad`; and an operator that mutates gives wrong
+gradients silently.
 """

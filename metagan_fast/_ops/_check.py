@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def buffers(op: str, **tensors: Tensor | None) -> None:
-    """Check that the first is `[numel]` or `[tasks, numel]` of a supported dtype, and that the others match it."""
+    """Check that the first is `[numel]` or `[tasks, numel]` in a supported dtype, and that the rest match."""
     (name, first), *others = tensors.items()
     if not isinstance(first, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(first).__name__}")
     shape, dtype, device = first.shape, first.dtype, first.device
     if len(shape) not in (1, 2):
         raise ValueError(
-            f"{op}: {name} must be [numel] or [tasks, numel], got {list(shape)}; flatten it (see metagan_fast.flat)"
+            f"{op}: {name} must be [numel] or [tasks, numel], got {list(shape)}; see FlatLayout.flatten"
         )
     if dtype not in _native.DTYPES:
         raise ValueError(f"{op}: {name} must be float32, bfloat16 or float64, got {dtype}; convert it")
@@ -78,7 +78,7 @@ def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayou
         return lr
     if not lr.is_floating_point():
         raise ValueError(f"{op}: lr must be a floating-point tensor, got {lr.dtype}")
-    if lr.device != params.device and lr.ndim > 0:
+    if lr.device != params.device and (lr.ndim > 0 or lr.device.type != "cpu"):
         raise ValueError(f"{op}: lr must be on {params.device} as the parameters, got {lr.device}; move it")
     rows, numel = params.shape[:-1], params.shape[-1]
     shape = lr.shape
@@ -94,7 +94,8 @@ def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayou
     if len(shape) == 1 and rows and shape[0] == rows[0]:
         if shape[0] == numel:
             raise ValueError(
-                f"{op}: lr {list(shape)} could be one value a task or one an element; pass [{numel}, 1] or [1, {numel}]"
+                f"{op}: lr {list(shape)} could be one value a task or one an element; "
+                f"pass [{numel}, 1] or [1, {numel}]"
             )
         return lr.unsqueeze(-1)
     if shape not in ((), (numel,), (1,)) and not (
@@ -153,9 +154,9 @@ def step_size(op: str, value: float | Tensor) -> None:
 
 
 def targets(op: str, written: dict[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
-    """Return None for a functional op, and for an in-place one the tensors to write, after checking that it may.
+    """Return None for a functional op, and for an in-place one the tensors to write.
 
-    It may when no derivative is wanted and no written memory is shared.
+    Checks that no derivative is wanted of them and that they share no memory.
     """
     if not op.endswith("_"):
         return None
@@ -204,5 +205,6 @@ def _same_kind(op: str, name: str, x: Tensor, like: str, dtype: torch.dtype, dev
 def _fits_layout(op: str, params: Tensor, layout: FlatLayout) -> None:
     if params.shape[-1] != layout.numel:
         raise ValueError(
-            f"{op}: layout has {layout.numel} elements, the parameters have {params.shape[-1]}; is it another module's?"
+            f"{op}: expected parameters of {layout.numel} elements as layout, got {params.shape[-1]}; "
+            "is it another module's layout?"
         )

@@ -32,8 +32,9 @@ def run(
 ) -> tuple[Tensor, ...]:
     """Run a checked op by the route that the call needs.
 
-    The first tensor decides device and dtype; a learning rate comes last. With `out` the op works in place: the
-    caller has made sure that no derivative is wanted. `differentiable` is the op around a kernel, if there is one.
+    The first tensor decides device and dtype; a learning rate comes last. With `out` the op works in place:
+    the caller has made sure that no derivative is wanted. `differentiable` is the op around a kernel, if
+    there is one.
     """
     way = route(*tensors, *options.values())
     if way is Route.KERNEL:
@@ -77,10 +78,9 @@ def as_rows(x: Tensor) -> Tensor:
 
 def rate_as_rows(lr: float | Tensor, layout: FlatLayout | None, device: torch.device) -> Tensor:
     """Return a learning rate as `[1 or rows, 1 or numel]`."""
+    lr = _backends.expand_rate(lr, layout)
     if not isinstance(lr, Tensor):
         return torch.full((1, 1), lr, dtype=torch.float64, device=device)
-    if layout is not None and lr.ndim > 0:
-        lr = layout.expand(lr)
     return lr.reshape(1, -1) if lr.ndim < 2 else lr
 
 
@@ -92,7 +92,8 @@ def fold_into_rows(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Serve as the vmap rule of an element-wise op over rows: a batch of rows is more rows.
 
-    The first operand has all rows; others may have one, which every row shares. What is not batched is expanded.
+    The first operand has all rows; others may have one, which every row shares. What is not batched is
+    expanded.
     """
     first, dim = operands[0], in_dims[0]
     rows, numel = first.shape if dim is None else first.movedim(dim, 0).shape[1:]

@@ -1,4 +1,4 @@
-"""The derivatives of `adam_step`, in the notation of Kingma and Ba (2015): m, v and the update u = m_hat / (s + eps)."""
+"""`adam_step`: the checked call, and the derivatives (m and v as Kingma and Ba 2015 call them)."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class _AdamStep(torch.autograd.Function):
 
 
 class _Linearisation(NamedTuple):
-    """The partial derivatives that backward and jvp share, differentiable themselves, in the arithmetic dtype."""
+    """The partial derivatives that backward and jvp share, themselves differentiable."""
 
     grads: Tensor  # with L2 weight decay added
     update_by_m: Tensor

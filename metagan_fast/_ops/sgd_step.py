@@ -1,4 +1,4 @@
-"""The derivatives of `sgd_step`: the step is linear but for the product of learning rate and direction."""
+"""`sgd_step`: the checked call, and the derivatives of a step that is linear but for `lr * direction`."""
 
 from __future__ import annotations
 
