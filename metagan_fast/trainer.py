@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from .learner import MetaGAN
-    from .tasks import Tasks
+    from .tasks import TaskBatch, Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,9 @@ class Trainer:
         training: the outer loop.
         record: plain data stored with each checkpoint, such as the run's configuration and its split.
         progress: what is told how it goes.
+
+    Raises:
+        ValueError: the data cannot give such batches.
     """
 
     def __init__(
@@ -130,6 +133,8 @@ class Trainer:
         self.training = training
         self.record = dict(record or {})
         self.progress = progress or Silence()
+        self._batch(0)  # what cannot be drawn is told before training
+        self._validation_batch = self._draw_validation_batch()
         self._saved_step: int | None = None
 
     def resume(self) -> None:
@@ -182,15 +187,25 @@ class Trainer:
 
     def _meta_step(self, writer: SummaryWriter) -> dict[str, float]:
         training = self.training
-        batch = self.tasks.train.sample(
-            tasks=training.tasks, shots=training.shots, query=training.query, step=self.learner.step
-        )
-        metrics = self.learner.meta_step(batch)
+        metrics = self.learner.meta_step(self._batch(self.learner.step))
         step = self.learner.step
         if step % training.log_every == 0 or step == training.meta_steps:
             self._log(writer, metrics)
         self.progress.step(step, metrics)
         return metrics
+
+    def _batch(self, step: int) -> TaskBatch:
+        training = self.training
+        return self.tasks.train.sample(
+            tasks=training.tasks, shots=training.shots, query=training.query, step=step
+        )
+
+    def _draw_validation_batch(self) -> TaskBatch | None:
+        classes = len(self.tasks.validation.classes)
+        if not classes:
+            return None
+        tasks = min(self.training.validation_tasks, classes)
+        return self.tasks.validation.sample(tasks=tasks, shots=self.training.shots, query=0, step=0)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.learner.step % every == 0
@@ -205,15 +220,11 @@ class Trainer:
 
     def _validate(self, writer: SummaryWriter) -> None:
         """Adapt to the same held-out classes each time; draw support images above generated ones."""
-        classes = self.tasks.validation.classes
-        if not classes:
+        batch = self._validation_batch
+        if batch is None:
             return
-        training = self.training
-        batch = self.tasks.validation.sample(
-            tasks=min(training.validation_tasks, len(classes)), shots=training.shots, query=0, step=0
-        )
         adapted = self.learner.inner_loop(batch)
-        samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * training.shots)
+        samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * batch.shots)
         laid_out = images.task_grid(batch.support, samples)
         step = self.learner.step
         images.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])

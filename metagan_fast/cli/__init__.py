@@ -38,7 +38,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C."""
-    given = parser().parse_args(arguments)
+    top = parser()
+    given, rest = top.parse_known_args(arguments)
+    if given.command == "bench":
+        given.arguments = rest  # the benchmarks read their own
+    elif rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(format="%(message)s", level=logging.DEBUG if given.debug else logging.WARNING)
     try:
         code: int = given.run(given)

@@ -43,7 +43,6 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
     parser.set_defaults(run=run_evaluate)
     bench = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
-    bench.add_argument("arguments", nargs=argparse.REMAINDER)
     bench.set_defaults(run=run_bench)
     info = subparsers.add_parser(
         "info", help="say what this installation can use", description="Say what can be used."
@@ -106,13 +105,21 @@ def run_info(given: argparse.Namespace) -> int:
         print(f"{name:16} {value}")
     print(f"{'triton':16} {_version('triton')}")
     print(f"{'threads':16} {_native.threads()}")
-    print(f"{'instruction set':16} {_native.instruction_set() or 'none: no compiled extension'}")
+    print(f"{'instruction set':16} {_instruction_set()}")
     print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
     for name in _backends.BACKENDS:
         row = next(row for row in _backends.IMPLEMENTATIONS if row.backend == name)
         available, reason = row.is_available()
         print(f"{'backend ' + name:16} {'available' if available else f'not available: {reason}'}")
     return 0
+
+
+def _instruction_set() -> str:
+    try:
+        from .. import _core
+    except ImportError:
+        return "as PyTorch's: the compiled extension is missing"
+    return f"{_core.isa()} (this processor runs {', '.join(_core.available_isas())})"
 
 
 def _version(package: str) -> str:

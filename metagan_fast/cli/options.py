@@ -114,7 +114,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             metavar=("TRAIN", "VALIDATION", "TEST"),
         ),
         Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
-        Option("--data-option", "data", "options of one source: labels=..., fonts=..., characters=...", **_OPTIONS),
+        Option(
+            "--data-option",
+            "data",
+            "options of one source: labels=..., fonts=..., characters=...",
+            **_OPTIONS,
+        ),
         Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", int),
     ),
     "networks and loss": (

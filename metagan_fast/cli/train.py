@@ -52,35 +52,26 @@ def run(given: argparse.Namespace) -> int:
     """Train, and say where things are."""
     path = given.out or Path("runs") / (given.preset or "default")
     changes = options.changes(given)
-    folder = None
+    folder = RunFolder.open(path) if given.resume else RunFolder(path)
+    split = None
     if given.resume:
-        folder = RunFolder.open(path)
         stored = folder.read_config()
-        config = continued(stored["settings"], given.preset, changes)
-        split = stored["split"]
+        config, split = continued(stored["settings"], given.preset, changes), stored["split"]
     else:
-        config = configuration.resolve(
-            configuration.merge(configuration.from_preset(given.preset or "default"), changes)
-        )
-        split = None
+        preset = configuration.from_preset(given.preset or "default")
+        config = configuration.resolve(configuration.merge(preset, changes))
         RunFolder.check_free(path, overwrite=given.overwrite)  # before the data take their time
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
     tasks = configuration.build_tasks(config, split)
     learner = configuration.build_learner(config, tasks.image_shape)
-    if folder is None:
-        folder = RunFolder.create(path, overwrite=given.overwrite)
     record = {"settings": config, "split": tasks.split_record(), "image_shape": list(tasks.image_shape)}
-    trainer = Trainer(
-        learner,
-        tasks,
-        folder,
-        configuration.build_training(config),
-        record=record,
-        progress=progress.make(),
-    )
+    training = configuration.build_training(config)
+    trainer = Trainer(learner, tasks, folder, training, record=record, progress=progress.make())
     if given.resume:
         trainer.resume()
+    else:
+        RunFolder.create(path, overwrite=given.overwrite)
     folder.write_config({**record, "versions": configuration.versions()})
     parameters = learner.generator_layout.numel + learner.discriminator_layout.numel
     print(
