@@ -1,0 +1,28 @@
+PYTHON ?= python
+CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp)
+
+.PHONY: install test lint format bench clean
+
+install:
+	$(PYTHON) -m pip install .
+
+test:
+	$(PYTHON) -m pip install ".[test]"
+	pytest
+
+lint:
+	ruff check .
+	mypy
+	clang-format --dry-run -Werror $(CPP)
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP)
+
+bench:
+	metagan-fast bench --out benchmarks.jsonl
+
+clean:
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,84 @@
+"""The README and CONTRIBUTING say what is true: code runs, files and names that they mention exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metagan_fast import functional
+
+ROOT = Path(__file__).parent.parent
+
+
+def _read(name: str) -> str:
+    path = ROOT / name
+    if not path.exists():
+        pytest.skip(f"{name} is not part of this source tree")
+    return path.read_text()
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", _read("README.md"), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_shows_python() -> None:
+    assert len(_blocks("python")) == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_python_of_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(_blocks("python")[number], "README.md", "exec"), names)
+    if number == 0:
+        images = names["new_images"]
+        assert tuple(images.shape) == (16, 1, 8, 8)  # type: ignore[attr-defined]
+        assert images.abs().max() <= 1  # type: ignore[attr-defined]
+        assert names["learner"].step == 20  # type: ignore[attr-defined]
+    else:
+        moved = names["layout"].flatten(names["model"])  # type: ignore[attr-defined]
+        assert moved.sum() < names["adapted"].mean(0).add(0.01).sum()  # type: ignore[attr-defined]
+
+
+def test_commands_of_the_readme_exist() -> None:
+    from metagan_fast.cli import parser
+
+    commands = set(re.findall(r"metagan-fast (\w+)", "".join(_blocks("sh"))))
+    assert "train" in commands
+    known = next(action.choices for action in parser()._actions if action.dest == "command")
+    assert commands <= set(known)
+
+
+def test_every_op_is_named() -> None:
+    text = _read("README.md")
+    missing = [
+        name for name in functional.__all__ if name + "_" in functional.__all__ and f"`{name}`" not in text
+    ]
+    assert not missing
+
+
+def test_files_that_contributing_names_exist() -> None:
+    paths = set(
+        re.findall(r"`((?:metagan_fast|csrc|tests|benchmarks|\.ci)/[\w./]+)`", _read("CONTRIBUTING.md"))
+    )
+    assert len(paths) > 10
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+def test_ci_takes_the_test_command_from_the_readme() -> None:
+    _read(".ci/run")
+    line = next(line for line in _read(".ci/run").splitlines() if line.startswith("command="))
+    found = subprocess.run(
+        ["bash", "-c", f'{line}; printf %s "$command"'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == 'pip install ".[test]" && pytest -q'
+
+
+def test_pytest_imports_the_installed_package() -> None:
+    """Without an editable install, the source folder must not shadow the package that has the extension."""
+    assert str(ROOT) not in sys.path
+    assert not (ROOT / "tests" / "__init__.py").exists()
