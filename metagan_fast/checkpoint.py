@@ -16,7 +16,7 @@ from torch import Tensor
 
 FORMAT_VERSION = 1
 
-# One key holds everything: safetensors writes several keys in random order, and equal states must give equal bytes.
+# One key holds everything: safetensors writes several in random order, and equal states give equal bytes.
 _KEY = "metagan_fast"
 
 
@@ -27,9 +27,9 @@ class CheckpointError(ValueError):
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and metadata to one safetensors file, atomically.
 
-    The bytes go to a temporary file beside `path`, reach the disk, and only then take its name, so a crash or a full
-    disk leaves the previous file as it was. Equal contents give equal bytes. Needs memory for two more copies of the
-    tensors.
+    The bytes go to a temporary file beside `path`, reach the disk, and only then take its name, so a crash or
+    a full disk leaves the previous file as it was. Equal contents give equal bytes. Needs memory for two more
+    copies of the tensors.
 
     Args:
         path: the file; its folder must exist.
@@ -63,8 +63,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
             document = json.loads(header)
             if document["format"] > FORMAT_VERSION:
                 raise CheckpointError(
-                    f"{path} has checkpoint format {document['format']}, this version reads up to {FORMAT_VERSION}; "
-                    "upgrade metagan_fast"
+                    f"{path} has checkpoint format {document['format']}, this version reads up to "
+                    f"{FORMAT_VERSION}; upgrade metagan_fast"
                 )
             # Copied, so that nothing depends on the mapped file any more.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, document["metadata"]  # noqa: SIM118

@@ -31,7 +31,7 @@ def from_preset(name: str) -> dict[str, Any]:
 
 
 def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` with nested `changes`; choosing another model, loss or algorithm drops the former's options."""
+    """Return `config` with nested `changes`; another model, loss or algorithm drops the former's options."""
     merged = copy.deepcopy(dict(config))
     for key, value in changes.items():
         if not isinstance(merged.get(key), dict):
@@ -113,7 +113,7 @@ def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = Non
 def build_networks(
     config: Mapping[str, Any], image_shape: Sequence[int], *, seed: int
 ) -> tuple[nn.Module, nn.Module]:
-    """Build generator and discriminator for images (channels, height, width), with fresh weights from `seed`."""
+    """Build generator and discriminator for images (channels, height, width), fresh weights from `seed`."""
     options = {"latent_dim": config["latent_dim"], **config["model"]}
     name = options.pop("name")
     if name == "mlp":

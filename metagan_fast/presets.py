@@ -1,6 +1,6 @@
 """Named settings of a run, as data: each preset is what it changes of `DEFAULT`.
 
-A section whose name (`model.name`, `loss.name`, `meta.algorithm`) changes starts from that choice's own defaults.
+Another choice of `model.name`, `loss.name` or `meta.algorithm` starts from that choice's own defaults.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Raise FileExistsError if the folder holds something, unless that is a run and `overwrite` is True."""
+        """Raise FileExistsError if the folder holds something, unless it is a run to `overwrite`."""
         folder = cls(path)
         if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
             return
@@ -85,7 +85,7 @@ class RunFolder:
         folder = cls(path)
         if not folder.config.is_file():
             raise FileNotFoundError(
-                f"{path} is not a run: it has no config.json; expected a folder that `train` wrote"
+                f"{path} is not a run: it has no config.json; expected a folder of `train`"
             )
         return folder
 
@@ -108,7 +108,7 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.config} is damaged: {error}") from error
         if not isinstance(config, dict):
-            raise ValueError(f"{self.config} is damaged: expected an object")  # noqa: TRY004
+            raise ValueError(f"{self.config} is damaged: expected an object")
         return config
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:

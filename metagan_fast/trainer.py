@@ -83,13 +83,17 @@ class Progress(Protocol):
 class Silence:
     """Progress that nobody watches."""
 
-    def start(self, done: int, total: int) -> None: ...
+    def start(self, done: int, total: int) -> None:
+        """Do nothing."""
 
-    def step(self, done: int, metrics: Mapping[str, float]) -> None: ...
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
 
-    def message(self, text: str) -> None: ...
+    def message(self, text: str) -> None:
+        """Do nothing."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)

@@ -69,18 +69,14 @@ def test_aliases_are_stored_apart(tmp_path: Path) -> None:
     assert_same(checkpoint.read(tmp_path / "a")[0], views)
 
 
-def test_equal_contents_give_equal_bytes_in_other_processes(tmp_path: Path) -> None:
+def test_equal_contents_give_equal_bytes_in_another_process(tmp_path: Path) -> None:
     program = (
         "import sys, torch; from metagan_fast import checkpoint\n"
-        "names = sys.argv[2].split(',')\n"
-        "checkpoint.write(sys.argv[1], {n: torch.arange(4.) for n in names}, {n: 1 for n in names})"
+        "checkpoint.write(sys.argv[1], {n: torch.arange(4.) for n in 'cab'}, {n: 1 for n in 'cab'})"
     )
-    files = []
-    for index, order in enumerate(("a,b,c", "c,a,b")):
-        path = tmp_path / str(index)
-        subprocess.run([sys.executable, "-c", program, str(path), order], check=True)
-        files.append(path.read_bytes())
-    assert files[0] == files[1]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "there")], check=True)
+    checkpoint.write(tmp_path / "here", {n: torch.arange(4.0) for n in "abc"}, dict.fromkeys("abc", 1))
+    assert (tmp_path / "there").read_bytes() == (tmp_path / "here").read_bytes()
 
 
 def test_reading_does_not_hold_the_file(tmp_path: Path) -> None:
@@ -131,9 +127,9 @@ def test_newer_version(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot read .*none: No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*none: No such file"):
         checkpoint.read(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="cannot save .*: No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot save .*: No such file"):
         checkpoint.write(tmp_path / "none" / "a", {}, {})
 
 

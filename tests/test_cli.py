@@ -284,19 +284,22 @@ def test_every_setting_has_a_flag() -> None:
 
 
 def test_flags_become_settings() -> None:
-    config = settings(
-        *"--algorithm maml --meta-optimizer adamw --meta-lr cosine:1e-2:1e-4 --meta-betas 0.5 0.9 --clip-norm 1".split(),
-        *"--generator-objective initial --step-weights annealed:5:100 --first-order-steps 7 --steps 30".split(),
-        *"--inner-optimizer rmsprop --inner-lr linear:1:0:9 --inner-steps 5 --critic-steps 2 --shots 6".split(),
-        *"--loss hinge separate_batches=true --penalty gradient weight=2 norm=pixel".split(),
-        *"--model dcgan width=4 --latent-dim 9 --data-option labels=balanced --invert --split 0.6 0.2 0.2".split(),
-    )
+    line = """
+        --algorithm maml --meta-optimizer adamw --meta-lr cosine:1e-2:1e-4 --meta-betas 0.5 0.9 --clip-norm 1
+        --generator-objective initial --step-weights annealed:5:100 --first-order-steps 7 --steps 30
+        --inner-optimizer rmsprop --inner-lr linear:1:0:9 --inner-steps 5 --critic-steps 2 --shots 6
+        --loss hinge separate_batches=true --penalty gradient weight=2 norm=pixel
+        --model dcgan width=4 --latent-dim 9 --data-option labels=balanced --invert --split 0.6 0.2 0.2
+    """
+    config = settings(*line.split())
     assert config["meta"]["lr"] == {"schedule": "cosine", "initial": 1e-2, "final": 1e-4, "steps": 30}
     assert config["meta"]["step_weights"] == {"steps": 5, "meta_steps": 100}
     assert config["meta"]["generator_objective"] == "initial" and config["meta"]["betas"] == [0.5, 0.9]
     assert config["inner"]["lr"]["steps"] == 9 and config["inner"]["critic_steps"] == 2
     assert config["loss"] == {
-        "name": "hinge", "separate_batches": True, "penalty": {"name": "gradient", "weight": 2, "norm": "pixel"}
+        "name": "hinge",
+        "separate_batches": True,
+        "penalty": {"name": "gradient", "weight": 2, "norm": "pixel"},
     }  # fmt: skip
     assert config["training"]["query"] == 6
     assert config["data"]["invert"] and config["data"]["labels"] == "balanced"

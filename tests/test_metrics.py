@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import tolerance
 from torch import Tensor, nn
 
 import metagan_fast as mgf
 from metagan_fast import checkpoint, metrics
 from metagan_fast.metrics import FeatureExtractor
+from tolerances import tolerance
 
 ROUNDING = tolerance("float64-rounding")
 

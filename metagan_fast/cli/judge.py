@@ -23,9 +23,9 @@ def add_parsers(subparsers: Any) -> None:
         "evaluate",
         help="judge a run on classes that it has never seen",
         description=(
-            "Adapt to held-out classes and compare with real images: KID per class (unbiased, in the feature space of a "
-            "small classifier of the training classes), a pooled FID (it cannot see images of the wrong class) and the "
-            "distance to the nearest support image (near 0: copies)."
+            "Adapt to held-out classes and compare with real images: KID per class (unbiased, in the feature "
+            "space of a small classifier of the training classes), a pooled FID (it cannot see images of the "
+            "wrong class) and the distance to the nearest support image (near 0: copies)."
         ),
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")

@@ -139,7 +139,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--penalty",
             "loss.penalty",
-            "for losses that take one: gradient (weight, norm) or zero-centered (weight, location), and its options",
+            "for losses that take one: gradient (weight, norm) or zero-centered (weight, location)",
             **_NAME_AND_OPTIONS,
         ),
     ),

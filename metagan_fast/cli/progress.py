@@ -37,17 +37,21 @@ class Bar:
         self._bar: tqdm | None = None
 
     def start(self, done: int, total: int) -> None:
+        """Training begins."""
         self._bar = tqdm(total=total, initial=done, file=self._stream, unit=" meta-steps", dynamic_ncols=True)
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A meta-step is done."""
         if self._bar is not None:
             self._bar.set_postfix_str(losses(metrics), refresh=False)
             self._bar.update(done - self._bar.n)
 
     def message(self, text: str) -> None:
+        """Show a line."""
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
+        """Training is over."""
         if self._bar is not None:
             self._bar.close()
 
@@ -59,10 +63,12 @@ class Lines:
         self._stream = stream
 
     def start(self, done: int, total: int) -> None:
+        """Training begins."""
         self._first, self._total = done, total
         self._begun, self._shown = time.monotonic(), 0.0
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A meta-step is done."""
         now = time.monotonic()
         if done not in (self._first + 1, self._total) and now - self._shown < _SECONDS_BETWEEN_LINES:
             return
@@ -72,7 +78,8 @@ class Lines:
         self.message(f"meta-step {done}/{self._total}, {rate:.2f} a second, {left} left, {losses(metrics)}")
 
     def message(self, text: str) -> None:
+        """Show a line."""
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        pass
+        """Training is over."""

@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
         "train",
         help="meta-train a GAN",
         description="Meta-train a GAN so that a few gradient steps adapt it to a new class of images.",
-        epilog="Choosing another model, loss or algorithm than the preset's starts from that choice's own defaults.",
+        epilog="Another model, loss or algorithm than the preset's starts from that choice's own defaults.",
     )
     parser.add_argument("--out", type=Path, help="the run's folder (default: runs/ and the preset's name)")
     parser.add_argument("--preset", help=f"{', '.join(configuration.PRESETS)} (default: default)")
@@ -74,8 +74,9 @@ def run(given: argparse.Namespace) -> int:
         RunFolder.create(path, overwrite=given.overwrite)
     folder.write_config({**record, "versions": configuration.versions()})
     parameters = learner.generator_layout.numel + learner.discriminator_layout.numel
+    shape = "x".join(map(str, tasks.image_shape))
     print(
-        f"{tasks.name}: {len(tasks.train.classes)} training classes of {'x'.join(map(str, tasks.image_shape))} images; "
+        f"{tasks.name}: {len(tasks.train.classes)} training classes of {shape} images; "
         f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; {config['meta']['algorithm']}; {path}"
     )
     outcome = trainer.run()
@@ -101,8 +102,8 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
     for key in sorted(old.keys() | new.keys()):
         if key not in _FREE and old.get(key) != new.get(key):
             raise ValueError(
-                f"the run has {key} = {old.get(key)}, got {new.get(key)}; a resumed run keeps its settings: leave it out, "
-                "or start another run with --out"
+                f"the run has {key} = {old.get(key)}, got {new.get(key)}; a resumed run keeps its settings: "
+                "leave it out, or start another run with --out"
             )
     kept = configuration.merge(stored, {})
     for key in free:
@@ -115,7 +116,10 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
     """Say how it went and where things are."""
     took = time.strftime("%H:%M:%S", time.gmtime(outcome.seconds))
     if outcome.interrupted:
-        head = f"stopped after meta-step {outcome.step} of {total}, in {took}; go on with: train --resume --out {folder.path}"
+        head = (
+            f"stopped after meta-step {outcome.step} of {total}, in {took}; "
+            f"go on with: metagan-fast train --resume --out {folder.path}"
+        )
     else:
         head = f"{outcome.step} meta-steps done, in {took}"
     pictures = sorted(folder.samples.glob("*.png"))

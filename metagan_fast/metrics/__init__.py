@@ -1,4 +1,4 @@
-"""Judging generated images: KID per class, pooled FID, nearest-support distance, in a learned feature space."""
+"""Judging generated images: KID per class, pooled FID, nearest-support distance, in learned features."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from torch import Tensor
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
     """Return KID: the unbiased estimate of the squared maximum mean discrepancy under a cubic kernel.
 
-    The kernel is `k(x, y) = (x . y / d + 1)^3` (Binkowski et al. 2018, arXiv:1801.01401, section 4; the estimator is
-    equation 4 there). Being unbiased, it may be negative, and does not depend on the sizes of the sets in the mean.
+    The kernel is `k(x, y) = (x . y / d + 1)^3` (Binkowski et al. 2018, arXiv:1801.01401). Being unbiased, the
+    estimate may be negative, and its mean does not depend on the sizes of the sets.
 
     Args:
         first, second: features `[..., m, d]` and `[..., n, d]`, m and n at least 2; computed in float64.
@@ -38,10 +38,11 @@ def _mean_of_pairs(features: Tensor) -> Tensor:
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    """Return FID: the squared Frechet distance between Gaussians fitted to two sets (Heusel et al. 2017, arXiv:1706.08500).
+    """Return FID: the squared Frechet distance between Gaussians fitted to two sets.
 
-    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`, covariances divided by n - 1. It is biased upwards for small sets, and
-    pooled over classes it cannot see images that are good but of the wrong class.
+    `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))` (Heusel et al. 2017, arXiv:1706.08500), covariances divided
+    by n - 1. It is biased upwards for small sets, and pooled over classes it cannot see images that are good
+    but of the wrong class.
 
     Args:
         first, second: features `[m, d]` and `[n, d]`, m and n at least 2; computed in float64.

@@ -120,8 +120,8 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to held-out classes and compare the samples with real images of the same class.
 
-    Each draw splits a class's images at random into `shots` support images, references, and as many others again that
-    give the floor. KID is taken class by class, so images of the wrong class count as wrong.
+    Each draw splits a class's images at random into `shots` support images, references, and as many others
+    again that give the floor. KID is taken class by class, so images of the wrong class count as wrong.
 
     Args:
         learner: the meta-trained GAN; left as it is.
@@ -149,8 +149,8 @@ def evaluate(
     classes = [entry for entry in classes if len(entry.images) >= shots + 4]
     if not classes:
         raise ValueError(
-            f"expected classes of at least {shots + 4} images ({shots} shots, 2 references, 2 for the floor), got none; "
-            "use fewer shots"
+            f"expected classes of at least {shots + 4} images ({shots} shots, 2 references, 2 for the "
+            "floor), got none; use fewer shots"
         )
     learners = {"adapted": learner, "unadapted": learner} | ({} if random is None else {"random": random})
     tallies = {name: _Tally() for name in METHODS if name in learners or name in ("copies", "real")}

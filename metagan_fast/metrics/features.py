@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ class FeatureExtractor:
     def train(
         cls, distribution: TaskDistribution, *, steps: int = 400, batch_size: int = 64, seed: int = 0
     ) -> FeatureExtractor:
-        """Train on every image of a distribution's classes, with Adam and a rate that falls along half a cosine.
+        """Train on all images of a distribution, with Adam and a rate that falls along half a cosine.
 
         Args:
             distribution: the training classes.
@@ -100,7 +101,8 @@ class FeatureExtractor:
         """
         if tuple(images.shape[-3:]) != self.image_shape:
             raise ValueError(
-                f"expected images {list(self.image_shape)}, got {list(images.shape[-3:])}; train features on such images"
+                f"expected images {list(self.image_shape)}, got {list(images.shape[-3:])}; "
+                "train features on such images"
             )
         flat = images.reshape(-1, *self.image_shape).float()
         features = torch.cat([self._network(part) for part in flat.split(512)])
@@ -123,7 +125,7 @@ class FeatureExtractor:
 
 
 class _Features(nn.Module):
-    """Three convolutions with batch norm; the mean and the standard deviation of each last channel are the features."""
+    """Three convolutions with batch norm; features are mean and standard deviation of each last channel."""
 
     mean: Tensor
     scale: Tensor
@@ -132,8 +134,7 @@ class _Features(nn.Module):
         super().__init__()
         sizes = (channels, _WIDTH, 2 * _WIDTH, 2 * _WIDTH)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(first, second, 3, padding=1, bias=False)
-            for first, second in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(sizes)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in sizes[1:])
         self.register_buffer("mean", torch.zeros(_FEATURES))
