@@ -77,7 +77,8 @@ def run(given: argparse.Namespace) -> int:
     shape = "x".join(map(str, tasks.image_shape))
     print(
         f"{tasks.name}: {len(tasks.train.classes)} training classes of {shape} images; "
-        f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; {config['meta']['algorithm']}; {path}"
+        f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; "
+        f"{config['meta']['algorithm']}; {path}"
     )
     outcome = trainer.run()
     print(summary(folder, outcome, config["training"]["meta_steps"]))
