@@ -67,7 +67,7 @@ def find_tool(name: str) -> str:
     """Return the path of a build tool, from the build environment or beside this Python."""
     path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if path is None:
-        raise CompileError(f"{name} was not found: install it, or set METAGAN_FAST_NO_EXT=1 to do without the extension")
+        raise CompileError(f"{name} was not found: install it, or set METAGAN_FAST_NO_EXT=1 to do without")
     return path
 
 

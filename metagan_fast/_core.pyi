@@ -7,7 +7,7 @@ vouches for devices, shapes, strides and lifetimes. Conventions of every op:
   rounds once, at the store. *Arithmetic dtype* below: float64 for FLOAT64, float32 otherwise.
 - Every buffer is `rows` rows of `columns` adjacent elements, as `(address, row_stride)`; strides count elements, and an
   input's stride may be 0. Any size will do, 0 rows or 0 columns included. Addresses need the element's own alignment.
-- An output may be one of the inputs (same address, same stride): that is the in-place form. Outputs overlap nothing else.
+- An output may be one of the inputs (same address, same stride): the in-place form. Outputs overlap nothing else.
 - At most `threads` threads work on a call, the caller among them; the result is the same bits for any number.
   The GIL is released.
 - Python floats are rounded to the arithmetic dtype once.
@@ -119,7 +119,7 @@ def reptile_interpolate(
     out: int,
     step_size: float,
 ) -> None:
-    """`initial` and `out` are the addresses of one row. `weights` is that of `[tasks]` in the arithmetic dtype; 0: the mean.
+    """`initial` and `out` are the addresses of one row. `weights`: `[tasks]` in the arithmetic dtype; 0: the mean.
 
     `tasks` is at least 1, here and in the next two.
     """

@@ -1,4 +1,6 @@
-"""A counter-based random number generator: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+"""A counter-based random number generator: Philox 4x32-10.
+
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
 Words depend on a key and a counter alone, so any device and any slicing gives the same ones.
 """
@@ -61,7 +63,7 @@ def philox(counter: tuple[Tensor, ...], key: Key) -> tuple[Tensor, ...]:
 
 
 def derive_key(seed: int, index: int, stream: int) -> Key:
-    """Return the key of (seed, index, stream) by Philox itself, so that neighbouring seeds and indices share nothing."""
+    """Return the key of (seed, index, stream) by Philox itself: neighbouring seeds and indices share nothing."""
     words = (index & _MASK, index >> 32, stream, 0)
     counter = tuple(torch.tensor(word, dtype=torch.int64) for word in words)
     k0, k1, _, _ = philox(counter, (seed & _MASK, seed >> 32))

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import functional
 from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
 
+
 class Network(NamedTuple):
     """One network of every task on its way through the inner loop: parameters and its optimizer's state."""
 
@@ -162,9 +163,7 @@ def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_p
     op = functional.sgd_step_ if in_place else functional.sgd_step
     momentum = 0.9 if inner.momentum is None else inner.momentum
     (buffer,) = network.buffers
-    return op(
-        network.params, grads, lr, momentum_buffer=buffer, momentum=momentum, weight_decay=inner.weight_decay
-    )
+    return op(network.params, grads, lr, momentum_buffer=buffer, momentum=momentum, weight_decay=inner.weight_decay)
 
 
 def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:

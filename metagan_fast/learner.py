@@ -388,7 +388,9 @@ class MetaGAN:
             like = self._initial.generator
             networks = []
             for role, updates in zip(self._modules(), metadata["inner_updates"], strict=True):
-                names = sorted((n for n in inner if n.startswith(f"inner.{role}.")), key=lambda n: int(n.split(".")[-1]))
+                names = sorted(
+                    (n for n in inner if n.startswith(f"inner.{role}.")), key=lambda n: int(n.split(".")[-1])
+                )
                 params, *buffers = (tensors[name].to(like) for name in names)
                 networks.append(Network(params, tuple(buffers), updates))
             self._carried = Networks(*networks)

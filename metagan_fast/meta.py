@@ -1,9 +1,9 @@
 """Reptile, first-order MAML and MAML: a task batch becomes a meta-gradient, the meta-gradient an update.
 
-The meta-gradient of Reptile is `theta - mean(phi)`; FOMAML's is the mean of the query losses' gradients at `phi`; MAML's is
-the same taken through the inner loop: for the generator the total derivative of the generator's query loss by the
-initial generator, for the discriminator that of the discriminator's query loss by the initial discriminator, the adapted
-opponent not detached.
+The meta-gradient of Reptile is `theta - mean(phi)`; FOMAML's is the mean of the query losses' gradients at `phi`;
+MAML's is the same taken through the inner loop: for the generator the total derivative of the generator's query loss by
+the initial generator, for the discriminator that of the discriminator's query loss by the initial discriminator, the
+adapted opponent not detached.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class MetaOptimizer:
 class Reptile(MetaOptimizer):
     """Meta-train by Reptile (Nichol et al. 2018, arXiv:1803.02999): the meta-gradient is `theta - mean(phi)`.
 
-    With `optimizer="sgd"` this is `theta + lr (mean(phi) - theta)`; the default feeds the difference to Adam, as FIGR does
-    (arXiv:1901.02199).
+    With `optimizer="sgd"` this is `theta + lr (mean(phi) - theta)`; the default feeds the difference to Adam, as FIGR
+    does (arXiv:1901.02199).
 
     Args:
         serial: update after each task of the batch instead of once with their mean; a meta-step still counts one.
@@ -283,7 +283,7 @@ class FOMAML(MetaOptimizer):
         if callable(self.step_weights):
             if not isinstance(self.step_weights, AnnealedStepWeights):
                 raise ValueError(
-                    "expected step_weights that can be saved: None, \"uniform\", numbers or AnnealedStepWeights, "
+                    'expected step_weights that can be saved: None, "uniform", numbers or AnnealedStepWeights, '
                     f"got {self.step_weights!r}"
                 )
             config["step_weights"] = dataclasses.asdict(self.step_weights)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ._philox import Grid, derive_key, draw_words, normals, uniforms
 
+
 class Stream(IntEnum):
     """What a draw is for; streams of one seed never share a block."""
 
@@ -111,7 +112,6 @@ class NoiseShape:
         if self.batch_size is not None:
             shapes["support_index"] = (*updates, rows)
         return shapes
-
 
     def grid(self, name: str) -> Grid:
         """Return the random words that the named tensor is made of."""
@@ -211,7 +211,7 @@ def draw_sample_latents(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw the latents [tasks, count, latent_dim] that samples are generated from; task t's do not depend on `tasks`."""
+    """Draw the latents [tasks, count, latent_dim] of samples; those of a task do not depend on `tasks`."""
     size = count * latent_dim
     grid = Grid(_SAMPLE_ROLE, 1, 1, tasks, size + size % 2)
     (words,) = draw_words([grid], derive_key(seed, 0, Stream.SAMPLING), 0, torch.device(device))

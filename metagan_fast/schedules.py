@@ -25,7 +25,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Go from `initial` to `final` along half a cosine over `steps`, then stay (Loshchilov & Hutter 2017, equation 5)."""
+    """Go from `initial` to `final` along half a cosine in `steps`, then stay (Loshchilov & Hutter 2017, equation 5)."""
 
     initial: float
     final: float

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import metagan_fast as mgf
 import torch
 from torch import Tensor, nn
+
+import metagan_fast as mgf
 
 Gan = tuple[nn.Module, nn.Module]
 

@@ -6,15 +6,16 @@ import dataclasses
 import logging
 from typing import Any
 
-import metagan_fast as mgf
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import metagan_fast as mgf
 from metagan_fast import _logging
 from metagan_fast.executors.batched import BatchedModule, stateless_copy
 from networks import Gan, batch_norm_dcgan, tiny_batch, tiny_gan
 from support import assert_close
-from torch import Tensor, nn
-from torch.func import functional_call
 
 INNER = mgf.InnerLoop(lr=0.05, steps=2)
 
@@ -79,7 +80,9 @@ def test_the_loop_and_vmap_agree() -> None:
     params = layout.flatten(generator) + 0.1 * torch.randn(3, layout.numel, dtype=torch.float64)
     latents = torch.randn(3, 5, 6, dtype=torch.float64)
     batched = BatchedModule(generator, layout, "generator")
-    expected = torch.stack([functional_call(generator, layout.views(p), (z,)) for p, z in zip(params, latents, strict=True)])
+    expected = torch.stack(
+        [functional_call(generator, layout.views(p), (z,)) for p, z in zip(params, latents, strict=True)]
+    )
     assert_close(batched(params, latents), expected, "float64-rounding")
     assert batched.vectorized
     batched.vectorized = False
@@ -131,7 +134,7 @@ def test_random_modules_are_refused_unless_allowed() -> None:
     generator, discriminator = tiny_gan()
     random = nn.Sequential(discriminator, nn.Unflatten(1, (1, 1)), nn.Dropout(0.5), nn.Flatten())
     batch = tiny_batch(query=0)
-    with pytest.raises(ValueError, match="discriminator draws random numbers.*allow_random=True"):
+    with pytest.raises(ValueError, match=r"discriminator draws random numbers.*allow_random=True"):
         make_learner((generator, random)).meta_step(batch)
     assert make_learner((generator, random), allow_random=True).meta_step(batch)["gradient_norm"] > 0
     assert make_learner((generator, random.eval())).meta_step(batch)["gradient_norm"] > 0

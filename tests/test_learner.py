@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import metagan_fast as mgf
 import pytest
 import torch
+from torch import Tensor, nn
+
+import metagan_fast as mgf
 from networks import tiny_batch, tiny_gan
 from support import assert_close
-from torch import Tensor, nn
 
 INNER = mgf.InnerLoop(lr=0.05, steps=2)
 
@@ -52,7 +53,9 @@ def test_serial_reptile_updates_after_each_task() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_meta_optimizers_match_torch(optimizer: str) -> None:
-    options: dict[str, Any] = {"sgd": {"momentum": 0.9}, "adam": {"betas": (0.5, 0.9)}, "adamw": {"weight_decay": 0.1}}[optimizer]
+    options: dict[str, Any] = {"sgd": {"momentum": 0.9}, "adam": {"betas": (0.5, 0.9)}, "adamw": {"weight_decay": 0.1}}[
+        optimizer
+    ]
     learner = make_learner(meta=mgf.Reptile(optimizer=optimizer, lr=mgf.schedules.Linear(0.1, 0.0, 4), **options))
     oracle = nn.Parameter(parameters(learner).double())
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
@@ -111,7 +114,9 @@ def test_persistent_inner_state_is_one_long_adam_run() -> None:
     inner = mgf.InnerLoop("adam", lr=0.01, steps=2, inner_state="persist")
     learner = make_learner(inner=inner, meta=mgf.Reptile(optimizer="sgd", lr=1.0), loss="hinge")
     long = make_learner(inner=mgf.InnerLoop("adam", lr=0.01, steps=4), loss="hinge")
-    reset = make_learner(inner=mgf.InnerLoop("adam", lr=0.01, steps=2), meta=mgf.Reptile(optimizer="sgd", lr=1.0), loss="hinge")
+    reset = make_learner(
+        inner=mgf.InnerLoop("adam", lr=0.01, steps=2), meta=mgf.Reptile(optimizer="sgd", lr=1.0), loss="hinge"
+    )
     noise = long.draw_noise(images)
     halves = [
         mgf.Noise(noise.discriminator_latents[a:b], noise.generator_latents[a:b], noise.interpolation[a:b])
@@ -223,9 +228,9 @@ def test_loading_into_other_networks_changes_nothing(tmp_path: Path) -> None:
     generator, discriminator = tiny_gan(latent_dim=7)
     with pytest.raises(ValueError, match=r"does not fit.*generator\.0\.weight"):
         mgf.MetaGAN.load(tmp_path / "run.safetensors", generator, discriminator)
-    with pytest.raises(ValueError, match="does not fit.*meta"):
+    with pytest.raises(ValueError, match=r"does not fit.*meta"):
         mgf.MetaGAN.load(tmp_path / "run.safetensors", *tiny_gan(), meta=mgf.Reptile(optimizer="sgd"))
-    with pytest.raises(mgf.CheckpointError, match="nothing.safetensors"):
+    with pytest.raises(mgf.CheckpointError, match=r"nothing\.safetensors"):
         mgf.MetaGAN.load(tmp_path / "nothing.safetensors", *tiny_gan())
 
 
@@ -298,7 +303,7 @@ def test_batches_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"noise\.discriminator_latents"):
         noise = learner.draw_noise(tiny_batch(tasks=2))
         learner.meta_step(tiny_batch(tasks=3), noise)
-    with pytest.raises(ValueError, match="image 1 of task 0.*NaN"):
+    with pytest.raises(ValueError, match=r"image 1 of task 0.*NaN"):
         images = tiny_batch(query=0).support[0]
         images[1, 0, 3, 3] = float("nan")
         learner.adapt(images)

@@ -8,17 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import metagan_fast as mgf
 import pytest
 import torch
 from metagan_fast.benchmarks.baselines import plain
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import softplus
+
+import metagan_fast as mgf
 from metagan_fast.meta import MetaOptimizer
 from networks import BilinearDiscriminator, ConstantGenerator, batch_norm_dcgan, tiny_batch, tiny_gan
 from support import assert_close, join, relative_error
 from tolerances import tolerance
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.functional import softplus
 
 ALGORITHMS: dict[str, type[MetaOptimizer]] = {"reptile": mgf.Reptile, "fomaml": mgf.FOMAML, "maml": mgf.MAML}
 
@@ -114,7 +115,9 @@ def unroll(
 ) -> tuple[Tensor, Tensor]:
     """Differentiate through whole non-saturating inner loops, one task after another, by plain autograd."""
     assert batch.query is not None
-    start = [p.detach().clone().requires_grad_() for p in (learner.generator_parameters, learner.discriminator_parameters)]
+    start = [
+        p.detach().clone().requires_grad_() for p in (learner.generator_parameters, learner.discriminator_parameters)
+    ]
 
     def generate(g: Tensor, latents: Tensor) -> Tensor:
         return functional_call(learner.generator, learner.generator_layout.views(g), (latents,))
@@ -286,7 +289,9 @@ def test_maml_matches_higher() -> None:
             higher.innerloop_ctx(discriminator, optimizers[1], copy_initial_weights=False) as (d, d_optimizer),
         ):
 
-            def discriminator_loss(d_params: list[Tensor], images: Tensor, latents: Tensor, d: Any = d, g: Any = g) -> Tensor:
+            def discriminator_loss(
+                d_params: list[Tensor], images: Tensor, latents: Tensor, d: Any = d, g: Any = g
+            ) -> Tensor:
                 real, fake = d(images, params=d_params), d(g(latents), params=d_params)
                 return softplus(-real).mean() + softplus(fake).mean()
 
@@ -341,7 +346,7 @@ def test_bilinear_game_has_the_analytic_meta_gradient() -> None:
 
 
 def test_one_step_reptile_is_joint_training() -> None:
-    """With k = 1 the difference is the learning rate times the gradient of the mean loss over tasks (Nichol, section 5)."""
+    """With k = 1 the difference is the learning rate times the mean loss's gradient (Nichol et al. 2018, section 5)."""
     batch = tiny_batch(query=0).to(dtype=torch.float64)
     generator, discriminator = (network.double() for network in tiny_gan())
     # The discriminator stands still, so that the generator's update is against the shared one too.
@@ -370,7 +375,7 @@ def test_one_step_reptile_is_joint_training() -> None:
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])
 def test_one_float32_step_is_as_close_to_float64_as_the_plain_loop(loss: str) -> None:
-    """One inner step, per network in L2: at most 3 times the float32 plain loop's own distance, floor 1e-5 of the change."""
+    """One inner step, per network in L2: at most 3 times the float32 plain loop's own distance, floor 1e-5."""
     generator, discriminator, latent_dim, image_shape = mgf.models.workload("dcgan-16")
     batch = tiny_batch(tasks=2, shots=4, query=0, image_shape=image_shape)
     learner = mgf.MetaGAN(generator, discriminator, latent_dim=latent_dim, loss=loss, inner=mgf.InnerLoop(steps=1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from metagan_fast import noise
 from metagan_fast._philox import philox
 from metagan_fast.noise import NoiseShape, Stream, draw_noise, draw_sample_latents

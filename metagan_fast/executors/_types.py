@@ -74,6 +74,7 @@ class QueryObjective:
     step_weights: Sequence[float]
     multi_step: bool = False
 
+
 class Executor(Protocol):
     """Run the inner loops of a task batch; `native` and `torch` give the same results to rounding."""
 

@@ -35,8 +35,8 @@ class BatchedModule:
     """Call a module with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`.
 
     The tasks run side by side under `torch.func.vmap`; a module that vmap cannot carry (data-dependent control
-    flow, say) runs task by task, and one log line says so. Either way the result is an ordinary differentiable function of
-    both arguments, to any order.
+    flow, say) runs task by task, and one log line says so. Either way the result is an ordinary differentiable
+    function of both arguments, to any order.
 
     Args:
         module: takes `[n, ...]`, returns `[n, ...]`; kept as a `stateless_copy`.
@@ -72,7 +72,9 @@ class BatchedModule:
         return vmap(self._one_task, randomness=randomness)(self.layout.views(params), inputs)
 
     def _looped(self, params: Tensor, inputs: Tensor) -> Tensor:
-        rows = [self._one_task(self.layout.views(p), x) for p, x in zip(params.unbind(0), inputs.unbind(0), strict=True)]
+        rows = [
+            self._one_task(self.layout.views(p), x) for p, x in zip(params.unbind(0), inputs.unbind(0), strict=True)
+        ]
         return torch.stack(rows)
 
     @torch.no_grad()
@@ -84,8 +86,8 @@ class BatchedModule:
             outputs = self._looped(params[:1], inputs[:1])
         except Exception as error:
             raise ValueError(
-                f"the {self.name} failed on an input of shape {list(inputs.shape[1:])}: {error}; check latent_dim and the "
-                "size and channels of the images against the module"
+                f"the {self.name} failed on an input of shape {list(inputs.shape[1:])}: {error}; check latent_dim and "
+                "the size and channels of the images against the module"
             ) from error
         if not isinstance(outputs, Tensor) or outputs.shape[1:2] != inputs.shape[1:2]:
             raise ValueError(
@@ -94,8 +96,8 @@ class BatchedModule:
             )
         if not self.allow_random and not torch.equal(random_before, _random_state(params.device)):
             raise ValueError(
-                f"the {self.name} draws random numbers, so its results could not be reproduced; call .eval() on its dropout "
-                "layers before building MetaGAN, or pass allow_random=True"
+                f"the {self.name} draws random numbers, so its results could not be reproduced; call .eval() on its "
+                "dropout layers before building MetaGAN, or pass allow_random=True"
             )
         try:
             self._vectorized(params[:2], inputs[:2])
@@ -103,7 +105,9 @@ class BatchedModule:
         except Exception as error:  # the plain run above passed, so it is vmap that cannot
             self.vectorized = False
             reason = str(error).strip().splitlines()[0]
-            log_once(logger, logging.WARNING, f"the {self.name} runs task by task, since vmap cannot carry it: {reason}")
+            log_once(
+                logger, logging.WARNING, f"the {self.name} runs task by task, since vmap cannot carry it: {reason}"
+            )
 
 
 def _random_state(device: torch.device) -> Tensor:

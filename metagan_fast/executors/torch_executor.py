@@ -1,8 +1,8 @@
 """The torch executor: any module, any device, the whole task batch in one call.
 
 First-order quantities are computed as such: the generator is a constant in the discriminator's update and the
-discriminator's weights are in the generator's. MAML's adjoint replays one inner step at a time from stored states, so its
-memory is one step's graph and K states, and it keeps the mixed derivatives that the first-order passes leave out.
+discriminator's weights are in the generator's. MAML's adjoint replays one inner step at a time from stored states, so
+its memory is one step's graph and K states, and it keeps the mixed derivatives that the first-order passes leave out.
 """
 
 from __future__ import annotations
@@ -133,7 +133,10 @@ class TorchExecutor:
             if noise.support_index is not None:
                 index = noise.support_index[step, critic_step]
                 real = real[torch.arange(batch.tasks, device=index.device)[:, None], index]
-            latents, interpolation = noise.discriminator_latents[step, critic_step], noise.interpolation[step, critic_step]
+            latents, interpolation = (
+                noise.discriminator_latents[step, critic_step],
+                noise.interpolation[step, critic_step],
+            )
             discriminator, metrics = self._update_discriminator(
                 discriminator, generator.params, real, latents, interpolation, step, create_graph
             )
@@ -217,7 +220,9 @@ class TorchExecutor:
             (by_generator,) = torch.autograd.grad(losses[0].sum(), (generator,))
             (by_discriminator,) = torch.autograd.grad(losses[1].sum(), (discriminator,))
             return ([by_generator, None], [None, by_discriminator]), metrics
-        of_discriminator: Sweep = list(torch.autograd.grad(losses[1].sum(), (generator, discriminator), retain_graph=True))
+        of_discriminator: Sweep = list(
+            torch.autograd.grad(losses[1].sum(), (generator, discriminator), retain_graph=True)
+        )
         inputs = (generator, opponent) if opponent.requires_grad else (generator,)
         of_generator: Sweep = list(torch.autograd.grad(losses[0].sum(), inputs))
         for replay, before in reversed(on_query):
@@ -291,7 +296,7 @@ def _query_metrics(generator_loss: Tensor, discriminator_loss: Tensor) -> dict[s
 
 
 def _independent(params: Tensor, create_graph: bool) -> Tensor:
-    """Return `params` as a variable of its own, so that a gradient by it does not run through what else depends on them.
+    """Return `params` as a variable of its own, so that a gradient by it does not run through what depends on them.
 
     With a graph it is an alias: after the discriminator's update the discriminator itself depends on the generator,
     and the generator's gradient must not follow that path.

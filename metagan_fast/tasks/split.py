@@ -31,10 +31,7 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
         ValueError: the shares are no shares or leave nothing to train on; the mapping names classes that do
             not exist, names one twice or leaves some out.
     """
-    if isinstance(split, Mapping):
-        named = _named(classes, split, source)
-    else:
-        named = _drawn(classes, split, seed, source)
+    named = _named(classes, split, source) if isinstance(split, Mapping) else _drawn(classes, split, seed, source)
     return {part: tuple(name for name in classes if name in named[part]) for part in PARTS}
 
 
