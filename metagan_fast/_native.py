@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,14 +114,16 @@ def sgd_step(
     layout: FlatLayout | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
-    inputs = _inputs(params, grads, momentum_buffer if momentum != 0 else None)
+    params, grads, momentum_buffer = _inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or _new(params, 1 if momentum == 0 else 2)
     rate, _keep = _learning_rate(lr, params, layout)
     _core.sgd_step(
         *_launch(params),
-        *map(_matrix, inputs),
+        _matrix(params),
+        _matrix(grads),
+        _optional_matrix(momentum_buffer),
         _matrix(results[0]),
-        _matrix(results[1]) if momentum != 0 else None,
+        _optional_matrix(results[1] if momentum != 0 else None),
         rate,
         momentum,
         dampening,
@@ -147,13 +149,18 @@ def adam_step(
     layout: FlatLayout | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
-    inputs = _inputs(params, grads, exp_avg, exp_avg_sq)
+    params, grads, exp_avg, exp_avg_sq = _inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or _new(params, 3)
     rate, _keep = _learning_rate(lr, params, layout)
     _core.adam_step(
         *_launch(params),
-        *map(_matrix, inputs),
-        *map(_matrix, results),
+        _matrix(params),
+        _matrix(grads),
+        _matrix(exp_avg),
+        _matrix(exp_avg_sq),
+        _matrix(results[0]),
+        _matrix(results[1]),
+        _matrix(results[2]),
         rate,
         *betas,
         *reference.inverse_bias_corrections(step, betas),
@@ -181,21 +188,23 @@ def rmsprop_step(
     layout: FlatLayout | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
-    if momentum == 0:
-        momentum_buffer = None
-    if not centered:
-        grad_avg = None
-    inputs = _inputs(params, grads, square_avg, momentum_buffer, grad_avg)
-    results = out or _new(params, 2 + (momentum_buffer is not None) + (grad_avg is not None))
-    written = iter(results)
-    slots = [
-        next(written) if x is not None else None for x in (params, square_avg, momentum_buffer, grad_avg)
-    ]
+    params, grads, square_avg, momentum_buffer, grad_avg = _inputs(
+        params, grads, square_avg, momentum_buffer if momentum != 0 else None, grad_avg if centered else None
+    )
+    state = [x for x in (momentum_buffer, grad_avg) if x is not None]
+    results = out or _new(params, 2 + len(state))
     rate, _keep = _learning_rate(lr, params, layout)
     _core.rmsprop_step(
         *_launch(params),
-        *map(_matrix, inputs),
-        *map(_matrix, slots),
+        _matrix(params),
+        _matrix(grads),
+        _matrix(square_avg),
+        _optional_matrix(momentum_buffer),
+        _optional_matrix(grad_avg),
+        _matrix(results[0]),
+        _matrix(results[1]),
+        _optional_matrix(results[2] if momentum != 0 else None),
+        _optional_matrix(results[-1] if centered else None),
         rate,
         alpha,
         eps,
@@ -270,7 +279,9 @@ def meta_adam_step(
         combine.data_ptr() if combine is not None else 0,
         exp_avg.data_ptr(),
         exp_avg_sq.data_ptr(),
-        *(result.data_ptr() for result in results),
+        results[0].data_ptr(),
+        results[1].data_ptr(),
+        results[2].data_ptr(),
         rate,
         *betas,
         *reference.inverse_bias_corrections(step, betas),
@@ -304,12 +315,16 @@ def _launch(x: Tensor) -> tuple[int, int, int, int]:
     return DTYPES[x.dtype], shape[0] if len(shape) == 2 else 1, shape[-1], threads()
 
 
-def _matrix(x: Tensor | None) -> tuple[int, int] | None:
+def _matrix(x: Tensor) -> tuple[int, int]:
     """Return address and row stride."""
-    return None if x is None else (x.data_ptr(), x.stride(0) if x.ndim == 2 else 0)
+    return x.data_ptr(), x.stride(0) if x.ndim == 2 else 0
 
 
-def _inputs(*tensors: Tensor | None) -> tuple:
+def _optional_matrix(x: Tensor | None) -> tuple[int, int] | None:
+    return None if x is None else _matrix(x)
+
+
+def _inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients."""
     return tuple(x if x is None or x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous() for x in tensors)
 

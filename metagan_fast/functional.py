@@ -435,10 +435,10 @@ def meta_adam_step_(
 def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """Scale each row to an L2 norm of at most `max_norm` (Pascanu et al. 2013), as torch's `clip_grad_norm_`.
 
-    The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within 2
-    ulp of the reference. Rows are multiplied by `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose
-    norm is infinite becomes 0 (NaN where it was infinite), one whose norm is NaN becomes NaN: look at the
-    norms.
+    The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within
+    2 ulp of the reference (4 for scaled float64 rows). Rows are multiplied by
+    `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose norm is infinite becomes 0 (NaN where it was
+    infinite), one whose norm is NaN becomes NaN: look at the norms.
 
     Args:
         grads: `[numel]` or `[tasks, numel]`.

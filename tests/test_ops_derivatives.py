@@ -106,16 +106,16 @@ def test_one_learning_rate_a_parameter_tensor_can_be_learned(op: str) -> None:
 
 
 def test_a_derivative_through_many_steps_is_that_of_the_reference() -> None:
-    """Twenty Adam steps down a quartic, differentiated by start, learning rate and curvature, twice."""
+    """Ten Adam steps down a quartic, differentiated by start, learning rate and curvature, twice."""
     start = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     lr = torch.full((2,), 0.05, dtype=torch.float64, requires_grad=True)
     curvature = (torch.rand(6, dtype=torch.float64) + 0.5).requires_grad_()
 
     def end(step_function: Any, rate: Tensor) -> Tensor:
         params, m, v = start, torch.zeros_like(start), torch.zeros_like(start)
-        for step in range(1, 21):
+        for step in range(1, 11):
             grads = 4 * curvature * params**3
-            params, m, v = step_function(params, grads, m, v, rate, step=step)
+            params, m, v = step_function(params, grads, m, v, rate, step=step, eps=1e-2)
         return (params**2).sum()
 
     inputs = (start, lr, curvature)

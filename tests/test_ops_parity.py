@@ -206,8 +206,9 @@ def test_clip_grad_norm_within_two_ulp(
     arguments = ops_cases.make(case, rows, numel, dtype, margin=ops_cases.MARGIN)
     expected = on("reference", case.function, arguments)
     first = on("native", case.function, arguments)
-    for a, b in zip(first, expected, strict=True):
-        assert ulps(a, b) <= 2
+    assert ulps(first[1], expected[1]) <= 2
+    # In float64 the sum is no wider than the result: scale and product add their roundings to the norm's.
+    assert ulps(first[0], expected[0]) <= (4 if dtype == torch.float64 else 2)
     for threads in (2, 4):
         set_threads(threads)
         for a, b in zip(on("native", case.function, arguments), first, strict=True):

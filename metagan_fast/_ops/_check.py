@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +46,7 @@ def tasks(op: str, name: str, initial: Tensor, adapted: Tensor, weights: Tensor 
     if initial.ndim != 1:
         raise ValueError(f"{op}: {name} must be [numel], got {list(initial.shape)}")
     if not isinstance(adapted, Tensor) or adapted.ndim != 2 or adapted.shape[1:] != initial.shape:
-        got = list(adapted.shape) if isinstance(adapted, Tensor) else type(adapted).__name__
+        got = str(list(adapted.shape)) if isinstance(adapted, Tensor) else type(adapted).__name__
         raise ValueError(f"{op}: adapted must be [tasks, {initial.shape[0]}], one row a task, got {got}")
     if adapted.shape[0] == 0:
         raise ValueError(f"{op}: adapted has no tasks; expected at least one row")
@@ -153,7 +154,7 @@ def step_size(op: str, value: float | Tensor) -> None:
         raise ValueError(f"{op}: step_size must be finite, got {value}")
 
 
-def targets(op: str, written: dict[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
+def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
     """Return None for a functional op, and for an in-place one the tensors to write.
 
     Checks that no derivative is wanted of them and that they share no memory.

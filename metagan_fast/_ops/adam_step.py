@@ -43,7 +43,7 @@ def call(
     _check.adam(op, step, betas, eps, eps_root, weight_decay)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     out = _check.targets(op, written, grads=grads, lr=lr)
-    return run(  # type: ignore[return-value]
+    new_params, new_exp_avg, new_exp_avg_sq = run(
         "adam_step",
         params,
         grads,
@@ -60,6 +60,7 @@ def call(
         out=out,
         differentiable=differentiable,
     )
+    return new_params, new_exp_avg, new_exp_avg_sq
 
 
 def differentiable(

@@ -34,7 +34,7 @@ def call(
     _check.adam(op, step, betas, eps, 0.0, weight_decay)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     out = _check.targets(op, written, adapted=adapted, lr=lr, weights=weights)
-    return run(  # type: ignore[return-value]
+    new_params, new_exp_avg, new_exp_avg_sq = run(
         "meta_adam_step",
         params,
         adapted,
@@ -50,3 +50,4 @@ def call(
         layout=layout,
         out=out,
     )
+    return new_params, new_exp_avg, new_exp_avg_sq

@@ -40,7 +40,7 @@ def call(
     _check.non_negative(op, momentum=momentum, weight_decay=weight_decay)
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError(f"{op}: nesterov needs momentum > 0 and dampening 0, got {momentum} and {dampening}")
-    written = {"params": params}
+    written: dict[str, Tensor | None] = {"params": params}
     if momentum != 0:
         written["momentum_buffer"] = momentum_buffer
     out = _check.targets(op, written, grads=grads, lr=lr)
@@ -62,7 +62,7 @@ def call(
         out=out,
         differentiable=differentiable,
     )
-    return results if momentum != 0 else results[0]
+    return (results[0], results[1]) if momentum != 0 else results[0]
 
 
 def differentiable(
