@@ -11,9 +11,7 @@ import torch
 from . import machine, ops, records, workloads
 from .records import Record
 
-CASES: dict[str, ops.OpCase | workloads.WorkloadCase] = {
-    case.name: case for case in (*ops.CASES, *workloads.CASES)
-}
+CASES: dict[str, ops.OpCase | workloads.WorkloadCase] = {case.name: case for case in (*ops.CASES, *workloads.CASES)}
 GROUPS = {"ops": [case.name for case in ops.CASES], "workloads": [case.name for case in workloads.CASES]}
 
 
@@ -72,15 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CASE",
         help="cases, or 'ops' or 'workloads'",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="few rounds and steps; nothing that has to compile"
-    )
+    parser.add_argument("--quick", action="store_true", help="few rounds and steps; nothing that has to compile")
     parser.add_argument("--out", metavar="FILE", help="append the records to this file as JSON lines")
     parser.add_argument(
         "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
     )
-    parser.add_argument(
-        "--rounds", type=int, help="timed calls of each contender; each case has its own number"
-    )
+    parser.add_argument("--rounds", type=int, help="timed calls of each contender; each case has its own number")
     parser.add_argument("--list", action="store_true", help="list the cases and leave")
     return parser

@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("old", help="JSON lines of the run before")
     parser.add_argument("new", help="JSON lines of the run after")
-    parser.add_argument(
-        "--tolerance", type=float, default=0.1, help="loss of speed that passes (default: 0.1)"
-    )
+    parser.add_argument("--tolerance", type=float, default=0.1, help="loss of speed that passes (default: 0.1)")
     options = parser.parse_args(arguments)
     try:
         found = changes(records.read(options.old), records.read(options.new))

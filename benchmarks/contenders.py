@@ -57,14 +57,14 @@ def _named(named: tuple[dict[str, Tensor], dict[str, Tensor]], dims: int) -> Res
     return join(named[0], dims), join(named[1], dims)
 
 
-def _maml_options(problem: Problem) -> dict[str, Any]:
+def _options(problem: Problem) -> dict[str, Any]:
     return {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
 
 
 def _maml(problem: Problem, gradient: Callable[..., Any]) -> Prepared:
     batch = problem.batch
     arguments = (problem.generator, problem.discriminator, batch.support, batch.query, problem.noise)
-    return Prepared(lambda: gradient(*arguments, **_maml_options(problem)), lambda named: _named(named, 0))
+    return Prepared(lambda: gradient(*arguments, **_options(problem)), lambda named: _named(named, 0))
 
 
 def _plain(problem: Problem) -> Prepared:
@@ -73,8 +73,7 @@ def _plain(problem: Problem) -> Prepared:
 
     def run() -> Any:
         networks = problem.generator, problem.discriminator
-        options = {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
-        return plain.inner_loop(*networks, problem.batch.support, problem.noise, **options)
+        return plain.inner_loop(*networks, problem.batch.support, problem.noise, **_options(problem))
 
     def stack(networks: list[nn.Module]) -> Tensor:
         return torch.stack([join(dict(network.named_parameters())) for network in networks])
@@ -121,14 +120,10 @@ def _jax(problem: Problem) -> Prepared:
     support = jax_dcgan.to_jax(problem.batch.support)
 
     def collect(named: Any) -> Result:
-        as_torch = [
-            {name: torch.tensor(jax_dcgan.to_numpy(a)) for name, a in arrays.items()} for arrays in named
-        ]
+        as_torch = [{name: torch.tensor(jax_dcgan.to_numpy(a)) for name, a in arrays.items()} for arrays in named]
         return _named((as_torch[0], as_torch[1]), 1)
 
-    return Prepared(
-        lambda: jax_dcgan.inner_loop(*networks, support, noise, step=step, steps=problem.steps), collect
-    )
+    return Prepared(lambda: jax_dcgan.inner_loop(*networks, support, noise, step=step, steps=problem.steps), collect)
 
 
 def _higher(problem: Problem) -> Prepared:

@@ -24,9 +24,7 @@ def cost(network: nn.Module, inputs: Tensor) -> Cost:
         if isinstance(layer, nn.Linear):
             counts.append(layer.in_features * layer.out_features)
         elif isinstance(layer, nn.Conv2d):
-            taps = [
-                _taps(layer, axis, arguments[0].shape[2 + axis], output.shape[2 + axis]) for axis in (0, 1)
-            ]
+            taps = [_taps(layer, axis, arguments[0].shape[2 + axis], output.shape[2 + axis]) for axis in (0, 1)]
             counts.append(layer.in_channels * layer.out_channels // layer.groups * taps[0] * taps[1])
 
     handles = [layer.register_forward_hook(count) for layer in network.modules()]
@@ -44,9 +42,7 @@ def _taps(layer: nn.Conv2d, axis: int, size: int, out: int) -> int:
     padding = layer.padding[axis] if not isinstance(layer.padding, str) else layer.kernel_size[axis] // 2
     starts = (position * layer.stride[axis] - padding for position in range(out))
     return sum(
-        0 <= start + tap * layer.dilation[axis] < size
-        for start in starts
-        for tap in range(layer.kernel_size[axis])
+        0 <= start + tap * layer.dilation[axis] < size for start in starts for tap in range(layer.kernel_size[axis])
     )
 
 

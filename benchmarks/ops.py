@@ -74,9 +74,7 @@ def _momentum_plain(b: Buffers) -> Run:
 
 
 def _momentum_ours(b: Buffers) -> Run:
-    return lambda: functional.sgd_step_(
-        b["params"], b["grads"], LR, momentum_buffer=b["momentum_buffer"], momentum=0.9
-    )
+    return lambda: functional.sgd_step_(b["params"], b["grads"], LR, momentum_buffer=b["momentum_buffer"], momentum=0.9)
 
 
 def _adam_update(params: Tensor, grads: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
@@ -155,15 +153,11 @@ def _ema_ours(b: Buffers) -> Run:
 
 def _meta_adam_ours(b: Buffers) -> Run:
     state = b["exp_avg"], b["exp_avg_sq"]
-    return lambda: functional.meta_adam_step_(
-        b["params"], b["adapted"], *state, LR, step=STEP, betas=BETAS, eps=EPS
-    )
+    return lambda: functional.meta_adam_step_(b["params"], b["adapted"], *state, LR, step=STEP, betas=BETAS, eps=EPS)
 
 
 def _meta_adam_plain(b: Buffers) -> Run:
-    return lambda: _adam_update(
-        b["params"], b["params"] - b["adapted"].mean(0), b["exp_avg"], b["exp_avg_sq"]
-    )
+    return lambda: _adam_update(b["params"], b["params"] - b["adapted"].mean(0), b["exp_avg"], b["exp_avg_sq"])
 
 
 def _meta_adam_out(b: Buffers) -> Run:

@@ -82,9 +82,7 @@ class Problem:
 
     def initial(self) -> tuple[Tensor, Tensor]:
         """Return each network's parameters as one vector, in the order of their names."""
-        return join(dict(self.generator.named_parameters())), join(
-            dict(self.discriminator.named_parameters())
-        )
+        return join(dict(self.generator.named_parameters())), join(dict(self.discriminator.named_parameters()))
 
 
 def join(named: dict[str, Tensor], dims: int = 0) -> Tensor:

@@ -114,9 +114,7 @@ def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: 
         before = time.perf_counter()
         runs[name]()
         first = time.perf_counter() - before
-        records[name] = dataclasses.replace(
-            record, error=error, error_allowed=allowed, first_call_seconds=first
-        )
+        records[name] = dataclasses.replace(record, error=error, error_allowed=allowed, first_call_seconds=first)
     timings = alternate(runs, rounds=rounds, warm_up=0 if quick else 1)
     seconds, kind = floor(case, problem)
     for name, timing in timings.items():
@@ -136,9 +134,7 @@ def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
     elements = sum(p.numel() for n in (problem.generator, problem.discriminator) for p in n.parameters())
     runs = case.tasks * case.steps
     by_arithmetic = runs * multiply_adds / machine.multiply_add_rate()
-    by_memory = (
-        runs * elements * 4 * 2 / machine.copy_bandwidth()
-    )  # each parameter is read and written every step
+    by_memory = runs * elements * 4 * 2 / machine.copy_bandwidth()  # each parameter is read and written every step
     return max((by_arithmetic, "multiply-adds"), (by_memory, "copy bandwidth"))
 
 
@@ -182,6 +178,5 @@ def _distances(actual: Result, exact: Result, problem: Problem) -> list[float]:
     if problem.algorithm != "maml":
         starts = problem.initial()
     return [
-        ((a.double() - e).norm() / (e - start).norm()).item()
-        for a, e, start in zip(actual, exact, starts, strict=True)
+        ((a.double() - e).norm() / (e - start).norm()).item() for a, e, start in zip(actual, exact, starts, strict=True)
     ]

@@ -55,9 +55,7 @@ def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
     """Return the op of `reference` in the form that the table holds."""
     formula = getattr(reference, op)
 
-    def run(
-        *tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any
-    ) -> tuple:
+    def run(*tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any) -> tuple:
         if layout is not None:
             tensors = (*tensors[:-1], expand_rate(tensors[-1], layout))
         results = formula(*tensors, **options)
@@ -111,9 +109,7 @@ def dispatch(op: str, first: Tensor, *others: Any, **options: Any) -> tuple[Tens
 
 
 @functools.cache
-def select(
-    op: str, device: str, dtype: torch.dtype, backend: str | None
-) -> Callable[..., tuple[Tensor, ...]]:
+def select(op: str, device: str, dtype: torch.dtype, backend: str | None) -> Callable[..., tuple[Tensor, ...]]:
     """Return the function of the first row that fits.
 
     Raises:
@@ -134,7 +130,5 @@ def select(
             return row.function
         reasons.append(reason)
         if backend is None:
-            log_once(
-                logger, logging.WARNING, f"backend {row.backend!r} is not used, expect less speed: {reason}"
-            )
+            log_once(logger, logging.WARNING, f"backend {row.backend!r} is not used, expect less speed: {reason}")
     raise RuntimeError(f"{op}: no backend {backend or ''!r} for this call: {'; '.join(reasons)}")

@@ -33,9 +33,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 def is_available() -> tuple[bool, str]:
     """Return whether the extension loaded, and if not, why."""
-    reason = (
-        f"the compiled extension metagan_fast._core did not load ({_import_error})" if _import_error else ""
-    )
+    reason = f"the compiled extension metagan_fast._core did not load ({_import_error})" if _import_error else ""
     return not reason, reason
 
 
@@ -49,9 +47,7 @@ def threads() -> int:
     if not override:
         return torch.get_num_threads()
     if not override.isdecimal() or int(override) < 1:
-        raise ValueError(
-            f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it"
-        )
+        raise ValueError(f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it")
     return int(override)
 
 
@@ -60,9 +56,7 @@ def find_overlap(written: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[s
 
     Written memory may be shared only with an input that is the very same view; rows may interleave.
     """
-    spans = [
-        (_Span.of(x), name, name in written) for name, x in (*read.items(), *written.items()) if x.numel()
-    ]
+    spans = [(_Span.of(x), name, name in written) for name, x in (*read.items(), *written.items()) if x.numel()]
     spans.sort(key=lambda item: item[0].begin)
     if all(a[0].end <= b[0].begin for a, b in itertools.pairwise(spans)):
         return None
@@ -300,9 +294,7 @@ def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | 
     return clipped, norms
 
 
-def ema_update(
-    average: Tensor, params: Tensor, decay: float, *, out: tuple[Tensor, ...] | None
-) -> tuple[Tensor, ...]:
+def ema_update(average: Tensor, params: Tensor, decay: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     average, params = _inputs(average, params)
     results = out or _new(average, 1)
     _core.ema_update(*_launch(average), _matrix(average), _matrix(params), _matrix(results[0]), decay)

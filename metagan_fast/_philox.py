@@ -24,7 +24,7 @@ Key = tuple[int, int]
 
 
 class Grid(NamedTuple):
-    """A block of words `[outer, inner, tasks, count]`; `role` (below 256) keeps the grids of one key apart.
+    """A block of random words `[outer, inner, tasks, words]`; `role` (below 256) keeps the grids of one key apart.
 
     A word depends on its own indices alone, not on the sizes.
     """
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
     outer: int
     inner: int
     tasks: int
-    count: int
+    words: int
 
 
 def philox(counter: tuple[Tensor, ...], key: Key) -> tuple[Tensor, ...]:
@@ -75,13 +75,13 @@ def draw_words(grids: Sequence[Grid], key: Key, first_task: int, device: torch.d
 
     Word e of a task lies in word e % 4 of block e // 4, whose counter is (block, role and inner, outer, task).
     """
-    sizes = [(grid.outer, grid.inner, grid.tasks, -(-grid.count // 4)) for grid in grids]
+    sizes = [(grid.outer, grid.inner, grid.tasks, -(-grid.words // 4)) for grid in grids]
     counters = [_counters(grid.role, size, first_task, device) for grid, size in zip(grids, sizes, strict=True)]
     joined = tuple(torch.cat(column) for column in zip(*counters, strict=True))
     blocks = torch.stack(philox(joined, key), dim=-1)
     parts = blocks.split([math.prod(size) for size in sizes])
     return [
-        part.view(*size[:3], 4 * size[3])[..., : grid.count]
+        part.view(*size[:3], 4 * size[3])[..., : grid.words]
         for part, size, grid in zip(parts, sizes, grids, strict=True)
     ]
 

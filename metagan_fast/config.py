@@ -110,9 +110,7 @@ def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = Non
     return tasks.load(source, **options)
 
 
-def build_networks(
-    config: Mapping[str, Any], image_shape: Sequence[int], *, seed: int
-) -> tuple[nn.Module, nn.Module]:
+def build_networks(config: Mapping[str, Any], image_shape: Sequence[int], *, seed: int) -> tuple[nn.Module, nn.Module]:
     """Build generator and discriminator for images (channels, height, width), fresh weights from `seed`."""
     options = {"latent_dim": config["latent_dim"], **config["model"]}
     name = options.pop("name")
@@ -127,9 +125,7 @@ def build_networks(
     return generator.to(config["device"]), discriminator.to(config["device"])
 
 
-def build_learner(
-    config: Mapping[str, Any], image_shape: Sequence[int], *, weights_seed: int | None = None
-) -> MetaGAN:
+def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weights_seed: int | None = None) -> MetaGAN:
     """Build the networks and the learner around them.
 
     Args:
@@ -138,9 +134,7 @@ def build_learner(
         weights_seed: seed of the fresh weights; None: the run's own.
     """
     seed = config["seed"]
-    generator, discriminator = build_networks(
-        config, image_shape, seed=seed if weights_seed is None else weights_seed
-    )
+    generator, discriminator = build_networks(config, image_shape, seed=seed if weights_seed is None else weights_seed)
     return MetaGAN(
         generator,
         discriminator,

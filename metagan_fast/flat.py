@@ -98,9 +98,7 @@ class FlatLayout:
         sizes, chunks = self._split
         parts = flat.split_with_sizes(sizes, dim=-1)
         rows = flat.shape[:-1]
-        return {
-            slot.name: parts[i].view((*rows, *slot.shape)) for slot, i in zip(self.slots, chunks, strict=True)
-        }
+        return {slot.name: parts[i].view((*rows, *slot.shape)) for slot, i in zip(self.slots, chunks, strict=True)}
 
     def flatten(
         self,
@@ -129,9 +127,7 @@ class FlatLayout:
         names = {slot.name for slot in self.slots}
         if names != source.keys():
             missing, unknown = sorted(names - source.keys()), sorted(source.keys() - names)
-            raise ValueError(
-                f"expected one tensor for each slot of the layout; missing {missing}, unknown {unknown}"
-            )
+            raise ValueError(f"expected one tensor for each slot of the layout; missing {missing}, unknown {unknown}")
         if not self.slots:
             return torch.zeros(0, dtype=dtype, device=device)
 
@@ -148,9 +144,7 @@ class FlatLayout:
                     f"got {list(value.shape)}"
                 )
             if dtype is None and value.dtype != kind:
-                raise ValueError(
-                    f"expected {kind} for {slot.name!r} as for the others, got {value.dtype}; pass dtype="
-                )
+                raise ValueError(f"expected {kind} for {slot.name!r} as for the others, got {value.dtype}; pass dtype=")
             parts.append(value.to(kind).reshape((*rows, slot.numel)))
             if slot.numel % ALIGNMENT:
                 parts.append(padding[..., slot.numel % ALIGNMENT :])
@@ -167,8 +161,7 @@ class FlatLayout:
         """
         if per_tensor.ndim not in (1, 2) or per_tensor.shape[-1] != len(self.slots):
             raise ValueError(
-                f"expected [slots] or [tasks, slots] with {len(self.slots)} slots, "
-                f"got {list(per_tensor.shape)}"
+                f"expected [slots] or [tasks, slots] with {len(self.slots)} slots, got {list(per_tensor.shape)}"
             )
         rows = per_tensor.shape[:-1]
         if not self.slots:
@@ -196,8 +189,7 @@ class FlatLayout:
         """
         if tuple(flat.shape) != (self.numel,) or not flat.is_contiguous():
             raise ValueError(
-                f"expected a contiguous buffer [{self.numel}], "
-                f"got {list(flat.shape)} with strides {flat.stride()}"
+                f"expected a contiguous buffer [{self.numel}], got {list(flat.shape)} with strides {flat.stride()}"
             )
         parameters = self._parameters(module)
         for slot, parameter in parameters:
@@ -243,11 +235,7 @@ class FlatLayout:
         ours = [(slot.names, slot.shape) for slot in self.slots]
         if ours != theirs:
             different = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), None)
-            detail = (
-                f"{different[0]} against {different[1]}"
-                if different
-                else f"{len(ours)} against {len(theirs)}"
-            )
+            detail = f"{different[0]} against {different[1]}" if different else f"{len(ours)} against {len(theirs)}"
             raise ValueError(f"expected a module with the parameters of this layout; they differ: {detail}")
         return [(slot, parameter) for slot, (parameter, _) in zip(self.slots, parameters, strict=True)]
 

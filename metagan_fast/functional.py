@@ -342,9 +342,7 @@ def reptile_gradient(initial: Tensor, adapted: Tensor, weights: Tensor | None = 
     return _reptile_gradient.call("reptile_gradient", None, initial, adapted, weights)
 
 
-def reptile_gradient_(
-    gradient: Tensor, initial: Tensor, adapted: Tensor, weights: Tensor | None = None
-) -> Tensor:
+def reptile_gradient_(gradient: Tensor, initial: Tensor, adapted: Tensor, weights: Tensor | None = None) -> Tensor:
     """Overwrite `gradient` with the result of `reptile_gradient`."""
     return _reptile_gradient.call("reptile_gradient_", gradient, initial, adapted, weights)
 

@@ -28,9 +28,7 @@ def grid(images: Tensor) -> Tensor:
     """Lay out images `[rows, columns, C, H, W]` with gaps; returns one image `[C, height, width]`."""
     rows, columns, channels, height, width = images.shape
     padded = F.pad(images.detach().float().cpu(), (0, _GAP, 0, _GAP), value=_BACKGROUND)
-    laid_out = padded.permute(2, 0, 3, 1, 4).reshape(
-        channels, rows * (height + _GAP), columns * (width + _GAP)
-    )
+    laid_out = padded.permute(2, 0, 3, 1, 4).reshape(channels, rows * (height + _GAP), columns * (width + _GAP))
     return laid_out[:, :-_GAP, :-_GAP]
 
 

@@ -143,6 +143,9 @@ class InnerLoop:
         return cls(**arguments)
 
 
+_Op = Callable[..., Any]  # a fused op or its in-place twin
+
+
 @dataclass(frozen=True)
 class _Optimizer:
     """A row of the table: how many buffers, and the update over a fused op or its in-place twin.
@@ -155,19 +158,19 @@ class _Optimizer:
 
 
 def _sgd(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
-    op = functional.sgd_step_ if in_place else functional.sgd_step
+    op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
     return (op(network.params, grads, lr, weight_decay=inner.weight_decay),)
 
 
 def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
-    op = functional.sgd_step_ if in_place else functional.sgd_step
+    op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
     momentum = 0.9 if inner.momentum is None else inner.momentum
     (buffer,) = network.buffers
     return op(network.params, grads, lr, momentum_buffer=buffer, momentum=momentum, weight_decay=inner.weight_decay)
 
 
 def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
-    op = functional.adam_step_ if in_place else functional.adam_step
+    op: _Op = functional.adam_step_ if in_place else functional.adam_step
     return op(
         network.params,
         grads,
@@ -181,7 +184,7 @@ def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place
 
 
 def _rmsprop(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
-    op = functional.rmsprop_step_ if in_place else functional.rmsprop_step
+    op: _Op = functional.rmsprop_step_ if in_place else functional.rmsprop_step
     square_avg, *momentum_buffer = network.buffers
     return op(
         network.params,

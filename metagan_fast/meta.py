@@ -134,10 +134,12 @@ class MetaOptimizer:
                 weight_decay=self.weight_decay,
             )
         else:
+            exp_avg, exp_avg_sq = state
             functional.adam_step_(
                 params,
                 gradient,
-                *state,
+                exp_avg,
+                exp_avg_sq,
                 lr,
                 step=update,
                 betas=self.betas,

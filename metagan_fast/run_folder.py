@@ -69,9 +69,7 @@ class RunFolder:
         if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
             return
         if not folder.config.is_file():
-            raise FileExistsError(
-                f"{path} exists and is not a run (it has no config.json); choose another folder"
-            )
+            raise FileExistsError(f"{path} exists and is not a run (it has no config.json); choose another folder")
         if not overwrite:
             raise FileExistsError(f"{path} holds a run; resume it, overwrite it, or choose another folder")
 
@@ -84,9 +82,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.is_file():
-            raise FileNotFoundError(
-                f"{path} is not a run: it has no config.json; expected a folder of `train`"
-            )
+            raise FileNotFoundError(f"{path} is not a run: it has no config.json; expected a folder of `train`")
         return folder
 
     def _clear(self) -> None:
@@ -132,9 +128,7 @@ class RunFolder:
 
     # Checkpoints
 
-    def save(
-        self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, keep: int
-    ) -> Path:
+    def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, keep: int) -> Path:
         """Write the state after `step` meta-steps, then delete all but the newest `keep` states.
 
         Raises:

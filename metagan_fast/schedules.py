@@ -36,7 +36,7 @@ class Cosine:
         return self.final + (self.initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-_SCHEDULES = {"linear": Linear, "cosine": Cosine}
+_SCHEDULES: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine": Cosine}
 
 
 def rate_at(rate: Rate, step: int) -> float:
@@ -48,9 +48,9 @@ def rate_to_config(rate: Rate) -> Any:
     """Return a rate as JSON-able data; ValueError for a callable that is not one of this module's schedules."""
     if not callable(rate):
         return rate
-    for name, schedule in _SCHEDULES.items():
-        if isinstance(rate, schedule):
-            return {"schedule": name, "initial": rate.initial, "final": rate.final, "steps": rate.steps}
+    if isinstance(rate, (Linear, Cosine)):
+        name = next(name for name, schedule in _SCHEDULES.items() if isinstance(rate, schedule))
+        return {"schedule": name, "initial": rate.initial, "final": rate.final, "steps": rate.steps}
     raise ValueError(
         f"expected a number, schedules.Linear or schedules.Cosine as a rate that can be saved, got {rate!r}; "
         "use one of them, or save the networks yourself"

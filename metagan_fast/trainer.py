@@ -200,9 +200,7 @@ class Trainer:
 
     def _batch(self, step: int) -> TaskBatch:
         training = self.training
-        return self.tasks.train.sample(
-            tasks=training.tasks, shots=training.shots, query=training.query, step=step
-        )
+        return self.tasks.train.sample(tasks=training.tasks, shots=training.shots, query=training.query, step=step)
 
     def _draw_validation_batch(self) -> TaskBatch | None:
         classes = len(self.tasks.validation.classes)
@@ -233,9 +231,7 @@ class Trainer:
         step = self.learner.step
         images.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
         writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
-        self._log(
-            writer, {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()}
-        )
+        self._log(writer, {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()})
 
     def _log(self, writer: SummaryWriter, metrics: Mapping[str, float]) -> None:
         self.folder.append_metrics(self.learner.step, metrics)
@@ -263,5 +259,5 @@ def _stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
     try:
         yield requested
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for each, handler in previous.items():
+            signal.signal(each, handler)

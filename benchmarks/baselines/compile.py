@@ -10,7 +10,5 @@ from .vmap import Step, vectorised_step
 
 def compiled_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float) -> Step:
     """Return one inner step of a batch of tasks; its first call compiles, for seconds or minutes."""
-    step = torch.compile(
-        vectorised_step(generator, discriminator, loss=loss, lr=lr), fullgraph=True, dynamic=False
-    )
+    step = torch.compile(vectorised_step(generator, discriminator, loss=loss, lr=lr), fullgraph=True, dynamic=False)
     return step

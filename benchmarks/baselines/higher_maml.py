@@ -17,7 +17,17 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports the TensorFlow-era torch API
     import higher
 
-from .plain import LOSSES, Module, Named, discriminator_loss, gradient, mean, penalty_points, query_losses
+from .plain import (
+    LOSSES,
+    Module,
+    Named,
+    discriminator_loss,
+    gradient,
+    mean,
+    named_parameters,
+    penalty_points,
+    query_losses,
+)
 
 
 def maml_gradient(
@@ -49,15 +59,13 @@ def maml_gradient(
                     fake = g(noise.discriminator_latents[step, critic_step, task])
                     points = penalty_points(rule, images, fake, noise.interpolation[step, critic_step, task])
                     alias = [p.clone() for p in d.fast_params]
-                    d_optimizer.step(
-                        discriminator_loss(rule, _bind(d, alias), images, fake, points), params=alias
-                    )
+                    d_optimizer.step(discriminator_loss(rule, _bind(d, alias), images, fake, points), params=alias)
                 alias = [p.clone() for p in g.fast_params]
                 fake = g(noise.generator_latents[step, task], params=alias)
                 g_optimizer.step(rule.generator(d(fake).reshape(-1)), params=alias)
             losses = query_losses(rule, g, d, d, query[task], noise, task, -1)
-            generator_rows.append(gradient(losses[0], dict(generator.named_parameters())))
-            discriminator_rows.append(gradient(losses[1], dict(discriminator.named_parameters())))
+            generator_rows.append(gradient(losses[0], named_parameters(generator)))
+            discriminator_rows.append(gradient(losses[1], named_parameters(discriminator)))
     return mean(generator_rows), mean(discriminator_rows)
 
 

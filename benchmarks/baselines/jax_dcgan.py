@@ -38,16 +38,13 @@ def translate(module: nn.Module, prefix: str = "") -> Apply:
         return lambda p, x: x @ p[weight].T + p[bias]
     if isinstance(module, nn.Conv2d):
         padding = [(side, side) for side in module.padding if not isinstance(side, str)]
-        return lambda p, x: jax.lax.conv(x, p[weight], module.stride, padding) + p[bias][:, None, None]
+        return lambda p, x: jax.lax.conv_general_dilated(x, p[weight], module.stride, padding) + p[bias][:, None, None]
     if isinstance(module, nn.LayerNorm):
         axes = tuple(range(-len(module.normalized_shape), 0))
 
         def layer_norm(p: Named, x: Array) -> Array:
             centred = x - x.mean(axes, keepdims=True)
-            return (
-                centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + module.eps) * p[weight]
-                + p[bias]
-            )
+            return centred * jax.lax.rsqrt((centred**2).mean(axes, keepdims=True) + module.eps) * p[weight] + p[bias]
 
         return layer_norm
     if isinstance(module, nn.PReLU):
@@ -124,10 +121,7 @@ def inner_loop(
         The parameters of both networks by name, [tasks, *shape].
     """
     g, d = (
-        {
-            name: jnp.broadcast_to(to_jax(p), (len(support), *p.shape))
-            for name, p in network.named_parameters()
-        }
+        {name: jnp.broadcast_to(to_jax(p), (len(support), *p.shape)) for name, p in network.named_parameters()}
         for network in (generator, discriminator)
     )
     for k in range(steps):

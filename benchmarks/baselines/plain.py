@@ -244,20 +244,18 @@ def fomaml_gradient(
     """
     rule = LOSSES[loss]
     adapted = inner_loop(generator, discriminator, support, noise, loss=loss, **inner)
-    initial = dict(discriminator.named_parameters())
+    initial = named_parameters(discriminator)
     generator_rows, discriminator_rows = [], []
     for task, (generate, score) in enumerate(zip(*adapted, strict=True)):
         opponent: Module = score
         if generator_objective != "support":
             opponent = discriminator
         if generator_objective == "query":
-            on_query = _adapted_to_query(
-                discriminator, initial, generate, query[task], noise, task, rule, inner
-            )
+            on_query = _adapted_to_query(discriminator, initial, generate, query[task], noise, task, rule, inner)
             opponent = bind(discriminator, {name: value.detach() for name, value in on_query.items()})
         losses = query_losses(rule, generate, score, opponent, query[task], noise, task, -1)
-        generator_rows.append(gradient(losses[0], dict(generate.named_parameters())))
-        discriminator_rows.append(gradient(losses[1], dict(score.named_parameters())))
+        generator_rows.append(gradient(losses[0], named_parameters(generate)))
+        discriminator_rows.append(gradient(losses[1], named_parameters(score)))
     return mean(generator_rows), mean(discriminator_rows)
 
 
@@ -325,6 +323,11 @@ def unrolled_inner_loop(
     return states
 
 
+def named_parameters(module: nn.Module) -> Named:
+    """Return the module's parameters by name."""
+    return {name: parameter for name, parameter in module.named_parameters()}  # noqa: C416 (dict() keeps the type Parameter)
+
+
 def _adapted_to_query(
     discriminator: nn.Module,
     d: Named,
@@ -368,9 +371,7 @@ def maml_losses(
     """
     rule = LOSSES[loss]
     states = unrolled_inner_loop(generator, discriminator, initial, support, noise, task, loss=loss, **inner)
-    evaluated = (
-        [(1.0, states[-1])] if step_weights is None else list(zip(step_weights, states[1:], strict=True))
-    )
+    evaluated = [(1.0, states[-1])] if step_weights is None else list(zip(step_weights, states[1:], strict=True))
     totals = [torch.zeros_like(support[0, 0, 0, 0]) for _ in range(2)]
     for evaluation, (weight, (g, d)) in enumerate(evaluated):
         opponent = d if generator_objective == "support" else initial[1]
@@ -393,7 +394,7 @@ def maml_gradient(
     """
     generator_rows, discriminator_rows = [], []
     for task in range(len(support)):
-        initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
+        initial = named_parameters(generator), named_parameters(discriminator)
         images = support[task], query[task]
         losses = maml_losses(generator, discriminator, initial, *images, noise, task, **options)
         generator_rows.append(gradient(losses[0], initial[0]))

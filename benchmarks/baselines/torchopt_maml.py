@@ -17,6 +17,7 @@ from .plain import (
     discriminator_loss,
     gradient,
     mean,
+    named_parameters,
     penalty_points,
     query_losses,
 )
@@ -44,7 +45,7 @@ def maml_gradient(
 
     generator_rows, discriminator_rows = [], []
     for task, images in enumerate(support):
-        initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
+        initial = named_parameters(generator), named_parameters(discriminator)
         (g, d), (g_state, d_state) = initial, map(optimizer.init, initial)
         for step in range(steps):
             for critic_step in range(critic_steps):
@@ -55,9 +56,7 @@ def maml_gradient(
                 d, d_state = update(value, d, d_state)
             g = alias(g)
             fake = functional_call(generator, g, (noise.generator_latents[step, task],))
-            g, g_state = update(
-                rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, g_state
-            )
+            g, g_state = update(rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, g_state)
         networks = bind(generator, g), bind(discriminator, d), bind(discriminator, d)
         losses = query_losses(rule, *networks, query[task], noise, task, -1)
         generator_rows.append(gradient(losses[0], initial[0]))

@@ -20,9 +20,7 @@ def make_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: 
 
     def discriminator_loss(d: Named, g: Named, real: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
         fake = functional_call(generator, g, (latents,))
-        real_scores, fake_scores = functional_call(discriminator, d, (torch.cat([real, fake]),)).reshape(
-            2, -1
-        )
+        real_scores, fake_scores = functional_call(discriminator, d, (torch.cat([real, fake]),)).reshape(2, -1)
         value = rule.discriminator(real_scores, fake_scores)
         if rule.penalty is None:
             return value

@@ -23,9 +23,7 @@ def buffers(op: str, **tensors: Tensor | None) -> None:
         raise TypeError(f"{op}: {name} must be a tensor, got {type(first).__name__}")
     shape, dtype, device = first.shape, first.dtype, first.device
     if len(shape) not in (1, 2):
-        raise ValueError(
-            f"{op}: {name} must be [numel] or [tasks, numel], got {list(shape)}; see FlatLayout.flatten"
-        )
+        raise ValueError(f"{op}: {name} must be [numel] or [tasks, numel], got {list(shape)}; see FlatLayout.flatten")
     if dtype not in _native.DTYPES:
         raise ValueError(f"{op}: {name} must be float32, bfloat16 or float64, got {dtype}; convert it")
     for other_name, x in others:
@@ -34,9 +32,7 @@ def buffers(op: str, **tensors: Tensor | None) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {other_name} must be a tensor, got {type(x).__name__}")
         if x.shape != shape:
-            raise ValueError(
-                f"{op}: {other_name} must have the shape {list(shape)} of {name}, got {list(x.shape)}"
-            )
+            raise ValueError(f"{op}: {other_name} must have the shape {list(shape)} of {name}, got {list(x.shape)}")
         _same_kind(op, other_name, x, name, dtype, device)
 
 
@@ -53,19 +49,9 @@ def tasks(op: str, name: str, initial: Tensor, adapted: Tensor, weights: Tensor 
     _same_kind(op, "adapted", adapted, name, initial.dtype, initial.device)
     if weights is None:
         return
-    if (
-        not isinstance(weights, Tensor)
-        or weights.shape != adapted.shape[:1]
-        or not weights.is_floating_point()
-    ):
-        got = (
-            f"{weights.dtype} {list(weights.shape)}"
-            if isinstance(weights, Tensor)
-            else type(weights).__name__
-        )
-        raise ValueError(
-            f"{op}: weights must be a floating-point tensor [{adapted.shape[0]}], one a task, got {got}"
-        )
+    if not isinstance(weights, Tensor) or weights.shape != adapted.shape[:1] or not weights.is_floating_point():
+        got = f"{weights.dtype} {list(weights.shape)}" if isinstance(weights, Tensor) else type(weights).__name__
+        raise ValueError(f"{op}: weights must be a floating-point tensor [{adapted.shape[0]}], one a task, got {got}")
     if weights.device != initial.device:
         raise ValueError(f"{op}: weights must be on {initial.device} as {name}, got {weights.device}")
 
@@ -88,21 +74,16 @@ def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayou
         slots = len(layout.slots)
         if shape not in ((), (slots,), (*rows, slots)):
             expected = f"[{slots}]" + "".join(f" or [{tasks}, {slots}]" for tasks in rows)
-            raise ValueError(
-                f"{op}: with layout= lr must be one value a tensor, {expected}, got {list(shape)}"
-            )
+            raise ValueError(f"{op}: with layout= lr must be one value a tensor, {expected}, got {list(shape)}")
         return lr
     if len(shape) == 1 and rows and shape[0] == rows[0]:
         if shape[0] == numel:
             raise ValueError(
-                f"{op}: lr {list(shape)} could be one value a task or one an element; "
-                f"pass [{numel}, 1] or [1, {numel}]"
+                f"{op}: lr {list(shape)} could be one value a task or one an element; pass [{numel}, 1] or [1, {numel}]"
             )
         return lr.unsqueeze(-1)
     if shape not in ((), (numel,), (1,)) and not (
-        rows
-        and len(shape) == 2
-        and all(size in (1, full) for size, full in zip(shape, params.shape, strict=True))
+        rows and len(shape) == 2 and all(size in (1, full) for size, full in zip(shape, params.shape, strict=True))
     ):
         forms = f"[{numel}]" + "".join(f", [{tasks}], [{tasks}, 1] or [{tasks}, {numel}]" for tasks in rows)
         raise ValueError(f"{op}: lr must be a number, a 0-dim tensor, or {forms}, got {list(shape)}")
@@ -130,9 +111,7 @@ def positive(op: str, **values: float) -> None:
             raise ValueError(f"{op}: {name} must be a finite number above 0, got {value}")
 
 
-def adam(
-    op: str, step: int, betas: tuple[float, float], eps: float, eps_root: float, weight_decay: float
-) -> None:
+def adam(op: str, step: int, betas: tuple[float, float], eps: float, eps_root: float, weight_decay: float) -> None:
     """Check the numbers of Adam."""
     if step < 1:
         raise ValueError(f"{op}: step counts from 1, got {step}; pass the number of this step")
@@ -140,9 +119,7 @@ def adam(
     below_one(op, beta1=beta1, beta2=beta2)
     non_negative(op, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
     if eps == 0 and eps_root == 0:  # padding, among others, would become 0 / 0
-        raise ValueError(
-            f"{op}: eps and eps_root are both 0, and elements without a gradient would become NaN"
-        )
+        raise ValueError(f"{op}: eps and eps_root are both 0, and elements without a gradient would become NaN")
 
 
 def step_size(op: str, value: float | Tensor) -> None:
@@ -174,9 +151,7 @@ def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tu
 def _writable(op: str, written: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
     functional = op.removesuffix("_")
     if in_transform():
-        raise RuntimeError(
-            f"{op}: cannot write in place under torch.func or forward-mode AD; use {functional}"
-        )
+        raise RuntimeError(f"{op}: cannot write in place under torch.func or forward-mode AD; use {functional}")
     if torch.is_grad_enabled():
         for name, x in (*written.items(), *inputs.items()):
             if x.requires_grad:
@@ -187,9 +162,7 @@ def _writable(op: str, written: dict[str, Tensor], inputs: dict[str, Tensor]) ->
     for name, x in written.items():
         shape, strides = x.shape, x.stride()
         if strides[-1] != 1 and shape[-1] > 1:
-            raise ValueError(
-                f"{op}: elements of {name} must be adjacent, got strides {strides}; make it contiguous"
-            )
+            raise ValueError(f"{op}: elements of {name} must be adjacent, got strides {strides}; make it contiguous")
         if len(shape) == 2 and strides[0] < shape[1] and shape[0] > 1:
             raise ValueError(f"{op}: rows of {name} overlap in memory, got strides {strides}; clone it")
     if pair := _native.find_overlap(written, inputs):

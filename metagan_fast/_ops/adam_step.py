@@ -75,9 +75,7 @@ def differentiable(
 ) -> tuple[Tensor, ...]:
     """Run the op where a derivative is wanted."""
     buffers = map(as_rows, (params, grads, exp_avg, exp_avg_sq))
-    return tuple(
-        x.view_as(params) for x in _AdamStep.apply(*buffers, rate_as_rows(lr, layout, params.device), options)
-    )
+    return tuple(x.view_as(params) for x in _AdamStep.apply(*buffers, rate_as_rows(lr, layout, params.device), options))
 
 
 class _AdamStep(torch.autograd.Function):
@@ -92,9 +90,7 @@ class _AdamStep(torch.autograd.Function):
         lr: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        return _backends.dispatch(
-            "adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options
-        )
+        return _backends.dispatch("adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -104,9 +100,7 @@ class _AdamStep(torch.autograd.Function):
         ctx.save_for_forward(*saved)
 
     @staticmethod
-    def backward(
-        ctx: Any, d_params: Tensor, d_exp_avg: Tensor, d_exp_avg_sq: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_params: Tensor, d_exp_avg: Tensor, d_exp_avg_sq: Tensor) -> tuple[Tensor | None, ...]:
         at = _linearise(ctx)
         options = ctx.options
         beta1, beta2 = options["betas"]

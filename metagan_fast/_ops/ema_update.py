@@ -12,7 +12,5 @@ def call(op: str, average: Tensor, params: Tensor, decay: float) -> Tensor:
     _check.buffers(op, average=average, params=params)
     if not 0 <= decay <= 1:
         raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
-    (result,) = run(
-        "ema_update", average, params, decay, out=_check.targets(op, {"average": average}, params=params)
-    )
+    (result,) = run("ema_update", average, params, decay, out=_check.targets(op, {"average": average}, params=params))
     return result

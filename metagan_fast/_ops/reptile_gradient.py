@@ -8,9 +8,7 @@ from metagan_fast._ops import _check
 from metagan_fast._ops._common import run
 
 
-def call(
-    op: str, gradient: Tensor | None, initial: Tensor, adapted: Tensor, weights: Tensor | None
-) -> Tensor:
+def call(op: str, gradient: Tensor | None, initial: Tensor, adapted: Tensor, weights: Tensor | None) -> Tensor:
     _check.tasks(op, "initial", initial, adapted, weights)
     _check.buffers(op, initial=initial, gradient=gradient)
     out = _check.targets(op, {"gradient": gradient}, initial=initial, adapted=adapted, weights=weights)

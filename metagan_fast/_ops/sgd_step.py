@@ -76,9 +76,7 @@ def differentiable(
 ) -> tuple[Tensor, ...]:
     """Run the op where a derivative is wanted."""
     buffer = None if momentum_buffer is None else as_rows(momentum_buffer)
-    results = _SGDStep.apply(
-        as_rows(params), as_rows(grads), rate_as_rows(lr, layout, params.device), buffer, options
-    )
+    results = _SGDStep.apply(as_rows(params), as_rows(grads), rate_as_rows(lr, layout, params.device), buffer, options)
     return tuple(x.view_as(params) for x in results)
 
 
@@ -118,9 +116,7 @@ class _SGDStep(torch.autograd.Function):
         return d_params.to(params.dtype), d_grads.to(params.dtype), d_lr, d_buffer, None
 
     @staticmethod
-    def jvp(
-        ctx: Any, t_params: Tensor, t_grads: Tensor, t_lr: Tensor, t_buffer: Tensor, _: None
-    ) -> tuple[Tensor, ...]:
+    def jvp(ctx: Any, t_params: Tensor, t_grads: Tensor, t_lr: Tensor, t_buffer: Tensor, _: None) -> tuple[Tensor, ...]:
         params, _, lr, *_ = ctx.saved_tensors
         t_params, t_grads, t_buffer = zeros_for_none((t_params, t_grads, t_buffer), like=params)
         moved, *state = reference.sgd_step(t_params, t_grads, lr, momentum_buffer=t_buffer, **ctx.options)

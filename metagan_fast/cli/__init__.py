@@ -24,9 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """Build the command's parser."""
-    top = _Parser(
-        prog="metagan-fast", description="Meta-train GANs on many small tasks, and adapt them to new ones."
-    )
+    top = _Parser(prog="metagan-fast", description="Meta-train GANs on many small tasks, and adapt them to new ones.")
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--debug", action="store_true", help="show where an error came from")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -29,9 +29,7 @@ def add_parsers(subparsers: Any) -> None:
         ),
     )
     parser.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
-    parser.add_argument(
-        "--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s"
-    )
+    parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s")
     for flag, default, text in (
         ("--shots", None, "support images a class (default: as in training)"),
         ("--samples", 64, "generated images a class and draw (default: %(default)s)"),
@@ -44,9 +42,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.set_defaults(run=run_evaluate)
     bench = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
     bench.set_defaults(run=run_bench)
-    info = subparsers.add_parser(
-        "info", help="say what this installation can use", description="Say what can be used."
-    )
+    info = subparsers.add_parser("info", help="say what this installation can use", description="Say what can be used.")
     info.set_defaults(run=run_info)
 
 
@@ -59,9 +55,7 @@ def run_evaluate(given: argparse.Namespace) -> int:
         learner,
         getattr(tasks, given.split),
         features_of(folder, tasks),
-        random=configuration.build_learner(
-            settings, record["image_shape"], weights_seed=settings["seed"] + 1
-        ),
+        random=configuration.build_learner(settings, record["image_shape"], weights_seed=settings["seed"] + 1),
         shots=given.shots or settings["training"]["shots"],
         samples=given.samples,
         draws=given.draws,

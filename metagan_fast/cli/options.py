@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,7 @@ def rate(text: str) -> float | dict[str, Any]:
     if not numbers:
         return float(text)
     if name not in ("linear", "cosine") or len(numbers) not in (2, 3):
-        raise argparse.ArgumentTypeError(
-            f"expected a number or linear:FIRST:LAST[:STEPS] (or cosine), got {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"expected a number or linear:FIRST:LAST[:STEPS] (or cosine), got {text!r}")
     schedule = {"schedule": name, "initial": float(numbers[0]), "final": float(numbers[1])}
     return schedule | ({"steps": int(numbers[2])} if len(numbers) == 3 else {})
 
@@ -173,12 +171,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "meta-training": (
-        Option(
-            "--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(meta.ALGORITHMS)
-        ),
-        Option(
-            "--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=meta.OPTIMIZERS
-        ),
+        Option("--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(meta.ALGORITHMS)),
+        Option("--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=meta.OPTIMIZERS),
         Option("--meta-lr", "meta.lr", "a number or a schedule, as --inner-lr", **_RATE),
         Option("--meta-momentum", "meta.momentum", "of sgd", float),
         Option("--meta-betas", "meta.betas", "of adam and adamw", **_PAIR),
@@ -200,9 +194,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             step_weights,
             metavar="WEIGHTS",
         ),
-        Option(
-            "--first-order-steps", "meta.first_order_steps", "maml: first-order meta-steps at the start", int
-        ),
+        Option("--first-order-steps", "meta.first_order_steps", "maml: first-order meta-steps at the start", int),
     ),
     "outer loop": (
         Option("--steps", "training.meta_steps", "meta-steps in all", int),
@@ -238,7 +230,7 @@ OPTIONS = tuple(option for group in GROUPS.values() for option in group)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the whole table, with the default preset's values in the help."""
-    defaults: Mapping[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for algorithm in reversed(meta.ALGORITHMS):
         config = from_preset("default")
         defaults = defaults | flatten(resolve(config | {"meta": {"algorithm": algorithm}}))

@@ -23,9 +23,7 @@ def make(stream: TextIO | None = None) -> Progress:
 def losses(metrics: Mapping[str, float]) -> str:
     """Return the losses worth watching as one short text."""
     return ", ".join(
-        f"{name.removeprefix('loss_')} {value:+.3f}"
-        for name, value in metrics.items()
-        if name.startswith("loss_")
+        f"{name.removeprefix('loss_')} {value:+.3f}" for name, value in metrics.items() if name.startswith("loss_")
     )
 
 

@@ -41,9 +41,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--preset", help=f"{', '.join(configuration.PRESETS)} (default: default)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    existing.add_argument(
-        "--overwrite", action="store_true", help="delete the run in the folder and start again"
-    )
+    existing.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
     options.add_options(parser)
     parser.set_defaults(run=run)
 
@@ -96,9 +94,7 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
     else:
         config = configuration.resolve(configuration.merge(configuration.from_preset(preset), changes))
     old, new = configuration.flatten(stored), configuration.flatten(config)
-    asked = {
-        f"{section}.{key}" for section, part in changes.items() if isinstance(part, dict) for key in part
-    }
+    asked = {f"{section}.{key}" for section, part in changes.items() if isinstance(part, dict) for key in part}
     free = {key for key in _FREE if key in asked | changes.keys()}
     for key in sorted(old.keys() | new.keys()):
         if key not in _FREE and old.get(key) != new.get(key):

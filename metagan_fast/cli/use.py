@@ -24,9 +24,7 @@ def add_parsers(subparsers: Any) -> None:
     adapt.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
     adapt.add_argument("folder", metavar="FOLDER", type=Path, help="a folder of a few images of one class")
     adapt.add_argument("--steps", type=int, help="inner steps (default: as in training)")
-    adapt.add_argument(
-        "--save-weights", action="store_true", help="write the adapted networks, for sample --weights"
-    )
+    adapt.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
     adapt.set_defaults(run=run_adapt)
     sample = subparsers.add_parser(
         "sample",
@@ -75,9 +73,7 @@ def run_adapt(given: argparse.Namespace) -> int:
     )
     if given.save_weights:
         tensors = {f"generator.{name}": value for name, value in adapted.generator.state_dict().items()}
-        tensors |= {
-            f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()
-        }
+        tensors |= {f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()}
         checkpoint.write(out / "adapted.safetensors", tensors, {"adapted": {"run": str(given.run_folder)}})
     print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out}, all in {picture}")
     return 0
@@ -90,9 +86,7 @@ def run_sample(given: argparse.Namespace) -> int:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])
     samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
-    out = given.out or folder.path / (
-        "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
-    )
+    out = given.out or folder.path / ("initialisation" if given.weights is None else f"sampled-{given.weights.stem}")
     out.mkdir(parents=True, exist_ok=True)
     print(f"{len(samples)} images in {out}, all in {images.save_all(out, samples)}")
     return 0
@@ -109,9 +103,7 @@ def load_weights(learner: MetaGAN, path: Path) -> None:
         if "adapted" not in metadata:
             raise KeyError("it holds no adapted networks")
         for role in ("generator", "discriminator"):
-            state = {
-                name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")
-            }
+            state = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
             getattr(learner, role).load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise checkpoint.CheckpointError(

@@ -47,12 +47,9 @@ def _r1(weight: float = 10.0, **options: Any) -> Loss:
 
 
 _LOSSES: dict[str, type[Loss]] = {
-    loss.name: loss
-    for loss in (Minimax, NonSaturating, Hinge, LeastSquares, WGAN, WGANGP, FIGR, RelativisticAverage)
+    loss.name: loss for loss in (Minimax, NonSaturating, Hinge, LeastSquares, WGAN, WGANGP, FIGR, RelativisticAverage)
 }
-_PENALTIES: dict[str, type[Penalty]] = {
-    penalty.name: penalty for penalty in (GradientPenalty, ZeroCenteredPenalty)
-}
+_PENALTIES: dict[str, type[Penalty]] = {penalty.name: penalty for penalty in (GradientPenalty, ZeroCenteredPenalty)}
 _FACTORIES: dict[str, Callable[..., Loss]] = {**_LOSSES, "r1": _r1}
 
 NAMES: tuple[str, ...] = tuple(_FACTORIES)
@@ -68,9 +65,7 @@ def get(loss: str | Loss, **options: Any) -> Loss:
     if isinstance(loss, Loss) and not options:
         return loss
     if not isinstance(loss, str) or loss not in _FACTORIES:
-        raise ValueError(
-            f"expected a loss of {', '.join(NAMES)}, or a Loss object without options; got {loss!r}"
-        )
+        raise ValueError(f"expected a loss of {', '.join(NAMES)}, or a Loss object without options; got {loss!r}")
     try:
         return _FACTORIES[loss](**options)
     except TypeError as error:

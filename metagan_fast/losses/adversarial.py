@@ -83,9 +83,7 @@ class Loss(ABC):
         """
         return self._terms()[2].value(fake_scores).mean(-1)
 
-    def discriminator_score_gradients(
-        self, real_scores: Tensor, fake_scores: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def discriminator_score_gradients(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives of `discriminator_loss` by the real and the fake scores, in their shapes."""
         _check(real_scores, fake_scores)
         real, fake, _ = self._terms()
@@ -274,9 +272,7 @@ class RelativisticAverage(_WithPenalty):
         """Return `mean softplus(-a) + mean softplus(b)`."""
         return super().discriminator_loss(*_relative(real_scores, fake_scores))
 
-    def discriminator_score_gradients(
-        self, real_scores: Tensor, fake_scores: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def discriminator_score_gradients(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives of `discriminator_loss` by the real and the fake scores."""
         by_a, by_b = super().discriminator_score_gradients(*_relative(real_scores, fake_scores))
         # Each real score also enters every b through their mean, and each fake score every a.

@@ -100,10 +100,6 @@ def bootstrap_interval(
 
 def _check_sets(first: Tensor, second: Tensor) -> None:
     if first.shape[-1] != second.shape[-1] or first.shape[:-2] != second.shape[:-2]:
-        raise ValueError(
-            f"expected two sets of the same kind, got {list(first.shape)} and {list(second.shape)}"
-        )
+        raise ValueError(f"expected two sets of the same kind, got {list(first.shape)} and {list(second.shape)}")
     if min(first.shape[-2], second.shape[-2]) < 2:
-        raise ValueError(
-            f"expected at least 2 elements in each set, got {first.shape[-2]} and {second.shape[-2]}"
-        )
+        raise ValueError(f"expected at least 2 elements in each set, got {first.shape[-2]} and {second.shape[-2]}")

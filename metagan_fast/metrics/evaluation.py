@@ -56,9 +56,7 @@ class Evaluation:
 
     classes: tuple[str, ...]
     scores: Mapping[str, Scores]  # method -> figures
-    differences: Mapping[
-        str, Difference
-    ]  # "adapted - unadapted", "adapted - random" -> paired difference in KID
+    differences: Mapping[str, Difference]  # "adapted - unadapted", "adapted - random" -> paired difference in KID
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,8 +87,7 @@ class Evaluation:
         ]
         lines.append(f"\nKID, paired over {len(self.classes)} classes, with 95 % bootstrap interval:")
         lines += [
-            f"  {name:24}{row.mean:+9.4f}  [{row.low:+.4f}, {row.high:+.4f}]"
-            for name, row in self.differences.items()
+            f"  {name:24}{row.mean:+9.4f}  [{row.low:+.4f}, {row.high:+.4f}]" for name, row in self.differences.items()
         ]
         return "\n".join(lines)
 
@@ -99,9 +96,7 @@ class Evaluation:
         width = max(len("class"), *(len(name) for name in self.classes)) + 2
         lines = [f"{'class':{width}}" + "".join(f"{name:>11}" for name in self.scores)]
         for index, name in enumerate(self.classes):
-            lines.append(
-                f"{name:{width}}" + "".join(f"{row.kid[index]:11.4f}" for row in self.scores.values())
-            )
+            lines.append(f"{name:{width}}" + "".join(f"{row.kid[index]:11.4f}" for row in self.scores.values()))
         return "\n".join(lines)
 
 
@@ -143,9 +138,7 @@ def evaluate(
     """
     if samples < 2 or draws < 1:
         raise ValueError(f"expected at least 2 samples and 1 draw, got {samples} and {draws}")
-    classes = [
-        _Class(name, torch.as_tensor(distribution.images(name)), features) for name in distribution.classes
-    ]
+    classes = [_Class(name, torch.as_tensor(distribution.images(name)), features) for name in distribution.classes]
     classes = [entry for entry in classes if len(entry.images) >= shots + 4]
     if not classes:
         raise ValueError(
@@ -156,20 +149,15 @@ def evaluate(
     tallies = {name: _Tally() for name in METHODS if name in learners or name in ("copies", "real")}
     for draw in range(draws):
         splits = [
-            entry.split(shots, samples, seed=seed + 1_000_003 * draw + index)
-            for index, entry in enumerate(classes)
+            entry.split(shots, samples, seed=seed + 1_000_003 * draw + index) for index, entry in enumerate(classes)
         ]
         batch = TaskBatch(
-            torch.stack(
-                [_to_float(entry.images[split.support]) for entry, split in zip(classes, splits, strict=True)]
-            ),
+            torch.stack([_to_float(entry.images[split.support]) for entry, split in zip(classes, splits, strict=True)]),
             classes=tuple(entry.name for entry in classes),
             first_task=draw * len(classes),  # each draw has noise of its own
         )
         images = {
-            name: _generate(
-                owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed + draw
-            )
+            name: _generate(owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed + draw)
             for name, owner in learners.items()
         }
         for name, tally in tallies.items():
@@ -246,12 +234,8 @@ class _Tally:
     def add(self, classes: list[_Class], splits: list[_Split], sets: list[_Set]) -> None:
         references = [entry.features[split.reference] for entry, split in zip(classes, splits, strict=True)]
         pairs = list(zip(sets, references, strict=True))
-        self.kid.append(
-            torch.stack([kernel_distance(found.features, reference) for found, reference in pairs])
-        )
-        self.fid.append(
-            frechet_distance(torch.cat([found.features for found in sets]), torch.cat(references))
-        )
+        self.kid.append(torch.stack([kernel_distance(found.features, reference) for found, reference in pairs]))
+        self.fid.append(frechet_distance(torch.cat([found.features for found in sets]), torch.cat(references)))
         for entry, split, found in zip(classes, splits, sets, strict=True):
             support = entry.take(split.support)
             self.nearest.append(

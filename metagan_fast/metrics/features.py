@@ -119,9 +119,7 @@ class FeatureExtractor:
         try:
             return cls(state, metadata["features"])
         except (KeyError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(
-                f"{path} holds no feature classifier; delete it to train one"
-            ) from error
+            raise checkpoint.CheckpointError(f"{path} holds no feature classifier; delete it to train one") from error
 
 
 class _Features(nn.Module):
@@ -143,8 +141,8 @@ class _Features(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if max(images.shape[-2:]) > _LARGEST_SIDE:
             factor = _LARGEST_SIDE / max(images.shape[-2:])
-            size = [max(1, round(side * factor)) for side in images.shape[-2:]]
-            images = F.adaptive_avg_pool2d(images, size)
+            height, width = (max(1, round(side * factor)) for side in images.shape[-2:])
+            images = F.adaptive_avg_pool2d(images, (height, width))
         for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             images = F.relu(norm(convolution(images)))
             if index < 2 and min(images.shape[-2:]) >= 4:

@@ -52,18 +52,12 @@ def classic_dcgan(
     pairs = list(pairwise(widths))
     generator = sequence(
         latents=nn.Unflatten(1, (latent_dim, 1, 1)),
-        initial=normalised(
-            nn.ConvTranspose2d(latent_dim, widths[-1], 4, bias=not batch_norm), widths[-1], nn.ReLU()
-        ),
+        initial=normalised(nn.ConvTranspose2d(latent_dim, widths[-1], 4, bias=not batch_norm), widths[-1], nn.ReLU()),
         blocks=nn.Sequential(*(normalised(up(high, low), low, nn.ReLU()) for low, high in reversed(pairs))),
-        final=sequence(
-            convolution=nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1), activation=nn.Tanh()
-        ),
+        final=sequence(convolution=nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1), activation=nn.Tanh()),
     )
     discriminator = sequence(
-        initial=sequence(
-            convolution=nn.Conv2d(channels, width, 4, stride=2, padding=1), activation=nn.LeakyReLU(0.2)
-        ),
+        initial=sequence(convolution=nn.Conv2d(channels, width, 4, stride=2, padding=1), activation=nn.LeakyReLU(0.2)),
         blocks=nn.Sequential(*(normalised(down(low, high), high, nn.LeakyReLU(0.2)) for low, high in pairs)),
         final=sequence(convolution=nn.Conv2d(widths[-1], 1, 4), scores=nn.Flatten(0)),
     )

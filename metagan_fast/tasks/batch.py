@@ -40,9 +40,7 @@ class TaskBatch:
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             if len(self.classes) != self.tasks:
-                raise ValueError(
-                    f"expected one class name for each of {self.tasks} tasks, got {self.classes}"
-                )
+                raise ValueError(f"expected one class name for each of {self.tasks} tasks, got {self.classes}")
         if self.first_task < 0:
             raise ValueError(f"first_task must be 0 or more, got {self.first_task}")
 

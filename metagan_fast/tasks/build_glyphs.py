@@ -54,9 +54,7 @@ def draw(path: Path) -> dict[str, Pixels]:
         print(error)
         return {}
     drawings = {character: typeface.draw(character) for character in CHARACTERS}
-    return {
-        character: drawing for character, drawing in drawings.items() if drawing is not None and drawing.any()
-    }
+    return {character: drawing for character, drawing in drawings.items() if drawing is not None and drawing.any()}
 
 
 def features(drawings: Iterable[Pixels], stretch: bool = False) -> Features:
@@ -78,9 +76,7 @@ def correlation(a: Features, b: Features) -> Features:
     """Return the correlation of every row of `a` with every row of `b`."""
     n = np.float32(a.shape[1])
     mean_a, mean_b = a.sum(1) / n, b.sum(1) / n
-    spread_a, spread_b = (
-        np.sqrt(np.maximum((x * x).sum(1) - n * m * m, 1)) for x, m in ((a, mean_a), (b, mean_b))
-    )
+    spread_a, spread_b = (np.sqrt(np.maximum((x * x).sum(1) - n * m * m, 1)) for x, m in ((a, mean_a), (b, mean_b)))
     result = a @ b.T
     result -= np.outer(n * mean_a, mean_b)
     result /= spread_a[:, None]
@@ -128,14 +124,12 @@ def label(table: Table, classes: dict[str, list[str]]) -> list[tuple[str, str, P
                 kept.append((name, drawing))
         if not kept:
             continue
-        repeats = np.tril(correlation(*[features(d for _, d in kept)] * 2) > REPEATED, -1).any(1)
+        repeats = np.tril(correlation(*[features(d for _, d in kept)] * 2) > REPEATED, -1).any(1).tolist()
         rows += [(typeface, *row) for row, repeat in zip(kept, repeats, strict=True) if not repeat]
     return rows
 
 
-def legibility(
-    typefaces: NDArray[np.int64], labels: NDArray[np.int64], rows: Features
-) -> NDArray[np.float64]:
+def legibility(typefaces: NDArray[np.int64], labels: NDArray[np.int64], rows: Features) -> NDArray[np.float64]:
     """Return for each drawing the share of its nearest drawings by other typefaces that are of its class."""
     judges = np.flatnonzero(typefaces % JUDGES == 0)
     shares = []
@@ -185,9 +179,7 @@ def choose(table: Table, classes: dict[str, list[str]]) -> dict[str, list[Pixels
 
 def main() -> None:
     """Draw, fold, choose and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("typefaces", nargs="?", type=Path, default=Path("/usr/share/fonts/truetype/aenigma"))
     parser.add_argument("output", nargs="?", type=Path, default=Path(__file__).parent / "data" / "glyphs.npz")
     arguments = parser.parse_args()
@@ -198,9 +190,7 @@ def main() -> None:
     chosen = choose(table, classes)
     images = np.stack(list(itertools.chain.from_iterable(chosen.values())))
     arguments.output.parent.mkdir(exist_ok=True)
-    embedded.save_glyphs(
-        arguments.output, images, [len(drawings) for drawings in chosen.values()], list(chosen)
-    )
+    embedded.save_glyphs(arguments.output, images, [len(drawings) for drawings in chosen.values()], list(chosen))
     for name, members in classes.items():
         print(f"{name}: {len(chosen.get(name, []))} drawings of {' '.join(members)}")
     print(f"{len(chosen)} classes, {len(images)} drawings, {arguments.output.stat().st_size} bytes")

@@ -32,9 +32,7 @@ class TaskDistribution:
         self._images = torch.from_numpy(np.ascontiguousarray(images.images))
         self._offsets = images.offsets
         sizes = Counter(self.groups or ())
-        self._weights = (
-            np.array([1 / sizes[group] for group in self.groups]) if self.groups else np.ones(len(self))
-        )
+        self._weights = np.array([1 / sizes[group] for group in self.groups]) if self.groups else np.ones(len(self))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -89,9 +87,7 @@ class TaskDistribution:
                 f"got tasks={tasks}, shots={shots}, query={query}, step={step}"
             )
         if not self.classes:
-            raise ValueError(
-                f"{self.name} has no classes to draw tasks from; give it a larger share of the split"
-            )
+            raise ValueError(f"{self.name} has no classes to draw tasks from; give it a larger share of the split")
         fewest = min(self.counts)
         if fewest < shots + query:
             raise ValueError(

@@ -47,9 +47,7 @@ def find_typefaces(places: Iterable[str | Path]) -> list[Path]:
     found: set[Path] = set()
     for place in map(Path, places):
         if place.is_dir():
-            found.update(
-                path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()
-            )
+            found.update(path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
         elif place.is_file():
             found.add(place)
         else:
@@ -72,9 +70,7 @@ def characters_of(path: Path) -> frozenset[str]:
         raise ValueError(f"cannot read the font {path}: {error}") from None
     if not table:
         raise ValueError(f"the font {path} has no Unicode table")
-    return frozenset(
-        chr(code) for code, glyph in table.items() if glyph != ".notdef" and _is_visible(chr(code))
-    )
+    return frozenset(chr(code) for code, glyph in table.items() if glyph != ".notdef" and _is_visible(chr(code)))
 
 
 def _is_visible(character: str) -> bool:
@@ -94,9 +90,7 @@ class Typeface:
         self._image_size = image_size
         self.characters = characters_of(path)
         try:
-            self._font = ImageFont.truetype(
-                str(path), _OVERSAMPLING * image_size, layout_engine=ImageFont.Layout.BASIC
-            )
+            self._font = ImageFont.truetype(str(path), _OVERSAMPLING * image_size, layout_engine=ImageFont.Layout.BASIC)
             self._missing = self._outline(_MISSING)
             known = [c for c in _SCALE_CHARACTERS if c in self.characters] or sorted(self.characters)[:256]
             extents = [max(outline.size) for outline in map(self._outline, known) if outline is not None]
@@ -185,24 +179,16 @@ def read(
     paths = find_typefaces(places)
     available = {path: found for path in paths if (found := _characters_or_none(path))}
     if not available:
-        raise ValueError(
-            f"found no font in {', '.join(map(str, places)) or 'the font folders'}: pass fonts=FOLDER"
-        )
+        raise ValueError(f"found no font in {', '.join(map(str, places)) or 'the font folders'}: pass fonts=FOLDER")
     share = Counter(itertools.chain.from_iterable(available.values()))
     wanted = set(share if characters is None else characters)
     wanted = {character for character in wanted if share[character] >= min_drawings}
-    drawings: dict[str, dict[bytes, Pixels]] = defaultdict(
-        dict
-    )  # keyed by content: typefaces repeat each other
+    drawings: dict[str, dict[bytes, Pixels]] = defaultdict(dict)  # keyed by content: typefaces repeat each other
     for path, found in available.items():
         if wanted & found:
             for character, drawing in _draw_or_nothing(path, height, wanted).items():
                 drawings[character].setdefault(drawing.tobytes(), drawing)
-    kept = {
-        name: list(drawings[name].values())
-        for name in sorted(drawings)
-        if len(drawings[name]) >= min_drawings
-    }
+    kept = {name: list(drawings[name].values()) for name in sorted(drawings) if len(drawings[name]) >= min_drawings}
     if not kept:
         raise ValueError(
             f"the {len(available)} fonts found draw no character in {min_drawings} ways: "

@@ -34,9 +34,7 @@ def read(path: Path, labels: str | Path | None = None) -> ImageSet:
     """
     files = [path] if path.is_file() else _image_files(path)
     if labels is not None and len(files) > 1:
-        raise ValueError(
-            f"{path} holds {len(files)} files of images; name one of them to go with labels={labels}"
-        )
+        raise ValueError(f"{path} holds {len(files)} files of images; name one of them to go with labels={labels}")
     images: list[Pixels] = []
     indices: list[NDArray[np.int64]] = []
     for file in files:
@@ -44,15 +42,11 @@ def read(path: Path, labels: str | Path | None = None) -> ImageSet:
         images.append(_read(file, 3))
         indices.append(_read(beside, 1).astype(np.int64))
         if len(images[-1]) != len(indices[-1]):
-            raise ValueError(
-                f"{file} has {len(images[-1])} images, but {beside} has {len(indices[-1])} labels"
-            )
+            raise ValueError(f"{file} has {len(images[-1])} images, but {beside} has {len(indices[-1])} labels")
     if len({image.shape[1:] for image in images}) > 1:
         raise ValueError(f"{path}: the files hold images of different sizes; name one of them")
     together = np.concatenate(indices)
-    return gather(
-        as_channels_first(np.concatenate(images), str(path)), together, [str(label) for label in range(256)]
-    )
+    return gather(as_channels_first(np.concatenate(images), str(path)), together, [str(label) for label in range(256)])
 
 
 def _contents(path: Path, count: int = -1) -> bytes:
@@ -73,9 +67,7 @@ def _is_images(path: Path) -> bool:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        file for file in folder.iterdir() if "images" in file.name and file.is_file() and _is_images(file)
-    )
+    return sorted(file for file in folder.iterdir() if "images" in file.name and file.is_file() and _is_images(file))
 
 
 def _labels_beside(images: Path) -> Path:
@@ -96,7 +88,5 @@ def _read(path: Path, dimensions: int) -> Pixels:
         raise ValueError(f"{path} is truncated within its header")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
     if len(data) - start != math.prod(shape):
-        raise ValueError(
-            f"{path} is damaged: its header promises {math.prod(shape)} bytes, it has {len(data) - start}"
-        )
+        raise ValueError(f"{path} is damaged: its header promises {math.prod(shape)} bytes, it has {len(data) - start}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -73,7 +73,7 @@ def gather(
     Labels without images are left out.
     """
     counts = np.bincount(labels, minlength=len(names))
-    kept = np.flatnonzero(counts)
+    kept = np.flatnonzero(counts).tolist()
     return ImageSet(
         images=images[np.argsort(labels, kind="stable")],
         counts=tuple(int(counts[label]) for label in kept),
@@ -97,8 +97,7 @@ def as_channels_first(array: Pixels, source: str) -> Pixels:
     if array.ndim == 4 and array.shape[3] in (1, 3):
         return np.ascontiguousarray(array.transpose(0, 3, 1, 2))
     raise ValueError(
-        f"{source}: images must be [n, H, W], or [n, H, W, C] or [n, C, H, W] with C 1 or 3, "
-        f"got {list(array.shape)}"
+        f"{source}: images must be [n, H, W], or [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {list(array.shape)}"
     )
 
 
@@ -111,9 +110,7 @@ def convert(images: Pixels, image_size: tuple[int, int] | None, channels: int | 
     from PIL import Image
 
     resized = np.empty((*images.shape[:2], *image_size), np.uint8)
-    for source, target in zip(
-        images.reshape(-1, *images.shape[2:]), resized.reshape(-1, *image_size), strict=True
-    ):
+    for source, target in zip(images.reshape(-1, *images.shape[2:]), resized.reshape(-1, *image_size), strict=True):
         target[:] = fit(Image.fromarray(source), image_size)
     return resized
 
@@ -122,9 +119,7 @@ def _with_channels(images: Pixels, channels: int) -> Pixels:
     if channels == 3:
         return np.repeat(images, 3, axis=1)
     weights = np.array([299, 587, 114], np.uint32)  # ITU-R 601 luma, as Pillow's convert("L")
-    return ((np.einsum("nchw,c->nhw", images, weights, dtype=np.uint32) + 500) // 1000).astype(np.uint8)[
-        :, None
-    ]
+    return ((np.einsum("nchw,c->nhw", images, weights, dtype=np.uint32) + 500) // 1000).astype(np.uint8)[:, None]
 
 
 def fit(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:

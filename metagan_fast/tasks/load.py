@@ -107,9 +107,7 @@ def load(
     source = _find(name_or_path)
     unknown = sorted(set(options) - set(source.options))
     if unknown:
-        known = (
-            f"it takes {', '.join(source.options)}" if source.options else "it takes no options of its own"
-        )
+        known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options of its own"
         raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
     found = source.read(Path(name_or_path), size, channels, options)
     name = str(name_or_path)
@@ -182,9 +180,7 @@ def _find(name_or_path: str | Path) -> Source:
     if source is not None:
         return source
     if exists:
-        raise ValueError(
-            f"cannot tell what {path} is: expected a folder, an .npz file or an IDX file of images"
-        )
+        raise ValueError(f"cannot tell what {path} is: expected a folder, an .npz file or an IDX file of images")
     near = difflib.get_close_matches(str(name_or_path), NAMED, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(NAMED)}"
     raise ValueError(f"no data set or path {str(name_or_path)!r}; {hint}")
@@ -197,7 +193,5 @@ def _with_enough(found: ImageSet, min_images: int, name: str) -> ImageSet:
         return found
     enough = [c for c, count in zip(found.classes, found.counts, strict=True) if count >= min_images]
     if not enough:
-        raise ValueError(
-            f"{name}: no class has min_images={min_images} images; the largest has {max(found.counts)}"
-        )
+        raise ValueError(f"{name}: no class has min_images={min_images} images; the largest has {max(found.counts)}")
     return found.select(enough)

@@ -68,19 +68,13 @@ def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: s
 def _named(classes: Sequence[str], split: Mapping[str, Any], source: str) -> dict[str, set[str]]:
     unknown_keys = [key for key in split if key not in (*PARTS, *_DESCRIPTION)]
     if unknown_keys or not any(part in split for part in PARTS):
-        raise ValueError(
-            f"a split by name has the keys {', '.join(PARTS)}, got {', '.join(map(repr, split))}"
-        )
+        raise ValueError(f"a split by name has the keys {', '.join(PARTS)}, got {', '.join(map(repr, split))}")
     names = [name for part in PARTS for name in split.get(part, ())]
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise ValueError(
-            f"the split names {_some(unknown)}, not among the {len(classes)} classes of {source}"
-        )
+        raise ValueError(f"the split names {_some(unknown)}, not among the {len(classes)} classes of {source}")
     if len(set(names)) < len(names):
-        raise ValueError(
-            f"the split names {_some(sorted({n for n in names if names.count(n) > 1}))} more than once"
-        )
+        raise ValueError(f"the split names {_some(sorted({n for n in names if names.count(n) > 1}))} more than once")
     rest = sorted(set(classes) - set(names))
     if rest and "train" in split:
         raise ValueError(
