@@ -124,7 +124,8 @@ def label(table: Table, classes: dict[str, list[str]]) -> list[tuple[str, str, P
                 kept.append((name, drawing))
         if not kept:
             continue
-        repeats: list[bool] = np.tril(correlation(*[features(d for _, d in kept)] * 2) > REPEATED, -1).any(axis=1).tolist()
+        earlier = np.tril(correlation(*[features(d for _, d in kept)] * 2) > REPEATED, -1)
+        repeats = [bool(row.any()) for row in earlier]
         rows += [(typeface, *row) for row, repeat in zip(kept, repeats, strict=True) if not repeat]
     return rows
 
