@@ -1,14 +1,8 @@
 // The Python face of the kernels; metagan_fast/_core.pyi documents every argument.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <cstdlib>
-#include <optional>
 #include <string>
-#include <tuple>
-#include <utility>
-#include <variant>
-#include <vector>
 
 #include "cpu/isa.h"
 #include "kernels.h"
@@ -18,44 +12,80 @@ namespace py = pybind11;
 namespace metagan {
 namespace {
 
-using MatrixArgument = std::pair<uintptr_t, int64_t>;
-using RateArgument = std::variant<double, std::tuple<uintptr_t, int64_t, int64_t, int64_t, uintptr_t, int64_t>>;
+// Reads item i of a tuple. Numbers that do not fit leave a Python error behind.
+void* address(PyObject* tuple, Py_ssize_t i) { return PyLong_AsVoidPtr(PyTuple_GET_ITEM(tuple, i)); }
+int64_t integer(PyObject* tuple, Py_ssize_t i) { return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)); }
 
-template <class T = void>
-T* pointer(uintptr_t address) {
-    return reinterpret_cast<T*>(address);
+bool is_tuple(py::handle source, Py_ssize_t size) {
+    return PyTuple_Check(source.ptr()) && PyTuple_GET_SIZE(source.ptr()) == size;
 }
 
-Matrix matrix(const std::optional<MatrixArgument>& argument) {
-    return argument ? Matrix{pointer(argument->first), argument->second} : Matrix{};
+bool without_error() {
+    if (!PyErr_Occurred()) return true;
+    PyErr_Clear();
+    return false;
 }
 
-LearningRate learning_rate(const RateArgument& argument) {
-    LearningRate lr;
-    if (const double* value = std::get_if<double>(&argument)) {
-        lr.value = *value;
-        return lr;
+}  // namespace
+}  // namespace metagan
+
+// What a call costs is mostly its arguments, so these are read by hand.
+namespace pybind11::detail {
+
+template <>
+struct type_caster<metagan::DType> {
+    PYBIND11_TYPE_CASTER(metagan::DType, const_name("int"));
+
+    bool load(handle source, bool) {
+        const long code = PyLong_AsLong(source.ptr());
+        value = static_cast<metagan::DType>(code);
+        return metagan::without_error() && code >= 0 && code <= static_cast<long>(metagan::DType::float64);
     }
-    uintptr_t data, segment_ends;
-    std::tie(data, lr.row_stride, lr.segment_stride, lr.element_stride, segment_ends, lr.segments) =
-        std::get<1>(argument);
-    if (lr.element_stride != 0 && lr.element_stride != 1)
-        throw py::value_error("element_stride must be 0 or 1, got " + std::to_string(lr.element_stride));
-    lr.data = pointer<const void>(data);
-    lr.segment_ends = pointer<const int64_t>(segment_ends);
-    return lr;
-}
+};
 
-Launch launch(int dtype, int64_t rows, int64_t columns, int threads) {
-    if (dtype < 0 || dtype > static_cast<int>(DType::float64))
-        throw py::value_error("dtype must be FLOAT32, BFLOAT16 or FLOAT64, got " + std::to_string(dtype));
-    return {static_cast<DType>(dtype), rows, columns, threads};
-}
+template <>
+struct type_caster<metagan::Matrix> {
+    PYBIND11_TYPE_CASTER(metagan::Matrix, const_name("tuple[int, int] | None"));
 
-std::vector<std::string> available_isas() {
-    std::vector<std::string> names;
+    bool load(handle source, bool) {
+        if (source.is_none()) return true;
+        if (!metagan::is_tuple(source, 2)) return false;
+        value = {metagan::address(source.ptr(), 0), metagan::integer(source.ptr(), 1)};
+        return metagan::without_error();
+    }
+};
+
+template <>
+struct type_caster<metagan::LearningRate> {
+    PYBIND11_TYPE_CASTER(metagan::LearningRate, const_name("float | tuple[int, int, int, int, int, int]"));
+
+    bool load(handle source, bool) {
+        PyObject* const tuple = source.ptr();
+        if (metagan::is_tuple(source, 6)) {
+            value.data = metagan::address(tuple, 0);
+            value.row_stride = metagan::integer(tuple, 1);
+            value.segment_stride = metagan::integer(tuple, 2);
+            value.element_stride = metagan::integer(tuple, 3);
+            value.segment_ends = static_cast<const int64_t*>(metagan::address(tuple, 4));
+            value.segments = metagan::integer(tuple, 5);
+        } else {
+            value.value = PyFloat_AsDouble(tuple);
+        }
+        return metagan::without_error() && (value.element_stride == 0 || value.element_stride == 1);
+    }
+};
+
+}  // namespace pybind11::detail
+
+namespace metagan {
+namespace {
+
+void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+py::list available_isas() {
+    py::list names;
     for (const Isa isa : kIsas)
-        if (is_available(isa)) names.emplace_back(name(isa));
+        if (is_available(isa)) names.append(name(isa));
     return names;
 }
 
@@ -82,7 +112,7 @@ PYBIND11_MODULE(_core, module) {
     module.attr("FLOAT64") = static_cast<int>(DType::float64);
 
     module.def("available_isas", &available_isas);
-    module.def("isa", [] { return std::string(name(current_isa())); });
+    module.def("isa", [] { return name(current_isa()); });
     module.def("set_isa", &set_isa);
     if (const char* wanted = std::getenv("METAGAN_FAST_ISA"); wanted && *wanted) {
         try {
@@ -94,89 +124,80 @@ PYBIND11_MODULE(_core, module) {
 
     module.def(
         "sgd_step",
-        [](int dtype, int64_t rows, int64_t columns, int threads, MatrixArgument params, MatrixArgument grads,
-           std::optional<MatrixArgument> momentum_buffer, MatrixArgument params_out,
-           std::optional<MatrixArgument> momentum_buffer_out, const RateArgument& lr, double momentum, double dampening,
+        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix momentum_buffer,
+           Matrix params_out, Matrix momentum_buffer_out, const LearningRate& lr, double momentum, double dampening,
            double weight_decay, bool nesterov) {
-            sgd_step(launch(dtype, rows, columns, threads), matrix(params), matrix(grads), matrix(momentum_buffer),
-                     matrix(params_out), matrix(momentum_buffer_out), learning_rate(lr),
-                     {momentum, dampening, weight_decay, nesterov});
+            sgd_step({dtype, rows, columns, threads}, params, grads, momentum_buffer, params_out, momentum_buffer_out,
+                     lr, {momentum, dampening, weight_decay, nesterov});
         },
         no_gil);
 
     module.def(
         "adam_step",
-        [](int dtype, int64_t rows, int64_t columns, int threads, MatrixArgument params, MatrixArgument grads,
-           MatrixArgument exp_avg, MatrixArgument exp_avg_sq, MatrixArgument params_out, MatrixArgument exp_avg_out,
-           MatrixArgument exp_avg_sq_out, const RateArgument& lr, double beta1, double beta2, double inverse_bias1,
-           double inverse_bias2, double eps, double eps_root, double weight_decay, bool decoupled) {
-            adam_step(launch(dtype, rows, columns, threads), matrix(params), matrix(grads), matrix(exp_avg),
-                      matrix(exp_avg_sq), matrix(params_out), matrix(exp_avg_out), matrix(exp_avg_sq_out),
-                      learning_rate(lr),
+        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix exp_avg,
+           Matrix exp_avg_sq, Matrix params_out, Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr,
+           double beta1, double beta2, double inverse_bias1, double inverse_bias2, double eps, double eps_root,
+           double weight_decay, bool decoupled) {
+            adam_step({dtype, rows, columns, threads}, params, grads, exp_avg, exp_avg_sq, params_out, exp_avg_out,
+                      exp_avg_sq_out, lr,
                       {beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay, decoupled});
         },
         no_gil);
 
     module.def(
         "rmsprop_step",
-        [](int dtype, int64_t rows, int64_t columns, int threads, MatrixArgument params, MatrixArgument grads,
-           MatrixArgument square_avg, std::optional<MatrixArgument> momentum_buffer,
-           std::optional<MatrixArgument> grad_avg, MatrixArgument params_out, MatrixArgument square_avg_out,
-           std::optional<MatrixArgument> momentum_buffer_out, std::optional<MatrixArgument> grad_avg_out,
-           const RateArgument& lr, double alpha, double eps, double weight_decay, double momentum) {
-            rmsprop_step(launch(dtype, rows, columns, threads), matrix(params), matrix(grads), matrix(square_avg),
-                         matrix(momentum_buffer), matrix(grad_avg), matrix(params_out), matrix(square_avg_out),
-                         matrix(momentum_buffer_out), matrix(grad_avg_out), learning_rate(lr),
+        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix square_avg,
+           Matrix momentum_buffer, Matrix grad_avg, Matrix params_out, Matrix square_avg_out,
+           Matrix momentum_buffer_out, Matrix grad_avg_out, const LearningRate& lr, double alpha, double eps,
+           double weight_decay, double momentum) {
+            rmsprop_step({dtype, rows, columns, threads}, params, grads, square_avg, momentum_buffer, grad_avg,
+                         params_out, square_avg_out, momentum_buffer_out, grad_avg_out, lr,
                          {alpha, eps, weight_decay, momentum});
         },
         no_gil);
 
     module.def(
         "reptile_interpolate",
-        [](int dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, MatrixArgument adapted,
+        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, Matrix adapted,
            uintptr_t weights, uintptr_t out, double step_size) {
-            reptile_interpolate(launch(dtype, tasks, columns, threads), pointer(initial), matrix(adapted),
-                                pointer(weights), pointer(out), step_size);
+            reptile_interpolate({dtype, tasks, columns, threads}, pointer(initial), adapted, pointer(weights),
+                                pointer(out), step_size);
         },
         no_gil);
 
     module.def(
         "reptile_gradient",
-        [](int dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, MatrixArgument adapted,
+        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, Matrix adapted,
            uintptr_t weights, uintptr_t out) {
-            reptile_gradient(launch(dtype, tasks, columns, threads), pointer(initial), matrix(adapted),
-                             pointer(weights), pointer(out));
+            reptile_gradient({dtype, tasks, columns, threads}, pointer(initial), adapted, pointer(weights),
+                             pointer(out));
         },
         no_gil);
 
     module.def(
         "meta_adam_step",
-        [](int dtype, int64_t tasks, int64_t columns, int threads, uintptr_t params, MatrixArgument adapted,
+        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t params, Matrix adapted,
            uintptr_t weights, uintptr_t exp_avg, uintptr_t exp_avg_sq, uintptr_t params_out, uintptr_t exp_avg_out,
-           uintptr_t exp_avg_sq_out, const RateArgument& lr, double beta1, double beta2, double inverse_bias1,
+           uintptr_t exp_avg_sq_out, const LearningRate& lr, double beta1, double beta2, double inverse_bias1,
            double inverse_bias2, double eps, double weight_decay, bool decoupled) {
-            meta_adam_step(launch(dtype, tasks, columns, threads), pointer(params), matrix(adapted), pointer(weights),
+            meta_adam_step({dtype, tasks, columns, threads}, pointer(params), adapted, pointer(weights),
                            pointer(exp_avg), pointer(exp_avg_sq), pointer(params_out), pointer(exp_avg_out),
-                           pointer(exp_avg_sq_out), learning_rate(lr),
+                           pointer(exp_avg_sq_out), lr,
                            {beta1, beta2, inverse_bias1, inverse_bias2, eps, 0, weight_decay, decoupled});
         },
         no_gil);
 
     module.def(
         "clip_grad_norm",
-        [](int dtype, int64_t rows, int64_t columns, int threads, MatrixArgument grads, MatrixArgument grads_out,
-           uintptr_t norms_out, double max_norm) {
-            clip_grad_norm(launch(dtype, rows, columns, threads), matrix(grads), matrix(grads_out), pointer(norms_out),
-                           max_norm);
+        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix grads, Matrix grads_out, uintptr_t norms_out,
+           double max_norm) {
+            clip_grad_norm({dtype, rows, columns, threads}, grads, grads_out, pointer(norms_out), max_norm);
         },
         no_gil);
 
     module.def(
         "ema_update",
-        [](int dtype, int64_t rows, int64_t columns, int threads, MatrixArgument average, MatrixArgument params,
-           MatrixArgument average_out, double decay) {
-            ema_update(launch(dtype, rows, columns, threads), matrix(average), matrix(params), matrix(average_out),
-                       decay);
-        },
+        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix average, Matrix params, Matrix average_out,
+           double decay) { ema_update({dtype, rows, columns, threads}, average, params, average_out, decay); },
         no_gil);
 }

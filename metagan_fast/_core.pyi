@@ -10,6 +10,7 @@ vouches for devices, shapes, strides and lifetimes. Conventions of every op:
 - An output may be one of the inputs (same address, same stride): the in-place form. Outputs overlap nothing else.
 - At most `threads` threads work on a call, the caller among them; the result is the same bits for any number.
   The GIL is released.
+- Arguments of a wrong type, dtype code or element stride raise TypeError.
 - Python floats are rounded to the arithmetic dtype once.
 - An optional buffer is None in the input exactly when its output is None.
 

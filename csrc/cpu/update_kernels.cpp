@@ -2,22 +2,16 @@
 // linker could share between them: everything is in an anonymous namespace, and no standard library code is used.
 #include "update_kernels.h"
 
-#include "../updates.h"
+#include "vector.h"  // before the formulas, which call its square root
 
-// Inputs and outputs are the same element or apart, so nothing is carried from one iteration to the next.
-#ifdef __clang__
-#define METAGAN_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define METAGAN_INDEPENDENT _Pragma("GCC ivdep")
-#endif
+#include "../updates.h"
 
 namespace metagan {
 namespace {
 
-// Tasks are added a chunk at a time, so that the sum stays in the first-level cache.
-constexpr int64_t kChunk = 2048;
-constexpr int64_t kLanes = 32;
+constexpr int kLanes = 32;
 
+// A buffer of one type. `kind` is one number or a vector of them, and says how many elements from i on are meant.
 template <class T>
 struct Elements {
     const T* in;
@@ -26,8 +20,14 @@ struct Elements {
     Elements(Buffer buffer) : in(static_cast<const T*>(buffer.in)), out(static_cast<T*>(buffer.out)) {}
     Elements(const void* address) : Elements(Buffer{address, nullptr}) {}
 
-    METAGAN_INLINE Arithmetic<T> load(int64_t i) const { return widen(in[i]); }
-    METAGAN_INLINE void store(int64_t i, Arithmetic<T> value) const { narrow(value, out[i]); }
+    template <class V>
+    METAGAN_INLINE V load(int64_t i, V kind) const {
+        return metagan::load(in + i, kind);
+    }
+    template <class V>
+    METAGAN_INLINE void store(int64_t i, V value) const {
+        metagan::store(out + i, value);
+    }
 };
 
 // Calls body(T{}) with the storage type.
@@ -43,21 +43,25 @@ METAGAN_INLINE auto with_type(DType dtype, Body body) {
     }
 }
 
-template <class Body>
-METAGAN_INLINE void for_each(int64_t begin, int64_t end, Body body) {
-    METAGAN_INDEPENDENT
-    for (int64_t i = begin; i < end; ++i) body(i);
+// Calls body(i, kind): by vectors as far as they go, then one by one.
+template <class A, class Body>
+METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
+    using V = typename VectorOf<A>::type;
+    constexpr int64_t kWidth = sizeof(V) / sizeof(A);
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth) body(i, V{});
+    for (; i < end; ++i) body(i, A{});
 }
 
-// Calls body(i, lr).
+// Calls body(i, kind, lr).
 template <class A, class Body>
-METAGAN_INLINE void for_each(int64_t begin, int64_t end, Rate rate, Body body) {
+METAGAN_INLINE void for_each(int64_t begin, int64_t end, Rate rate, const Body& body) {
     if (rate.elements) {
-        const A* lr = static_cast<const A*>(rate.elements);
-        for_each(begin, end, [=](int64_t i) { body(i, lr[i]); });
+        const Elements<A> lr(rate.elements);
+        for_each<A>(begin, end, [=](int64_t i, auto kind) { body(i, kind, lr.load(i, kind)); });
     } else {
         const A lr = static_cast<A>(rate.value);
-        for_each(begin, end, [=](int64_t i) { body(i, lr); });
+        for_each<A>(begin, end, [=](int64_t i, auto kind) { body(i, kind, lr); });
     }
 }
 
@@ -69,16 +73,16 @@ void sgd_step(DType dtype, int64_t size, Buffer params, const void* grads, Buffe
         const SgdUpdate<A> update(options);
         const Elements<T> p(params), g(grads), buffer(momentum_buffer);
         if (momentum_buffer.in) {
-            for_each<A>(0, size, rate, [=](int64_t i, A lr) {
-                A param = p.load(i), momentum = buffer.load(i);
-                update(param, g.load(i), momentum, lr);
+            for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+                auto param = p.load(i, kind), momentum = buffer.load(i, kind);
+                update(param, g.load(i, kind), momentum, lr);
                 p.store(i, param);
                 buffer.store(i, momentum);
             });
         } else {
-            for_each<A>(0, size, rate, [=](int64_t i, A lr) {
-                A param = p.load(i);
-                update(param, g.load(i), lr);
+            for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+                auto param = p.load(i, kind);
+                update(param, g.load(i, kind), lr);
                 p.store(i, param);
             });
         }
@@ -92,9 +96,9 @@ void adam_step(DType dtype, int64_t size, Buffer params, const void* grads, Buff
         using A = Arithmetic<T>;
         const AdamUpdate<A> update(options);
         const Elements<T> p(params), g(grads), m(exp_avg), v(exp_avg_sq);
-        for_each<A>(0, size, rate, [=](int64_t i, A lr) {
-            A param = p.load(i), first = m.load(i), second = v.load(i);
-            update(param, g.load(i), first, second, lr);
+        for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+            auto param = p.load(i, kind), first = m.load(i, kind), second = v.load(i, kind);
+            update(param, g.load(i, kind), first, second, lr);
             p.store(i, param);
             m.store(i, first);
             v.store(i, second);
@@ -106,11 +110,11 @@ template <class T, bool kMomentum, bool kCentered>
 METAGAN_INLINE void rmsprop_loop(int64_t size, Elements<T> p, Elements<T> g, Elements<T> v, Elements<T> buffer,
                                  Elements<T> average, Rate rate, const RmspropUpdate<Arithmetic<T>>& update) {
     using A = Arithmetic<T>;
-    for_each<A>(0, size, rate, [=](int64_t i, A lr) {
-        A param = p.load(i), square = v.load(i), momentum = 0, mean = 0;
-        if constexpr (kMomentum) momentum = buffer.load(i);
-        if constexpr (kCentered) mean = average.load(i);
-        update(param, g.load(i), square, kMomentum ? &momentum : nullptr, kCentered ? &mean : nullptr, lr);
+    for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+        auto param = p.load(i, kind), square = v.load(i, kind), momentum = kind, mean = kind;
+        if constexpr (kMomentum) momentum = buffer.load(i, kind);
+        if constexpr (kCentered) mean = average.load(i, kind);
+        update(param, g.load(i, kind), square, kMomentum ? &momentum : nullptr, kCentered ? &mean : nullptr, lr);
         p.store(i, param);
         v.store(i, square);
         if constexpr (kMomentum) buffer.store(i, momentum);
@@ -130,43 +134,48 @@ void rmsprop_step(DType dtype, int64_t size, Buffer params, const void* grads, B
     });
 }
 
-// Calls finish(begin, end, total) for one chunk after another, with total[i - begin] the mean or weighted sum over
-// tasks, added in index order, of initial - adapted, or of adapted - initial.
-template <class T, bool kTowardsAdapted, class Finish>
-METAGAN_INLINE void sum_tasks(int64_t size, Elements<T> initial, const Tasks& tasks, Finish finish) {
+// The mean or weighted sum over tasks, added in index order, of initial - adapted, or of adapted - initial.
+// All tasks' elements are read side by side, so the sum stays in a register.
+template <class T, bool kTowardsAdapted>
+struct TaskSum {
     using A = Arithmetic<T>;
-    alignas(64) A total[kChunk];
-    const A* weights = static_cast<const A*>(tasks.weights);
-    const A scale = weights ? A(1) : static_cast<A>(1.0 / static_cast<double>(tasks.count));
-    for (int64_t begin = 0; begin < size; begin += kChunk) {
-        const int64_t end = size - begin < kChunk ? size : begin + kChunk;
-        for (int64_t task = 0; task < tasks.count; ++task) {
-            const Elements<T> row(static_cast<const T*>(tasks.adapted.data) + task * tasks.adapted.row_stride);
-            const A weight = weights ? weights[task] : A(1);
-            const auto contribution = [=](int64_t i) {
-                return weight * (kTowardsAdapted ? reptile_difference(row.load(i), initial.load(i))
-                                                 : reptile_difference(initial.load(i), row.load(i)));
-            };
-            if (task == 0)
-                for_each(begin, end, [=, &total](int64_t i) { total[i - begin] = contribution(i); });
-            else
-                for_each(begin, end, [=, &total](int64_t i) { total[i - begin] += contribution(i); });
-        }
-        for_each(begin, end, [=, &total](int64_t i) { total[i - begin] *= scale; });
-        finish(begin, end, total);
+    const T* adapted;
+    int64_t row_stride, count;
+    const A* weights;
+    A scale;
+
+    TaskSum(const Tasks& tasks)
+        : adapted(static_cast<const T*>(tasks.adapted.data)),
+          row_stride(tasks.adapted.row_stride),
+          count(tasks.count),
+          weights(static_cast<const A*>(tasks.weights)),
+          scale(static_cast<A>(1.0 / static_cast<double>(tasks.count))) {}
+
+    template <class V>
+    METAGAN_INLINE V difference(V initial, int64_t task, int64_t i) const {
+        const V row = metagan::load(adapted + task * row_stride + i, V{});
+        const V result = kTowardsAdapted ? reptile_difference(row, initial) : reptile_difference(initial, row);
+        return weights ? weights[task] * result : result;
     }
-}
+
+    template <class V>
+    METAGAN_INLINE V operator()(V initial, int64_t i) const {
+        V total = difference(initial, 0, i);
+        for (int64_t task = 1; task < count; ++task) total = total + difference(initial, task, i);
+        return weights ? total : total * scale;
+    }
+};
 
 void reptile_interpolate(DType dtype, int64_t size, Buffer initial, Tasks tasks, double step_size) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
         using A = Arithmetic<T>;
         const Elements<T> start(initial);
+        const TaskSum<T, true> sum(tasks);
         const A step = static_cast<A>(step_size);
-        sum_tasks<T, true>(size, start, tasks, [=](int64_t begin, int64_t end, const A* total) {
-            for_each(begin, end, [=](int64_t i) {
-                start.store(i, metagan::reptile_interpolate(start.load(i), total[i - begin], step));
-            });
+        for_each<A>(0, size, [=](int64_t i, auto kind) {
+            const auto from = start.load(i, kind);
+            start.store(i, metagan::reptile_interpolate(from, sum(from, i), step));
         });
     });
 }
@@ -174,11 +183,9 @@ void reptile_interpolate(DType dtype, int64_t size, Buffer initial, Tasks tasks,
 void reptile_gradient(DType dtype, int64_t size, Buffer initial, Tasks tasks) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
-        using A = Arithmetic<T>;
         const Elements<T> start(initial);
-        sum_tasks<T, false>(size, start, tasks, [=](int64_t begin, int64_t end, const A* total) {
-            for_each(begin, end, [=](int64_t i) { start.store(i, total[i - begin]); });
-        });
+        const TaskSum<T, false> sum(tasks);
+        for_each<Arithmetic<T>>(0, size, [=](int64_t i, auto kind) { start.store(i, sum(start.load(i, kind), i)); });
     });
 }
 
@@ -189,14 +196,13 @@ void meta_adam_step(DType dtype, int64_t size, Buffer params, Tasks tasks, Buffe
         using A = Arithmetic<T>;
         const AdamUpdate<A> update(options);
         const Elements<T> p(params), m(exp_avg), v(exp_avg_sq);
-        sum_tasks<T, false>(size, p, tasks, [=](int64_t begin, int64_t end, const A* total) {
-            for_each<A>(begin, end, rate, [=](int64_t i, A lr) {
-                A param = p.load(i), first = m.load(i), second = v.load(i);
-                update(param, total[i - begin], first, second, lr);
-                p.store(i, param);
-                m.store(i, first);
-                v.store(i, second);
-            });
+        const TaskSum<T, false> sum(tasks);
+        for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+            auto param = p.load(i, kind), first = m.load(i, kind), second = v.load(i, kind);
+            update(param, sum(param, i), first, second, lr);
+            p.store(i, param);
+            m.store(i, first);
+            v.store(i, second);
         });
     });
 }
@@ -207,25 +213,32 @@ void ema_update(DType dtype, int64_t size, Buffer average, const void* params, d
         using A = Arithmetic<T>;
         const Elements<T> a(average), p(params);
         const A one_minus_decay = static_cast<A>(1 - decay);
-        for_each(0, size, [=](int64_t i) { a.store(i, metagan::ema_update(a.load(i), p.load(i), one_minus_decay)); });
+        for_each<A>(0, size, [=](int64_t i, auto kind) {
+            a.store(i, metagan::ema_update(a.load(i, kind), p.load(i, kind), one_minus_decay));
+        });
     });
 }
 
-// The order of the additions is the same for every instruction set: lane by lane, then over lanes.
+// Added in kLanes interleaved sums, then over those: the same order for every instruction set.
 double sum_of_squares(DType dtype, int64_t size, const void* grads) {
-    return with_type(dtype, [&](auto element) {
+    return with_type(dtype, [=](auto element) {
         using T = decltype(element);
-        const Elements<T> g(grads);
-        double lanes[kLanes] = {};
-        const auto add = [&](int64_t first, int64_t count) {
-            for (int64_t lane = 0; lane < count; ++lane) {
-                const double x = static_cast<double>(g.load(first + lane));
-                lanes[lane] += x * x;
-            }
-        };
+        const T* g = static_cast<const T*>(grads);
+        DoubleVector sums[kLanes / kDoubles] = {};
         int64_t i = 0;
-        for (; i + kLanes <= size; i += kLanes) add(i, kLanes);
-        add(i, size - i);
+        for (; i + kLanes <= size; i += kLanes) {
+#pragma GCC unroll 16
+            for (int lane = 0; lane < kLanes; lane += kDoubles) {
+                const DoubleVector x = load_doubles(g + i + lane);
+                sums[lane / kDoubles] += x * x;
+            }
+        }
+        double lanes[kLanes];
+        __builtin_memcpy(lanes, sums, sizeof lanes);
+        for (int lane = 0; i < size; ++i, ++lane) {
+            const double x = static_cast<double>(widen(g[i]));
+            lanes[lane] += x * x;
+        }
         double total = 0;
         for (const double lane : lanes) total += lane;
         return total;
@@ -235,9 +248,10 @@ double sum_of_squares(DType dtype, int64_t size, const void* grads) {
 void scale(DType dtype, int64_t size, Buffer grads, double factor) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
+        using A = Arithmetic<T>;
         const Elements<T> g(grads);
-        const auto by = static_cast<Arithmetic<T>>(factor);
-        for_each(0, size, [=](int64_t i) { g.store(i, g.load(i) * by); });
+        const A by = static_cast<A>(factor);
+        for_each<A>(0, size, [=](int64_t i, auto kind) { g.store(i, g.load(i, kind) * by); });
     });
 }
 

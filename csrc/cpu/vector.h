@@ -1,0 +1,127 @@
+// Vectors as wide as the instruction set that a file is compiled for, in the compiler's own vector types: arithmetic on
+// them is written as on numbers. Loads and stores convert between storage and arithmetic types as `widen` and `narrow`
+// do for one element.
+#pragma once
+
+#include <cstdint>
+
+#include "../numbers.h"
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+namespace metagan {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int kFloats = kVectorBytes / 4;
+constexpr int kDoubles = kVectorBytes / 8;
+
+using FloatVector = float __attribute__((vector_size(kVectorBytes)));
+using DoubleVector = double __attribute__((vector_size(kVectorBytes)));
+using BitsVector = uint32_t __attribute__((vector_size(kVectorBytes)));
+using BFloat16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    using type = FloatVector;
+};
+template <>
+struct VectorOf<double> {
+    using type = DoubleVector;
+};
+
+// The last argument says how much to load: one element or a vector of them.
+template <class T>
+METAGAN_INLINE Arithmetic<T> load(const T* from, Arithmetic<T>) {
+    return widen(*from);
+}
+
+METAGAN_INLINE FloatVector load(const float* from, FloatVector) {
+    FloatVector result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+METAGAN_INLINE DoubleVector load(const double* from, DoubleVector) {
+    DoubleVector result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+METAGAN_INLINE FloatVector load(const BFloat16* from, FloatVector) {
+    BFloat16Vector stored;
+    __builtin_memcpy(&stored, from, sizeof stored);
+    return reinterpret_cast<FloatVector>(__builtin_convertvector(stored, BitsVector) << 16);
+}
+
+// As many elements as a vector of float64 holds.
+METAGAN_INLINE DoubleVector load_doubles(const double* from) { return load(from, DoubleVector{}); }
+
+METAGAN_INLINE DoubleVector load_doubles(const float* from) {
+    float __attribute__((vector_size(kVectorBytes / 2))) stored;
+    __builtin_memcpy(&stored, from, sizeof stored);
+    return __builtin_convertvector(stored, DoubleVector);
+}
+
+METAGAN_INLINE DoubleVector load_doubles(const BFloat16* from) {
+    float widened[kDoubles];
+    for (int i = 0; i < kDoubles; ++i) widened[i] = widen(from[i]);
+    return load_doubles(widened);
+}
+
+template <class T>
+METAGAN_INLINE void store(T* to, Arithmetic<T> value) {
+    narrow(value, *to);
+}
+
+METAGAN_INLINE void store(float* to, FloatVector value) { __builtin_memcpy(to, &value, sizeof value); }
+
+METAGAN_INLINE void store(double* to, DoubleVector value) { __builtin_memcpy(to, &value, sizeof value); }
+
+METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
+    const BitsVector bits = reinterpret_cast<BitsVector>(value);
+    const BitsVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const BitsVector quiet_nan = (bits >> 16) | 0x40u;
+    const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const BFloat16Vector stored = __builtin_convertvector(is_nan ? quiet_nan : rounded, BFloat16Vector);
+    __builtin_memcpy(to, &stored, sizeof stored);
+}
+
+METAGAN_INLINE FloatVector square_root(FloatVector x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_ps(-1, x);  // the plain one makes GCC 12 warn
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__SSE2__)
+    return _mm_sqrt_ps(x);
+#else
+    for (int i = 0; i < kFloats; ++i) x[i] = metagan::square_root(x[i]);
+    return x;
+#endif
+}
+
+METAGAN_INLINE DoubleVector square_root(DoubleVector x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_pd(-1, x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_pd(x);
+#elif defined(__SSE2__)
+    return _mm_sqrt_pd(x);
+#else
+    for (int i = 0; i < kDoubles; ++i) x[i] = metagan::square_root(x[i]);
+    return x;
+#endif
+}
+
+}  // namespace
+}  // namespace metagan
