@@ -6,7 +6,6 @@ which may hold some of the inputs, or to new tensors when `out` is None. It retu
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -344,7 +343,7 @@ def _learning_rate(
         return (rate.data_ptr(), 0, 0, 0, 0, 1), rate
     row_stride = rate.stride(0) if rate.ndim == 2 and rate.shape[0] > 1 else 0
     if layout is not None:
-        ends = _segment_ends(layout)
+        ends = layout.segment_ends
         return (rate.data_ptr(), row_stride, rate.stride(-1), 0, ends.data_ptr(), ends.numel()), (rate, ends)
     if rate.shape[-1] == 1:
         return (rate.data_ptr(), row_stride, 0, 0, 0, 1), rate
@@ -352,12 +351,6 @@ def _learning_rate(
         rate = rate.contiguous()
         row_stride = rate.stride(0) if row_stride else 0
     return (rate.data_ptr(), row_stride, 0, 1, 0, 1), rate
-
-
-@functools.lru_cache(maxsize=64)
-def _segment_ends(layout: FlatLayout) -> Tensor:
-    """Return the columns at which the slots end; the padding after a slot counts as its own."""
-    return torch.tensor([*layout.offsets[1:], layout.numel], dtype=torch.int64)
 
 
 OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

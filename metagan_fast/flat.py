@@ -76,6 +76,11 @@ class FlatLayout:
                 sizes.append(padding)
         return sizes, chunks
 
+    @cached_property
+    def segment_ends(self) -> Tensor:
+        """Where the slots end, int64 `[slots]` on the CPU; the padding after a slot counts as its own."""
+        return torch.tensor([*self.offsets[1:], self.numel], dtype=torch.int64)
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """View a flat buffer as the parameters, without a copy.
 

@@ -310,18 +310,30 @@ class MetaGAN:
         batch, noise = self._fit(batch, noise, steps, stream)
         return self._executor.inner_loop(self._initial, batch, noise, self._carried)
 
-    def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0) -> Tensor:
+    def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
         """Generate `count` images for each task of an inner loop's result.
+
+        Args:
+            adapted: what `inner_loop` returned.
+            count: images a task.
+            seed: decides the latents.
+            first_task: index of the first task, as in `TaskBatch`: a slice of a batch gets the batch's images.
 
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
         self._bind()
-        generator = adapted.generator
+        params = adapted.generator
         latents = draw_sample_latents(
-            generator.shape[0], count, self.latent_dim, seed=seed, device=generator.device, dtype=generator.dtype
+            params.shape[0],
+            count,
+            self.latent_dim,
+            seed=seed,
+            first_task=first_task,
+            device=params.device,
+            dtype=params.dtype,
         )
-        return self._executor.generate(generator, latents)
+        return self._executor.generate(params, latents)
 
     # Saving
 

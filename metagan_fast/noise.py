@@ -208,13 +208,14 @@ def draw_sample_latents(
     latent_dim: int,
     *,
     seed: int,
+    first_task: int = 0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw the latents [tasks, count, latent_dim] of samples; those of a task do not depend on `tasks`."""
+    """Draw the latents [tasks, count, latent_dim] of samples; a task's depend on its index, not on `tasks`."""
     size = count * latent_dim
     grid = Grid(_SAMPLE_ROLE, 1, 1, tasks, size + size % 2)
-    (words,) = draw_words([grid], derive_key(seed, 0, Stream.SAMPLING), 0, torch.device(device))
+    (words,) = draw_words([grid], derive_key(seed, 0, Stream.SAMPLING), first_task, torch.device(device))
     return normals(words)[..., :size].to(dtype).reshape(tasks, count, latent_dim)
 
 

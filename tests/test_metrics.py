@@ -248,6 +248,15 @@ def test_evaluation(features: FeatureExtractor) -> None:
     assert found.class_table().count("\n") == len(held_out.classes)
 
 
+def test_evaluation_does_not_depend_on_how_many_tasks_run_at_once(features: FeatureExtractor) -> None:
+    found = [
+        metrics.evaluate(learner(), Bars(range(5)), features, samples=6, draws=2, most_tasks=most)  # type: ignore[arg-type]
+        for most in (2, 5)
+    ]
+    for name, scores in found[0].scores.items():
+        assert scores.kid == pytest.approx(found[1].scores[name].kid, rel=1e-4)
+
+
 def test_evaluation_needs_enough_images(features: FeatureExtractor) -> None:
     with pytest.raises(ValueError, match="at least 8 images"):
         metrics.evaluate(learner(), Bars(range(3), count=7), features)  # type: ignore[arg-type]

@@ -121,5 +121,6 @@ def test_noise_of_another_shape_is_refused() -> None:
 def test_samples_of_a_task_do_not_depend_on_the_others() -> None:
     many = draw_sample_latents(5, 4, 6, seed=9)
     assert torch.equal(draw_sample_latents(2, 4, 6, seed=9), many[:2])
+    assert torch.equal(draw_sample_latents(2, 4, 6, seed=9, first_task=3), many[3:])
     assert torch.equal(draw_sample_latents(5, 2, 6, seed=9), many[:, :2])
     assert draw_sample_latents(1, 2, 3, seed=9, dtype=torch.float64).dtype == torch.float64

@@ -157,7 +157,7 @@ def evaluate(
             first_task=draw * len(classes),  # each draw has noise of its own
         )
         images = {
-            name: _generate(owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed + draw)
+            name: _generate(owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed)
             for name, owner in learners.items()
         }
         for name, tally in tallies.items():
@@ -267,7 +267,7 @@ def _generate(
     for start in range(0, batch.tasks, most_tasks):
         part = batch.slice(start, min(start + most_tasks, batch.tasks))
         adapted = learner.inner_loop(part, steps=steps)
-        parts.append(learner.sample_tasks(adapted, samples, seed=seed).float().cpu())
+        parts.append(learner.sample_tasks(adapted, samples, seed, first_task=part.first_task).float().cpu())
     return torch.cat(parts)
 
 
