@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -15,7 +16,7 @@ namespace {
 class Pool {
   public:
     // Returns false, having done nothing, when another loop holds the pool.
-    bool run(int64_t count, int threads, IndexedFunction function, const void* context) {
+    bool run(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle) {
         const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
         if (!owner.owns_lock()) return false;
         hire(threads - 1);
@@ -31,7 +32,13 @@ class Pool {
         drain();
         std::unique_lock<std::mutex> lock(mutex_);
         places_ = 0;  // whoever has not woken by now is not needed
-        finished_.wait(lock, [this] { return active_ == 0; });
+        const auto done = [this] { return active_ == 0; };
+        if (!idle.function) return finished_.wait(lock, done), true;
+        while (!finished_.wait_for(lock, std::chrono::milliseconds(50), done)) {
+            lock.unlock();
+            idle.function(idle.context);
+            lock.lock();
+        }
         return true;
     }
 
@@ -90,9 +97,9 @@ Pool* shared_pool() {
 
 }  // namespace
 
-void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context) {
+void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle) {
     threads = static_cast<int>(std::min<int64_t>(threads, count));
-    if (threads > 1 && shared_pool()->run(count, threads, function, context)) return;
+    if (threads > 1 && shared_pool()->run(count, threads, function, context, idle)) return;
     for (int64_t i = 0; i < count; ++i) function(context, i);
 }
 

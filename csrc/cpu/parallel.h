@@ -7,16 +7,23 @@ namespace metagan {
 
 using IndexedFunction = void (*)(const void* context, int64_t index);
 
+// What the calling thread does now and then while it waits for others to finish.
+struct Idle {
+    void (*function)(const void* context) = nullptr;
+    const void* context = nullptr;
+};
+
 // Calls function(context, i) once for every i in [0, count), on at most `threads` threads, the caller among them, in
 // no particular order. Returns when all are done. The function must not throw. Runs on the caller alone when the pool
 // is in use, by another thread or by an enclosing loop. A forked child starts with a fresh pool.
-void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context);
+void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle = {});
 
 // The same for a callable body(i).
 template <class Body>
-void parallel_for(int64_t count, int threads, const Body& body) {
+void parallel_for(int64_t count, int threads, const Body& body, Idle idle = {}) {
     parallel_for(
-        count, threads, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body);
+        count, threads, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body,
+        idle);
 }
 
 }  // namespace metagan

@@ -1,0 +1,36 @@
+// Memory for vectors: aligned, zero to begin with, allocated once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace metagan {
+
+template <class T>
+class Array {
+  public:
+    Array() = default;
+    explicit Array(int64_t size) {
+        if (size <= 0) return;
+        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
+        data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
+        if (!data_) throw std::bad_alloc();
+        std::memset(data_.get(), 0, bytes);
+    }
+
+    T* data() { return data_.get(); }
+    const T* data() const { return data_.get(); }
+
+  private:
+    static constexpr size_t kAlignment = 64;
+    struct Free {
+        void operator()(T* data) const { std::free(data); }
+    };
+    std::unique_ptr<T, Free> data_;
+};
+
+}  // namespace metagan

@@ -1,0 +1,72 @@
+// Matrix products of the engine, with patches of images as one operand: convolutions, their transposes and their weight
+// gradients, none of which writes the patches out or reorders weights.
+//
+// P[k][j] is the patch matrix: k counts (channel, tap), j counts (image, position), and the element lies in the source
+// image at
+//     b + channel * b_channel + b_tap[tap] + image * b_image + b_position[position].
+// W[m][k] is the weight, at w + m * w_row + channel * w_channel + w_tap[tap], and Y[m][j] the result, at
+// y + m * y_row + image * y_image + y_position[position]. So any stride, dilation, flip or subset of taps and positions
+// is a matter of tables. The source is padded beforehand, which leaves no bounds to check.
+//
+//     multiply:  Y (+)= W P       a convolution; its gradient by the input, with the roles of the images exchanged
+//     correlate: W (+)= Y P^T     the gradient by the weights
+//
+// Blocking is BLIS's: the micro-kernel holds a tile of Y (kTileRows x two vectors) in registers and walks over k; a
+// block of P, kDepth deep, is packed into panels as wide as the tile and stays in the second-level cache while every
+// row of W passes by once. W is broadcast element by element, so it is read where it lies.
+#pragma once
+
+#include <cstdint>
+
+namespace metagan {
+
+struct Patches {
+    const float* b = nullptr;
+    int64_t b_channel = 0, b_image = 0;
+    const int32_t* b_tap = nullptr;
+    const int32_t* b_position = nullptr;
+    int channels = 0, taps = 0, images = 0, positions = 0;
+    int run = 1;  // positions come in runs of so many adjacent ones, in the source and in Y
+
+    int64_t depth() const { return int64_t{channels} * taps; }
+    int64_t columns() const { return int64_t{images} * positions; }
+};
+
+struct Weights {
+    float* w = nullptr;
+    int64_t w_row = 0, w_channel = 0;
+    const int32_t* w_tap = nullptr;
+};
+
+struct Result {
+    float* y = nullptr;
+    int64_t y_row = 0, y_image = 0;
+    const int32_t* y_position = nullptr;
+};
+
+// What part of the product a call computes. Every element is summed in the same order however the product is divided.
+struct Part {
+    int64_t first_row, last_row;        // of W and Y
+    int64_t first_column, last_column;  // multiply: j of P and Y; correlate: k of P and W
+};
+
+constexpr int64_t kDepth = 256;  // what is summed between two visits of a result
+constexpr int64_t kWidth = 512;  // columns packed at a time by `multiply`
+constexpr int64_t kChunk = 128;  // columns of W that `correlate` finishes at a time
+constexpr int64_t kPackFloats = kDepth * kWidth;
+
+struct GemmKernels {
+    // Y = bias + W P, or Y += W P when `accumulate`; `bias` may be null. `pack` holds kPackFloats, 64-byte aligned.
+    void (*multiply)(const Patches&, const Weights&, const Result&, const Part&, const float* bias, bool accumulate,
+                     float* pack);
+    // W = Y P^T for the rows and columns of the part, at most kChunk columns, written densely to `out`: rows are
+    // `out_row` apart, and columns up to the next multiple of tile_columns are overwritten too.
+    void (*correlate)(const Patches&, const Result&, const Part&, float* out, int64_t out_row, float* pack);
+    int tile_rows, tile_columns;
+};
+
+extern const GemmKernels gemm_kernels_portable;
+extern const GemmKernels gemm_kernels_avx2;
+extern const GemmKernels gemm_kernels_avx512;
+
+}  // namespace metagan

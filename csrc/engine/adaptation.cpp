@@ -1,0 +1,264 @@
+#include "adaptation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+
+namespace metagan {
+namespace {
+
+// Slots of a worker's arrays; 0 is for gradients of shared parameters.
+enum Slot : size_t { kBuffers = 1, kParams = 8, kStates, kSweeps };
+
+const float* of_task(const float* array, int64_t index, int64_t size) { return array ? array + index * size : nullptr; }
+
+}  // namespace
+
+Adaptation::Adaptation(const Engine& engine, Worker& worker, const TaskData& data, int64_t task, float* generator,
+                       float* discriminator, const std::vector<float*>& generator_buffers,
+                       const std::vector<float*>& discriminator_buffers)
+    : engine_(engine), worker_(worker), data_(data), task_(task) {
+    const auto start = [&](NetworkState& state, float* params, const float* initial, int64_t numel,
+                           const std::vector<float*>& buffers, int64_t updates, size_t slot) {
+        state.params = params;
+        state.updates = updates;
+        std::copy_n(initial, numel, params);
+        for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) {
+            const auto number = static_cast<size_t>(i);
+            if (!buffers.empty()) {
+                state.buffers.push_back(buffers[number] + task * numel);
+                continue;
+            }
+            state.buffers.push_back(worker.array(slot + number, numel));
+            std::fill_n(state.buffers.back(), numel, 0.f);
+        }
+    };
+    start(generator_, generator, data.initial_generator, engine.plan().generator.numel, generator_buffers,
+          data.generator_updates, kBuffers);
+    start(discriminator_, discriminator, data.initial_discriminator, engine.plan().discriminator.numel,
+          discriminator_buffers, data.discriminator_updates, kBuffers + 2);
+}
+
+int64_t Adaptation::draw(int64_t step, int64_t critic_step) const {
+    return (step * engine_.plan().critic_steps + critic_step) * data_.tasks + task_;
+}
+
+const float* const* Adaptation::real(int64_t step, int64_t critic_step) {
+    const int64_t size = engine_.discriminator().input_shape().elements();
+    const int64_t* const index =
+        data_.support_index ? data_.support_index + draw(step, critic_step) * data_.batch : nullptr;
+    real_.clear();
+    for (int64_t i = 0; i < data_.batch; ++i)
+        real_.push_back(data_.support + (task_ * data_.shots + (index ? index[i] : i)) * size);
+    return real_.data();
+}
+
+const float* Adaptation::discriminator_latents(int64_t step, int64_t critic_step) const {
+    return of_task(data_.discriminator_latents, draw(step, critic_step),
+                   data_.batch * engine_.generator().input_shape().elements());
+}
+
+const float* Adaptation::generator_latents(int64_t step) const {
+    return of_task(data_.generator_latents, step * data_.tasks + task_,
+                   data_.batch * engine_.generator().input_shape().elements());
+}
+
+void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
+    scores_ = worker_.update_discriminator(discriminator_, generator_.params, real(step, critic_step),
+                                           discriminator_latents(step, critic_step),
+                                           of_task(data_.interpolation, draw(step, critic_step), data_.batch),
+                                           data_.batch, data_.discriminator_lrs[static_cast<size_t>(step)]);
+}
+
+void Adaptation::generator_update(int64_t step) {
+    generator_loss_ =
+        worker_.update_generator(generator_, discriminator_.params, real(step, engine_.plan().critic_steps - 1),
+                                 generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
+}
+
+void Adaptation::step(int64_t step) {
+    for (int64_t critic_step = 0; critic_step < engine_.plan().critic_steps; ++critic_step)
+        discriminator_update(step, critic_step);
+    generator_update(step);
+}
+
+void Adaptation::write_metrics() const {
+    if (!data_.metrics) return;
+    data_.metrics[task_] = static_cast<float>(scores_.loss);
+    data_.metrics[data_.tasks + task_] = static_cast<float>(scores_.penalty);
+    data_.metrics[2 * data_.tasks + task_] = static_cast<float>(generator_loss_);
+}
+
+namespace {
+
+// A task's query images and the draws of one evaluation.
+struct Query {
+    std::vector<const float*> images;
+    const float *discriminator_latents, *generator_latents, *interpolation;
+
+    Query(const Engine& engine, const TaskData& data, const QueryData& query, int64_t task, int64_t evaluation) {
+        const int64_t image = engine.discriminator().input_shape().elements();
+        const int64_t latents = query.query * engine.generator().input_shape().elements();
+        const int64_t draw = evaluation * data.tasks + task;
+        for (int64_t i = 0; i < query.query; ++i) images.push_back(query.images + (task * query.query + i) * image);
+        discriminator_latents = of_task(query.discriminator_latents, draw, latents);
+        generator_latents = of_task(query.generator_latents, draw, latents);
+        interpolation = of_task(query.interpolation, draw, query.query);
+    }
+};
+
+// Cotangents of a state on their way back through the inner loop: of both networks' parameters, and of their momentum.
+struct Sweep {
+    Pair params, momentum;
+};
+
+// Turns the cotangent of updated parameters (and momentum) into that of the gradient, in `direction`, and of the
+// parameters (and momentum) before the update.
+void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* params, float* momentum,
+                    float* direction) {
+    const float rate = static_cast<float>(lr), decay = static_cast<float>(plan.weight_decay);
+    const float mu = static_cast<float>(plan.momentum);
+    for (int64_t i = 0; i < size; ++i) {
+        float of_gradient = -rate * params[i];
+        if (momentum) {
+            of_gradient += momentum[i];
+            momentum[i] = mu * of_gradient;
+        }
+        params[i] += decay * of_gradient;
+        direction[i] = of_gradient;
+    }
+}
+
+// The states that the adjoint returns to: parameters before every update.
+class History {
+  public:
+    History(const Engine& engine, Worker& worker, int64_t steps)
+        : g_(engine.plan().generator.numel),
+          d_(engine.plan().discriminator.numel),
+          critic_steps_(engine.plan().critic_steps),
+          states_(worker.array(kStates, steps * (g_ + (critic_steps_ + 1) * d_))) {}
+
+    float* generator(int64_t step) { return states_ + step * (g_ + (critic_steps_ + 1) * d_); }
+    // Before the critic step; with critic_steps, after the last.
+    float* discriminator(int64_t step, int64_t critic_step) { return generator(step) + g_ + critic_step * d_; }
+
+  private:
+    int64_t g_, d_, critic_steps_;
+    float* states_;
+};
+
+}  // namespace
+
+QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
+                            int64_t task, int64_t evaluation, const float* generator, const float* discriminator) {
+    const Query q(engine, data, query, task, evaluation);
+    QueryLosses losses;
+    losses.generator = worker.generator_loss(discriminator, generator, q.images.data(), q.generator_latents,
+                                             query.query, nullptr, nullptr);
+    losses.discriminator = worker
+                               .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents,
+                                                   q.interpolation, query.query, nullptr, nullptr)
+                               .loss;
+    return losses;
+}
+
+void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
+                   const QueryObjective& objective, int64_t task, Pair gradient) {
+    const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
+    const int64_t critic_steps = engine.plan().critic_steps;
+    const bool adjoint = !objective.first_order;
+    const bool momentum = engine.plan().optimizer.buffers() > 0;
+    float* const params = worker.array(kParams, g + d);
+    Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
+    History history(engine, worker, adjoint ? data.steps : 0);
+
+    // Sweep 0 is the generator's query loss, sweep 1 the discriminator's. Without an adjoint only the total is kept.
+    Sweep sweeps[2];
+    float* directions[2];
+    if (adjoint) {
+        const int64_t one = 2 * (g + d) + std::max(g, d);
+        float* const memory = worker.array(kSweeps, 2 * one);
+        std::fill_n(memory, 2 * one, 0.f);
+        for (int i = 0; i < 2; ++i) {
+            float* const at = memory + i * one;
+            sweeps[i] = {{at, at + g}, {at + g + d, at + 2 * g + d}};
+            directions[i] = at + 2 * (g + d);
+        }
+    }
+
+    QueryLosses losses;
+    const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
+        const double weight = objective.step_weights[static_cast<size_t>(step)];
+        if (weight == 0) return;
+        const Query q(engine, data, query, task, objective.multi_step ? step : 0);
+        const float factor = static_cast<float>(weight);
+        Accumulate generator_by_generator(adjoint ? sweeps[0].params.generator : gradient.generator, factor);
+        Accumulate generator_by_discriminator(sweeps[0].params.discriminator, factor);
+        Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
+        Accumulate discriminator_by_discriminator(adjoint ? sweeps[1].params.discriminator : gradient.discriminator,
+                                                  factor);
+        const float* const opponent = objective.against_initial ? data.initial_discriminator : discriminator;
+        QueryLosses here;
+        here.generator = worker.generator_loss(
+            opponent, generator, q.images.data(), q.generator_latents, query.query, &generator_by_generator,
+            adjoint && !objective.against_initial ? &generator_by_discriminator : nullptr);
+        here.discriminator = worker
+                                 .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents,
+                                                     q.interpolation, query.query, &discriminator_by_discriminator,
+                                                     adjoint ? &discriminator_by_generator : nullptr)
+                                 .loss;
+        if (step + 1 == data.steps) losses = here;
+    };
+
+    for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
+        if (adjoint) std::copy_n(adaptation.generator().params, g, history.generator(step));
+        for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
+            if (adjoint) std::copy_n(adaptation.discriminator().params, d, history.discriminator(step, critic_step));
+            adaptation.discriminator_update(step, critic_step);
+        }
+        if (adjoint) std::copy_n(adaptation.discriminator().params, d, history.discriminator(step, critic_steps));
+        adaptation.generator_update(step);
+        if (!adjoint) evaluate(step, adaptation.generator().params, adaptation.discriminator().params);
+    }
+    adaptation.write_metrics();
+    if (adjoint) {
+        const OptimizerPlan& optimizer = engine.plan().optimizer;
+        const double clip = engine.plan().loss.clip;
+        const std::vector<const float*> along{directions[0], directions[1]};
+        const std::vector<Pair> totals{sweeps[0].params, sweeps[1].params};
+        for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
+            const bool last = step + 1 == data.steps;
+            evaluate(step, last ? adaptation.generator().params : history.generator(step + 1),
+                     last ? adaptation.discriminator().params : history.discriminator(step + 1, 0));
+            for (int i = 0; i < 2; ++i)
+                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweeps[i].params.generator,
+                               momentum ? sweeps[i].momentum.generator : nullptr, directions[i]);
+            worker.generator_adjoint(history.discriminator(step, critic_steps), history.generator(step),
+                                     adaptation.generator_latents(step), data.batch, along, totals);
+            for (int64_t critic_step = critic_steps; critic_step-- > 0;) {
+                const float* const after = history.discriminator(step, critic_step + 1);
+                for (int i = 0; i < 2; ++i) {
+                    float* const cotangent = sweeps[i].params.discriminator;
+                    if (clip > 0)  // clamped parameters did not move
+                        for (int64_t k = 0; k < d; ++k)
+                            if (std::fabs(after[k]) >= static_cast<float>(clip)) cotangent[k] = 0;
+                    update_adjoint(optimizer, d, data.discriminator_lrs[static_cast<size_t>(step)], cotangent,
+                                   momentum ? sweeps[i].momentum.discriminator : nullptr, directions[i]);
+                }
+                worker.discriminator_adjoint(history.discriminator(step, critic_step), history.generator(step),
+                                             adaptation.real(step, critic_step),
+                                             adaptation.discriminator_latents(step, critic_step), data.batch, along,
+                                             totals);
+            }
+        }
+        std::copy_n(sweeps[0].params.generator, g, gradient.generator);
+        std::copy_n(sweeps[1].params.discriminator, d, gradient.discriminator);
+    }
+    if (data.metrics) {
+        data.metrics[3 * data.tasks + task] = static_cast<float>(losses.discriminator);
+        data.metrics[4 * data.tasks + task] = static_cast<float>(losses.generator);
+    }
+}
+
+}  // namespace metagan

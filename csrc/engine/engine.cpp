@@ -1,0 +1,197 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <thread>
+
+#include "../cpu/parallel.h"
+#include "../kernels.h"
+#include "adaptation.h"
+#include "ordered_sum.h"
+#include "worker.h"
+
+namespace metagan {
+namespace {
+
+bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalty::none; }
+
+// Images of a discriminator that a discriminator step holds: real, fake, and the penalty's points and their tangents.
+int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
+
+// Asks the caller whether to go on, at most every 50 ms; other threads read what it said.
+class Stop {
+  public:
+    explicit Stop(const Engine::Interrupted& interrupted) : interrupted_(interrupted) {}
+
+    bool operator()() {
+        if (std::this_thread::get_id() == caller_ && interrupted_) {
+            const auto now = std::chrono::steady_clock::now();
+            if (now - asked_ > std::chrono::milliseconds(50)) {
+                asked_ = now;
+                if (interrupted_()) stopped_.store(true, std::memory_order_relaxed);
+            }
+        }
+        return stopped_.load(std::memory_order_relaxed);
+    }
+
+    void give_up() { stopped_.store(true, std::memory_order_relaxed); }
+
+  private:
+    const Engine::Interrupted& interrupted_;
+    const std::thread::id caller_ = std::this_thread::get_id();
+    std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
+    std::atomic<bool> stopped_{false};
+};
+
+}  // namespace
+
+Engine::Engine(EnginePlan plan)
+    : plan_(std::move(plan)), generator_(plan_.generator), discriminator_(plan_.discriminator) {
+    const Shape &fake = generator_.output_shape(), &image = discriminator_.input_shape();
+    if (fake.channels != image.channels || fake.height != image.height || fake.width != image.width)
+        throw std::invalid_argument("expected the discriminator to take what the generator makes");
+    if (discriminator_.output_shape().elements() != 1)
+        throw std::invalid_argument("expected the discriminator to make one score an image");
+}
+
+Engine::~Engine() = default;
+
+bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_images, int64_t discriminator_images,
+                           const Interrupted& interrupted, const std::function<void(Worker&, int64_t)>& body) {
+    const bool side_by_side = tasks >= threads;
+    const auto count = static_cast<size_t>(side_by_side ? threads : 1);
+    if (workers_.size() < count) workers_.resize(count);
+    Stop stop(interrupted);
+    const std::function<bool()> ask = std::ref(stop);
+    for (size_t i = 0; i < count; ++i) {
+        auto& worker = workers_[i];
+        if (!worker || !worker->fits(generator_images, discriminator_images))
+            worker = std::make_unique<Worker>(*this, generator_images, discriminator_images);
+        worker->threads = side_by_side ? 1 : static_cast<int>(threads);
+        worker->stop = &ask;
+    }
+    std::atomic<int64_t> next{0};
+    std::exception_ptr failure;
+    std::mutex failing;
+    const auto work = [&](int64_t index) {
+        Worker& worker = *workers_[static_cast<size_t>(index)];
+        try {
+            for (int64_t task; (task = next.fetch_add(1)) < tasks && !stop();) body(worker, task);
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(failing);
+            failure = std::current_exception();
+            stop.give_up();
+        }
+    };
+    const Idle idle{[](const void* context) { (*static_cast<Stop*>(const_cast<void*>(context)))(); }, &stop};
+    parallel_for(static_cast<int64_t>(count), static_cast<int>(count), work, idle);
+    for (size_t i = 0; i < count; ++i) workers_[i]->stop = nullptr;
+    if (failure) std::rethrow_exception(failure);
+    return !stop();
+}
+
+bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Outputs& discriminator,
+                        const Interrupted& interrupted) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
+    const bool rows = generator.params != nullptr;
+    const bool difference = generator.difference != nullptr;
+    OrderedSum sum(rows ? 0 : std::min(data.threads, data.tasks) + 1, g + d);
+    const float scale = static_cast<float>(1.0 / static_cast<double>(data.tasks));
+    sum.begin([&](int64_t task, const float* adapted) {
+        const auto add = [&](const float* initial, const float* row, float* out, int64_t size) {
+            for (int64_t i = 0; i < size; ++i)
+                out[i] = task == 0 ? initial[i] - row[i] : out[i] + (initial[i] - row[i]);
+            if (task + 1 == data.tasks)
+                for (int64_t i = 0; i < size; ++i) out[i] *= scale;
+        };
+        add(data.initial_generator, adapted, generator.difference, g);
+        add(data.initial_discriminator, adapted + g, discriminator.difference, d);
+    });
+    const bool completed =
+        for_each_task(data.tasks, data.threads, data.batch, step_images(plan_.loss, data.batch), interrupted,
+                      [&](Worker& worker, int64_t task) {
+                          float* const own = rows ? nullptr : sum.acquire();
+                          Adaptation adaptation(*this, worker, data, task, rows ? generator.params + task * g : own,
+                                                rows ? discriminator.params + task * d : own + g, generator.buffers,
+                                                discriminator.buffers);
+                          for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) adaptation.step(step);
+                          adaptation.write_metrics();
+                          if (!rows) sum.finish(task, own);
+                      });
+    if (rows && difference && completed) {
+        const auto mean = [&](const float* initial, float* adapted, float* out, int64_t size) {
+            reptile_gradient({DType::float32, data.tasks, size, static_cast<int>(data.threads)}, initial,
+                             {adapted, size}, nullptr, out);
+        };
+        mean(data.initial_generator, generator.params, generator.difference, g);
+        mean(data.initial_discriminator, discriminator.params, discriminator.difference, d);
+    }
+    return completed;
+}
+
+bool Engine::query_gradient(const TaskData& data, const QueryData& query, const QueryObjective& objective,
+                            float* generator_gradient, float* discriminator_gradient, const Interrupted& interrupted) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
+    OrderedSum sum(std::min(data.threads, data.tasks) + 1, g + d);
+    const float scale = static_cast<float>(1.0 / static_cast<double>(data.tasks));
+    sum.begin([&](int64_t task, const float* gradient) {
+        const auto add = [&](const float* row, float* out, int64_t size) {
+            for (int64_t i = 0; i < size; ++i) out[i] = task == 0 ? row[i] : out[i] + row[i];
+            if (task + 1 == data.tasks)
+                for (int64_t i = 0; i < size; ++i) out[i] *= scale;
+        };
+        add(gradient, generator_gradient, g);
+        add(gradient + g, discriminator_gradient, d);
+    });
+    const int64_t most = std::max(data.batch, query.query);
+    const int64_t generator_images = objective.first_order ? most : 2 * most;
+    const int64_t discriminator_images = objective.first_order
+                                             ? step_images(plan_.loss, most)
+                                             : std::max<int64_t>(4 * most, step_images(plan_.loss, most));
+    return for_each_task(data.tasks, data.threads, generator_images, discriminator_images, interrupted,
+                         [&](Worker& worker, int64_t task) {
+                             float* const gradient = sum.acquire();
+                             std::fill_n(gradient, g + d, 0.f);
+                             task_gradient(*this, worker, data, query, objective, task, {gradient, gradient + g});
+                             sum.finish(task, gradient);
+                         });
+}
+
+bool Engine::query_losses(const TaskData& data, const QueryData& query, const float* generator,
+                          const float* discriminator, const Interrupted& interrupted) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return for_each_task(data.tasks, data.threads, query.query, step_images(plan_.loss, query.query), interrupted,
+                         [&](Worker& worker, int64_t task) {
+                             const QueryLosses losses = query_losses_of(
+                                 *this, worker, data, query, task, 0, generator + task * plan_.generator.numel,
+                                 discriminator + task * plan_.discriminator.numel);
+                             data.metrics[task] = static_cast<float>(losses.discriminator);
+                             data.metrics[data.tasks + task] = static_cast<float>(losses.generator);
+                         });
+}
+
+bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
+                      float* images, const Interrupted& interrupted) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int64_t latent = generator_.input_shape().elements(), image = generator_.output_shape().elements();
+    return for_each_task(tasks, threads, count, 1, interrupted, [&](Worker& worker, int64_t task) {
+        worker.generate(generator + task * plan_.generator.numel, latents + task * count * latent, count,
+                        images + task * count * image);
+    });
+}
+
+int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, bool adjoint) const {
+    const int64_t most = std::max(data.batch, query.query);
+    const int64_t generator_images = adjoint ? 2 * most : most;
+    const int64_t discriminator_images = std::max<int64_t>(adjoint ? 4 * most : 0, step_images(plan_.loss, most));
+    int64_t rows = 1 + plan_.optimizer.buffers();
+    if (adjoint) rows += data.steps * (1 + plan_.critic_steps) + 6;
+    return generator_.workspace_bytes(generator_images) + discriminator_.workspace_bytes(discriminator_images) +
+           rows * (plan_.generator.numel + plan_.discriminator.numel) * int64_t{sizeof(float)};
+}
+
+}  // namespace metagan

@@ -1,0 +1,95 @@
+// Inner loops and meta-gradients of a task batch. Addresses are those of contiguous float32 arrays;
+// metagan_fast/_core.pyi gives their shapes.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "loss.h"
+#include "network.h"
+#include "optimizer.h"
+
+namespace metagan {
+
+struct EnginePlan {
+    NetworkPlan generator, discriminator;
+    LossPlan loss;
+    OptimizerPlan optimizer;
+    int64_t critic_steps = 1;
+};
+
+// What an inner loop draws on; null where absent.
+struct TaskData {
+    int64_t tasks = 0, shots = 0, steps = 0, batch = 0, threads = 1;
+    std::vector<double> generator_lrs, discriminator_lrs;
+    const float *initial_generator = nullptr, *initial_discriminator = nullptr;
+    const float* support = nullptr;
+    const int64_t* support_index = nullptr;
+    const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
+    int64_t generator_updates = 0, discriminator_updates = 0;  // made before, by the carried optimizer state
+    float* metrics = nullptr;                                  // [rows][tasks]
+};
+
+struct QueryData {
+    int64_t query = 0, evaluations = 1;
+    const float* images = nullptr;
+    const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
+};
+
+// Where adapted parameters go: rows [tasks][numel] of parameters and of each optimizer buffer, or the mean difference.
+struct Outputs {
+    float* params = nullptr;
+    std::vector<float*> buffers;
+    float* difference = nullptr;
+};
+
+struct QueryObjective {
+    std::vector<double> step_weights;
+    bool multi_step = false, first_order = false, against_initial = false;
+};
+
+class Worker;
+
+class Engine {
+  public:
+    explicit Engine(EnginePlan);
+    ~Engine();
+
+    const EnginePlan& plan() const { return plan_; }
+    const Network& generator() const { return generator_; }
+    const Network& discriminator() const { return discriminator_; }
+
+    // `interrupted` is called by the calling thread, now and then; when it returns true the call ends early, what it
+    // has written is worthless, and the result is false.
+    using Interrupted = std::function<bool()>;
+
+    bool inner_loop(const TaskData&, const Outputs& generator, const Outputs& discriminator, const Interrupted&);
+    bool query_gradient(const TaskData&, const QueryData&, const QueryObjective&, float* generator_gradient,
+                        float* discriminator_gradient, const Interrupted&);
+    bool query_losses(const TaskData&, const QueryData&, const float* generator, const float* discriminator,
+                      const Interrupted&);
+    bool generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
+                  float* images, const Interrupted&);
+    // Of one worker thread.
+    int64_t workspace_bytes(const TaskData&, const QueryData&, bool adjoint) const;
+
+  private:
+    friend class Worker;
+    struct Schedule;
+
+    // Calls body(worker, task) for every task: side by side, or one after another with all threads in each when tasks
+    // are fewer than threads.
+    bool for_each_task(int64_t tasks, int64_t threads, int64_t generator_images, int64_t discriminator_images,
+                       const Interrupted&, const std::function<void(Worker&, int64_t)>& body);
+
+    EnginePlan plan_;
+    Network generator_, discriminator_;
+    std::mutex mutex_;  // one call at a time
+    std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+}  // namespace metagan

@@ -1,0 +1,34 @@
+#include "kernels.h"
+
+#include "../cpu/isa.h"
+
+namespace metagan {
+namespace {
+
+template <class Kernels>
+const Kernels& choose(const Kernels& portable, const Kernels& avx2, const Kernels& avx512) {
+    switch (current_isa()) {
+        case Isa::avx512:
+            return avx512;
+        case Isa::avx2:
+            return avx2;
+        default:
+            return portable;
+    }
+}
+
+}  // namespace
+
+#ifdef METAGAN_X86
+const GemmKernels& gemm_kernels() { return choose(gemm_kernels_portable, gemm_kernels_avx2, gemm_kernels_avx512); }
+const LayerKernels& layer_kernels() { return choose(layer_kernels_portable, layer_kernels_avx2, layer_kernels_avx512); }
+const UpdateKernels& update_kernels() {
+    return choose(update_kernels_portable, update_kernels_avx2, update_kernels_avx512);
+}
+#else
+const GemmKernels& gemm_kernels() { return gemm_kernels_portable; }
+const LayerKernels& layer_kernels() { return layer_kernels_portable; }
+const UpdateKernels& update_kernels() { return update_kernels_portable; }
+#endif
+
+}  // namespace metagan

@@ -1,0 +1,14 @@
+// The kernels of the instruction set in use.
+#pragma once
+
+#include "../cpu/gemm.h"
+#include "../cpu/layer_kernels.h"
+#include "../cpu/update_kernels.h"
+
+namespace metagan {
+
+const GemmKernels& gemm_kernels();
+const LayerKernels& layer_kernels();
+const UpdateKernels& update_kernels();
+
+}  // namespace metagan

@@ -1,0 +1,142 @@
+#include "loss.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace metagan {
+namespace {
+
+double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
+double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+
+// Squared norms up to here count as 0, as in losses/penalties.py.
+constexpr double kZero =
+    static_cast<double>(std::numeric_limits<float>::min()) / static_cast<double>(std::numeric_limits<float>::epsilon());
+
+double mean(int64_t count, const float* values) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(values[i]);
+    return sum / static_cast<double>(count);
+}
+
+}  // namespace
+
+double Term::value(double s) const {
+    switch (kind) {
+        case Kind::softplus:
+            return softplus(factor * s);
+        case Kind::negative_softplus:
+            return -softplus(factor * s);
+        case Kind::hinge:
+            return std::max(0.0, 1 + factor * s);
+        case Kind::half_square:
+            return 0.5 * (s - label) * (s - label);
+        case Kind::linear:
+            break;
+    }
+    return factor * s;
+}
+
+double Term::slope(double s) const {
+    switch (kind) {
+        case Kind::softplus:
+            return factor * sigmoid(factor * s);
+        case Kind::negative_softplus:
+            return -factor * sigmoid(factor * s);
+        case Kind::hinge:
+            return 1 + factor * s > 0 ? factor : 0;
+        case Kind::half_square:
+            return s - label;
+        case Kind::linear:
+            break;
+    }
+    return factor;
+}
+
+double Term::curvature(double s) const {
+    const double p = sigmoid(factor * s);
+    switch (kind) {
+        case Kind::softplus:
+            return factor * factor * p * (1 - p);
+        case Kind::negative_softplus:
+            return -factor * factor * p * (1 - p);
+        case Kind::half_square:
+            return 1;
+        case Kind::hinge:
+        case Kind::linear:
+            break;
+    }
+    return 0;
+}
+
+double discriminator_loss(const LossPlan& loss, int64_t count, const float* real, const float* fake, float* by_real,
+                          float* by_fake) {
+    const double n = static_cast<double>(count);
+    const double real_from = loss.relativistic ? mean(count, fake) : 0;
+    const double fake_from = loss.relativistic ? mean(count, real) : 0;
+    double value = 0, by_real_sum = 0, by_fake_sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const double a = static_cast<double>(real[i]) - real_from, b = static_cast<double>(fake[i]) - fake_from;
+        value += (loss.real.value(a) + loss.fake.value(b)) / n;
+        by_real_sum += loss.real.slope(a) / n;
+        by_fake_sum += loss.fake.slope(b) / n;
+    }
+    // Each real score also enters every b through their mean, and each fake score every a.
+    const double shared_real = loss.relativistic ? by_fake_sum / n : 0;
+    const double shared_fake = loss.relativistic ? by_real_sum / n : 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const double a = static_cast<double>(real[i]) - real_from, b = static_cast<double>(fake[i]) - fake_from;
+        by_real[i] = static_cast<float>(loss.real.slope(a) / n - shared_real);
+        by_fake[i] = static_cast<float>(loss.fake.slope(b) / n - shared_fake);
+    }
+    return value;
+}
+
+double generator_loss(const LossPlan& loss, int64_t count, const float* real, const float* fake, float* by_real,
+                      float* by_fake) {
+    if (loss.relativistic) return discriminator_loss(loss, count, fake, real, by_fake, by_real);  // the roles exchanged
+    const double n = static_cast<double>(count);
+    double value = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const double s = static_cast<double>(fake[i]);
+        value += loss.generator.value(s) / n;
+        by_fake[i] = static_cast<float>(loss.generator.slope(s) / n);
+    }
+    return value;
+}
+
+double penalty(const LossPlan& loss, int64_t channels, int64_t count, int64_t positions, const float* gradient,
+               int64_t gradient_stride, float* direction, int64_t direction_stride) {
+    const double n = static_cast<double>(count);
+    const bool pixels = loss.penalty == LossPlan::Penalty::pixel;
+    const int64_t groups = pixels ? positions : 1, size = pixels ? 1 : positions;
+    double value = 0;
+    for (int64_t image = 0; image < count; ++image)
+        for (int64_t group = 0; group < groups; ++group) {
+            const int64_t at = image * positions + group * size;
+            double squares = 0;
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t i = 0; i < size; ++i) {
+                    const double g = static_cast<double>(gradient[c * gradient_stride + at + i]);
+                    squares += g * g;
+                }
+            double factor;
+            if (loss.penalty == LossPlan::Penalty::zero_centered) {
+                value += loss.penalty_weight / 2 * squares / n;
+                factor = loss.penalty_weight / n;
+            } else {
+                const double norm = squares > kZero ? std::sqrt(squares) : 0;
+                const double norms = n * static_cast<double>(groups);
+                value += loss.penalty_weight * (norm - 1) * (norm - 1) / norms;
+                factor = norm > 0 ? 2 * loss.penalty_weight / norms * (norm - 1) / norm : 0;
+            }
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t i = 0; i < size; ++i)
+                    direction[c * direction_stride + at + i] =
+                        static_cast<float>(factor * static_cast<double>(gradient[c * gradient_stride + at + i]));
+        }
+    return value;
+}
+
+}  // namespace metagan

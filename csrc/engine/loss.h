@@ -1,0 +1,45 @@
+// GAN losses on the scores of one task; metagan_fast/losses documents them. Every term is a mean over samples.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace metagan {
+
+struct Term {
+    enum class Kind { linear, softplus, negative_softplus, hinge, half_square };
+    Kind kind = Kind::linear;
+    double factor = 0, label = 0;
+
+    double value(double score) const;
+    double slope(double score) const;
+    double curvature(double score) const;
+};
+
+struct LossPlan {
+    enum class Penalty { none, sample, pixel, zero_centered };
+    enum class Location { interpolate, real, fake };
+
+    Term real, fake, generator;
+    bool relativistic = false;  // scores are taken relative to the mean of the other kind's
+    bool separate_batches = false;
+    double clip = 0;  // bound of the discriminator's parameters; 0: none
+    Penalty penalty = Penalty::none;
+    Location location = Location::interpolate;
+    double penalty_weight = 0;
+};
+
+// The discriminator's loss, and its gradient by the scores.
+double discriminator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
+                          float* by_fake);
+
+// The generator's loss, and its gradient by the scores. Real scores and their gradient are relativistic losses' only.
+double generator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
+                      float* by_fake);
+
+// The penalty on one task's input gradients, [channels][count][positions] with channels `stride` apart; writes its
+// gradient by them, which is the direction of the tangent pass.
+double penalty(const LossPlan&, int64_t channels, int64_t count, int64_t positions, const float* gradient,
+               int64_t gradient_stride, float* direction, int64_t direction_stride);
+
+}  // namespace metagan

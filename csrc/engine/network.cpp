@@ -1,0 +1,98 @@
+#include "network.h"
+
+#include <algorithm>
+#include <set>
+
+#include "../cpu/isa.h"
+#include "../cpu/layer_kernels.h"
+#include "kernels.h"
+
+namespace metagan {
+namespace {
+
+bool stopped(const Pass& pass) { return pass.stop && (*pass.stop)(); }
+
+}  // namespace
+
+Activations::Activations(const std::vector<Shape>& shapes, int64_t images) : shapes_(shapes), images_(images) {
+    for (const Shape& shape : shapes_) {
+        values_.emplace_back(shape.elements() * images);
+        cotangents_.emplace_back(shape.elements() * images);
+    }
+}
+
+Workspace::Workspace(const Network& network, int64_t images)
+    : activations(network.plan_.values, images), extra_(network.plan_.values.size()) {
+    for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
+    for (size_t value = 0; value < extra_.size(); ++value)
+        if (network.readers_[value] > 1) extra_[value] = Array<float>(network.plan_.values[value].elements() * images);
+}
+
+Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.size()) {
+    std::set<int64_t> parameters;
+    for (const OperationPlan& operation : plan.operations) {
+        operations_.push_back(make_operation(operation, plan.values));
+        for (const int value : operation.inputs) ++readers_[static_cast<size_t>(value)];
+        for (const int64_t offset : operation.parameters)
+            if (offset >= 0 && !parameters.insert(offset).second) shares_parameters_ = true;
+    }
+}
+
+int64_t Network::workspace_bytes(int64_t images) const {
+    int64_t bytes = 0;
+    for (size_t value = 0; value < plan_.values.size(); ++value)
+        bytes += plan_.values[value].elements() * images * int64_t{sizeof(float)} * (readers_[value] > 1 ? 3 : 2);
+    for (const auto& operation : operations_) bytes += operation->state_bytes(images);
+    return bytes;
+}
+
+void Network::forward(const Pass& pass, Workspace& workspace, Range images) const {
+    for (size_t i = 0; i < operations_.size() && !stopped(pass); ++i)
+        operations_[i]->forward(pass, workspace.activations, workspace.states_[i].get(), images);
+}
+
+void Network::tangent(const Pass& pass, Workspace& workspace, Range primal, Range tangent) const {
+    for (size_t i = 0; i < operations_.size() && !stopped(pass); ++i)
+        operations_[i]->tangent(pass, workspace.activations, workspace.states_[i].get(), primal, tangent);
+}
+
+// Operations run backwards. The first to reach a value writes its cotangent, later ones write elsewhere and are added.
+void Network::reverse(const Pass& pass, Workspace& workspace, const Reverse& reverse) const {
+    Activations& a = workspace.activations;
+    const bool tangents = reverse.primal.count > 0 && !reverse.tangent_known;
+    std::vector<bool> reached(plan_.values.size());
+    reached[static_cast<size_t>(plan_.output)] = true;
+    std::vector<float*> x_bar, x_tilde;
+    for (size_t i = operations_.size(); i-- > 0 && !stopped(pass);) {
+        const std::vector<int>& inputs = operations_[i]->plan().inputs;
+        if (!reached[static_cast<size_t>(operations_[i]->plan().output)]) continue;
+        x_bar.assign(inputs.size(), nullptr);
+        x_tilde.assign(inputs.size(), nullptr);
+        std::vector<int> again;  // values reached before
+        for (size_t j = 0; j < inputs.size(); ++j) {
+            const auto value = static_cast<size_t>(inputs[j]);
+            if (inputs[j] == plan_.input && !reverse.input_wanted) continue;
+            const int64_t positions = plan_.values[value].positions();
+            float* const base = reached[value] ? workspace.extra_[value].data() : a.bar(inputs[j], 0);
+            x_bar[j] = base + reverse.images.first * positions;
+            if (tangents) x_tilde[j] = base + reverse.tangent.first * positions;
+            if (reached[value]) again.push_back(inputs[j]);
+            reached[value] = true;
+        }
+        operations_[i]->reverse(pass, a, workspace.states_[i].get(), reverse, x_bar.data(), x_tilde.data());
+        for (const int value : again) {
+            const Shape& shape = a.shape(value);
+            const auto add = [&](Range range) {
+                for (int64_t channel = 0; channel < shape.channels; ++channel)
+                    layer_kernels().add(range.count * shape.positions(), 1,
+                                        workspace.extra_[static_cast<size_t>(value)].data() +
+                                            range.first * shape.positions() + channel * a.stride(value),
+                                        a.bar(value, range.first) + channel * a.stride(value));
+            };
+            add(reverse.images);
+            if (tangents) add(reverse.tangent);
+        }
+    }
+}
+
+}  // namespace metagan

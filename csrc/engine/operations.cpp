@@ -1,0 +1,37 @@
+#include "operations.h"
+
+#include <stdexcept>
+
+#include "../cpu/array.h"
+#include "scratch.h"
+
+namespace metagan {
+
+std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::vector<Shape>& shapes) {
+    const auto known = [&](int value) { return value >= 0 && value < static_cast<int>(shapes.size()); };
+    for (const int value : plan.inputs)
+        if (!known(value)) throw std::invalid_argument(plan.name + ": unknown value");
+    if (!known(plan.output) || plan.inputs.empty()) throw std::invalid_argument(plan.name + ": unknown value");
+    if (plan.kind == "convolution") return make_convolution(plan, shapes, false);
+    if (plan.kind == "transposed_convolution") return make_convolution(plan, shapes, true);
+    if (plan.kind == "normalization") return make_normalization(plan, shapes);
+    if (plan.kind == "activation") return make_activation(plan, shapes);
+    if (plan.kind == "resample") return make_resample(plan, shapes);
+    if (plan.kind == "permute") return make_permute(plan, shapes);
+    if (plan.kind == "max_pool") return make_max_pool(plan, shapes);
+    if (plan.kind == "combine") return make_combine(plan, shapes);
+    if (plan.kind == "concatenate") return make_concatenate(plan, shapes);
+    throw std::invalid_argument(plan.name + ": unknown kind of operation '" + plan.kind + "'");
+}
+
+float* thread_scratch(int64_t floats) {
+    thread_local Array<float> array;
+    thread_local int64_t size = 0;
+    if (floats > size) {
+        array = Array<float>(floats);
+        size = floats;
+    }
+    return array.data();
+}
+
+}  // namespace metagan

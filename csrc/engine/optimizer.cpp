@@ -1,0 +1,77 @@
+#include "optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels.h"
+
+namespace metagan {
+
+int OptimizerPlan::buffers() const {
+    switch (kind) {
+        case Kind::momentum:
+            return 1;
+        case Kind::adam:
+            return 2;
+        case Kind::rmsprop:
+            return momentum != 0 ? 2 : 1;
+        case Kind::sgd:
+            break;
+    }
+    return 0;
+}
+
+Update::Update(const OptimizerPlan& plan, NetworkState& state, double lr, double clip, float* gradient, int64_t numel)
+    : plan_(plan), state_(state), lr_(lr), clip_(clip), gradient_(gradient), numel_(numel) {
+    ++state.updates;
+    const double step = static_cast<double>(state.updates);
+    inverse_bias1_ = 1 / (1 - std::pow(plan.beta1, step));
+    inverse_bias2_ = 1 / (1 - std::pow(plan.beta2, step));
+    if (gradient) std::fill_n(gradient, numel, 0.f);
+}
+
+void Update::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
+                  int64_t gradient_stride) {
+    if (gradient_) return Accumulate(gradient_).take(offset, rows, columns, row_stride, gradient, gradient_stride);
+    for (int64_t row = 0; row < rows; ++row)
+        apply(offset + row * row_stride, columns, gradient + row * gradient_stride);
+}
+
+void Update::finish() {
+    if (gradient_) apply(0, numel_, gradient_);
+}
+
+void Update::apply(int64_t offset, int64_t size, const float* gradient) {
+    const UpdateKernels& kernels = update_kernels();
+    const auto at = [&](float* array) { return Buffer{array + offset, array + offset}; };
+    const Rate rate{nullptr, lr_};
+    switch (plan_.kind) {
+        case OptimizerPlan::Kind::sgd:
+            kernels.sgd_step(DType::float32, size, at(state_.params), gradient, Buffer{}, rate,
+                             {0, 0, plan_.weight_decay, false});
+            break;
+        case OptimizerPlan::Kind::momentum:
+            kernels.sgd_step(DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), rate,
+                             {plan_.momentum, 0, plan_.weight_decay, false});
+            break;
+        case OptimizerPlan::Kind::adam:
+            kernels.adam_step(
+                DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), at(state_.buffers[1]), rate,
+                {plan_.beta1, plan_.beta2, inverse_bias1_, inverse_bias2_, plan_.eps, 0, plan_.weight_decay, false});
+            break;
+        case OptimizerPlan::Kind::rmsprop:
+            kernels.rmsprop_step(DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]),
+                                 plan_.momentum != 0 ? at(state_.buffers[1]) : Buffer{}, Buffer{}, rate,
+                                 {plan_.alpha, plan_.eps, plan_.weight_decay, plan_.momentum});
+            break;
+    }
+    if (clip_ > 0) layer_kernels().clamp(size, static_cast<float>(clip_), state_.params + offset);
+}
+
+void Accumulate::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
+                      int64_t gradient_stride) {
+    for (int64_t row = 0; row < rows; ++row)
+        layer_kernels().add(columns, factor_, gradient + row * gradient_stride, total_ + offset + row * row_stride);
+}
+
+}  // namespace metagan

@@ -1,0 +1,60 @@
+// The inner optimizers, applied to gradients as they are finished.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "network.h"
+
+namespace metagan {
+
+struct OptimizerPlan {
+    enum class Kind { sgd, momentum, adam, rmsprop };
+    Kind kind = Kind::sgd;
+    double momentum = 0, beta1 = 0, beta2 = 0, eps = 0, alpha = 0, weight_decay = 0;
+
+    int buffers() const;
+};
+
+// One network's parameters and optimizer state during an inner loop.
+struct NetworkState {
+    float* params = nullptr;
+    std::vector<float*> buffers;
+    int64_t updates = 0;
+};
+
+// Updates parameters part by part. Gradients of parameters that several operations share are added up first, and
+// applied by finish().
+class Update : public GradientSink {
+  public:
+    // `gradient` is [numel], for shared parameters; null if there are none. `clip`: bound of the parameters, or 0.
+    Update(const OptimizerPlan&, NetworkState&, double lr, double clip, float* gradient, int64_t numel);
+
+    void take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
+              int64_t gradient_stride) override;
+    void finish();
+
+  private:
+    void apply(int64_t offset, int64_t size, const float* gradient);
+
+    const OptimizerPlan& plan_;
+    NetworkState& state_;
+    double lr_, clip_, inverse_bias1_, inverse_bias2_;
+    float* gradient_;
+    int64_t numel_;
+};
+
+// Adds gradients to a flat array.
+class Accumulate : public GradientSink {
+  public:
+    explicit Accumulate(float* total, float factor = 1) : total_(total), factor_(factor) {}
+
+    void take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
+              int64_t gradient_stride) override;
+
+  private:
+    float* total_;
+    float factor_;
+};
+
+}  // namespace metagan

@@ -1,0 +1,332 @@
+#include "worker.h"
+
+#include <algorithm>
+
+#include "kernels.h"
+
+namespace metagan {
+namespace {
+
+// Copies images [channels][height x width], one address each, or latents, into a value.
+void copy_in(Activations& a, int value, int64_t first, const float* const* images, int64_t count) {
+    const Shape& shape = a.shape(value);
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t channel = 0; channel < shape.channels; ++channel)
+            std::copy_n(images[i] + channel * shape.positions(), shape.positions(),
+                        a.x(value, first + i) + channel * a.stride(value));
+}
+
+// Copies images from one network's value or cotangent to another's of the same shape.
+void copy_across(const Shape& shape, int64_t count, const float* from, int64_t from_stride, float* to,
+                 int64_t to_stride) {
+    for (int64_t channel = 0; channel < shape.channels; ++channel)
+        std::copy_n(from + channel * from_stride, count * shape.positions(), to + channel * to_stride);
+}
+
+}  // namespace
+
+Worker::Worker(const Engine& engine, int64_t generator_images, int64_t discriminator_images)
+    : engine_(engine),
+      generator_(engine.generator(), generator_images),
+      discriminator_(engine.discriminator(), discriminator_images),
+      generator_images_(generator_images),
+      discriminator_images_(discriminator_images) {}
+
+bool Worker::fits(int64_t generator_images, int64_t discriminator_images) const {
+    return generator_images <= generator_images_ && discriminator_images <= discriminator_images_;
+}
+
+float* Worker::array(size_t slot, int64_t floats) {
+    if (slot >= arrays_.size()) {
+        arrays_.resize(slot + 1);
+        array_sizes_.resize(slot + 1);
+    }
+    if (floats > array_sizes_[slot]) {
+        arrays_[slot] = Array<float>(floats);
+        array_sizes_[slot] = floats;
+    }
+    return arrays_[slot].data();
+}
+
+Pass Worker::pass(const float* params, const float* params_dot) const {
+    Pass pass;
+    pass.params = params;
+    pass.params_dot = params_dot;
+    pass.threads = threads;
+    pass.batches = &batches_;
+    pass.stop = stop;
+    return pass;
+}
+
+float* Worker::scores(int64_t image) {
+    return discriminator_.activations.x(engine_.discriminator().plan().output, image);
+}
+
+float* Worker::score_cotangents(int64_t image) {
+    return discriminator_.activations.bar(engine_.discriminator().plan().output, image);
+}
+
+void Worker::make_fake(const float* generator, const float* latents, int64_t count) {
+    Activations& a = generator_.activations;
+    const int input = engine_.generator().plan().input;
+    const int64_t size = a.shape(input).elements();
+    for (int64_t i = 0; i < count; ++i) {
+        const float* const latent = latents + i * size;
+        copy_in(a, input, i, &latent, 1);
+    }
+    batches_ = {{0, count}};
+    engine_.generator().forward(pass(generator), generator_, {0, count});
+}
+
+void Worker::fake_to_discriminator(int64_t fake_first, int64_t count, int64_t to) {
+    Activations &g = generator_.activations, &d = discriminator_.activations;
+    const int fake = engine_.generator().plan().output, image = engine_.discriminator().plan().input;
+    copy_across(d.shape(image), count, g.x(fake, fake_first), g.stride(fake), d.x(image, to), d.stride(image));
+}
+
+void Worker::images_to_discriminator(const float* const* images, int64_t count, int64_t to) {
+    copy_in(discriminator_.activations, engine_.discriminator().plan().input, to, images, count);
+}
+
+void Worker::cotangents_to_generator(int64_t from, int64_t count, int64_t to) {
+    Activations &g = generator_.activations, &d = discriminator_.activations;
+    const int fake = engine_.generator().plan().output, image = engine_.discriminator().plan().input;
+    copy_across(d.shape(image), count, d.bar(image, from), d.stride(image), g.bar(fake, to), g.stride(fake));
+}
+
+// What batch norm takes together: real and fake images, or each apart, and the penalty's points.
+std::vector<Range> Worker::batches(int64_t count, bool penalty) const {
+    std::vector<Range> batches;
+    if (engine_.plan().loss.separate_batches)
+        batches = {{0, count}, {count, count}};
+    else
+        batches = {{0, 2 * count}};
+    if (penalty) batches.push_back({2 * count, count});
+    return batches;
+}
+
+// Images: real [0, n), fake [n, 2n), the penalty's points [2n, 3n) and their tangents [3n, 4n). The fake ones are in
+// their place. The points' input gradient is taken first; its cotangents, kept at the tangents' place, are those of the
+// tangent that follows, and one reverse pass serves all.
+Scores Worker::discriminator_passes(const float* params, const float* const* real, const float* interpolation,
+                                    int64_t count, GradientSink* gradient, bool input_wanted) {
+    const LossPlan& loss = engine_.plan().loss;
+    const Network& network = engine_.discriminator();
+    Activations& a = discriminator_.activations;
+    const int image = network.plan().input;
+    const Shape& shape = a.shape(image);
+    const bool penalised = loss.penalty != LossPlan::Penalty::none;
+    const Range points{2 * count, count}, tangents{3 * count, count};
+    images_to_discriminator(real, count, 0);
+    if (penalised) {
+        for (int64_t channel = 0; channel < shape.channels; ++channel)
+            for (int64_t i = 0; i < count; ++i) {
+                const float* const r = a.x(image, i) + channel * a.stride(image);
+                const float* const f = a.x(image, count + i) + channel * a.stride(image);
+                float* const p = a.x(image, points.first + i) + channel * a.stride(image);
+                const float w = loss.location == LossPlan::Location::interpolate ? interpolation[i]
+                                : loss.location == LossPlan::Location::real      ? 1.f
+                                                                                 : 0.f;
+                for (int64_t k = 0; k < shape.positions(); ++k) p[k] = w * r[k] + (1 - w) * f[k];
+            }
+    }
+    batches_ = batches(count, penalised);
+    const Pass pass = this->pass(params);
+    network.forward(pass, discriminator_, {0, penalised ? 3 * count : 2 * count});
+    Scores result;
+    result.loss = metagan::discriminator_loss(loss, count, scores(0), scores(count), score_cotangents(0),
+                                              score_cotangents(count));
+    Reverse reverse;
+    reverse.images = {0, 2 * count};
+    if (penalised) {
+        std::fill_n(score_cotangents(tangents.first), count, 1.f);
+        Reverse input_gradient;
+        input_gradient.images = tangents;
+        input_gradient.x_first = points.first;
+        network.reverse(pass, discriminator_, input_gradient);
+        result.penalty = metagan::penalty(loss, shape.channels, count, shape.positions(), a.bar(image, tangents.first),
+                                          a.stride(image), a.x(image, tangents.first), a.stride(image));
+        result.loss += result.penalty;
+        if (gradient) {
+            network.tangent(pass, discriminator_, points, tangents);
+            std::fill_n(score_cotangents(points.first), count, 0.f);
+            reverse.images = {0, 3 * count};
+            reverse.primal = points;
+            reverse.tangent = tangents;
+            reverse.tangent_known = true;
+        }
+    }
+    reverse.gradients = gradient;
+    reverse.input_wanted = input_wanted;
+    if (gradient || input_wanted) network.reverse(pass, discriminator_, reverse);
+    return result;
+}
+
+Scores Worker::update_discriminator(NetworkState& discriminator, const float* generator, const float* const* real,
+                                    const float* latents, const float* interpolation, int64_t count, double lr) {
+    const Network& network = engine_.discriminator();
+    float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
+    Update update(engine_.plan().optimizer, discriminator, lr, engine_.plan().loss.clip, shared, network.plan().numel);
+    make_fake(generator, latents, count);
+    fake_to_discriminator(0, count, count);
+    const Scores result = discriminator_passes(discriminator.params, real, interpolation, count, &update, false);
+    update.finish();
+    return result;
+}
+
+double Worker::update_generator(NetworkState& generator, const float* discriminator, const float* const* real,
+                                const float* latents, int64_t count, double lr) {
+    const Network& network = engine_.generator();
+    float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
+    Update update(engine_.plan().optimizer, generator, lr, 0, shared, network.plan().numel);
+    const double loss = generator_loss(discriminator, generator.params, real, latents, count, &update, nullptr);
+    update.finish();
+    return loss;
+}
+
+Scores Worker::discriminator_loss(const float* discriminator, const float* generator, const float* const* real,
+                                  const float* latents, const float* interpolation, int64_t count,
+                                  GradientSink* discriminator_gradient, GradientSink* generator_gradient) {
+    make_fake(generator, latents, count);
+    fake_to_discriminator(0, count, count);
+    const Scores result = discriminator_passes(discriminator, real, interpolation, count, discriminator_gradient,
+                                               generator_gradient != nullptr);
+    if (generator_gradient) {
+        cotangents_to_generator(count, count, 0);
+        batches_ = {{0, count}};
+        Reverse reverse;
+        reverse.images = {0, count};
+        reverse.input_wanted = false;
+        reverse.gradients = generator_gradient;
+        engine_.generator().reverse(pass(generator), generator_, reverse);
+    }
+    return result;
+}
+
+double Worker::generator_loss(const float* discriminator, const float* generator, const float* const* real,
+                              const float* latents, int64_t count, GradientSink* generator_gradient,
+                              GradientSink* discriminator_gradient) {
+    const LossPlan& loss = engine_.plan().loss;
+    const Network& network = engine_.discriminator();
+    make_fake(generator, latents, count);
+    // Real images come along where the loss compares with them.
+    const int64_t first = loss.relativistic ? count : 0;
+    fake_to_discriminator(0, count, first);
+    if (loss.relativistic) {
+        images_to_discriminator(real, count, 0);
+        batches_ = batches(count, false);
+    } else {
+        batches_ = {{0, count}};
+    }
+    network.forward(pass(discriminator), discriminator_, {0, first + count});
+    const double value =
+        metagan::generator_loss(loss, count, scores(0), scores(first), score_cotangents(0), score_cotangents(first));
+    if (!generator_gradient) return value;
+    Reverse reverse;
+    reverse.images = {0, first + count};
+    reverse.gradients = discriminator_gradient;
+    network.reverse(pass(discriminator), discriminator_, reverse);
+    cotangents_to_generator(first, count, 0);
+    batches_ = {{0, count}};
+    Reverse through_generator;
+    through_generator.images = {0, count};
+    through_generator.input_wanted = false;
+    through_generator.gradients = generator_gradient;
+    engine_.generator().reverse(pass(generator), generator_, through_generator);
+    return value;
+}
+
+void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
+                                   const float* latents, int64_t count, const std::vector<const float*>& directions,
+                                   const std::vector<Pair>& totals) {
+    const LossPlan& loss = engine_.plan().loss;
+    const Network& network = engine_.discriminator();
+    Activations& a = discriminator_.activations;
+    const int image = network.plan().input;
+    const Range images{0, 2 * count}, tangents{2 * count, 2 * count};
+    make_fake(generator, latents, count);
+    fake_to_discriminator(0, count, count);
+    images_to_discriminator(real, count, 0);
+    batches_ = batches(count, false);
+    network.forward(pass(discriminator), discriminator_, images);
+    for (size_t sweep = 0; sweep < directions.size(); ++sweep) {
+        batches_ = batches(count, false);
+        for (int64_t channel = 0; channel < a.shape(image).channels; ++channel)
+            std::fill_n(a.x(image, tangents.first) + channel * a.stride(image),
+                        tangents.count * a.shape(image).positions(), 0.f);
+        const Pass along = pass(discriminator, directions[sweep]);
+        network.tangent(along, discriminator_, images, tangents);
+        for (int64_t i = 0; i < 2 * count; ++i) {
+            const Term& term = i < count ? loss.real : loss.fake;
+            const double score = static_cast<double>(*scores(i)),
+                         dot = static_cast<double>(*scores(tangents.first + i));
+            *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / static_cast<double>(count));
+            *score_cotangents(tangents.first + i) = static_cast<float>(term.slope(score) / static_cast<double>(count));
+        }
+        Accumulate by_discriminator(totals[sweep].discriminator), by_generator(totals[sweep].generator);
+        Reverse reverse;
+        reverse.images = reverse.primal = images;
+        reverse.tangent = tangents;
+        reverse.gradients = &by_discriminator;
+        network.reverse(along, discriminator_, reverse);
+        // The mixed derivative: the fake images are the generator's.
+        cotangents_to_generator(count, count, 0);
+        batches_ = {{0, count}};
+        Reverse through_generator;
+        through_generator.images = {0, count};
+        through_generator.input_wanted = false;
+        through_generator.gradients = &by_generator;
+        engine_.generator().reverse(pass(generator), generator_, through_generator);
+    }
+}
+
+void Worker::generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
+                               const std::vector<const float*>& directions, const std::vector<Pair>& totals) {
+    const LossPlan& loss = engine_.plan().loss;
+    const Network &g = engine_.generator(), &d = engine_.discriminator();
+    const Range images{0, count}, tangents{count, count};
+    const int latent = g.plan().input;
+    make_fake(generator, latents, count);
+    fake_to_discriminator(0, count, 0);
+    d.forward(pass(discriminator), discriminator_, images);
+    for (size_t sweep = 0; sweep < directions.size(); ++sweep) {
+        Activations& a = generator_.activations;
+        for (int64_t channel = 0; channel < a.shape(latent).channels; ++channel)
+            std::fill_n(a.x(latent, tangents.first) + channel * a.stride(latent), count * a.shape(latent).positions(),
+                        0.f);
+        const Pass along = pass(generator, directions[sweep]);
+        g.tangent(along, generator_, images, tangents);
+        fake_to_discriminator(tangents.first, count, tangents.first);
+        d.tangent(pass(discriminator), discriminator_, images, tangents);
+        for (int64_t i = 0; i < count; ++i) {
+            const double score = static_cast<double>(*scores(i)), dot = static_cast<double>(*scores(count + i));
+            *score_cotangents(i) =
+                static_cast<float>(loss.generator.curvature(score) * dot / static_cast<double>(count));
+            *score_cotangents(count + i) = static_cast<float>(loss.generator.slope(score) / static_cast<double>(count));
+        }
+        Accumulate by_discriminator(totals[sweep].discriminator), by_generator(totals[sweep].generator);
+        Reverse reverse;
+        reverse.images = reverse.primal = images;
+        reverse.tangent = tangents;
+        reverse.gradients = &by_discriminator;
+        d.reverse(pass(discriminator), discriminator_, reverse);
+        cotangents_to_generator(0, count, 0);
+        cotangents_to_generator(tangents.first, count, tangents.first);
+        reverse.gradients = &by_generator;
+        reverse.input_wanted = false;
+        g.reverse(along, generator_, reverse);
+    }
+}
+
+void Worker::generate(const float* generator, const float* latents, int64_t count, float* images) {
+    make_fake(generator, latents, count);
+    Activations& a = generator_.activations;
+    const int fake = engine_.generator().plan().output;
+    const Shape& shape = a.shape(fake);
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t channel = 0; channel < shape.channels; ++channel)
+            std::copy_n(a.x(fake, i) + channel * a.stride(fake), shape.positions(),
+                        images + (i * shape.channels + channel) * shape.positions());
+}
+
+}  // namespace metagan

@@ -1,0 +1,74 @@
+// One task at a time: steps of the inner loop, query losses, and the adjoint of a step.
+#pragma once
+
+#include "engine.h"
+
+namespace metagan {
+
+// Both networks' parameters, or a pair of arrays like them.
+struct Pair {
+    float *generator = nullptr, *discriminator = nullptr;
+};
+
+struct Scores {
+    double loss = 0, penalty = 0;
+};
+
+class Worker {
+  public:
+    Worker(const Engine&, int64_t generator_images, int64_t discriminator_images);
+
+    bool fits(int64_t generator_images, int64_t discriminator_images) const;
+    int threads = 1;                              // that share this worker's task
+    const std::function<bool()>* stop = nullptr;  // true: give up
+    bool stopped() const { return stop && (*stop)(); }
+
+    // One update of the discriminator: `real` holds the rows of images [count] (addresses), latents [count][latent].
+    Scores update_discriminator(NetworkState& discriminator, const float* generator, const float* const* real,
+                                const float* latents, const float* interpolation, int64_t count, double lr);
+    double update_generator(NetworkState& generator, const float* discriminator, const float* const* real,
+                            const float* latents, int64_t count, double lr);
+
+    // Losses on given images and, where sinks are given, their gradients.
+    Scores discriminator_loss(const float* discriminator, const float* generator, const float* const* real,
+                              const float* latents, const float* interpolation, int64_t count,
+                              GradientSink* discriminator_gradient, GradientSink* generator_gradient);
+    double generator_loss(const float* discriminator, const float* generator, const float* const* real,
+                          const float* latents, int64_t count, GradientSink* generator_gradient,
+                          GradientSink* discriminator_gradient);
+
+    // Adds to `total` the product of `direction` with the second derivatives of a loss: the gradient, by both networks,
+    // of the derivative of the discriminator's loss along a direction in the discriminator's parameters...
+    void discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
+                               const float* latents, int64_t count, const std::vector<const float*>& directions,
+                               const std::vector<Pair>& totals);
+    // ... and of the generator's loss along one in the generator's.
+    void generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
+                           const std::vector<const float*>& directions, const std::vector<Pair>& totals);
+
+    void generate(const float* generator, const float* latents, int64_t count, float* images);
+
+    // Memory that outlives a call, by name of use.
+    float* array(size_t slot, int64_t floats);
+
+  private:
+    Pass pass(const float* params, const float* params_dot = nullptr) const;
+    void make_fake(const float* generator, const float* latents, int64_t count);
+    void fake_to_discriminator(int64_t fake_first, int64_t count, int64_t to);
+    void images_to_discriminator(const float* const* images, int64_t count, int64_t to);
+    void cotangents_to_generator(int64_t from, int64_t count, int64_t to);
+    float* scores(int64_t image);
+    float* score_cotangents(int64_t image);
+    std::vector<Range> batches(int64_t count, bool penalty) const;
+    Scores discriminator_passes(const float* discriminator, const float* const* real, const float* interpolation,
+                                int64_t count, GradientSink* gradient, bool input_wanted);
+
+    const Engine& engine_;
+    Workspace generator_, discriminator_;
+    int64_t generator_images_, discriminator_images_;
+    std::vector<Range> batches_;
+    std::vector<Array<float>> arrays_;
+    std::vector<int64_t> array_sizes_;
+};
+
+}  // namespace metagan
