@@ -21,7 +21,7 @@ the rate of row r, segment s, element e (the column, counted from the start of t
 each segment ends, the last one equal to `columns`; pass 0 and 1 for a single segment.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Matrix: TypeAlias = tuple[int, int]
 LearningRate: TypeAlias = float | tuple[int, int, int, int, int, int]
@@ -183,3 +183,76 @@ def ema_update(
     average_out: Matrix,
     decay: float,
 ) -> None: ...
+
+class Engine:
+    """Whole inner loops of a task batch for two networks.
+
+    Networks are `executors.plan.Plan.to_core()`, the settings what `executors.native_executor` makes of a loss and of
+    an inner loop. Every method takes one dict of numbers, tuples of numbers, and addresses of contiguous float32 arrays
+    (`support_index`: int64), 0 for what is absent. Always among them: `tasks` and `threads`; of an inner loop also
+    `shots`, `steps` and `batch`, the images that an update sees. The GIL is released; Ctrl-C raises KeyboardInterrupt.
+
+    Raises ValueError for what it cannot run, naming the operation.
+    """
+
+    def __init__(
+        self,
+        generator: dict[str, Any],
+        discriminator: dict[str, Any],
+        loss: dict[str, Any],
+        inner: dict[str, Any],
+        precision: str = "float32",
+    ) -> None: ...
+    def inner_loop(self, arguments: dict[str, Any]) -> None:
+        """Adapt the initialisation to every task.
+
+        Read: `initial_generator`, `initial_discriminator` `[numel]`; `support` `[tasks, shots, C, H, W]`;
+        `support_index` `[steps, critic_steps, tasks, batch]` or 0; `discriminator_latents`
+        `[steps, critic_steps, tasks, batch, latent]`, `generator_latents` `[steps, tasks, batch, latent]`,
+        `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, a number a step.
+        Read and written: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]`,
+        after `updates_done` updates (generator's, discriminator's); empty: zeros, not handed out.
+        Written: `generator`, `discriminator` `[tasks, numel]`; `generator_difference`, `discriminator_difference`
+        `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the discriminator's loss, penalty and the
+        generator's loss of the last step.
+        """
+
+    def query_gradient(self, arguments: dict[str, Any]) -> None:
+        """Write the mean over tasks of the query losses' gradients.
+
+        Read, beside what `inner_loop` reads: `query` `[tasks, query_count, C, H, W]`; `query_discriminator_latents`,
+        `query_generator_latents` `[evaluations, tasks, query_count, latent]`; `query_interpolation`
+        `[evaluations, tasks, query_count]`; `step_weights`, a number a step; `multi_step`, `first_order` 0 or 1;
+        `objective` 0 (the adapted discriminator judges the generator) or 1 (the initial one).
+        Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: those of
+        `inner_loop`, then the query losses of discriminator and generator.
+        """
+
+    def query_losses(self, arguments: dict[str, Any]) -> None:
+        """Write `metrics` `[2, tasks]`: the query losses of discriminator and generator for given parameters.
+
+        Read: `generator`, `discriminator` `[tasks, numel]`, and the query of `query_gradient` with one evaluation.
+        """
+
+    def generate(self, arguments: dict[str, Any]) -> None:
+        """Write `images` `[tasks, count, C, H, W]`.
+
+        Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
+        """
+
+    def workspace_bytes(self, batch: int, query: int, steps: int, adjoint: bool) -> int:
+        """Return the memory that one thread works in, for images an update, query images and steps of an inner loop.
+
+        `adjoint` says whether second-order gradients are wanted.
+        """
+
+def network_passes(network: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Run one network and its derivatives, for tests.
+
+    Read: `params` `[numel]`, `inputs` and, with `paired`, `params_tangent` (or 0), `inputs_tangent`, in the shapes of
+    parameters and inputs; `output_cotangent` and `tangent_cotangent` in that of the output. `images` and `threads` are
+    numbers. Written: `outputs`, `outputs_tangent` (the derivative along the tangents), and of
+    `<output_cotangent, outputs> + <tangent_cotangent, outputs_tangent>` the gradients `params_gradient`,
+    `inputs_cotangent` and `inputs_tangent_cotangent`. Without `paired` only `outputs`, `inputs_cotangent` and
+    `params_gradient`.
+    """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,6 +48,72 @@ def threads() -> int:
     if not override.isdecimal() or int(override) < 1:
         raise ValueError(f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it")
     return int(override)
+
+
+def engine_is_available() -> tuple[bool, str]:
+    """Return whether the extension has the engine, and if not, why."""
+    available, reason = is_available()
+    if available and not hasattr(_core, "Engine"):
+        return False, "the compiled extension metagan_fast._core has no engine; build it again"
+    return available, reason
+
+
+def make_engine(
+    generator: dict[str, Any],
+    discriminator: dict[str, Any],
+    loss: dict[str, Any],
+    inner: dict[str, Any],
+    precision: str,
+) -> _core.Engine:
+    """Return an engine for two networks.
+
+    Raises:
+        ValueError: what it cannot run, and why.
+    """
+    if precision == "float32":
+        return _core.Engine(generator, discriminator, loss, inner)
+    try:
+        return _core.Engine(generator, discriminator, loss, inner, precision)
+    except TypeError:
+        raise ValueError(f"the engine of this build does not compute in {precision}") from None
+
+
+class EngineCall:
+    """The arguments of one call of the engine: numbers, addresses, and the tensors that must outlive it."""
+
+    def __init__(self, **numbers: Any) -> None:
+        self.arguments: dict[str, Any] = dict(numbers)
+        self._alive: list[Tensor] = []
+
+    def read(self, name: str, tensor: Tensor | None, *shape: int, dtype: torch.dtype = torch.float32) -> None:
+        """Pass a tensor that is read, or that there is none.
+
+        Raises:
+            ValueError: its shape, dtype or device is another.
+        """
+        self.arguments[name] = 0
+        if tensor is None:
+            return
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype or not tensor.is_cpu:
+            raise ValueError(
+                f"expected {name} to be {dtype} {list(shape)} on a CPU, got {tensor.dtype} {list(tensor.shape)} on "
+                f"{tensor.device}"
+            )
+        self.arguments[name] = self._address(tensor.detach().contiguous())
+
+    def write(self, name: str, *shape: int) -> Tensor:
+        """Pass a new float32 tensor that is written, and return it."""
+        tensor = torch.empty(shape)
+        self.arguments[name] = self._address(tensor)
+        return tensor
+
+    def update(self, name: str, tensors: Sequence[Tensor]) -> None:
+        """Pass contiguous float32 tensors that are read and written."""
+        self.arguments[name] = tuple(self._address(tensor) for tensor in tensors)
+
+    def _address(self, tensor: Tensor) -> int:
+        self._alive.append(tensor)
+        return tensor.data_ptr()
 
 
 def find_overlap(written: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, losses, meta
+from ._logging import log_once
 from .adapted import AdaptedGAN
-from .executors import Adapted, Executor, MetaGradient, Networks, Parameters, TorchExecutor
+from .executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters, TorchExecutor
 from .flat import FlatLayout
 from .inner import InnerLoop, Network
 from .losses import Loss
-from .meta import MetaOptimizer, Reptile
+from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from .tasks import TaskBatch
 
-EXECUTORS = ("auto", "torch")
+logger = logging.getLogger(__name__)
+
+EXECUTORS = ("auto", "torch", "native")
 PRECISIONS = ("float32", "bf16")
 
 
@@ -37,8 +41,9 @@ class MetaGAN:
         loss: a name of `losses.NAMES` or a `losses` object.
         inner: how a task adapts the networks.
         meta: the algorithm and its meta-optimizer: `Reptile`, `FOMAML` or `MAML`.
-        executor: "auto" or "torch".
-        precision: "float32", or "bf16" to run the networks under bf16 autocast with parameters and updates in float32.
+        executor: "native", the compiled engine for float32 modules on a CPU; "torch", any module on any device; "auto",
+            "native" where it can run these networks and settings, else "torch". See `explain`.
+        precision: "float32", or "bf16" to run the networks in bf16 with parameters and updates in float32.
             The modules' own dtype rules otherwise: float64 modules compute in float64.
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
@@ -46,7 +51,8 @@ class MetaGAN:
     Batch norm always uses the statistics of the batch at hand, in `sample` too; buffers are neither read nor written.
 
     Raises:
-        ValueError: an unknown name, or settings that make no sense together.
+        ValueError: an unknown name, settings that make no sense together, or something that the native executor cannot
+            run where it is asked for by name.
     """
 
     def __init__(
@@ -134,6 +140,18 @@ class MetaGAN:
         return Parameters(generator, discriminator)
 
     def _make_executor(self) -> Executor:
+        """Return the executor that the settings ask for, or the best one that can run them."""
+        self._why_torch = 'executor="torch" was asked for'
+        if self.executor_name != "torch":
+            try:
+                return self._make_native_executor()
+            except ValueError as error:
+                if self.executor_name == "native":
+                    raise ValueError(f'executor="native" cannot run this: {error}; use executor="auto"') from error
+                self._why_torch = str(error)
+                if self._is_native_ground:
+                    message = f"the torch executor runs the inner loops, expect less speed: {error}"
+                    log_once(logger, logging.WARNING, message)
         return TorchExecutor(
             self.generator,
             self.discriminator,
@@ -144,6 +162,46 @@ class MetaGAN:
             allow_random=self.allow_random,
             autocast=self.precision == "bf16",
         )
+
+    @property
+    def _is_native_ground(self) -> bool:
+        """Whether the networks are where the native executor works."""
+        return self._initial.generator.is_cpu and self._initial.generator.dtype == torch.float32
+
+    def _make_native_executor(self) -> NativeExecutor:
+        """Return a native executor, or raise ValueError with the reason why there is none."""
+        like = self._initial.generator
+        if not self._is_native_ground:
+            raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
+        if isinstance(self.meta, FOMAML):
+            NativeExecutor.check_objective(
+                self.loss, self.inner, self.meta.generator_objective, second_order=isinstance(self.meta, MAML)
+            )
+        return NativeExecutor(
+            self.generator,
+            self.discriminator,
+            self.generator_layout,
+            self.discriminator_layout,
+            latent_dim=self.latent_dim,
+            loss=self.loss,
+            inner=self.inner,
+            precision=self.precision,
+        )
+
+    def explain(self, shots: int = 4) -> str:
+        """Describe what runs the inner loops.
+
+        Args:
+            shots: support images of a task, for the figures of an inner step.
+
+        Returns:
+            With the native executor its plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
+            task; otherwise why the torch executor runs them.
+        """
+        self._bind()
+        if isinstance(self._executor, NativeExecutor):
+            return f"executor: native, {self.precision}\n\n{self._executor.explain(shots)}"
+        return f"executor: torch, because {self._why_torch}"
 
     # Meta-training
 

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from . import functional
-from .executors import Executor, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from .executors import (
+    Executor,
+    GeneratorObjective,
+    MetaGradient,
+    NativeExecutor,
+    Networks,
+    Parameters,
+    QueryObjective,
+)
 from .inner import InnerLoop
 from .noise import Noise
 from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
@@ -180,6 +188,8 @@ class Reptile(MetaOptimizer):
         meta_step: int,
         carried: Networks | None = None,
     ) -> MetaGradient:
+        if isinstance(executor, NativeExecutor) and batch.query is None:
+            return executor.reptile_gradient(initial, batch, noise, carried)
         adapted = executor.inner_loop(initial, batch, noise, carried)
         generator, discriminator = (
             functional.reptile_gradient(start, network.params)

@@ -1,8 +1,10 @@
-"""Executors run the inner loops of a task batch: `torch` for any module on any device."""
+"""Executors run the inner loops of a task batch: `native` on a CPU, `torch` for any module on any device."""
 
 from __future__ import annotations
 
 from ._types import Adapted, Executor, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from .native_executor import NativeExecutor
+from .plan import PlanError
 from .torch_executor import TorchExecutor
 
 __all__ = [
@@ -10,8 +12,10 @@ __all__ = [
     "Executor",
     "GeneratorObjective",
     "MetaGradient",
+    "NativeExecutor",
     "Networks",
     "Parameters",
+    "PlanError",
     "QueryObjective",
     "TorchExecutor",
 ]

@@ -17,7 +17,9 @@ from .tracing import PREFIX, describe, function_name, memory, trace
 from .types import Plan, PlanError
 
 
-def make_plan(module: nn.Module, layout: FlatLayout, input_shape: Sequence[int], name: str = "network") -> Plan:
+def make_plan(
+    module: nn.Module, layout: FlatLayout, input_shape: Sequence[int], name: str = "network", output: str | None = None
+) -> Plan:
     """Express a module in the operations of the native engine.
 
     Args:
@@ -25,18 +27,21 @@ def make_plan(module: nn.Module, layout: FlatLayout, input_shape: Sequence[int],
         layout: the layout of its flat parameters.
         input_shape: `(latent_dim,)` or `(C, H, W)`.
         name: what to call the module in messages.
+        output: "images" or "scores" where the network must return [n, C, H, W], or [n] or [n, 1].
 
     Raises:
         PlanError: a layer that the engine does not know, by name, and why.
     """
     with torch.random.fork_rng(devices=[]):
-        plans = [_plan(module, layout, tuple(input_shape), images, name) for images in (2, 3)]
+        plans = [_plan(module, layout, tuple(input_shape), images, name, output) for images in (2, 3)]
     if plans[0] != plans[1]:
         raise PlanError(describe(name, "", type(module)), "what it computes depends on the number of images")
     return plans[0]
 
 
-def _plan(module: nn.Module, layout: FlatLayout, input_shape: tuple[int, ...], images: int, name: str) -> Plan:
+def _plan(
+    module: nn.Module, layout: FlatLayout, input_shape: tuple[int, ...], images: int, name: str, output: str | None
+) -> Plan:
     graph = trace(module, input_shape, images, name)
     parameters = {n: Parameter(slot.offset, slot.shape) for slot in layout.slots for n in slot.names}
     example = next(node.meta["value"] for node in graph.nodes if node.op == "placeholder")
@@ -51,15 +56,14 @@ def _plan(module: nn.Module, layout: FlatLayout, input_shape: tuple[int, ...], i
         builder.name = path if kind.__module__.startswith("torch.nn") else f"{path}:{called}".lstrip(":")
         try:
             if node.op == "output":
-                result = _result(node, known)
-                output = builder.materialize(result)
+                result = builder.materialize(_result(node, known, output))
             else:
                 known[node] = _convert(node, builder, known, parameters)
         except Refusal as refusal:
             if kind is nn.Module:  # called outside any layer
                 path, kind = "", type(module)
             raise PlanError(describe(name, path, kind, called), str(refusal)) from None
-    return Plan(tuple(builder.values), tuple(builder.operations), builder.input.value, output.value, layout.numel)
+    return Plan(tuple(builder.values), tuple(builder.operations), builder.input.value, result.value, layout.numel)
 
 
 def _needed(graph: fx.Graph) -> set[fx.Node]:
@@ -71,10 +75,14 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return needed
 
 
-def _result(node: fx.Node, known: dict[fx.Node, Any]) -> Arrangement:
+def _result(node: fx.Node, known: dict[fx.Node, Any], output: str | None) -> Arrangement:
     result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     if not isinstance(result, Arrangement):
         raise Refusal("it returns something else than one tensor that depends on its input")
+    if output == "images" and len(result.shape) != 3:
+        raise Refusal(f"it returns {['n', *result.shape]}; expected images [n, C, H, W]")
+    if output == "scores" and result.shape not in ((), (1,)):
+        raise Refusal(f"it returns {['n', *result.shape]}; expected scores [n] or [n, 1]")
     return result
 
 

@@ -37,13 +37,28 @@ class PlanError(ValueError):
 class Operation:
     """Make one value from others.
 
+    - "convolution", "transposed_convolution": parameters weight `[out, in, kh, kw]`, or `[in, out, kh, kw]` transposed,
+      and bias; integers kernel, strides, padding, dilation (height and width of each). An output padding shows in the
+      output's shape; a linear layer is a 1x1 convolution.
+    - "normalization": subtract the mean and divide by sqrt(biased variance + eps) over sets of consecutive channels and
+      positions. Parameters weight and bias; integers channels a set, positions a set, 1 if a set runs over all images,
+      what the parameters belong to (0: there are none; 1: channels; 2: elements, modulo the last integer), their size;
+      numbers eps.
+    - "activation": parameters the slope (of "prelu"); integers place in `ACTIVATIONS`, how many slopes (1 or as many as
+      channels); numbers the function's constants.
+    - "resample": the same linear map of positions y * W + x for each channel, a sparse matrix by rows: integers
+      offsets `[Hout * Wout + 1]`, then the input position of each entry; numbers the entries. A row may be empty.
+    - "permute": element j reads element integers[j] of the input, row-major in (C, H, W); none: they stay as they lie.
+    - "max_pool": integers kernel, strides, padding (which is -inf), dilation.
+    - "combine": the sum of factor * input; numbers one factor an input, then a constant that is added.
+    - "concatenate": along the channels.
+
     Attributes:
-        kind: "convolution", "transposed_convolution", "normalization", "activation", "resample", "permute",
-            "max_pool", "combine" or "concatenate".
+        kind: one of these.
         inputs: the values it reads.
         output: the value it makes, read by nothing before.
-        parameters: offsets in the flat buffer (weight, then bias), -1 where there is none.
-        integers, numbers: settings of the kind.
+        parameters: offsets in the flat buffer, -1 where there is none.
+        integers, numbers: settings.
         name: the layer it comes from.
     """
 
