@@ -7,8 +7,7 @@ install:
 	$(PYTHON) -m pip install .
 
 test:
-	$(PYTHON) -m pip install ".[test]"
-	pytest
+	$(PYTHON) -m pip install ".[test]" && pytest -x -q
 
 lint:
 	ruff check .

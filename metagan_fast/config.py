@@ -107,7 +107,8 @@ def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = Non
     options["split"] = tuple(options["split"])
     if split is not None:
         options["split"] = split
-    return tasks.load(source, **options)
+    with _one_error("data"):
+        return tasks.load(source, **options)
 
 
 def build_networks(config: Mapping[str, Any], image_shape: Sequence[int], *, seed: int) -> tuple[nn.Module, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import shutil
 import sys
@@ -22,6 +23,8 @@ from metagan_fast import metrics
 from metagan_fast.cli import main, options, parser, train
 from metagan_fast.run_folder import RunFolder
 from metagan_fast.trainer import Training
+
+data_sources = sys.modules["metagan_fast.tasks.load"]  # the package exports its function under this name
 
 TINY = ["--preset", "quick", "--model", "hidden=[8]", "--inner-steps", "2", "--tasks", "2"]
 
@@ -165,6 +168,7 @@ ERRORS = {
     "train --model hidden=[4] wings=2": "wings",
     "train --data glyfs": "did you mean 'glyphs'",
     "train --data empty": "empty",
+    "train --labels file": "unknown option 'labels'",
     "train --preset slow": "expected a preset of default, quick",
     "train --inner-optimizer lion": "--inner-optimizer",
     "train --inner-lr fast": "--inner-lr",
@@ -279,7 +283,10 @@ def test_every_setting_has_a_flag() -> None:
     expected |= {
         path for path in configuration.flatten(configuration.from_preset("default")) if "model" not in path
     }
-    expected -= {"loss.name"}
+    expected |= {f"data.{name}" for name in inspect.signature(mgf.tasks.load).parameters}
+    sources = (*data_sources.NAMED.values(), *data_sources.FORMATS)
+    expected |= {f"data.{name}" for source in sources for name in source.options}
+    expected -= {"loss.name", "data.name_or_path", "data.options"}  # data.source, and those of the sources
     assert expected <= paths
 
 
@@ -289,7 +296,7 @@ def test_flags_become_settings() -> None:
         --generator-objective initial --step-weights annealed:5:100 --first-order-steps 7 --steps 30
         --inner-optimizer rmsprop --inner-lr linear:1:0:9 --inner-steps 5 --critic-steps 2 --shots 6
         --loss hinge separate_batches=true --penalty gradient weight=2 norm=pixel
-        --model dcgan width=4 --latent-dim 9 --data-option labels=balanced --invert --split 0.6 0.2 0.2
+        --model dcgan width=4 --latent-dim 9 --labels balanced --image-size 24x32 --invert --split 0.6 0.2 0.2
     """
     config = settings(*line.split())
     assert config["meta"]["lr"] == {"schedule": "cosine", "initial": 1e-2, "final": 1e-4, "steps": 30}
@@ -303,6 +310,7 @@ def test_flags_become_settings() -> None:
     }  # fmt: skip
     assert config["training"]["query"] == 6
     assert config["data"]["invert"] and config["data"]["labels"] == "balanced"
+    assert config["data"]["image_size"] == [24, 32]
     assert config["model"]["width"] == 4 and config["latent_dim"] == 9
 
 

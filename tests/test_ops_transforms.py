@@ -148,9 +148,11 @@ def test_a_twin_refuses_transforms() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_forward_and_backward(backend: str) -> None:
-    """One graph through both optimizers, with the gradient for the learning rates."""
+def test_compile_forward_and_backward() -> None:
+    """One graph through both optimizers, with the gradient for the learning rates.
+
+    A compiler sees the ops as plain PyTorch, so a backend that generates code would test nothing more of ours.
+    """
 
     def inner(params: Tensor, lr: Tensor) -> Tensor:
         params, buffer = functional.sgd_step(
@@ -163,7 +165,7 @@ def test_compile_forward_and_backward(backend: str) -> None:
     params = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     lr = torch.rand(2, dtype=torch.float64, requires_grad=True)
     torch._dynamo.reset()
-    compiled = torch.compile(inner, fullgraph=True, backend=backend)
+    compiled = torch.compile(inner, fullgraph=True, backend="aot_eager")
     loss, expected = compiled(params, lr), inner(params, lr)
     assert_close(loss, expected, "float64-rounding")
     for a, b in zip(

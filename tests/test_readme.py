@@ -75,7 +75,7 @@ def test_ci_takes_the_test_command_from_the_readme() -> None:
     found = subprocess.run(
         ["bash", "-c", f'{line}; printf %s "$command"'], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert found.stdout == 'pip install ".[test]" && pytest -q'
+    assert found.stdout == 'pip install ".[test]" && pytest -x -q'
 
 
 def test_pytest_imports_the_installed_package() -> None:

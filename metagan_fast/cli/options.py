@@ -6,9 +6,10 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .. import losses, meta, models, presets
+from .. import losses, meta, models, presets, tasks
 from ..config import flatten, from_preset, resolve
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
 from ..learner import EXECUTORS, PRECISIONS
@@ -33,6 +34,19 @@ def step_weights(text: str) -> str | list[float] | dict[str, int]:
         _, steps, meta_steps = text.split(":")
         return {"steps": int(steps), "meta_steps": int(meta_steps)}
     return [float(number) for number in text.split(",")]
+
+
+def size(text: str) -> int | list[int]:
+    """Read `SIDE` or `HEIGHTxWIDTH`."""
+    sides = [int(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise ValueError(text)
+    return sides[0] if len(sides) == 1 else sides
+
+
+def place(text: str) -> str:
+    """Read a name or a path; what lies there is written down so that it is found from any folder."""
+    return str(Path(text).absolute()) if text not in tasks.NAMES and Path(text).exists() else text
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -83,7 +97,6 @@ class Option:
 
 
 _NAME_AND_OPTIONS: dict[str, Any] = {"type": key_value, "count": "+", "metavar": ("NAME", "KEY=VALUE")}
-_OPTIONS: dict[str, Any] = {"type": key_value, "count": "+", "metavar": "KEY=VALUE"}
 _RATE: dict[str, Any] = {"type": rate, "metavar": "RATE"}
 _PAIR: dict[str, Any] = {"type": float, "count": 2, "metavar": ("BETA1", "BETA2")}
 
@@ -92,9 +105,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--data",
             "data.source",
-            "glyphs, digits, a folder with a folder a class, an .npz or MNIST IDX file",
+            f"{', '.join(tasks.NAMES)}, a folder with a folder a class, an .npz or MNIST IDX file",
+            place,
         ),
-        Option("--image-size", "data.image_size", "resize to this many pixels a side", int),
+        Option("--image-size", "data.image_size", "resize to SIDE or HEIGHTxWIDTH pixels", size, metavar="SIDE"),
         Option("--channels", "data.channels", "1 for grey, 3 for colour", int),
         Option("--invert", "data.invert", "exchange black and white", bool),
         Option(
@@ -112,12 +126,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             metavar=("TRAIN", "VALIDATION", "TEST"),
         ),
         Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
-        Option(
-            "--data-option",
-            "data",
-            "options of one source: labels=..., fonts=..., characters=...",
-            **_OPTIONS,
-        ),
+        Option("--labels", "data.labels", "IDX: the file of labels, if not beside the images", place),
+        Option("--fonts", "data.fonts", "system-fonts: folders or files, if not the machine's", place, count="+"),
+        Option("--characters", "data.characters", "system-fonts: which ones, as ABC123, if not all"),
+        Option("--min-drawings", "data.min_drawings", "system-fonts: leave out characters with fewer", int),
         Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", int),
     ),
     "networks and loss": (

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from metagan_fast.tasks.batch import TaskBatch
 from metagan_fast.tasks.distribution import TaskDistribution
-from metagan_fast.tasks.load import Tasks, load, read_images
+from metagan_fast.tasks.load import NAMES, Tasks, load, read_images
 
-__all__ = ["TaskBatch", "TaskDistribution", "Tasks", "load", "read_images"]
+__all__ = ["NAMES", "TaskBatch", "TaskDistribution", "Tasks", "load", "read_images"]

@@ -37,6 +37,8 @@ NAMED: Mapping[str, Source] = {
 }
 """What can be loaded by name."""
 
+NAMES = tuple(NAMED)
+
 FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
     Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
     Source(lambda path, size, channels, options: idx.read(path, **options), ("labels",), idx.recognises),
