@@ -32,6 +32,10 @@ def make_plan(
     Raises:
         PlanError: a layer that the engine does not know, by name, and why.
     """
+    if len(input_shape) not in (1, 3):
+        raise PlanError(
+            describe(name, "", type(module)), f"it takes {['n', *input_shape]}, neither features nor images"
+        )
     with torch.random.fork_rng(devices=[]):
         plans = [_plan(module, layout, tuple(input_shape), images, name, output) for images in (2, 3)]
     if plans[0] != plans[1]:
@@ -111,7 +115,7 @@ def _convert(
         return converter(builder, *args, **kwargs)
     except Refusal as refusal:
         constants = [x.name for x in operands if isinstance(x, Constant)]
-        raise Refusal(f"it reads {constants[0]!r}, which is no parameter") if constants else refusal from None
+        raise Refusal(f"{refusal} (it reads {constants[0]!r}, no parameter)") if constants else refusal from None
     except TypeError as error:
         raise Refusal(f"it is called with arguments that the native engine does not know ({error})") from error
 

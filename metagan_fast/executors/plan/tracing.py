@@ -230,9 +230,9 @@ def _check_writes(graph: fx.Graph, name: str) -> None:
     nodes = list(graph.nodes)
     order = {node: i for i, node in enumerate(nodes)}
     for node in nodes:
-        for memory in node.meta.get("wrote", ()):
+        for written in node.meta.get("wrote", ()):
             for earlier in nodes[: order[node]]:
-                if memory(earlier.meta.get("value")) == memory and any(order[u] > order[node] for u in earlier.users):
+                if memory(earlier.meta.get("value")) == written and any(order[u] > order[node] for u in earlier.users):
                     path, kind = node.meta["layer"]
                     raise PlanError(
                         describe(name, path, kind, function_name(node)), "it overwrites a value that is read again"
