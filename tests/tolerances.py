@@ -34,6 +34,18 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         0.03,
         "a gradient from moments stored in bf16 (8 bits) against one from the unrounded ones",
     ),
+    "engine-pass": (
+        1e-5,
+        "one pass through a float32 network, second derivatives included: rounding grows over a dozen layers",
+    ),
+    "engine-loop": (
+        1e-2,
+        "change of 1e-4 over three float32 inner steps at parameters near 1, whose ulp is 1e-7; kinks magnify it",
+    ),
+    "engine-maml": (
+        1e-4,
+        "a meta-gradient through float32 inner steps against float64 autograd, as for the first-order one",
+    ),
 }
 
 

@@ -1,0 +1,249 @@
+"""The C++ engine against float64 autograd: four passes of whole networks, inner loops, meta-gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from metagan_fast.benchmarks.baselines import plain
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import metagan_fast as mgf
+from metagan_fast import _native
+from metagan_fast.executors.plan import make_plan
+from metagan_fast.flat import FlatLayout
+from support import assert_close, relative_error
+
+if not _native.is_available()[0]:
+    pytest.skip("the extension is not installed", allow_module_level=True)
+
+from metagan_fast import _core
+
+IMAGES = 3
+
+
+def layers() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=2, dilation=2),
+        nn.GroupNorm(2, 6),
+        nn.SiLU(),
+        nn.ConvTranspose2d(6, 5, 3, stride=2, padding=1, output_padding=1),
+        nn.InstanceNorm2d(5, affine=True),
+        nn.ELU(),
+        nn.PixelShuffle(1),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.GELU(),
+        nn.AvgPool2d(3, stride=1, padding=1),
+        nn.Softplus(),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.LayerNorm(3),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Linear(30, 7),
+        nn.PReLU(7),
+        nn.GELU("tanh"),
+    )
+
+
+def dcgan(part: int, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: mgf.models.dcgan(**options)[part]
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "layers": (layers, (3, 9, 11)),
+    "mlp-generator": (lambda: mgf.models.workload("mlp-8").generator, (32,)),
+    "mlp-discriminator": (lambda: mgf.models.workload("mlp-8").discriminator, (1, 8, 8)),
+    "dcgan-generator": (dcgan(0, image_size=(12, 20), channels=3, width=5, blocks=2, latent_dim=7), (7,)),
+    "dcgan-discriminator": (dcgan(1, image_size=(12, 20), channels=3, width=5, blocks=2), (3, 12, 20)),
+    "resnet-generator": (lambda: mgf.models.resnet(16, width=4, blocks=2, latent_dim=10)[0], (10,)),
+    "resnet-discriminator": (lambda: mgf.models.resnet(16, width=4, blocks=2)[1], (1, 16, 16)),
+    "batch-norm-generator": (lambda: mgf.models.classic_dcgan(16, width=8, latent_dim=16)[0], (16,)),
+    "batch-norm-discriminator": (lambda: mgf.models.classic_dcgan(16, width=8)[1], (1, 16, 16)),
+}
+
+
+def random_like(layout: FlatLayout, scale: float) -> Tensor:
+    """Return random parameters, zero in the padding."""
+    return layout.flatten({slot.name: scale * torch.randn(slot.shape) for slot in layout.slots})
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("name", NETWORKS)
+def test_four_passes_equal_double_backward(name: str, isa: str) -> None:
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    module = build()
+    layout = FlatLayout.from_module(module)
+    params = layout.flatten(module) + random_like(layout, 0.05)
+    given = {
+        "params": params,
+        "params_tangent": random_like(layout, 0.1),
+        "inputs": torch.randn(IMAGES, *shape),
+        "inputs_tangent": torch.randn(IMAGES, *shape),
+    }
+    like = module(given["inputs"])
+    given |= {key: torch.randn(like.shape) for key in ("output_cotangent", "tangent_cotangent")}
+    results = {key: torch.empty(like.shape) for key in ("outputs", "outputs_tangent")}
+    results |= {key: torch.empty(IMAGES, *shape) for key in ("inputs_cotangent", "inputs_tangent_cotangent")}
+    results["params_gradient"] = torch.zeros_like(params)
+    before = _core.isa()
+    _core.set_isa(isa)
+    try:
+        addresses = {key: tensor.data_ptr() for key, tensor in (given | results).items()}
+        plan = make_plan(module, layout, shape).to_core()
+        _core.network_passes(plan, {"images": IMAGES, "paired": 1, "threads": 2, **addresses})
+    finally:
+        _core.set_isa(before)
+    for key, expected in double_backward(module.double(), layout, given).items():
+        assert_close(results[key], expected, "engine-pass")
+
+
+def double_backward(module: nn.Module, layout: FlatLayout, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the four passes in float64, without forward mode: <y_tilde, y_dot> is a product with a backward pass."""
+    exact = {key: tensor.double().requires_grad_() for key, tensor in given.items()}
+    params, inputs = exact["params"], exact["inputs"]
+    outputs = functional_call(module, layout.views(params), (inputs,))
+
+    def paired(cotangent: Tensor) -> Tensor:
+        by_params, by_inputs = torch.autograd.grad(outputs, (params, inputs), cotangent, create_graph=True)
+        return (by_params * exact["params_tangent"]).sum() + (by_inputs * exact["inputs_tangent"]).sum()
+
+    direction = torch.zeros_like(outputs, requires_grad=True)
+    (outputs_tangent,) = torch.autograd.grad(paired(direction), direction)
+    total = (outputs * exact["output_cotangent"]).sum() + paired(exact["tangent_cotangent"])
+    wanted = torch.autograd.grad(total, (params, inputs, exact["inputs_tangent"]))
+    names = ("params_gradient", "inputs_cotangent", "inputs_tangent_cotangent")
+    return {"outputs": outputs, "outputs_tangent": outputs_tangent, **dict(zip(names, wanted, strict=True))}
+
+
+LOSSES = [
+    "wgan-gp",
+    "figr",
+    "r1",
+    "minimax",
+    "non-saturating",
+    "hinge",
+    "least-squares",
+    "wgan",
+    "relativistic-average",
+]
+
+
+def learner(executor: str, dtype: torch.dtype = torch.float32, **settings: Any) -> mgf.MetaGAN:
+    torch.manual_seed(0)
+    generator, discriminator, latent_dim, _ = mgf.models.workload("dcgan-16")
+    return mgf.MetaGAN(
+        generator.to(dtype), discriminator.to(dtype), latent_dim=latent_dim, executor=executor, **settings
+    )
+
+
+def batch(tasks: int = 3) -> mgf.TaskBatch:
+    random = torch.Generator().manual_seed(1)
+    support, query = (torch.rand(tasks, 4, 1, 16, 16, generator=random) * 2 - 1 for _ in range(2))
+    return mgf.TaskBatch(support, query)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_inner_step_is_as_exact_as_the_torch_executor(loss: str) -> None:
+    inner = mgf.InnerLoop(steps=1)
+    results = {}
+    for name, executor, dtype in (
+        ("native", "native", torch.float32),
+        ("torch", "torch", torch.float32),
+        ("exact", "torch", torch.float64),
+    ):
+        subject = learner(executor, dtype, loss=loss, inner=inner)
+        adapted = subject.inner_loop(batch())
+        results[name] = (
+            adapted.generator - subject.generator_parameters,
+            adapted.discriminator - subject.discriminator_parameters,
+        )
+    for native, usual, exact in zip(*(results[name] for name in ("native", "torch", "exact")), strict=True):
+        assert relative_error(native, exact) <= max(3 * relative_error(usual, exact), 2e-4 if loss == "wgan" else 1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "rmsprop"])
+def test_inner_loop_equals_the_plain_loop(optimizer: str) -> None:
+    inner = mgf.InnerLoop(steps=3, optimizer=optimizer, lr=1e-4, eps=1e-3)
+    subject = learner("native", loss="non-saturating", inner=inner)
+    adapted = subject.inner_loop(batch())
+    exact = learner("torch", torch.float64, loss="non-saturating", inner=inner).inner_loop(batch())
+    assert_close(
+        adapted.generator - subject.generator_parameters, exact.generator - subject.generator_parameters, "engine-loop"
+    )
+    assert_close(
+        adapted.discriminator - subject.discriminator_parameters,
+        exact.discriminator - subject.discriminator_parameters,
+        "engine-loop",
+    )
+
+
+def test_wgan_gp_inner_loop_is_within_ten_times_the_plain_loop() -> None:
+    subject = learner("native", inner=mgf.InnerLoop(steps=5))
+    tasks = batch()
+    noise = subject.draw_noise(tasks)
+    adapted = subject.inner_loop(tasks, noise)
+    networks = (subject.generator, subject.discriminator)
+    usual = plain.inner_loop(*copy.deepcopy(networks), tasks.support, noise, steps=5)
+    doubles = tuple(copy.deepcopy(network).double() for network in networks)
+    exact = plain.inner_loop(*doubles, tasks.support.double(), noise.to(dtype=torch.float64), steps=5)
+    for part, name in enumerate(("generator", "discriminator")):
+        layout = getattr(subject, f"{name}_layout")
+        start = getattr(subject, f"{name}_parameters").double()
+        change, usual_change = (
+            torch.stack([layout.flatten(module).double() for module in modules[part]]) - start
+            for modules in (exact, usual)
+        )
+        own = relative_error(usual_change, change)
+        assert relative_error(getattr(adapted, name).double() - start, change) <= max(10 * own, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "meta", "inner"),
+    [
+        ("non-saturating", {}, {}),
+        ("least-squares", {}, {"optimizer": "momentum", "weight_decay": 0.01}),
+        ("hinge", {"generator_objective": "initial"}, {"critic_steps": 2}),
+        ("wgan", {}, {}),
+    ],
+)
+def test_maml_equals_float64_autograd(loss: str, meta: dict[str, Any], inner: dict[str, Any]) -> None:
+    settings = {"loss": loss, "meta": mgf.MAML(**meta), "inner": mgf.InnerLoop(steps=3, lr=1e-2, **inner)}
+    native = learner("native", **settings).meta_gradient(batch())
+    exact = learner("torch", torch.float64, **settings).meta_gradient(batch())
+    assert_close(native.generator, exact.generator, "engine-maml")
+    assert_close(native.discriminator, exact.discriminator, "engine-maml")
+
+
+def test_fomaml_with_a_penalty_equals_float64_autograd() -> None:
+    settings = {"loss": "r1", "meta": mgf.FOMAML(), "inner": mgf.InnerLoop(steps=2)}
+    native = learner("native", **settings).meta_gradient(batch())
+    exact = learner("torch", torch.float64, **settings).meta_gradient(batch())
+    assert_close(native.generator, exact.generator, "engine-maml")
+    assert_close(native.discriminator, exact.discriminator, "engine-maml")
+
+
+@pytest.mark.parametrize("meta", [mgf.Reptile(), mgf.MAML()], ids=["reptile", "maml"])
+def test_the_same_bytes_for_any_number_of_threads(meta: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for threads in (1, 2, 4):
+        monkeypatch.setenv("METAGAN_FAST_THREADS", str(threads))
+        settings = {"loss": "non-saturating", "meta": meta, "inner": mgf.InnerLoop(steps=2)}
+        gradient = learner("native", **settings).meta_gradient(batch())
+        gradients.append(torch.cat((gradient.generator, gradient.discriminator)))
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+def test_tasks_together_or_one_by_one_give_the_same_bytes() -> None:
+    subject = learner("native", inner=mgf.InnerLoop(steps=2))
+    tasks = batch()
+    noise = subject.draw_noise(tasks)
+    together = subject.inner_loop(tasks, noise).generator
+    for task in range(tasks.tasks):
+        alone = subject.inner_loop(tasks.slice(task, task + 1), noise.slice(task, task + 1)).generator
+        assert torch.equal(together[task], alone[0])
