@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from metagan_fast.benchmarks.baselines import plain, vmap
+from metagan_fast.benchmarks.baselines import compile, plain, vmap
 from torch import Tensor, nn
 
 from metagan_fast import models
@@ -32,15 +34,15 @@ class Discriminator(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 1))
 
 
-def _noise(steps: int = STEPS, critic_steps: int = 1) -> SimpleNamespace:
+def _noise(steps: int = STEPS, critic_steps: int = 1, evaluations: int = 1) -> SimpleNamespace:
     kind = {"dtype": torch.float64}
     return SimpleNamespace(
         discriminator_latents=torch.randn(steps, critic_steps, TASKS, SHOTS, LATENT, **kind),
         generator_latents=torch.randn(steps, TASKS, SHOTS, LATENT, **kind),
         interpolation=torch.rand(steps, critic_steps, TASKS, SHOTS, **kind),
-        query_discriminator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
-        query_generator_latents=torch.randn(1, TASKS, SHOTS, LATENT, **kind),
-        query_interpolation=torch.rand(1, TASKS, SHOTS, **kind),
+        query_discriminator_latents=torch.randn(evaluations, TASKS, SHOTS, LATENT, **kind),
+        query_generator_latents=torch.randn(evaluations, TASKS, SHOTS, LATENT, **kind),
+        query_interpolation=torch.rand(evaluations, TASKS, SHOTS, **kind),
         query_adaptation_latents=torch.randn(steps, critic_steps, TASKS, SHOTS, LATENT, **kind),
         query_adaptation_interpolation=torch.rand(steps, critic_steps, TASKS, SHOTS, **kind),
     )
@@ -127,6 +129,38 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
             total += torch.stack(values).detach() / TASKS
         return total
 
+    _assert_derivatives(query_losses, generator, discriminator, gradients)
+
+
+@pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])
+def test_multi_step_gradient_equals_finite_differences(loss: str) -> None:
+    """Each step's query losses are those after an inner loop that ends there, on noise of their own."""
+    generator, discriminator, support, query = _problem()
+    noise = _noise(evaluations=STEPS)
+    weights = [0.5, 0.2, 0.3]
+    inner: dict[str, Any] = {"loss": loss, "lr": 0.2}
+    problem = generator, discriminator, support, query, noise
+    gradients = plain.maml_gradient(*problem, steps=STEPS, step_weights=weights, **inner)
+
+    def query_losses() -> Tensor:
+        total = torch.zeros(2, dtype=torch.float64)
+        for evaluation, weight in enumerate(weights):
+            adapted = plain.inner_loop(generator, discriminator, support, noise, steps=evaluation + 1, **inner)
+            for task, (g, d) in enumerate(zip(*adapted, strict=True)):
+                values = plain.query_losses(plain.LOSSES[loss], g, d, d, query[task], noise, task, evaluation)
+                total += weight * torch.stack(values).detach() / TASKS
+        return total
+
+    _assert_derivatives(query_losses, generator, discriminator, gradients)
+
+
+def _assert_derivatives(
+    losses: Callable[[], Tensor],
+    generator: nn.Module,
+    discriminator: nn.Module,
+    gradients: tuple[plain.Named, plain.Named],
+) -> None:
+    """Compare each network's gradient, along a random direction, with central differences of its loss."""
     step = 1e-5
     for which, (network, gradient) in enumerate(zip((generator, discriminator), gradients, strict=True)):
         direction = {name: torch.randn_like(p) for name, p in network.named_parameters()}
@@ -135,7 +169,7 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
                     parameter += sign * step * direction[name]
-            values.append(query_losses()[which])
+            values.append(losses()[which])
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter += step * direction[name]
@@ -155,12 +189,20 @@ def test_fomaml_gradient_is_maml_without_steps(loss: str) -> None:
         assert not torch.allclose(join(other), join(expected), rtol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [*LOSSES, "hinge"])
-def test_vectorised_loop_equals_the_plain_loop(loss: str) -> None:
+def _compiled_step(*networks: nn.Module, **options: Any) -> vmap.Step:
+    torch._dynamo.reset()
+    return compile.compiled_step(*networks, **options, backend="eager")  # traced whole, then run as it is
+
+
+@pytest.mark.parametrize(
+    ("loss", "make_step"),
+    [*((loss, vmap.vectorised_step) for loss in (*LOSSES, "hinge")), ("wgan-gp", _compiled_step)],
+)
+def test_vectorised_loop_equals_the_plain_loop(loss: str, make_step: Callable[..., vmap.Step]) -> None:
     generator, discriminator, support, _ = _problem()
     noise = _noise()
     adapted = plain.inner_loop(generator, discriminator, support, noise, loss=loss, lr=0.2, steps=STEPS)
-    step = vmap.vectorised_step(generator, discriminator, loss=loss, lr=0.2)
+    step = make_step(generator, discriminator, loss=loss, lr=0.2)
     vectorised = vmap.inner_loop(generator, discriminator, support, noise, step=step, steps=STEPS)
     for networks, named in zip(adapted, vectorised, strict=True):
         for task, network in enumerate(networks):

@@ -8,7 +8,10 @@ from torch import nn
 from .vmap import Step, vectorised_step
 
 
-def compiled_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float) -> Step:
+def compiled_step(
+    generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float, backend: str = "inductor"
+) -> Step:
     """Return one inner step of a batch of tasks; its first call compiles, for seconds or minutes."""
-    step = torch.compile(vectorised_step(generator, discriminator, loss=loss, lr=lr), fullgraph=True, dynamic=False)
-    return step
+    step = vectorised_step(generator, discriminator, loss=loss, lr=lr)
+    compiled: Step = torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
+    return compiled
