@@ -11,6 +11,7 @@ test:
 
 lint:
 	ruff check .
+	ruff format --check .
 	mypy
 	clang-format --dry-run -Werror $(CPP)
 

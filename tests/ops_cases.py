@@ -68,9 +68,7 @@ def _rmsprop(**options: Any) -> Case:
 def _meta_adam(weighted: bool = False, **options: Any) -> Case:
     written = ("params", "exp_avg", "exp_avg_sq")
     options = {"step": 2, **options}
-    return Case(
-        "meta_adam_step", written, written, options, combines_tasks=True, weighted=weighted, has_lr=True
-    )
+    return Case("meta_adam_step", written, written, options, combines_tasks=True, weighted=weighted, has_lr=True)
 
 
 def _reptile(op: str, written: str, weighted: bool, **options: Any) -> Case:
@@ -179,7 +177,5 @@ def bits(x: Tensor) -> Tensor:
 def same_bits(actual: Tensor, expected: Tensor) -> bool:
     """Tell whether two tensors are equal to the bit, signs of zeros included."""
     return (
-        actual.shape == expected.shape
-        and actual.dtype == expected.dtype
-        and torch.equal(bits(actual), bits(expected))
+        actual.shape == expected.shape and actual.dtype == expected.dtype and torch.equal(bits(actual), bits(expected))
     )

@@ -54,9 +54,7 @@ def test_traffic_counts_each_array_once_a_pass() -> None:
 def _counted_convolution(layer: nn.Conv2d, size: int) -> int:
     """Count the multiply-adds of a convolution of one image by running it on ones: a tap inside counts 1."""
     weight = torch.ones_like(layer.weight)
-    return int(
-        F.conv2d(torch.ones(1, layer.in_channels, size, size), weight, stride=layer.stride, padding=2).sum()
-    )
+    return int(F.conv2d(torch.ones(1, layer.in_channels, size, size), weight, stride=layer.stride, padding=2).sum())
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (4, 1), (7, 2)])
@@ -115,9 +113,7 @@ def _tiny(case: str) -> workloads.WorkloadCase:
 
 
 @pytest.mark.parametrize("name", ["mlp-8", "maml-32"])
-def test_workload_case_runs_and_writes_json(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_workload_case_runs_and_writes_json(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(command.CASES, name, _tiny(name))
     out = tmp_path / "records.jsonl"
     assert benchmarks.main(["--cases", name, "--quick", "--out", str(out)]) == 0
@@ -155,9 +151,7 @@ def _record(case: str, ratio: float, spread: float = 0.01) -> records.Record:
     return records.Record(case, "ours", 1, seconds=1.0, baseline="plain", ratio=ratio, spread=spread)
 
 
-@pytest.mark.parametrize(
-    ("new", "status"), [([2.0, 3.0], 0), ([1.9, 3.0], 0), ([2.0, 2.5], 1), ([4.0, 2.5], 1)]
-)
+@pytest.mark.parametrize(("new", "status"), [([2.0, 3.0], 0), ([1.9, 3.0], 0), ([2.0, 2.5], 1), ([4.0, 2.5], 1)])
 def test_compare_finds_what_became_slower(
     new: list[float], status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,9 +163,7 @@ def test_compare_finds_what_became_slower(
     assert ("slower" in capsys.readouterr().out) == bool(status)
 
 
-def test_compare_forgives_noise_and_names_a_bad_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_forgives_noise_and_names_a_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = _record("sgd_step", 2.0, spread=0.5), _record("sgd_step", 1.5, spread=0.5)
     (change,) = compare.changes([old], [new])
     assert change.factor == pytest.approx(0.75)

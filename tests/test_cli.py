@@ -109,9 +109,7 @@ def test_adapt_and_sample(run: Path, photos: Path, tmp_path: Path) -> None:
     assert (plain / "3.png").read_bytes() != (out / "3.png").read_bytes()
 
 
-def test_evaluate(
-    copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     train_features = metrics.FeatureExtractor.train
     monkeypatch.setattr(
         metrics.FeatureExtractor,
@@ -223,12 +221,8 @@ def test_a_run_is_not_replaced_unasked(copy_of_run: Path, capsys: pytest.Capture
     assert "holds a run; resume it, overwrite it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "change", ["--seed 5", "--inner-lr 0.5", "--data glyphs", "--algorithm maml", "--loss hinge"]
-)
-def test_a_resumed_run_keeps_its_settings(
-    change: str, copy_of_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("change", ["--seed 5", "--inner-lr 0.5", "--data glyphs", "--algorithm maml", "--loss hinge"])
+def test_a_resumed_run_keeps_its_settings(change: str, copy_of_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", "--out", str(copy_of_run), *change.split()]) == 2
     assert "a resumed run keeps its settings" in capsys.readouterr().err
 
@@ -238,17 +232,14 @@ def test_debug_shows_where(in_folder: Path) -> None:
         main(["--debug", "sample", "nowhere"])
 
 
-def test_unexpected_errors_name_their_type(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unexpected_errors_name_their_type(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail(given: argparse.Namespace) -> int:
         raise RuntimeError("out of\nmemory")
 
     monkeypatch.setattr("metagan_fast.cli.judge.run_info", fail)
     assert main(["info"]) == 2
     assert (
-        capsys.readouterr().err
-        == "metagan-fast info: RuntimeError: out of memory (metagan-fast --debug shows where)\n"
+        capsys.readouterr().err == "metagan-fast info: RuntimeError: out of memory (metagan-fast --debug shows where)\n"
     )
 
 
@@ -280,9 +271,7 @@ def test_every_setting_has_a_flag() -> None:
     expected |= {f"training.{field.name}" for field in dataclasses.fields(Training)}
     for algorithm in (mgf.Reptile, mgf.FOMAML, mgf.MAML):
         expected |= {f"meta.{field.name}" for field in dataclasses.fields(algorithm)}
-    expected |= {
-        path for path in configuration.flatten(configuration.from_preset("default")) if "model" not in path
-    }
+    expected |= {path for path in configuration.flatten(configuration.from_preset("default")) if "model" not in path}
     expected |= {f"data.{name}" for name in inspect.signature(mgf.tasks.load).parameters}
     sources = (*data_sources.NAMED.values(), *data_sources.FORMATS)
     expected |= {f"data.{name}" for source in sources for name in source.options}
@@ -338,6 +327,4 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     if command == "train":
         assert all(option.flag in shown for option in options.OPTIONS)
-        assert "(default: wgan-gp" in shown and "support images a task (default: 4)" in " ".join(
-            shown.split()
-        )
+        assert "(default: wgan-gp" in shown and "support images a task (default: 4)" in " ".join(shown.split())

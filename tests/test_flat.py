@@ -53,9 +53,7 @@ def test_round_trip(shapes: list[list[int]], tasks: int) -> None:
     assert flat.shape == (layout.numel,)
     views = layout.views(flat)
     assert all(torch.equal(views[name], parameter) for name, parameter in module.named_parameters())
-    assert all(
-        view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for view in views.values()
-    )
+    assert all(view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for view in views.values())
     assert torch.count_nonzero(flat) == sum(torch.count_nonzero(view) for view in views.values())
 
     if shapes:
@@ -241,9 +239,7 @@ def test_derivatives() -> None:
 def test_flatten_of_a_mapping_and_expand_are_differentiable() -> None:
     module = Tied().double()
     layout = FlatLayout.from_module(module)
-    values = tuple(
-        torch.randn(2, *slot.shape, dtype=torch.float64, requires_grad=True) for slot in layout.slots
-    )
+    values = tuple(torch.randn(2, *slot.shape, dtype=torch.float64, requires_grad=True) for slot in layout.slots)
     names = [slot.name for slot in layout.slots]
     assert torch.autograd.gradcheck(lambda *v: layout.flatten(dict(zip(names, v, strict=True))), values)
     rates = torch.randn(2, len(layout.slots), dtype=torch.float64, requires_grad=True)
@@ -309,9 +305,7 @@ def test_errors() -> None:
         layout.flatten({"weight": weight[None], "bias": bias})
     with pytest.raises(ValueError, match="float64; pass dtype="):
         layout.flatten({"weight": weight, "bias": bias.double()})
-    assert (
-        layout.flatten({"weight": weight, "bias": bias.double()}, dtype=torch.float64).dtype == torch.float64
-    )
+    assert layout.flatten({"weight": weight, "bias": bias.double()}, dtype=torch.float64).dtype == torch.float64
     with pytest.raises(ValueError, match="parameters of this layout"):
         layout.flatten(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="2 against 1"):

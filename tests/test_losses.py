@@ -70,9 +70,7 @@ def test_derivatives_and_transforms(loss) -> None:
 
     real, fake = real.detach(), fake.detach()
     by_real, by_fake = loss.discriminator_score_gradients(real, fake)
-    torch.testing.assert_close(
-        vmap(loss.discriminator_loss)(real, fake), loss.discriminator_loss(real, fake), **CLOSE
-    )
+    torch.testing.assert_close(vmap(loss.discriminator_loss)(real, fake), loss.discriminator_loss(real, fake), **CLOSE)
     torch.testing.assert_close(vmap(grad(loss.discriminator_loss))(real, fake), by_real, **CLOSE)
     torch.testing.assert_close(
         vmap(grad(loss.generator_loss))(fake, real), loss.generator_score_gradient(fake, real), **CLOSE
@@ -185,9 +183,7 @@ def test_vanishing_gradients_have_finite_derivatives_of_every_order(penalty, siz
     (second,) = torch.autograd.grad(first.sum(), gradient, create_graph=True)
     assert torch.isfinite(first).all()
     assert torch.isfinite(second).all()
-    torch.testing.assert_close(
-        penalty.cotangent(gradient), first, rtol=tolerance("float32-rounding"), atol=1e-6
-    )
+    torch.testing.assert_close(penalty.cotangent(gradient), first, rtol=tolerance("float32-rounding"), atol=1e-6)
     if size == 0 and penalty.name == "gradient":
         assert torch.count_nonzero(first[1:]) == 0
         assert torch.count_nonzero(second[1:]) == 0
@@ -207,9 +203,7 @@ def test_penalty_definitions() -> None:
 @pytest.mark.parametrize("norm", ["sample", "pixel"])
 def test_penalty_reaches_the_parameters_as_the_norm_of_torch_does(norm) -> None:
     """The gradient of a penalty by the parameters, against one written with torch.norm."""
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(2, 3, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(12, 1)
-    )
+    network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     network.double()
     x = scores((4, 2, 4, 4), 0, 1.0).requires_grad_()
     (gradient,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
@@ -218,9 +212,7 @@ def test_penalty_reaches_the_parameters_as_the_norm_of_torch_does(norm) -> None:
         7 * ((plain - 1) ** 2).mean(), network.parameters(), retain_graph=True, allow_unused=True
     )
     penalty = losses.GradientPenalty(7.0, norm)
-    ours = torch.autograd.grad(
-        penalty.value(gradient), network.parameters(), retain_graph=True, allow_unused=True
-    )
+    ours = torch.autograd.grad(penalty.value(gradient), network.parameters(), retain_graph=True, allow_unused=True)
     at_constant = torch.autograd.grad(
         (gradient * penalty.cotangent(gradient.detach())).sum(), network.parameters(), allow_unused=True
     )
@@ -232,9 +224,7 @@ def test_penalty_reaches_the_parameters_as_the_norm_of_torch_does(norm) -> None:
 def test_attributes() -> None:
     assert losses.get("wgan").clip == 0.01
     assert {name for name in losses.NAMES if losses.get(name).clip is not None} == {"wgan"}
-    assert {name for name in losses.NAMES if losses.get(name).generator_needs_real} == {
-        "relativistic-average"
-    }
+    assert {name for name in losses.NAMES if losses.get(name).generator_needs_real} == {"relativistic-average"}
     assert not any(losses.get(name).separate_batches for name in losses.NAMES)
     locations = {name: loss.penalty.location for name in losses.NAMES if (loss := losses.get(name)).penalty}
     assert locations == {"wgan-gp": "interpolate", "figr": "interpolate", "r1": "real"}

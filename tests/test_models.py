@@ -65,12 +65,7 @@ def test_classic_shapes(image_size, batch_norm) -> None:
     assert images.shape == (3, 3, image_size, image_size)
     assert images.abs().max() <= 1
     assert discriminator(images).shape == (3,)
-    norms = [
-        m
-        for network in (generator, discriminator)
-        for m in network.modules()
-        if isinstance(m, nn.BatchNorm2d)
-    ]
+    norms = [m for network in (generator, discriminator) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert bool(norms) == (batch_norm and image_size >= 8)
 
 
@@ -98,9 +93,7 @@ def test_networks_suit_tracing_and_stacking(name) -> None:
 
         traced = fx.symbolic_trace(network)
         assert torch.equal(traced(x), network(x))
-        leaves = {
-            type(traced.get_submodule(str(n.target))) for n in traced.graph.nodes if n.op == "call_module"
-        }
+        leaves = {type(traced.get_submodule(str(n.target))) for n in traced.graph.nodes if n.op == "call_module"}
         assert all(leaf.__module__.startswith("torch.nn.modules") for leaf in leaves)
 
         networks = [network, copy.deepcopy(network)]
@@ -136,9 +129,7 @@ def test_input_gradient_penalties_reach_the_parameters_under_vmap(name) -> None:
             by_input.square().sum(), network.parameters(), allow_unused=True, materialize_grads=True
         )
         for (parameter, _), value in zip(network.named_parameters(), expected, strict=True):
-            torch.testing.assert_close(
-                gradients[parameter][i], value, rtol=tolerance("float64-parity"), atol=1e-12
-            )
+            torch.testing.assert_close(gradients[parameter][i], value, rtol=tolerance("float64-parity"), atol=1e-12)
 
 
 def image_shape(name: str) -> tuple[int, int, int]:
@@ -223,10 +214,7 @@ def test_figr_forms(name) -> None:
 
 def test_figr_kernel_sizes() -> None:
     kernels = {
-        name: [
-            [m.kernel_size[0] for m in network.modules() if isinstance(m, nn.Conv2d)]
-            for network in small(name)
-        ]
+        name: [[m.kernel_size[0] for m in network.modules() if isinstance(m, nn.Conv2d)] for network in small(name)]
         for name in ("dcgan", "resnet")
     }
     assert kernels["dcgan"] == [[5, 5, 5], [5, 5, 5]]

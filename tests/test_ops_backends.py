@@ -23,9 +23,7 @@ def fresh() -> Iterator[None]:
 def rows(*natives: tuple[bool, str]) -> tuple[Row, ...]:
     """Return a table of one op: the given native rows, then the reference."""
     floats = frozenset({torch.float32})
-    native = [
-        Row("sgd_step", "native", "cpu", floats, lambda a=a: a, lambda *_, **__: ("native",)) for a in natives
-    ]
+    native = [Row("sgd_step", "native", "cpu", floats, lambda a=a: a, lambda *_, **__: ("native",)) for a in natives]
     return (
         *native,
         Row(

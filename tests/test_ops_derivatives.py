@@ -137,9 +137,7 @@ def test_the_kernel_is_used_where_a_gradient_is_wanted(case: Case, monkeypatch: 
     assert calls == [case.op]
 
 
-@pytest.mark.parametrize(
-    "module, function", [(sgd_step, sgd_step._SGDStep), (adam_step, adam_step._AdamStep)]
-)
+@pytest.mark.parametrize("module, function", [(sgd_step, sgd_step._SGDStep), (adam_step, adam_step._AdamStep)])
 def test_the_short_path_is_taken_only_where_no_derivative_is_wanted(
     module: Any, function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +162,5 @@ def test_the_short_path_is_taken_only_where_no_derivative_is_wanted(
     with torch.autograd.forward_ad.dual_level():
         tangent = torch.ones_like(arguments["grads"])
         assert count(grads=torch.autograd.forward_ad.make_dual(arguments["grads"], tangent)) == 1
-    assert (
-        torch.func.vmap(lambda grads: torch.tensor(count(grads=grads)))(torch.randn(4, 2, 3).double()).sum()
-        > 0
-    )
+    assert torch.func.vmap(lambda grads: torch.tensor(count(grads=grads)))(torch.randn(4, 2, 3).double()).sum() > 0
     assert _common.route(*arguments.values()) is _common.Route.KERNEL

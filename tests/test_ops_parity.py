@@ -125,11 +125,7 @@ def test_one_learning_rate_a_parameter_tensor(case: Case, per_task: bool) -> Non
 def test_learning_rates_of_any_dtype_and_stride(case: Case) -> None:
     arguments = ops_cases.make(case, 4, 9, torch.float32)
     shape = arguments["params"].shape
-    columns = (
-        torch.rand(9, 4, dtype=torch.float64).t()
-        if len(shape) == 2
-        else torch.rand(18, dtype=torch.float64)[::2]
-    )
+    columns = torch.rand(9, 4, dtype=torch.float64).t() if len(shape) == 2 else torch.rand(18, dtype=torch.float64)[::2]
     for lr in (columns, columns.bfloat16(), torch.tensor(0.1, dtype=torch.float64)):
         expected = on("reference", case.function, {**arguments, "lr": lr})
         for a, b in zip(on("native", case.function, {**arguments, "lr": lr}), expected, strict=True):
@@ -142,8 +138,7 @@ def test_inputs_of_any_stride(case: Case) -> None:
     arguments = ops_cases.make(case, 4, 9, torch.float32)
     expected = on("native", case.function, arguments)
     transposed = {
-        name: x.t().contiguous().t() if isinstance(x, Tensor) and x.ndim == 2 else x
-        for name, x in arguments.items()
+        name: x.t().contiguous().t() if isinstance(x, Tensor) and x.ndim == 2 else x for name, x in arguments.items()
     }
     for a, b in zip(on("native", case.function, transposed), expected, strict=True):
         assert same_bits(a, b)

@@ -13,9 +13,7 @@ from metagan_fast import FlatLayout, functional
 from support import assert_close
 
 STEPS, RATE = 5, 0.05
-TINY = (
-    1e-30  # higher adds eps before the bias correction, torch and the ops after it: too small to tell apart
-)
+TINY = 1e-30  # higher adds eps before the bias correction, torch and the ops after it: too small to tell apart
 
 
 class Regression(nn.Module):

@@ -122,9 +122,7 @@ def test_derivatives_under_transforms(case: Case) -> None:
 
     tangents = {name: torch.randn_like(x) for name, x in first.items()}
     _, directional = jvp(loss, (first,), (tangents,))
-    assert_close(
-        directional, sum((expected[0][name] * tangents[name]).sum() for name in first), "float64-rounding"
-    )
+    assert_close(directional, sum((expected[0][name] * tangents[name]).sum() for name in first), "float64-rounding")
 
     for name in ("grads", "lr"):
 
@@ -168,9 +166,7 @@ def test_compile_forward_and_backward() -> None:
     compiled = torch.compile(inner, fullgraph=True, backend="aot_eager")
     loss, expected = compiled(params, lr), inner(params, lr)
     assert_close(loss, expected, "float64-rounding")
-    for a, b in zip(
-        torch.autograd.grad(loss, (params, lr)), torch.autograd.grad(expected, (params, lr)), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad(loss, (params, lr)), torch.autograd.grad(expected, (params, lr)), strict=True):
         assert_close(a, b, "float64-rounding")
 
 

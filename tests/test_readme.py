@@ -55,16 +55,12 @@ def test_commands_of_the_readme_exist() -> None:
 
 def test_every_op_is_named() -> None:
     text = _read("README.md")
-    missing = [
-        name for name in functional.__all__ if name + "_" in functional.__all__ and f"`{name}`" not in text
-    ]
+    missing = [name for name in functional.__all__ if name + "_" in functional.__all__ and f"`{name}`" not in text]
     assert not missing
 
 
 def test_files_that_contributing_names_exist() -> None:
-    paths = set(
-        re.findall(r"`((?:metagan_fast|csrc|tests|benchmarks|\.ci)/[\w./]+)`", _read("CONTRIBUTING.md"))
-    )
+    paths = set(re.findall(r"`((?:metagan_fast|csrc|tests|benchmarks|\.ci)/[\w./]+)`", _read("CONTRIBUTING.md")))
     assert len(paths) > 10
     assert not [path for path in paths if not (ROOT / path).exists()]
 

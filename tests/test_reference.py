@@ -71,9 +71,7 @@ def test_adam_step_is_torch_adam(
     expected = trajectory(optimizer, params, gradients, **{"lr": 0.1, "weight_decay": 0.0, **options})
     m, v = torch.zeros_like(params), torch.zeros_like(params)
     for step, gradient in enumerate(gradients, start=1):
-        params, m, v = reference.adam_step(
-            params, gradient, m, v, 0.1, step=step, decoupled=decoupled, **options
-        )
+        params, m, v = reference.adam_step(params, gradient, m, v, 0.1, step=step, decoupled=decoupled, **options)
     assert_close(params, expected, "float64-rounding")
 
 
@@ -94,9 +92,7 @@ def test_rmsprop_step_is_torch_rmsprop(problem: tuple[Tensor, list[Tensor]], opt
     names = ["momentum_buffer"] * ("momentum" in options) + ["grad_avg"] * ("centered" in options)
     state = dict.fromkeys(names, torch.zeros_like(params))
     for gradient in gradients:
-        params, square_avg, *rest = reference.rmsprop_step(
-            params, gradient, square_avg, 0.1, **options, **state
-        )
+        params, square_avg, *rest = reference.rmsprop_step(params, gradient, square_avg, 0.1, **options, **state)
         state = dict(zip(names, rest, strict=True))
     assert_close(params, expected, "float64-rounding")
 
@@ -117,9 +113,7 @@ def test_a_constant_gradient_leaves_the_centered_variance_at_zero() -> None:
 def test_reptile_is_the_mean_difference(tasks: int, numel: int) -> None:
     initial, adapted = torch.randn(numel).double(), torch.randn(tasks, numel).double()
     difference = adapted.mean(0) - initial
-    assert_close(
-        reference.reptile_interpolate(initial, adapted, 0.3), initial + 0.3 * difference, "float64-rounding"
-    )
+    assert_close(reference.reptile_interpolate(initial, adapted, 0.3), initial + 0.3 * difference, "float64-rounding")
     assert_close(reference.reptile_gradient(initial, adapted), -difference, "float64-rounding")
     weights = torch.rand(tasks).double()
     difference = weights @ (adapted - initial)

@@ -59,9 +59,7 @@ def test_slice_shares_memory_and_keeps_its_place() -> None:
         ((images() + 1) / 2, None, None),
     ],
 )
-def test_bad_images_are_refused(
-    support: torch.Tensor, query: torch.Tensor | None, message: str | None
-) -> None:
+def test_bad_images_are_refused(support: torch.Tensor, query: torch.Tensor | None, message: str | None) -> None:
     if message is None:
         TaskBatch(support, query)
     else:

@@ -45,9 +45,7 @@ def test_glyphs_are_many_classes_of_many_drawings(glyphs: tasks.Tasks) -> None:
 
 def test_glyphs_are_white_on_black_centred_and_not_blank(glyphs: tasks.Tasks) -> None:
     pixels = torch.cat(list(everything(glyphs).values()))[:, 0]
-    assert torch.equal(
-        pixels.unique(), torch.arange(0, 256, 17, dtype=torch.uint8)
-    )  # 16 levels, all of them used
+    assert torch.equal(pixels.unique(), torch.arange(0, 256, 17, dtype=torch.uint8))  # 16 levels, all of them used
     border = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], 1)
     assert border.float().mean() < 0.02 * 255  # the paper is black
     ink = pixels.float().mean((1, 2)) / 255

@@ -30,9 +30,7 @@ def write_idx(path: Path, array: np.ndarray[Any, Any]) -> None:
 
 def numbered(count: int, *shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Image n is filled with the value n."""
-    return np.broadcast_to(
-        np.arange(count, dtype=np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape)
-    ).copy()
+    return np.broadcast_to(np.arange(count, dtype=np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape)).copy()
 
 
 def values(distribution: tasks.TaskDistribution, name: str) -> list[int]:
@@ -242,9 +240,7 @@ class TestLoad:
         assert turned.split_record() == plain.split_record()
         for part in ("train", "validation", "test"):
             bases = getattr(plain, part).classes
-            assert set(getattr(turned, part).classes) == {
-                f"{c}{t}" for c in bases for t in ("", "@90", "@180", "@270")
-            }
+            assert set(getattr(turned, part).classes) == {f"{c}{t}" for c in bases for t in ("", "@90", "@180", "@270")}
         name = plain.train.classes[2]
         quarter = turned.train.images(f"{name}@90")
         assert torch.equal(quarter, plain.train.images(name).rot90(1, (2, 3)))
@@ -259,9 +255,7 @@ class TestReadImages:
         images = tasks.read_images(tmp_path, image_size=2)
         assert images.shape == (2, 1, 2, 2) and images.dtype == torch.float32
         assert images[:, 0, 0, 0].tolist() == [-1, 1]
-        assert tasks.read_images([tmp_path / "255.png"], invert=True, channels=3)[:, :, 0, 0].tolist() == [
-            [-1, -1, -1]
-        ]
+        assert tasks.read_images([tmp_path / "255.png"], invert=True, channels=3)[:, :, 0, 0].tolist() == [[-1, -1, -1]]
 
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"found no images in {tmp_path}"):

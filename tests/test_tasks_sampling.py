@@ -66,9 +66,7 @@ def test_seed_and_step_matter_and_earlier_draws_do_not() -> None:
         distribution.sample(8, 2, step=step)
     assert torch.equal(distribution.sample(4, 4, step=7).support, alone.support)
     assert not torch.equal(distribution.sample(4, 4, step=8).support, alone.support)
-    assert not torch.equal(
-        TaskDistribution(image_set([9] * 20), seed=4).sample(4, 4, step=7).support, alone.support
-    )
+    assert not torch.equal(TaskDistribution(image_set([9] * 20), seed=4).sample(4, 4, step=7).support, alone.support)
 
 
 def test_a_smaller_batch_begins_a_larger_one() -> None:
@@ -161,9 +159,7 @@ names = st.lists(st.text(min_size=1, max_size=4), min_size=5, max_size=40, uniqu
     seed=st.integers(0, 2**64 - 1),
     shares=st.sampled_from([(0.7, 0.1, 0.2), (0.5, 0.5, 0), (1, 0, 0)]),
 )
-def test_a_split_covers_and_is_disjoint(
-    names: list[str], seed: int, shares: tuple[float, float, float]
-) -> None:
+def test_a_split_covers_and_is_disjoint(names: list[str], seed: int, shares: tuple[float, float, float]) -> None:
     parts = split_classes(names, shares, seed, "here")
     assert sorted(name for part in PARTS for name in parts[part]) == sorted(names)
     for part, share in zip(PARTS, shares, strict=True):

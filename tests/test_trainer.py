@@ -56,14 +56,10 @@ def make_learner(**settings: Any) -> mgf.MetaGAN:
     )
 
 
-def make_trainer(
-    path: Path, meta_steps: int = 4, *, learner: Any = None, new: bool = True, **options: Any
-) -> Trainer:
+def make_trainer(path: Path, meta_steps: int = 4, *, learner: Any = None, new: bool = True, **options: Any) -> Trainer:
     folder = RunFolder.create(path) if new else RunFolder(path)
     training = Training(meta_steps, **({"tasks": 2, "shots": 2, "query": 2, "validation_tasks": 2} | options))
-    return Trainer(
-        learner or make_learner(), TASKS, folder, training, record={"split": ["rising", "falling"]}
-    )
+    return Trainer(learner or make_learner(), TASKS, folder, training, record={"split": ["rising", "falling"]})
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -121,9 +117,7 @@ def test_a_checkpoint_is_a_saved_learner(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", 2)
     trainer.run()
     other = make_learner()
-    loaded = mgf.MetaGAN.load(
-        trainer.folder.checkpoints / "latest.safetensors", other.generator, other.discriminator
-    )
+    loaded = mgf.MetaGAN.load(trainer.folder.checkpoints / "latest.safetensors", other.generator, other.discriminator)
     assert loaded.step == 2
     assert torch.equal(loaded.generator_parameters, trainer.learner.generator_parameters)
 
@@ -147,9 +141,7 @@ def test_sample_grids_show_support_above_generated(tmp_path: Path) -> None:
     assert torch.equal(torch.from_numpy(corner.copy()), images.to_bytes(batch.support[0, 0, 0]))
 
 
-def test_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = make_trainer(tmp_path / "run", 4, checkpoint_every=1)
     trainer.run()
     newest = trainer.folder.checkpoints / "step-00000004.safetensors"
@@ -164,9 +156,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
         again.resume()
 
 
-def test_full_disk_while_saving_keeps_the_checkpoint_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_while_saving_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tmp_path / "run", 4, checkpoint_every=2)
     whole = checkpoint.write
 
