@@ -21,7 +21,7 @@ INNER = mgf.InnerLoop(lr=0.05, steps=2)
 
 
 def make_learner(networks: Gan, **settings: Any) -> mgf.MetaGAN:
-    settings = {"latent_dim": 6, "inner": INNER} | settings
+    settings = {"latent_dim": 6, "inner": INNER, "executor": "torch"} | settings
     return mgf.MetaGAN(*networks, **settings)
 
 
