@@ -1,4 +1,8 @@
-"""Cases of the fused ops: in-place twins against plain PyTorch, beside the time of copying as many bytes."""
+"""Cases of the fused ops: in-place twins against plain PyTorch, beside the time of copying as many bytes.
+
+All contenders are timed on the same memory, as they would find it in a trainer: with buffers of their own, each would
+find the caches emptied by the others.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,15 @@ from . import machine
 from .records import Record, timed
 from .timing import Run, alternate
 
-Buffers = Mapping[str, Tensor]
+
+class Buffers(dict[str, Tensor]):
+    """Tensors by name, and bounds of a norm that clip each time, however often they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.bounds = (0.9**number for number in itertools.count())
+
+
 Contender = Callable[[Buffers], Run]
 
 LR, BETAS, EPS, STEP = 1e-3, (0.9, 0.999), 1e-8, 10
@@ -45,12 +57,12 @@ class OpCase:
     tasks: int = 16
     tolerance: float = 1e-6
 
-    def draw(self, numel: int) -> dict[str, Tensor]:
+    def draw(self, numel: int) -> Buffers:
         """Return fresh buffers; squares are positive."""
         generator = torch.Generator().manual_seed(0)
         shapes = dict.fromkeys(self.task_buffers, (self.tasks, numel)) | dict.fromkeys(self.buffers, (numel,))
         drawn = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        return {name: value.square() if name.endswith("_sq") else value for name, value in drawn.items()}
+        return Buffers({name: value.square() if name.endswith("_sq") else value for name, value in drawn.items()})
 
     def bytes(self, numel: int) -> int:
         """Return how many bytes the op reads plus writes."""
@@ -123,24 +135,16 @@ def _gradient_ours(b: Buffers) -> Run:
     return lambda: functional.reptile_gradient_(b["gradient"], b["initial"], b["adapted"])
 
 
-def _shrinking_norms() -> Iterator[float]:
-    """Return bounds that clip each time, however often the same gradients are clipped."""
-    return (0.9**number for number in itertools.count())
-
-
 def _clip_plain(b: Buffers) -> Run:
-    bounds = _shrinking_norms()
-
     def run() -> None:
-        scale = (next(bounds) / (b["grads"].norm(dim=1, keepdim=True) + 1e-6)).clamp_(max=1.0)
+        scale = (next(b.bounds) / (b["grads"].norm(dim=1, keepdim=True) + 1e-6)).clamp_(max=1.0)
         b["grads"].mul_(scale)
 
     return run
 
 
 def _clip_ours(b: Buffers) -> Run:
-    bounds = _shrinking_norms()
-    return lambda: functional.clip_grad_norm_(b["grads"], next(bounds))
+    return lambda: functional.clip_grad_norm_(b["grads"], next(b.bounds))
 
 
 def _ema_plain(b: Buffers) -> Run:
@@ -294,26 +298,24 @@ def run(
         AssertionError: a contender's result differs from plain PyTorch's.
     """
     contenders = {name: c for name, c in case.contenders.items() if not (quick and name in SLOW)}
-    runs: dict[str, Run] = {}
     errors = {}
-    expected: Buffers = {}
+    expected: dict[str, Tensor] = {}
     for name in sorted(contenders, key=lambda name: name != PLAIN):
         buffers = case.draw(numel)
-        runs[name] = contenders[name](buffers)
-        runs[name]()
-        first = {key: buffers[key].clone() for key in case.results}
-        expected = expected or first
-        errors[name] = max(_relative_error(first[key], expected[key]) for key in case.results)
+        contenders[name](buffers)()
+        expected = expected or {key: buffers[key] for key in case.results}
+        errors[name] = max(_relative_error(buffers[key], expected[key]) for key in case.results)
         message = f"{name} differs from {PLAIN} on {case.name} by {errors[name]:.1e}"
         assert errors[name] <= case.tolerance, message
-    source, destination = torch.ones(2, 16, numel)
+    shared = case.draw(numel)
+    runs = {name: contender(shared) for name, contender in contenders.items()}
+    source, destination = torch.ones(2, case.bytes(numel) // 8)  # as many bytes read plus written
     rounds = rounds or (7 if quick else 25)
     for count in thread_counts:
         with machine.threads(count):
-            copies = machine.copy_runs(source, destination)
-            timings = alternate(runs | copies, rounds=rounds, warm_up=2)
-        bandwidth = 2 * 4 * source.numel() / min(timings[name].best for name in copies)
-        floor = case.bytes(numel) / bandwidth
+            timings = alternate(runs, rounds=rounds, warm_up=2)
+            copies = alternate(machine.copy_runs(source, destination), rounds=rounds, warm_up=2)
+        floor = min(timing.best for timing in copies.values())
         for name in case.contenders:
             if name not in runs:
                 yield Record(case.name, name, count, skipped="left out by --quick")
