@@ -17,8 +17,9 @@ class Record:
     """What one contender took on one case, beside its baseline and its floor, all from the same run.
 
     `seconds` and `baseline_seconds` are the shortest of the rounds, `ratio` is their quotient.
-    `floor_fraction` is the floor over `seconds`: 1 means as fast as the machine can be, or as a copy of as many bytes,
-    which an op that reads more than it writes may beat. A contender that did not run has `skipped`.
+    `floor_fraction` is the floor over `seconds`: 1 means as fast as the machine can be, or as a copy of as many bytes
+    through memory, which an op may beat that reads more than it writes or finds its inputs in a cache. A contender
+    that did not run has `skipped`.
     """
 
     case: str
