@@ -1,0 +1,189 @@
+"""The engine's passes over every kind of layer, against float64 autograd by double backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import metagan_fast as mgf
+from layer_cases import CASES, Case
+from metagan_fast import _native
+from metagan_fast.executors.plan import make_plan
+from networks import batch_norm_dcgan, tiny_gan
+from plan_interpreter import interpret
+from support import relative_error
+from tolerances import tolerance
+
+_core = pytest.importorskip("metagan_fast._core", reason="the extension is not built")
+if not hasattr(_core, "network_passes"):
+    pytest.skip("the extension is built without the engine", allow_module_level=True)
+
+READ = ("params", "params_tangent", "inputs", "inputs_tangent", "output_cotangent", "tangent_cotangent")
+WRITTEN = ("outputs", "outputs_tangent", "inputs_cotangent", "inputs_tangent_cotangent", "params_gradient")
+UNPAIRED = ("outputs", "inputs_cotangent", "params_gradient")
+
+Passes = dict[str, Tensor]
+
+
+@contextmanager
+def isa(name: str) -> Iterator[None]:
+    """Use an instruction set for a while."""
+    before = _core.isa()
+    _core.set_isa(name)
+    try:
+        yield
+    finally:
+        _core.set_isa(before)
+
+
+def draw_passes(case: Case) -> Passes:
+    """Return random values for all that the passes read, in float32."""
+    layout = mgf.FlatLayout.from_module(case.module)
+    inputs = torch.randn(case.images, *case.input_shape)
+    output = functional_call(case.module, layout.views(layout.flatten(case.module)), (inputs.clone(),))
+    views = {slot.name: torch.randn(slot.shape) for slot in layout.slots}
+    return {
+        "params": layout.flatten(case.module),
+        "params_tangent": layout.flatten(views),  # zero in the padding
+        "inputs": inputs,
+        "inputs_tangent": torch.randn_like(inputs),
+        "output_cotangent": torch.randn_like(output),
+        "tangent_cotangent": torch.randn_like(output),
+    }
+
+
+def engine_passes(case: Case, given: Passes, *, paired: bool = True, threads: int = 1) -> Passes:
+    """Return what the engine makes of them."""
+    plan = make_plan(case.module, mgf.FlatLayout.from_module(case.module), case.input_shape)
+    call = _native.EngineCall(images=case.images, threads=threads, paired=int(paired))
+    shapes = dict(zip(WRITTEN, (READ[4], READ[4], READ[2], READ[2], READ[0]), strict=True))
+    for name in READ:
+        call.read(
+            name,
+            given[name] if paired or name in ("params", "inputs", "output_cotangent") else None,
+            *given[name].shape,
+        )
+    written = {name: call.write(name, *given[shapes[name]].shape).zero_() for name in WRITTEN}
+    _core.network_passes(plan.to_core(), call.arguments)
+    return {name: written[name] for name in (WRITTEN if paired else UNPAIRED)}
+
+
+def autograd_passes(case: Case, given: Passes, dtype: torch.dtype = torch.float64) -> Passes:
+    """Return the same by PyTorch's double backward; the tangent is the derivative of a gradient by its cotangent."""
+    params, params_tangent, inputs, inputs_tangent, output_cotangent, tangent_cotangent = (
+        given[name].to(dtype) for name in READ
+    )
+    for leaf in (params, inputs, inputs_tangent):
+        leaf.requires_grad_()
+    options = {"allow_unused": True, "materialize_grads": True}
+    plan = make_plan(case.module, mgf.FlatLayout.from_module(case.module), case.input_shape)
+    outputs = interpret(plan.to_core(), params, inputs).reshape(given["output_cotangent"].shape)
+    cotangent = torch.randn_like(outputs).requires_grad_()
+    by_params, by_inputs = torch.autograd.grad(outputs, (params, inputs), cotangent, create_graph=True, **options)
+    along = (by_params * params_tangent).sum() + (by_inputs * inputs_tangent).sum()
+    (outputs_tangent,) = torch.autograd.grad(along, cotangent, create_graph=True, **options)
+    total = (outputs * output_cotangent).sum() + (outputs_tangent * tangent_cotangent).sum()
+    gradients = torch.autograd.grad(total, (inputs, inputs_tangent, params), **options)
+    return dict(zip(WRITTEN, (outputs, outputs_tangent, *gradients), strict=True))
+
+
+def unpaired_autograd(case: Case, given: Passes, dtype: torch.dtype = torch.float64) -> Passes:
+    """Return outputs and first derivatives."""
+    still = {name: torch.zeros_like(v) if "tangent" in name and name != READ[4] else v for name, v in given.items()}
+    still["output_cotangent"] = given["output_cotangent"]
+    passes = autograd_passes(case, still, dtype)
+    return {name: passes[name] for name in UNPAIRED}
+
+
+def assert_passes(found: Passes, exact: Passes, rounded: Passes) -> None:
+    """Assert that each is as close to float64 as float32 autograd is, several times over, or within the tolerance."""
+    for name, expected in exact.items():
+        bound = max(
+            tolerance("engine-layer"), tolerance("engine-times-float32") * relative_error(rounded[name], expected)
+        )
+        error = relative_error(found[name], expected)
+        assert error <= bound, f"{name}: relative error {error:.2e} exceeds {bound:.2e}"
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("paired", [False, True], ids=["first-order", "second-order"])
+@given(data=st.data())
+def test_passes_equal_autograd(kind: str, paired: bool, data: st.DataObject) -> None:
+    case: Case = data.draw(CASES[kind])
+    given = draw_passes(case)
+    oracle = autograd_passes if paired else unpaired_autograd
+    found = engine_passes(case, given, paired=paired)
+    assert_passes(found, oracle(case, given), oracle(case, given, torch.float32))
+
+
+@pytest.mark.parametrize("name", _core.available_isas())
+@pytest.mark.parametrize("kind", CASES)
+@settings(max_examples=5)
+@given(data=st.data())
+def test_every_instruction_set_passes(kind: str, name: str, data: st.DataObject) -> None:
+    case: Case = data.draw(CASES[kind])
+    given = draw_passes(case)
+    with isa(name):
+        found = engine_passes(case, given)
+    assert_passes(found, autograd_passes(case, given), autograd_passes(case, given, torch.float32))
+
+
+@pytest.mark.parametrize("kind", CASES)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_threads_do_not_change_a_byte(kind: str, data: st.DataObject) -> None:
+    case: Case = data.draw(CASES[kind])
+    given = draw_passes(case)
+    alone = engine_passes(case, given)
+    for threads in (2, 4):
+        together = engine_passes(case, given, threads=threads)
+        assert all(torch.equal(together[name], alone[name]) for name in WRITTEN)
+
+
+def _flat(module: nn.Module) -> nn.Module:
+    return nn.Sequential(module, nn.Flatten(0))
+
+
+NETWORKS = {
+    "tiny-generator": lambda: Case(tiny_gan()[0], (6,), 3),
+    "tiny-discriminator": lambda: Case(_flat(tiny_gan()[1]), (1, 8, 8), 3),
+    "batch-norm-generator": lambda: Case(batch_norm_dcgan()[0], (8,), 4),
+    "batch-norm-discriminator": lambda: Case(batch_norm_dcgan()[1], (1, 16, 16), 4),
+    "dcgan-generator": lambda: Case(mgf.models.workload("dcgan-16").generator, (100,), 4),
+    "dcgan-discriminator": lambda: Case(mgf.models.workload("dcgan-16").discriminator, (1, 16, 16), 4),
+    "resnet-generator": lambda: Case(mgf.models.resnet(8, 2, 4, 2, 10)[0], (10,), 3),
+    "resnet-discriminator": lambda: Case(mgf.models.resnet(8, 2, 4, 2, 10)[1], (2, 8, 8), 3),
+    "wide-convolution": lambda: Case(nn.Conv2d(70, 50, 5, padding=2), (70, 9, 11), 5),
+    "wide-transposed": lambda: Case(nn.ConvTranspose2d(70, 50, 4, 2, 1), (70, 5, 7), 5),
+    "wide-linear": lambda: Case(nn.Linear(1000, 300), (1000,), 17),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_whole_networks_and_wide_layers(name: str) -> None:
+    case = NETWORKS[name]()
+    given = draw_passes(case)
+    exact, rounded = autograd_passes(case, given), autograd_passes(case, given, torch.float32)
+    found = engine_passes(case, given)
+    assert_passes(found, exact, rounded)
+    again = engine_passes(case, given, threads=2)
+    assert all(torch.equal(found[key], again[key]) for key in WRITTEN)
+
+
+def test_bad_plans_name_the_operation() -> None:
+    module = nn.Sequential(nn.Linear(3, 2))
+    plan = make_plan(module, mgf.FlatLayout.from_module(module), (3,)).to_core()
+    for key, value in {"kind": "dance", "integers": [1], "inputs": [7], "output": 5}.items():
+        network = plan | {"operations": [plan["operations"][0] | {key: value}]}
+        call = _native.EngineCall(images=2, threads=1, paired=0)
+        for name in (*READ, *WRITTEN):
+            call.arguments[name] = 0
+        with pytest.raises(ValueError, match="^0: "):
+            _core.network_passes(network, call.arguments)
