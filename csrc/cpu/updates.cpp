@@ -182,25 +182,26 @@ void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* 
     const Addresses of(launch.dtype);
     const UpdateKernels& kernel = kernels();
     const int64_t blocks = divide_up(launch.columns, kBlock);
-    std::vector<double> sums(static_cast<size_t>(launch.rows * blocks));
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t begin, int64_t end) {
-        sums[static_cast<size_t>(row * blocks + begin / kBlock)] =
-            kernel.sum_of_squares(launch.dtype, end - begin, of.at(grads, row, begin));
-    });
-    std::vector<double> scales(static_cast<size_t>(launch.rows));
-    for (int64_t row = 0; row < launch.rows; ++row) {
-        double total = 0;
-        for (int64_t block = 0; block < blocks; ++block) total += sums[static_cast<size_t>(row * blocks + block)];
-        const double norm = std::sqrt(total);
-        of.set_arithmetic(norms_out, row, norm);
-        scales[static_cast<size_t>(row)] = clip_scale(norm, max_norm);
-    }
     const bool in_place = grads.data == grads_out.data;
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t begin, int64_t end) {
-        const double factor = scales[static_cast<size_t>(row)];
+    std::vector<double> sums(static_cast<size_t>(launch.rows * blocks));
+    const auto clip = [&](int64_t row, int threads) {
+        double* const parts = sums.data() + row * blocks;
+        for_each_block(1, launch.columns, threads, [&](int64_t, int64_t begin, int64_t end) {
+            parts[begin / kBlock] = kernel.sum_of_squares(launch.dtype, end - begin, of.at(grads, row, begin));
+        });
+        double total = 0;
+        for (int64_t block = 0; block < blocks; ++block) total += parts[block];
+        const double norm = std::sqrt(total), factor = clip_scale(norm, max_norm);
+        of.set_arithmetic(norms_out, row, norm);
         if (in_place && factor == 1) return;
-        kernel.scale(launch.dtype, end - begin, of.at(grads, grads_out, row, begin), factor);
-    });
+        for_each_block(1, launch.columns, threads, [&](int64_t, int64_t begin, int64_t end) {
+            kernel.scale(launch.dtype, end - begin, of.at(grads, grads_out, row, begin), factor);
+        });
+    };
+    // A row for each thread if there are enough, so that its second pass finds it in a cache; else all threads a row.
+    const bool by_rows = launch.rows >= launch.threads && launch.rows * launch.columns >= kSmall;
+    parallel_for(launch.rows, by_rows ? launch.threads : 1,
+                 [&](int64_t row) { clip(row, by_rows ? 1 : launch.threads); });
 }
 
 void ema_update(const Launch& launch, Matrix average, Matrix params, Matrix average_out, double decay) {
