@@ -185,5 +185,5 @@ def test_bad_plans_name_the_operation() -> None:
         call = _native.EngineCall(images=2, threads=1, paired=0)
         for name in (*READ, *WRITTEN):
             call.arguments[name] = 0
-        with pytest.raises(ValueError, match="^0: "):
+        with pytest.raises(ValueError, match=r"^0: "):
             _core.network_passes(network, call.arguments)
