@@ -201,7 +201,6 @@ class Engine:
         discriminator: dict[str, Any],
         loss: dict[str, Any],
         inner: dict[str, Any],
-        precision: str = "float32",
     ) -> None: ...
     def inner_loop(self, arguments: dict[str, Any]) -> None:
         """Adapt the initialisation to every task.
@@ -212,9 +211,9 @@ class Engine:
         `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, a number a step.
         Read and written: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]`,
         after `updates_done` updates (generator's, discriminator's); empty: zeros, not handed out.
-        Written: `generator`, `discriminator` `[tasks, numel]`; `generator_difference`, `discriminator_difference`
-        `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the discriminator's loss, penalty and the
-        generator's loss of the last step.
+        Written: `generator`, `discriminator` `[tasks, numel]`, or, where they are 0, `generator_difference`,
+        `discriminator_difference` `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the
+        discriminator's loss, penalty and the generator's loss of the last step.
         """
 
     def query_gradient(self, arguments: dict[str, Any]) -> None:

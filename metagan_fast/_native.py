@@ -50,14 +50,6 @@ def threads() -> int:
     return int(override)
 
 
-def engine_is_available() -> tuple[bool, str]:
-    """Return whether the extension has the engine, and if not, why."""
-    available, reason = is_available()
-    if available and not hasattr(_core, "Engine"):
-        return False, "the compiled extension metagan_fast._core has no engine; build it again"
-    return available, reason
-
-
 def make_engine(
     generator: dict[str, Any],
     discriminator: dict[str, Any],
@@ -70,12 +62,9 @@ def make_engine(
     Raises:
         ValueError: what it cannot run, and why.
     """
-    if precision == "float32":
-        return _core.Engine(generator, discriminator, loss, inner)
-    try:
-        return _core.Engine(generator, discriminator, loss, inner, precision)
-    except TypeError:
-        raise ValueError(f"the engine of this build does not compute in {precision}") from None
+    if precision != "float32":
+        raise ValueError(f"the engine of this build does not compute in {precision}")
+    return _core.Engine(generator, discriminator, loss, inner)
 
 
 class EngineCall:

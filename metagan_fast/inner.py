@@ -101,6 +101,11 @@ class InnerLoop:
         """Return the generator's learning rate at an inner step."""
         return rate_at(self.lr, step)
 
+    @property
+    def momentum_factor(self) -> float:
+        """The momentum in use: 0 where there is none, 0.9 where "momentum" was given no other."""
+        return 0.9 if self.optimizer == "momentum" and self.momentum is None else self.momentum or 0.0
+
     def start(self, params: Tensor, carried: Network | None = None) -> Network:
         """Return parameters [tasks, numel] with fresh optimizer state, or with a copy of what `carried` has.
 
@@ -164,9 +169,15 @@ def _sgd(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place:
 
 def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
-    momentum = 0.9 if inner.momentum is None else inner.momentum
     (buffer,) = network.buffers
-    return op(network.params, grads, lr, momentum_buffer=buffer, momentum=momentum, weight_decay=inner.weight_decay)
+    return op(
+        network.params,
+        grads,
+        lr,
+        momentum_buffer=buffer,
+        momentum=inner.momentum_factor,
+        weight_decay=inner.weight_decay,
+    )
 
 
 def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
@@ -194,7 +205,7 @@ def _rmsprop(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_pl
         alpha=inner.alpha,
         eps=inner.eps,
         weight_decay=inner.weight_decay,
-        momentum=inner.momentum or 0.0,
+        momentum=inner.momentum_factor,
         momentum_buffer=momentum_buffer[0] if momentum_buffer else None,
     )
 

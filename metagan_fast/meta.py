@@ -188,8 +188,8 @@ class Reptile(MetaOptimizer):
         meta_step: int,
         carried: Networks | None = None,
     ) -> MetaGradient:
-        if isinstance(executor, NativeExecutor) and batch.query is None:
-            return executor.reptile_gradient(initial, batch, noise, carried)
+        if isinstance(executor, NativeExecutor) and batch.query is None and not executor.hands_on_state:
+            return executor.reptile_gradient(initial, batch, noise)
         adapted = executor.inner_loop(initial, batch, noise, carried)
         generator, discriminator = (
             functional.reptile_gradient(start, network.params)

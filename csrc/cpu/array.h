@@ -14,12 +14,18 @@ template <class T>
 class Array {
   public:
     Array() = default;
-    explicit Array(int64_t size) {
+    explicit Array(int64_t size) : size_(size) {
         if (size <= 0) return;
         const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
         data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
         if (!data_) throw std::bad_alloc();
         std::memset(data_.get(), 0, bytes);
+    }
+
+    // At least `size` elements; those that were there are lost when it has to grow.
+    T* at_least(int64_t size) {
+        if (size > size_) *this = Array(size);
+        return data();
     }
 
     T* data() { return data_.get(); }
@@ -30,6 +36,7 @@ class Array {
     struct Free {
         void operator()(T* data) const { std::free(data); }
     };
+    int64_t size_ = 0;
     std::unique_ptr<T, Free> data_;
 };
 

@@ -3,9 +3,6 @@
 #include "gemm.h"
 #include "vector.h"
 
-#define METAGAN_JOIN(a, b) a##b
-#define METAGAN_NAME(a, b) METAGAN_JOIN(a, b)
-
 namespace metagan {
 namespace {
 
@@ -248,6 +245,6 @@ void correlate(const Patches& p, const Result& y, const Part& part, float* out, 
 
 }  // namespace
 
-const GemmKernels METAGAN_NAME(gemm_kernels_, METAGAN_ISA) = {multiply, correlate, kTileRows, kTileColumns};
+const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply, correlate, kTileRows, kTileColumns};
 
 }  // namespace metagan

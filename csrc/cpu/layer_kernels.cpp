@@ -4,19 +4,8 @@
 
 #include "vector_math.h"
 
-#define METAGAN_JOIN(a, b) a##b
-#define METAGAN_NAME(a, b) METAGAN_JOIN(a, b)
-
 namespace metagan {
 namespace {
-
-// Calls body(i, kind): by vectors as far as they go, then one by one.
-template <class Body>
-METAGAN_INLINE void for_each(int64_t length, const Body& body) {
-    int64_t i = 0;
-    for (; i + kFloats <= length; i += kFloats) body(i, FloatVector{});
-    for (; i < length; ++i) body(i, 0.f);
-}
 
 METAGAN_INLINE float total(FloatVector x) {
     float sum = 0;
@@ -237,7 +226,7 @@ METAGAN_INLINE void with_activation(const ActivationOptions& options, int64_t ro
 void activation(const ActivationOptions& options, Rows r, const float* x, float* y) {
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
-        for_each(r.length, [&](int64_t i, auto kind) { store(y + at + i, f.value(load(x + at + i, kind))); });
+        for_each<float>(0, r.length, [&](int64_t i, auto kind) { store(y + at + i, f.value(load(x + at + i, kind))); });
     });
 }
 
@@ -245,7 +234,7 @@ void activation_tangent(const ActivationOptions& options, Rows r, const float* x
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
         const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each(r.length, [&](int64_t i, auto kind) {
+        for_each<float>(0, r.length, [&](int64_t i, auto kind) {
             const auto from = load(x + at + i, kind);
             auto result = f.slope(from) * load(x_dot + at + i, kind);
             if (options.slopes_dot) result = result + (from > 0 ? splat(0, kind) : slope_dot * from);
@@ -260,7 +249,7 @@ void activation_reverse(const ActivationOptions& options, Rows r, const float* x
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
         const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each(r.length, [&](int64_t i, auto kind) {
+        for_each<float>(0, r.length, [&](int64_t i, auto kind) {
             const auto from = load(x + at + i, kind);
             const auto slope = f.slope(from);
             auto bar = slope * load(y_bar + at + i, kind);
@@ -333,7 +322,7 @@ void norm_statistics(const NormSet& set, const float* x, float eps, NormStatisti
 void norm(const NormSet& set, const NormStatistics& s, const float* x, float* y) {
     for_each_run(set, [&](int64_t at, int64_t parameters) {
         const float *weight = at_or_null(set.weight, parameters), *bias = at_or_null(set.bias, parameters);
-        for_each(set.length, [&](int64_t i, auto kind) {
+        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
             const auto x_hat = (load(x + at + i, kind) - s.mean) * s.inverse_deviation;
             store(y + at + i, x_hat * parameter(weight, i, set.weight_step, kind, 1) +
                                   parameter(bias, i, set.weight_step, kind, 0));
@@ -361,7 +350,7 @@ void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const f
     for_each_run(set, [&](int64_t at, int64_t parameters) {
         const float *weight = at_or_null(set.weight, parameters), *weight_dot = at_or_null(set.weight_dot, parameters),
                     *bias_dot = at_or_null(set.bias_dot, parameters);
-        for_each(set.length, [&](int64_t i, auto kind) {
+        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
             const auto x_hat = (load(x + at + i, kind) - s->mean) * s->inverse_deviation;
             auto result =
                 along(load(x_dot + at + i, kind), x_hat, s->mean_tangent, s->projection, s->inverse_deviation) *
@@ -408,7 +397,7 @@ void norm_reverse(const NormSet& set, const NormStatistics& s, const float* x, c
     const float r = s.inverse_deviation, p = s.projection, q = mean[kXK];
     const float along_x_hat = r * r * (mean[kKDot] - mean[kK] * s.mean_tangent - p * q);
     for_each_run(set, [&](int64_t at, int64_t parameters) {
-        for_each(set.length, [&](int64_t i, auto kind) {
+        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
             auto x_hat = kind, h = kind, k = kind;
             operands(at, parameters, i, kind, x_hat, h, k);
             auto bar = along(h, x_hat, mean[kH], mean[kXH], r);
@@ -434,7 +423,7 @@ void norm_parameters(int64_t length, int64_t weight_step, const NormStatistics& 
         return term;
     };
     if (weight_step) {
-        for_each(length, [&](int64_t i, auto kind) {
+        for_each<float>(0, length, [&](int64_t i, auto kind) {
             if (weight_bar) store(weight_bar + i, load(weight_bar + i, kind) + weight_term(i, kind));
             if (bias_bar) store(bias_bar + i, load(bias_bar + i, kind) + load(y_bar + i, kind));
         });
@@ -491,11 +480,12 @@ void row_sums(Rows r, const float* x, float* out) {
 }
 
 void scale(int64_t size, float factor, float constant, const float* x, float* y) {
-    for_each(size, [&](int64_t i, auto kind) { store(y + i, load(x + i, kind) * factor + constant); });
+    for_each<float>(0, size, [&](int64_t i, auto kind) { store(y + i, load(x + i, kind) * factor + constant); });
 }
 
 void add(int64_t size, float factor, const float* x, float* y) {
-    for_each(size, [&](int64_t i, auto kind) { store(y + i, load(y + i, kind) + load(x + i, kind) * factor); });
+    for_each<float>(0, size,
+                    [&](int64_t i, auto kind) { store(y + i, load(y + i, kind) + load(x + i, kind) * factor); });
 }
 
 template <int64_t kWidth>
@@ -527,7 +517,7 @@ void pad(int64_t planes, int64_t height, int64_t width, const float* x, float* p
 }
 
 void clamp(int64_t size, float bound, float* x) {
-    for_each(size, [&](int64_t i, auto kind) {
+    for_each<float>(0, size, [&](int64_t i, auto kind) {
         const auto value = load(x + i, kind);
         const auto below = value > bound ? splat(bound, kind) : value;
         store(x + i, below < -bound ? splat(-bound, kind) : below);
@@ -536,7 +526,7 @@ void clamp(int64_t size, float bound, float* x) {
 
 }  // namespace
 
-const LayerKernels METAGAN_NAME(layer_kernels_, METAGAN_ISA) = {
+const LayerKernels METAGAN_FOR_ISA(layer_kernels_) = {
     activation,
     activation_tangent,
     activation_reverse,

@@ -33,7 +33,7 @@ class Pool {
         std::unique_lock<std::mutex> lock(mutex_);
         places_ = 0;  // whoever has not woken by now is not needed
         const auto done = [this] { return active_ == 0; };
-        if (!idle.function) return finished_.wait(lock, done), true;
+        if (!idle.function) finished_.wait(lock, done);
         while (!finished_.wait_for(lock, std::chrono::milliseconds(50), done)) {
             lock.unlock();
             idle.function(idle.context);

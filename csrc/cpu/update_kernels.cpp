@@ -43,16 +43,6 @@ METAGAN_INLINE auto with_type(DType dtype, Body body) {
     }
 }
 
-// Calls body(i, kind): by vectors as far as they go, then one by one.
-template <class A, class Body>
-METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
-    using V = typename VectorOf<A>::type;
-    constexpr int64_t kWidth = sizeof(V) / sizeof(A);
-    int64_t i = begin;
-    for (; i + kWidth <= end; i += kWidth) body(i, V{});
-    for (; i < end; ++i) body(i, A{});
-}
-
 // Calls body(i, kind, lr).
 template <class A, class Body>
 METAGAN_INLINE void for_each(int64_t begin, int64_t end, Rate rate, const Body& body) {
@@ -261,10 +251,7 @@ void scale(DType dtype, int64_t size, Buffer grads, double factor) {
 
 }  // namespace
 
-#define METAGAN_JOIN(a, b) a##b
-#define METAGAN_TABLE(isa) METAGAN_JOIN(update_kernels_, isa)
-
-const UpdateKernels METAGAN_TABLE(METAGAN_ISA) = {
+const UpdateKernels METAGAN_FOR_ISA(update_kernels_) = {
     sgd_step,   adam_step,      rmsprop_step, reptile_interpolate, reptile_gradient, meta_adam_step,
     ema_update, sum_of_squares, scale,
 };

@@ -6,29 +6,14 @@
 #include <vector>
 
 #include "../kernels.h"
-#include "isa.h"
+#include "dispatch.h"
 #include "parallel.h"
-#include "update_kernels.h"
 
 namespace metagan {
 namespace {
 
 constexpr int64_t kBlock = 16384;       // elements that a thread takes at a time
 constexpr int64_t kSmall = 2 * kBlock;  // below this, waking a thread takes longer than the work
-
-const UpdateKernels& kernels() {
-#ifdef METAGAN_X86
-    switch (current_isa()) {
-        case Isa::avx512:
-            return update_kernels_avx512;
-        case Isa::avx2:
-            return update_kernels_avx2;
-        default:
-            break;
-    }
-#endif
-    return update_kernels_portable;
-}
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -109,7 +94,7 @@ class Addresses {
 void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
               Matrix momentum_buffer_out, const LearningRate& lr, const SgdOptions& options) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().sgd_step;
+    const auto& kernel = update_kernels().sgd_step;
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
         of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
@@ -121,7 +106,7 @@ void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum
 void adam_step(const Launch& launch, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
                Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr, const AdamOptions& options) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().adam_step;
+    const auto& kernel = update_kernels().adam_step;
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
         of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
@@ -135,7 +120,7 @@ void rmsprop_step(const Launch& launch, Matrix params, Matrix grads, Matrix squa
                   Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
                   Matrix grad_avg_out, const LearningRate& lr, const RmspropOptions& options) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().rmsprop_step;
+    const auto& kernel = update_kernels().rmsprop_step;
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
         of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
@@ -149,7 +134,7 @@ void rmsprop_step(const Launch& launch, Matrix params, Matrix grads, Matrix squa
 void reptile_interpolate(const Launch& launch, const void* initial, Matrix adapted, const void* weights, void* out,
                          double step_size) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().reptile_interpolate;
+    const auto& kernel = update_kernels().reptile_interpolate;
     for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t begin, int64_t end) {
         kernel(launch.dtype, end - begin, of.at(initial, out, begin), of.at(adapted, launch.rows, weights, begin),
                step_size);
@@ -158,7 +143,7 @@ void reptile_interpolate(const Launch& launch, const void* initial, Matrix adapt
 
 void reptile_gradient(const Launch& launch, const void* initial, Matrix adapted, const void* weights, void* out) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().reptile_gradient;
+    const auto& kernel = update_kernels().reptile_gradient;
     for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t begin, int64_t end) {
         kernel(launch.dtype, end - begin, of.at(initial, out, begin), of.at(adapted, launch.rows, weights, begin));
     });
@@ -168,7 +153,7 @@ void meta_adam_step(const Launch& launch, const void* params, Matrix adapted, co
                     const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
                     const LearningRate& lr, const AdamOptions& options) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().meta_adam_step;
+    const auto& kernel = update_kernels().meta_adam_step;
     for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t first, int64_t last) {
         of.for_each_segment(lr, 0, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, begin),
@@ -180,7 +165,7 @@ void meta_adam_step(const Launch& launch, const void* params, Matrix adapted, co
 
 void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm) {
     const Addresses of(launch.dtype);
-    const UpdateKernels& kernel = kernels();
+    const UpdateKernels& kernel = update_kernels();
     const int64_t blocks = divide_up(launch.columns, kBlock);
     const bool in_place = grads.data == grads_out.data;
     std::vector<double> sums(static_cast<size_t>(launch.rows * blocks));
@@ -206,7 +191,7 @@ void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* 
 
 void ema_update(const Launch& launch, Matrix average, Matrix params, Matrix average_out, double decay) {
     const Addresses of(launch.dtype);
-    const auto& kernel = kernels().ema_update;
+    const auto& kernel = update_kernels().ema_update;
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t begin, int64_t end) {
         kernel(launch.dtype, end - begin, of.at(average, average_out, row, begin), of.at(params, row, begin), decay);
     });

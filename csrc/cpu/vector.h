@@ -123,5 +123,20 @@ METAGAN_INLINE DoubleVector square_root(DoubleVector x) {
 #endif
 }
 
+// Calls body(i, kind) for [begin, end): by vectors of A as far as they go, then one by one.
+template <class A, class Body>
+METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
+    using V = typename VectorOf<A>::type;
+    constexpr int64_t kWidth = sizeof(V) / sizeof(A);
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth) body(i, V{});
+    for (; i < end; ++i) body(i, A{});
+}
+
 }  // namespace
 }  // namespace metagan
+
+// name_<instruction set>, METAGAN_ISA being the one that a file is compiled for.
+#define METAGAN_JOIN_(a, b) a##b
+#define METAGAN_JOIN(a, b) METAGAN_JOIN_(a, b)
+#define METAGAN_FOR_ISA(name) METAGAN_JOIN(name, METAGAN_ISA)

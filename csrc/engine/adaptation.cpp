@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels.h"
-
 namespace metagan {
 namespace {
 
@@ -151,15 +149,18 @@ class History {
 }  // namespace
 
 QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
-                            int64_t task, int64_t evaluation, const float* generator, const float* discriminator) {
+                            int64_t task, int64_t evaluation, const float* generator, const float* discriminator,
+                            const float* opponent, const QueryGradients& gradients) {
     const Query q(engine, data, query, task, evaluation);
     QueryLosses losses;
-    losses.generator = worker.generator_loss(discriminator, generator, q.images.data(), q.generator_latents,
-                                             query.query, nullptr, nullptr);
-    losses.discriminator = worker
-                               .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents,
-                                                   q.interpolation, query.query, nullptr, nullptr)
-                               .loss;
+    losses.generator = worker.generator_loss(opponent, generator, q.images.data(), q.generator_latents, query.query,
+                                             gradients.generator_by_generator, gradients.generator_by_discriminator);
+    losses.discriminator =
+        worker
+            .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents, q.interpolation,
+                                query.query, gradients.discriminator_by_discriminator,
+                                gradients.discriminator_by_generator)
+            .loss;
     return losses;
 }
 
@@ -191,23 +192,18 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
         const double weight = objective.step_weights[static_cast<size_t>(step)];
         if (weight == 0) return;
-        const Query q(engine, data, query, task, objective.multi_step ? step : 0);
         const float factor = static_cast<float>(weight);
         Accumulate generator_by_generator(adjoint ? sweeps[0].params.generator : gradient.generator, factor);
         Accumulate generator_by_discriminator(sweeps[0].params.discriminator, factor);
         Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
         Accumulate discriminator_by_discriminator(adjoint ? sweeps[1].params.discriminator : gradient.discriminator,
                                                   factor);
-        const float* const opponent = objective.against_initial ? data.initial_discriminator : discriminator;
-        QueryLosses here;
-        here.generator = worker.generator_loss(
-            opponent, generator, q.images.data(), q.generator_latents, query.query, &generator_by_generator,
-            adjoint && !objective.against_initial ? &generator_by_discriminator : nullptr);
-        here.discriminator = worker
-                                 .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents,
-                                                     q.interpolation, query.query, &discriminator_by_discriminator,
-                                                     adjoint ? &discriminator_by_generator : nullptr)
-                                 .loss;
+        const bool initial = objective.against_initial;
+        const QueryLosses here =
+            query_losses_of(engine, worker, data, query, task, objective.multi_step ? step : 0, generator,
+                            discriminator, initial ? data.initial_discriminator : discriminator,
+                            {&generator_by_generator, adjoint && !initial ? &generator_by_discriminator : nullptr,
+                             adjoint ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
         if (step + 1 == data.steps) losses = here;
     };
 

@@ -43,9 +43,16 @@ struct QueryLosses {
     double discriminator = 0, generator = 0;
 };
 
-// `evaluation`: which of the query's draws.
+// Where the gradients of each query loss by each network go; null: not wanted.
+struct QueryGradients {
+    GradientSink *generator_by_generator = nullptr, *generator_by_discriminator = nullptr;
+    GradientSink *discriminator_by_generator = nullptr, *discriminator_by_discriminator = nullptr;
+};
+
+// `evaluation`: which of the query's draws; `opponent`: the discriminator that judges the generator.
 QueryLosses query_losses_of(const Engine&, Worker&, const TaskData&, const QueryData&, int64_t task, int64_t evaluation,
-                            const float* generator, const float* discriminator);
+                            const float* generator, const float* discriminator, const float* opponent,
+                            const QueryGradients& = {});
 
 // Adapts to a task and adds the gradients of its query losses to `gradient`: taken at the adapted parameters, or
 // through the inner loop.

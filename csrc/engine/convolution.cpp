@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
-#include "kernels.h"
 #include "operations.h"
 #include "scratch.h"
 

@@ -1,13 +1,13 @@
 #include "engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <exception>
 #include <stdexcept>
 #include <thread>
 
 #include "../cpu/parallel.h"
-#include "../kernels.h"
 #include "adaptation.h"
 #include "ordered_sum.h"
 #include "worker.h"
@@ -19,6 +19,15 @@ bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalt
 
 // Images of a discriminator that a discriminator step holds: real, fake, and the penalty's points and their tangents.
 int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
+
+// Adds a task's part(i) to a mean over tasks, which come in order; rounds as reference.reptile_gradient does.
+template <class Part>
+void add_to_mean(int64_t task, int64_t tasks, int64_t size, float* out, const Part& part) {
+    for (int64_t i = 0; i < size; ++i) out[i] = task == 0 ? part(i) : out[i] + part(i);
+    if (task + 1 < tasks) return;
+    const float scale = static_cast<float>(1.0 / static_cast<double>(tasks));
+    for (int64_t i = 0; i < size; ++i) out[i] *= scale;
+}
 
 // Asks the caller whether to go on, at most every 50 ms; other threads read what it said.
 class Stop {
@@ -96,40 +105,26 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
                         const Interrupted& interrupted) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
-    const bool rows = generator.params != nullptr;
-    const bool difference = generator.difference != nullptr;
+    const bool rows = generator.params != nullptr;  // else the mean difference is wanted
     OrderedSum sum(rows ? 0 : std::min(data.threads, data.tasks) + 1, g + d);
-    const float scale = static_cast<float>(1.0 / static_cast<double>(data.tasks));
     sum.begin([&](int64_t task, const float* adapted) {
         const auto add = [&](const float* initial, const float* row, float* out, int64_t size) {
-            for (int64_t i = 0; i < size; ++i)
-                out[i] = task == 0 ? initial[i] - row[i] : out[i] + (initial[i] - row[i]);
-            if (task + 1 == data.tasks)
-                for (int64_t i = 0; i < size; ++i) out[i] *= scale;
+            add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return initial[i] - row[i]; });
         };
         add(data.initial_generator, adapted, generator.difference, g);
         add(data.initial_discriminator, adapted + g, discriminator.difference, d);
     });
-    const bool completed =
-        for_each_task(data.tasks, data.threads, data.batch, step_images(plan_.loss, data.batch), interrupted,
-                      [&](Worker& worker, int64_t task) {
-                          float* const own = rows ? nullptr : sum.acquire();
-                          Adaptation adaptation(*this, worker, data, task, rows ? generator.params + task * g : own,
-                                                rows ? discriminator.params + task * d : own + g, generator.buffers,
-                                                discriminator.buffers);
-                          for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) adaptation.step(step);
-                          adaptation.write_metrics();
-                          if (!rows) sum.finish(task, own);
-                      });
-    if (rows && difference && completed) {
-        const auto mean = [&](const float* initial, float* adapted, float* out, int64_t size) {
-            reptile_gradient({DType::float32, data.tasks, size, static_cast<int>(data.threads)}, initial,
-                             {adapted, size}, nullptr, out);
-        };
-        mean(data.initial_generator, generator.params, generator.difference, g);
-        mean(data.initial_discriminator, discriminator.params, discriminator.difference, d);
-    }
-    return completed;
+    return for_each_task(data.tasks, data.threads, data.batch, step_images(plan_.loss, data.batch), interrupted,
+                         [&](Worker& worker, int64_t task) {
+                             float* const own = rows ? nullptr : sum.acquire();
+                             Adaptation adaptation(*this, worker, data, task, rows ? generator.params + task * g : own,
+                                                   rows ? discriminator.params + task * d : own + g, generator.buffers,
+                                                   discriminator.buffers);
+                             for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step)
+                                 adaptation.step(step);
+                             adaptation.write_metrics();
+                             if (!rows) sum.finish(task, own);
+                         });
 }
 
 bool Engine::query_gradient(const TaskData& data, const QueryData& query, const QueryObjective& objective,
@@ -137,12 +132,9 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
     const std::lock_guard<std::mutex> lock(mutex_);
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
     OrderedSum sum(std::min(data.threads, data.tasks) + 1, g + d);
-    const float scale = static_cast<float>(1.0 / static_cast<double>(data.tasks));
     sum.begin([&](int64_t task, const float* gradient) {
         const auto add = [&](const float* row, float* out, int64_t size) {
-            for (int64_t i = 0; i < size; ++i) out[i] = task == 0 ? row[i] : out[i] + row[i];
-            if (task + 1 == data.tasks)
-                for (int64_t i = 0; i < size; ++i) out[i] *= scale;
+            add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return row[i]; });
         };
         add(gradient, generator_gradient, g);
         add(gradient + g, discriminator_gradient, d);
@@ -166,9 +158,10 @@ bool Engine::query_losses(const TaskData& data, const QueryData& query, const fl
     const std::lock_guard<std::mutex> lock(mutex_);
     return for_each_task(data.tasks, data.threads, query.query, step_images(plan_.loss, query.query), interrupted,
                          [&](Worker& worker, int64_t task) {
-                             const QueryLosses losses = query_losses_of(
-                                 *this, worker, data, query, task, 0, generator + task * plan_.generator.numel,
-                                 discriminator + task * plan_.discriminator.numel);
+                             const float* const opponent = discriminator + task * plan_.discriminator.numel;
+                             const QueryLosses losses =
+                                 query_losses_of(*this, worker, data, query, task, 0,
+                                                 generator + task * plan_.generator.numel, opponent, opponent);
                              data.metrics[task] = static_cast<float>(losses.discriminator);
                              data.metrics[data.tasks + task] = static_cast<float>(losses.generator);
                          });

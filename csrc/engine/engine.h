@@ -2,7 +2,6 @@
 // metagan_fast/_core.pyi gives their shapes.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,7 +39,8 @@ struct QueryData {
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
 };
 
-// Where adapted parameters go: rows [tasks][numel] of parameters and of each optimizer buffer, or the mean difference.
+// Where adapted parameters go: rows [tasks][numel] of parameters and of each optimizer buffer, or, without rows, the
+// mean over tasks of initial - adapted ones.
 struct Outputs {
     float* params = nullptr;
     std::vector<float*> buffers;
@@ -79,7 +79,6 @@ class Engine {
 
   private:
     friend class Worker;
-    struct Schedule;
 
     // Calls body(worker, task) for every task: side by side, or one after another with all threads in each when tasks
     // are fewer than threads.

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <set>
 
-#include "../cpu/isa.h"
-#include "../cpu/layer_kernels.h"
-#include "kernels.h"
+#include "../cpu/dispatch.h"
 
 namespace metagan {
 namespace {

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
-#include "kernels.h"
 #include "operations.h"
 #include "scratch.h"
 

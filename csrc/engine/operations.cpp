@@ -26,12 +26,7 @@ std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::
 
 float* thread_scratch(int64_t floats) {
     thread_local Array<float> array;
-    thread_local int64_t size = 0;
-    if (floats > size) {
-        array = Array<float>(floats);
-        size = floats;
-    }
-    return array.data();
+    return array.at_least(floats);
 }
 
 }  // namespace metagan

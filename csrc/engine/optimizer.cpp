@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels.h"
+#include "../cpu/dispatch.h"
 
 namespace metagan {
 

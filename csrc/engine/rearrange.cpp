@@ -4,8 +4,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
-#include "kernels.h"
 #include "operations.h"
 
 namespace metagan {

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels.h"
-
 namespace metagan {
 namespace {
 
@@ -37,15 +35,8 @@ bool Worker::fits(int64_t generator_images, int64_t discriminator_images) const 
 }
 
 float* Worker::array(size_t slot, int64_t floats) {
-    if (slot >= arrays_.size()) {
-        arrays_.resize(slot + 1);
-        array_sizes_.resize(slot + 1);
-    }
-    if (floats > array_sizes_[slot]) {
-        arrays_[slot] = Array<float>(floats);
-        array_sizes_[slot] = floats;
-    }
-    return arrays_[slot].data();
+    if (slot >= arrays_.size()) arrays_.resize(slot + 1);
+    return arrays_[slot].at_least(floats);
 }
 
 Pass Worker::pass(const float* params, const float* params_dot) const {
@@ -92,6 +83,17 @@ void Worker::cotangents_to_generator(int64_t from, int64_t count, int64_t to) {
     Activations &g = generator_.activations, &d = discriminator_.activations;
     const int fake = engine_.generator().plan().output, image = engine_.discriminator().plan().input;
     copy_across(d.shape(image), count, d.bar(image, from), d.stride(image), g.bar(fake, to), g.stride(fake));
+}
+
+// Carries the discriminator's cotangents of the fake images, from `from` on, back through the generator.
+void Worker::reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient) {
+    cotangents_to_generator(from, count, 0);
+    batches_ = {{0, count}};
+    Reverse reverse;
+    reverse.images = {0, count};
+    reverse.input_wanted = false;
+    reverse.gradients = &gradient;
+    engine_.generator().reverse(pass(params), generator_, reverse);
 }
 
 // What batch norm takes together: real and fake images, or each apart, and the penalty's points.
@@ -191,15 +193,7 @@ Scores Worker::discriminator_loss(const float* discriminator, const float* gener
     fake_to_discriminator(0, count, count);
     const Scores result = discriminator_passes(discriminator, real, interpolation, count, discriminator_gradient,
                                                generator_gradient != nullptr);
-    if (generator_gradient) {
-        cotangents_to_generator(count, count, 0);
-        batches_ = {{0, count}};
-        Reverse reverse;
-        reverse.images = {0, count};
-        reverse.input_wanted = false;
-        reverse.gradients = generator_gradient;
-        engine_.generator().reverse(pass(generator), generator_, reverse);
-    }
+    if (generator_gradient) reverse_generator(generator, count, count, *generator_gradient);
     return result;
 }
 
@@ -226,13 +220,7 @@ double Worker::generator_loss(const float* discriminator, const float* generator
     reverse.images = {0, first + count};
     reverse.gradients = discriminator_gradient;
     network.reverse(pass(discriminator), discriminator_, reverse);
-    cotangents_to_generator(first, count, 0);
-    batches_ = {{0, count}};
-    Reverse through_generator;
-    through_generator.images = {0, count};
-    through_generator.input_wanted = false;
-    through_generator.gradients = generator_gradient;
-    engine_.generator().reverse(pass(generator), generator_, through_generator);
+    reverse_generator(generator, first, count, *generator_gradient);
     return value;
 }
 
@@ -270,13 +258,7 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
         reverse.gradients = &by_discriminator;
         network.reverse(along, discriminator_, reverse);
         // The mixed derivative: the fake images are the generator's.
-        cotangents_to_generator(count, count, 0);
-        batches_ = {{0, count}};
-        Reverse through_generator;
-        through_generator.images = {0, count};
-        through_generator.input_wanted = false;
-        through_generator.gradients = &by_generator;
-        engine_.generator().reverse(pass(generator), generator_, through_generator);
+        reverse_generator(generator, count, count, by_generator);
     }
 }
 

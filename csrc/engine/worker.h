@@ -57,6 +57,7 @@ class Worker {
     void fake_to_discriminator(int64_t fake_first, int64_t count, int64_t to);
     void images_to_discriminator(const float* const* images, int64_t count, int64_t to);
     void cotangents_to_generator(int64_t from, int64_t count, int64_t to);
+    void reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient);
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
     std::vector<Range> batches(int64_t count, bool penalty) const;
@@ -68,7 +69,6 @@ class Worker {
     int64_t generator_images_, discriminator_images_;
     std::vector<Range> batches_;
     std::vector<Array<float>> arrays_;
-    std::vector<int64_t> array_sizes_;
 };
 
 }  // namespace metagan

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import _native, functional
+from .. import _native
 from ..flat import FlatLayout
 from ..inner import OPTIMIZERS, InnerLoop, Network
 from ..losses import (
@@ -95,7 +95,7 @@ class NativeExecutor:
         inner: InnerLoop,
         precision: str = "float32",
     ) -> None:
-        available, reason = _native.engine_is_available()
+        available, reason = _native.is_available()
         if not available:
             raise ValueError(reason)
         self.generator, self.discriminator = make_plans(
@@ -138,7 +138,7 @@ class NativeExecutor:
         ):
             rows = call.write(role, batch.tasks, plan.numel)
             state = Network(rows)
-            if before is not None or self._inner.inner_state == "persist":
+            if before is not None or self.hands_on_state:
                 state = self._inner.start(rows, before)
             networks.append(state._replace(updates=state.updates + updates))
         call.update("generator_buffers", networks[0].buffers)
@@ -148,18 +148,16 @@ class NativeExecutor:
         self._engine.inner_loop(call.arguments)
         return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS))
 
-    def reptile_gradient(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None = None
-    ) -> MetaGradient:
+    @property
+    def hands_on_state(self) -> bool:
+        """Whether the optimizers' state outlives an inner loop, so that all it ends with is wanted."""
+        return self._inner.inner_state == "persist"
+
+    def reptile_gradient(self, initial: Parameters, batch: TaskBatch, noise: Noise) -> MetaGradient:
         """Return the mean over tasks of initial - adapted parameters, never holding all adapted ones.
 
-        The same bytes as `functional.reptile_gradient` of what `inner_loop` returns.
+        The same bytes as `functional.reptile_gradient` of what `inner_loop` returns, without optimizer state.
         """
-        if carried is not None or self._inner.inner_state == "persist":  # the caller wants the optimizers' state
-            adapted = self.inner_loop(initial, batch, noise, carried)
-            generator = functional.reptile_gradient(initial.generator, adapted.generator)
-            discriminator = functional.reptile_gradient(initial.discriminator, adapted.discriminator)
-            return MetaGradient(generator, discriminator, adapted.metrics, adapted.networks)
         call = self._inner_call(initial, batch, noise)
         generator = call.write("generator_difference", self.generator.numel)
         discriminator = call.write("discriminator_difference", self.discriminator.numel)
@@ -344,10 +342,9 @@ def _penalty_settings(penalty: Penalty | None) -> dict[str, Any]:
 
 def inner_settings(inner: InnerLoop) -> dict[str, Any]:
     """Return the inner optimizer as the engine reads it."""
-    momentum = 0.9 if inner.optimizer == "momentum" and inner.momentum is None else inner.momentum or 0.0
     return {
         "optimizer": inner.optimizer,
-        "momentum": float(momentum),
+        "momentum": float(inner.momentum_factor),
         "beta1": float(inner.betas[0]),
         "beta2": float(inner.betas[1]),
         "eps": float(inner.eps),

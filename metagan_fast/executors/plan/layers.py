@@ -51,6 +51,10 @@ def _tensor(x: Any) -> Arrangement:
     return x
 
 
+def _refuse_unless_images(x: Any) -> None:
+    _refuse_unless(len(_tensor(x).shape) == 3, "it needs images [n, C, H, W]")
+
+
 def _parameters(*values: Any) -> list[Parameter | None]:
     ours = all(value is None or isinstance(value, Parameter) for value in values)
     _refuse_unless(ours, "its weights are computed, not parameters")
@@ -87,7 +91,7 @@ def _convolution(
         _refuse_unless(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads unevenly')
         padding = [t // 2 for t in total]
     pads = (0, 0) if isinstance(padding, str) else _pair(padding)
-    _refuse_unless(len(_tensor(input).shape) == 3, "it needs images [n, C, H, W]")
+    _refuse_unless_images(input)
     return b.emit("convolution", [input], parameters=parameters, integers=(*kernel, *strides, *pads, *dilations))
 
 
@@ -106,7 +110,7 @@ def _transposed_convolution(
     _refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
     parameters = _parameters(weight, bias)
     integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
-    _refuse_unless(len(_tensor(input).shape) == 3, "it needs images [n, C, H, W]")
+    _refuse_unless_images(input)
     return b.emit("transposed_convolution", [input], parameters=parameters, integers=integers)
 
 
@@ -194,7 +198,7 @@ def _instance_norm(
     eps: float = 1e-5,
 ) -> Arrangement:
     _refuse_unless(use_input_stats, "it normalises by running statistics")
-    _refuse_unless(len(_tensor(input).shape) == 3, "it needs images [n, C, H, W]")
+    _refuse_unless_images(input)
     return _normalize(b, input, weight, bias, eps, channels=1, positions=math.prod(input.shape[1:]))
 
 
@@ -299,7 +303,7 @@ def _max_pool(
     ceil_mode: bool = False,  # shows in the shape of the output
     return_indices: bool = False,
 ) -> Arrangement:
-    _refuse_unless(len(_tensor(input).shape) == 3, "it needs images [n, C, H, W]")
+    _refuse_unless_images(input)
     kernel = _pair(kernel_size)
     strides = _pair(stride) if stride else kernel
     return b.emit("max_pool", [input], integers=(*kernel, *strides, *_pair(padding), *_pair(dilation)))
@@ -307,7 +311,7 @@ def _max_pool(
 
 @_converts(F.adaptive_max_pool2d)
 def _adaptive_max_pool(b: Builder, input: Arrangement, output_size: Any, return_indices: bool = False) -> Arrangement:
-    _refuse_unless(len(_tensor(input).shape) == 3, "it needs images [n, C, H, W]")
+    _refuse_unless_images(input)
     sides = list(zip(input.shape[1:], b.output_shape[1:], strict=True))
     _refuse_unless(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")
     kernel = tuple(size // out for size, out in sides)

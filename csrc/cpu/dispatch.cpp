@@ -1,6 +1,6 @@
-#include "kernels.h"
+#include "dispatch.h"
 
-#include "../cpu/isa.h"
+#include "isa.h"
 
 namespace metagan {
 namespace {

@@ -1,9 +1,9 @@
 // The kernels of the instruction set in use.
 #pragma once
 
-#include "../cpu/gemm.h"
-#include "../cpu/layer_kernels.h"
-#include "../cpu/update_kernels.h"
+#include "gemm.h"
+#include "layer_kernels.h"
+#include "update_kernels.h"
 
 namespace metagan {
 
