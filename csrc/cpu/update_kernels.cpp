@@ -125,12 +125,15 @@ void rmsprop_step(DType dtype, int64_t size, Buffer params, const void* grads, B
 }
 
 // The mean or weighted sum over tasks, added in index order, of initial - adapted, or of adapted - initial.
-// All tasks' elements are read side by side, so the sum stays in a register; a kilobyte ahead of each is fetched early,
-// because there are more rows than the processor follows by itself.
+//
+// Eight tasks' rows are read side by side, which is about as many as the processor's prefetchers follow, over a stretch
+// of columns long enough for them to get going; the sums of one group wait in the second-level cache for the next.
+// Each row's next half kilobyte is asked for early. Of groups of 4, 8 and 16, stretches of 2048 to 16384 columns and
+// distances of 0 to 2 kilobytes this was the fastest on a Zen 4, 1.2 to 1.4 times as fast as all 16 rows at once.
 template <class T, bool kTowardsAdapted>
 struct TaskSum {
     using A = Arithmetic<T>;
-    static constexpr int64_t kAhead = 1024 / sizeof(T);
+    static constexpr int64_t kGroup = 8, kStretch = 8192, kAhead = 512 / sizeof(T);
     const T* adapted;
     int64_t row_stride, count;
     const A* weights;
@@ -152,24 +155,45 @@ struct TaskSum {
         return weights ? weights[task] * result : result;
     }
 
+    // Adds tasks [first, last) to a total; task 0 begins it.
     template <class V>
-    METAGAN_INLINE V operator()(V initial, int64_t i) const {
-        V total = difference(initial, 0, i);
-        for (int64_t task = 1; task < count; ++task) total = total + difference(initial, task, i);
-        return weights ? total : total * scale;
+    METAGAN_INLINE V add(V total, V initial, int64_t first, int64_t last, int64_t i) const {
+        for (int64_t task = first; task < last; ++task) {
+            const V term = difference(initial, task, i);
+            total = task == 0 ? term : total + term;
+        }
+        return total;
+    }
+
+    // Calls body(i, kind, initial, sum) for all i below `size`; body may overwrite the initial parameters at i.
+    template <class Body>
+    METAGAN_INLINE void for_each(int64_t size, const Elements<T>& initial, const Body& body) const {
+        alignas(64) A waiting[kStretch];
+        const int64_t last = (count - 1) / kGroup * kGroup;  // first task of the last group
+        for (int64_t begin = 0; begin < size; begin += kStretch) {
+            const int64_t end = begin + kStretch < size ? begin + kStretch : size;
+            for (int64_t first = 0; first < last; first += kGroup)
+                metagan::for_each<A>(begin, end, [&](int64_t i, auto kind) {
+                    const auto before = first ? load(waiting + i - begin, kind) : kind;
+                    store(waiting + i - begin, add(before, initial.load(i, kind), first, first + kGroup, i));
+                });
+            metagan::for_each<A>(begin, end, [&](int64_t i, auto kind) {
+                const auto from = initial.load(i, kind);
+                const auto before = last ? load(waiting + i - begin, kind) : kind;
+                const auto total = add(before, from, last, count, i);
+                body(i, kind, from, weights ? total : total * scale);
+            });
+        }
     }
 };
 
 void reptile_interpolate(DType dtype, int64_t size, Buffer initial, Tasks tasks, double step_size) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
-        using A = Arithmetic<T>;
         const Elements<T> start(initial);
-        const TaskSum<T, true> sum(tasks);
-        const A step = static_cast<A>(step_size);
-        for_each<A>(0, size, [=](int64_t i, auto kind) {
-            const auto from = start.load(i, kind);
-            start.store(i, metagan::reptile_interpolate(from, sum(from, i), step));
+        const auto step = static_cast<Arithmetic<T>>(step_size);
+        TaskSum<T, true>(tasks).for_each(size, start, [=](int64_t i, auto, auto from, auto sum) {
+            start.store(i, metagan::reptile_interpolate(from, sum, step));
         });
     });
 }
@@ -178,8 +202,7 @@ void reptile_gradient(DType dtype, int64_t size, Buffer initial, Tasks tasks) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
         const Elements<T> start(initial);
-        const TaskSum<T, false> sum(tasks);
-        for_each<Arithmetic<T>>(0, size, [=](int64_t i, auto kind) { start.store(i, sum(start.load(i, kind), i)); });
+        TaskSum<T, false>(tasks).for_each(size, start, [=](int64_t i, auto, auto, auto sum) { start.store(i, sum); });
     });
 }
 
@@ -190,14 +213,25 @@ void meta_adam_step(DType dtype, int64_t size, Buffer params, Tasks tasks, Buffe
         using A = Arithmetic<T>;
         const AdamUpdate<A> update(options);
         const Elements<T> p(params), m(exp_avg), v(exp_avg_sq);
-        const TaskSum<T, false> sum(tasks);
-        for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
-            auto param = p.load(i, kind), first = m.load(i, kind), second = v.load(i, kind);
-            update(param, sum(param, i), first, second, lr);
+        const auto apply = [=](int64_t i, auto kind, auto param, auto sum, auto lr) {
+            auto first = m.load(i, kind), second = v.load(i, kind);
+            update(param, sum, first, second, lr);
             p.store(i, param);
             m.store(i, first);
             v.store(i, second);
-        });
+        };
+        const TaskSum<T, false> tasks_sum(tasks);
+        if (rate.elements) {
+            const Elements<A> lr(rate.elements);
+            tasks_sum.for_each(size, p, [=](int64_t i, auto kind, auto param, auto sum) {
+                apply(i, kind, param, sum, lr.load(i, kind));
+            });
+        } else {
+            const A lr = static_cast<A>(rate.value);
+            tasks_sum.for_each(size, p, [=](int64_t i, auto kind, auto param, auto sum) {
+                apply(i, kind, param, sum, lr);
+            });
+        }
     });
 }
 
