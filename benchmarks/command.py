@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from . import machine, ops, records, workloads
+from .contenders import CONTENDERS
 from .records import Record
 
 CASES: dict[str, ops.OpCase | workloads.WorkloadCase] = {case.name: case for case in (*ops.CASES, *workloads.CASES)}
@@ -42,7 +43,9 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
         counts = options.threads or sorted({1, torch.get_num_threads()})
         return ops.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
     counts = options.threads or [torch.get_num_threads()]
-    return workloads.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
+    return workloads.run(
+        case, thread_counts=counts, quick=options.quick, rounds=options.rounds, contenders=options.contenders
+    )
 
 
 def _selected(names: Sequence[str]) -> list[str]:
@@ -69,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         default=list(GROUPS),
         metavar="CASE",
         help="cases, or 'ops' or 'workloads'",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=tuple(CONTENDERS),
+        metavar="NAME",
+        help=f"who runs the workloads beside the plain loop, of {', '.join(CONTENDERS)}; each case has its own list",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and steps; nothing that has to compile")
     parser.add_argument("--out", metavar="FILE", help="append the records to this file as JSON lines")

@@ -143,6 +143,7 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         Contender(BASELINE, _plain),
+        Contender("native executor", lambda problem: _ours(problem, "native")),
         Contender("torch executor", lambda problem: _ours(problem, "torch")),
         Contender("vmap", lambda problem: _vectorised(problem, vmap.vectorised_step), ("reptile",)),
         Contender("compile", _compile, ("reptile",), slow_start=True),

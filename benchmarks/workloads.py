@@ -59,8 +59,9 @@ class WorkloadCase:
         return dataclasses.replace(self, steps=min(self.steps, 2), rounds=2, checked_tasks=1)
 
 
-_SMALL = (BASELINE, "torch executor", "vmap", "compile", "jax")
-_LARGE = (BASELINE, "torch executor", "vmap")
+_OURS = ("native executor", "torch executor")
+_SMALL = (BASELINE, *_OURS, "vmap", "compile", "jax")
+_LARGE = (BASELINE, *_OURS, "vmap")
 CASES = (
     WorkloadCase("mlp-8", "mlp-8", 16, _SMALL, rounds=15),
     WorkloadCase("dcgan-16", "dcgan-16", 16, _SMALL, rounds=7),
@@ -72,7 +73,7 @@ CASES = (
         "maml-32",
         "maml-32",
         8,
-        (BASELINE, "torch executor", "higher", "torchopt"),
+        (BASELINE, *_OURS, "higher", "torchopt"),
         algorithm="maml",
         loss="non-saturating",
         steps=5,
@@ -83,15 +84,24 @@ CASES = (
 
 
 def run(
-    case: WorkloadCase, *, thread_counts: Sequence[int], quick: bool = False, rounds: int | None = None
+    case: WorkloadCase,
+    *,
+    thread_counts: Sequence[int],
+    quick: bool = False,
+    rounds: int | None = None,
+    contenders: Sequence[str] | None = None,
 ) -> Iterator[Record]:
     """Check every contender's result, then time all of them together.
+
+    `contenders` names those that run beside the baseline; None: the case's own.
 
     Raises:
         AssertionError: a result is further from float64 than design allows.
     """
     if quick:
         case = case.quick()
+    if contenders is not None:
+        case = dataclasses.replace(case, contenders=(BASELINE, *(name for name in contenders if name != BASELINE)))
     problem = case.draw()
     for count in thread_counts:
         with machine.threads(count):
