@@ -160,6 +160,7 @@ NETWORKS = {
     "resnet-discriminator": lambda: Case(mgf.models.resnet(8, 2, 4, 2, 10)[1], (2, 8, 8), 3),
     "wide-convolution": lambda: Case(nn.Conv2d(70, 50, 5, padding=2), (70, 9, 11), 5),
     "wide-transposed": lambda: Case(nn.ConvTranspose2d(70, 50, 4, 2, 1), (70, 5, 7), 5),
+    "padded-pixel": lambda: Case(nn.Conv2d(1, 1, 1, stride=(1, 3), padding=(0, 1)), (1, 1, 1), 3),
     "wide-linear": lambda: Case(nn.Linear(1000, 300), (1000,), 17),
 }
 

@@ -11,9 +11,9 @@
 //     multiply:  Y (+)= W P       a convolution; its gradient by the input, with the roles of the images exchanged
 //     correlate: W (+)= Y P^T     the gradient by the weights
 //
-// Blocking is BLIS's: the micro-kernel holds a tile of Y (kTileRows x two vectors) in registers and walks over k; a
-// block of P, kDepth deep, is packed into panels as wide as the tile and stays in the second-level cache while every
-// row of W passes by once. W is broadcast element by element, so it is read where it lies.
+// Blocking is BLIS's: the micro-kernel holds a tile of Y in registers and walks over k; a block of P, kDepth deep,
+// stays in the second-level cache while every row of W passes by once. W is broadcast element by element, so it is read
+// where it lies; P is too where its columns make up vectors, and is packed into panels as wide as the tile elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +52,7 @@ struct Part {
 
 constexpr int64_t kDepth = 256;  // what is summed between two visits of a result
 constexpr int64_t kWidth = 512;  // columns packed at a time by `multiply`
-constexpr int64_t kChunk = 128;  // columns of W that `correlate` finishes at a time
+constexpr int64_t kChunk = 384;  // columns of W that `correlate` finishes at a time, at most
 constexpr int64_t kPackFloats = kDepth * kWidth;
 
 struct GemmKernels {

@@ -7,12 +7,6 @@
 namespace metagan {
 namespace {
 
-METAGAN_INLINE float total(FloatVector x) {
-    float sum = 0;
-    for (int i = 0; i < kFloats; ++i) sum += x[i];
-    return sum;
-}
-
 // The sums over i of what term(i, kind) returns in sums[]: float within a run, double across runs.
 template <int kSums, class Term>
 METAGAN_INLINE void add_sums(int64_t length, double* totals, const Term& term) {

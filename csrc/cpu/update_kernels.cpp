@@ -228,9 +228,8 @@ void meta_adam_step(DType dtype, int64_t size, Buffer params, Tasks tasks, Buffe
             });
         } else {
             const A lr = static_cast<A>(rate.value);
-            tasks_sum.for_each(size, p, [=](int64_t i, auto kind, auto param, auto sum) {
-                apply(i, kind, param, sum, lr);
-            });
+            tasks_sum.for_each(size, p,
+                               [=](int64_t i, auto kind, auto param, auto sum) { apply(i, kind, param, sum, lr); });
         }
     });
 }

@@ -3,6 +3,7 @@
 // do for one element.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "../numbers.h"
@@ -95,6 +96,37 @@ METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
     const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
     const BFloat16Vector stored = __builtin_convertvector(is_nan ? quiet_nan : rounded, BFloat16Vector);
     __builtin_memcpy(to, &stored, sizeof stored);
+}
+
+// The first `count` elements, at most a vector of them; the others are 0 and left alone.
+METAGAN_INLINE FloatVector load_first(const float* from, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#else
+    FloatVector result = {};
+    __builtin_memcpy(&result, from, static_cast<size_t>(count) * sizeof(float));
+    return result;
+#endif
+}
+
+METAGAN_INLINE void store_first(float* to, int count, FloatVector value) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#else
+    __builtin_memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
+#endif
+}
+
+METAGAN_INLINE float total(FloatVector x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(x);
+#else
+    float lanes[kFloats];
+    __builtin_memcpy(lanes, &x, sizeof lanes);
+    for (int half = kFloats / 2; half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+    return lanes[0];
+#endif
 }
 
 METAGAN_INLINE FloatVector square_root(FloatVector x) {

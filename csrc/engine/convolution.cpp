@@ -206,9 +206,10 @@ class Convolution : public Operation {
                      {v[1], v[3], v[5], v[7], large.width, small.width},
                      large.channels,
                      small.channels};
-        one_pixel_ = large.positions() == 1 && small.positions() == 1 && geometry_.taps() == 1;
         large_border_ = Gather::border(geometry_);
         small_border_ = Spread::border(geometry_);
+        one_pixel_ = large.positions() == 1 && small.positions() == 1 && geometry_.taps() == 1 &&
+                     !large_border_.needed && !small_border_.needed;
         gather_ = Gather::tables(geometry_, large_border_, true);
         spread_ = Spread::tables(geometry_, small_border_);
         correlate_ = Gather::tables(geometry_, large_border_, false).front();
@@ -398,12 +399,16 @@ class Convolution : public Operation {
         Result result{small, a.stride(small_value), a.shape(small_value).positions(), correlate_.y_position.data()};
         if (one_pixel_) result.y_position = patches.b_position;
         const int64_t rows = geometry_.small_channels, columns = geometry_.weights_of_small();
-        parallel_for((columns + kChunk - 1) / kChunk, pass.threads, [&](int64_t chunk) {
-            const int64_t first = chunk * kChunk, last = std::min(columns, first + kChunk);
-            float* const pack = thread_scratch(kPackFloats + rows * kChunk);
+        // As large as a cache holds, but enough of them for the threads to share out.
+        const int64_t fits = std::min(kChunk, kPackFloats / rows), share = columns / (4 * pass.threads);
+        const int64_t wanted = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
+        const int64_t unit = gemm_kernels().tile_columns, chunk = (wanted + unit - 1) / unit * unit;
+        parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
+            const int64_t first = index * chunk, last = std::min(columns, first + chunk);
+            float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
-            gemm_kernels().correlate(patches, result, {0, rows, first, last}, out, kChunk, pack);
-            gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, kChunk);
+            gemm_kernels().correlate(patches, result, {0, rows, first, last}, out, chunk, pack);
+            gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
         });
     }
 
