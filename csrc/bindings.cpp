@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/profile.h"
 #include "engine/engine.h"
 #include "kernels.h"
 
@@ -310,6 +311,14 @@ PYBIND11_MODULE(_core, module) {
     module.def("available_isas", &available_isas);
     module.def("isa", [] { return name(current_isa()); });
     module.def("set_isa", &set_isa);
+    module.def("set_profiling", &set_profiling);
+    module.def("profile", [] {
+        constexpr const char* kNames[kWorks] = {"other",         "multiply",   "correlate", "pack",
+                                                "normalization", "activation", "rearrange", "update"};
+        py::dict seconds;
+        for (int work = 0; work < kWorks; ++work) seconds[kNames[work]] = profiled_seconds(static_cast<Work>(work));
+        return seconds;
+    });
     if (const char* wanted = std::getenv("METAGAN_FAST_ISA"); wanted && *wanted) {
         try {
             set_isa(wanted);

@@ -45,6 +45,12 @@ def set_isa(name: str) -> None:
     Raises ValueError when the processor does not have it.
     """
 
+def set_profiling(on: bool) -> None:
+    """Begin counting what the engine's threads spend their time on, from 0, or end it. For benchmarks."""
+
+def profile() -> dict[str, float]:
+    """Return the seconds of all threads together by kind of work since `set_profiling(True)`."""
+
 def sgd_step(
     dtype: int,
     rows: int,

@@ -6,7 +6,8 @@
 //     b + channel * b_channel + b_tap[tap] + image * b_image + b_position[position].
 // W[m][k] is the weight, at w + m * w_row + channel * w_channel + w_tap[tap], and Y[m][j] the result, at
 // y + m * y_row + image * y_image + y_position[position]. So any stride, dilation, flip or subset of taps and positions
-// is a matter of tables. The source is padded beforehand, which leaves no bounds to check.
+// is a matter of tables. The source is padded beforehand, which leaves no bounds to check. Positions whose taps fall on
+// padding make products of their own, with fewer taps and the same weights.
 //
 //     multiply:  Y (+)= W P       a convolution; its gradient by the input, with the roles of the images exchanged
 //     correlate: W (+)= Y P^T     the gradient by the weights
@@ -33,9 +34,8 @@ struct Patches {
 };
 
 struct Weights {
-    float* w = nullptr;
+    const float* w = nullptr;
     int64_t w_row = 0, w_channel = 0;
-    const int32_t* w_tap = nullptr;
 };
 
 struct Result {
@@ -44,10 +44,10 @@ struct Result {
     const int32_t* y_position = nullptr;
 };
 
-// What part of the product a call computes. Every element is summed in the same order however the product is divided.
-struct Part {
-    int64_t first_row, last_row;        // of W and Y
-    int64_t first_column, last_column;  // multiply: j of P and Y; correlate: k of P and W
+struct Product {
+    Patches patches;
+    const int32_t* w_tap = nullptr;
+    Result result;
 };
 
 constexpr int64_t kDepth = 256;  // what is summed between two visits of a result
@@ -55,13 +55,22 @@ constexpr int64_t kWidth = 512;  // columns packed at a time by `multiply`
 constexpr int64_t kChunk = 384;  // columns of W that `correlate` finishes at a time, at most
 constexpr int64_t kPackFloats = kDepth * kWidth;
 
+// From the first on, before the last.
+struct Interval {
+    int64_t first, last;
+};
+
+// Every element is summed in the same order however a product is divided into ranges.
 struct GemmKernels {
-    // Y = bias + W P, or Y += W P when `accumulate`; `bias` may be null. `pack` holds kPackFloats, 64-byte aligned.
-    void (*multiply)(const Patches&, const Weights&, const Result&, const Part&, const float* bias, bool accumulate,
-                     float* pack);
-    // W = Y P^T for the rows and columns of the part, at most kChunk columns, written densely to `out`: rows are
+    // Y = bias + W P, or Y += W P when `accumulate`, for several products with the same rows of W, all of one number of
+    // channels. `panels` counts columns by tile_columns, those of one product after those of another, each product's
+    // beginning with a panel of its own. `bias` may be null. `pack` holds kPackFloats, 64-byte aligned.
+    void (*multiply)(const Product* products, int count, const Weights&, Interval rows, Interval panels,
+                     const float* bias, bool accumulate, float* pack);
+    // W = Y P^T for the first `rows` rows and some columns, at most kChunk, written densely to `out`: rows are
     // `out_row` apart, and columns up to the next multiple of tile_columns are overwritten too.
-    void (*correlate)(const Patches&, const Result&, const Part&, float* out, int64_t out_row, float* pack);
+    void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, float* out, int64_t out_row,
+                      float* pack);
     int tile_rows, tile_columns;
 };
 

@@ -7,16 +7,53 @@
 namespace metagan {
 namespace {
 
-// The sums over i of what term(i, kind) returns in sums[]: float within a run, double across runs.
-template <int kSums, class Term>
-METAGAN_INLINE void add_sums(int64_t length, double* totals, const Term& term) {
-    FloatVector wide[kSums] = {};
-    float narrow_sums[kSums] = {};
+// Calls body(i, kind) for [0, length): by vectors as far as they go, then by four, then one by one.
+template <class Body>
+METAGAN_INLINE void for_each(int64_t length, const Body& body) {
     int64_t i = 0;
-    for (; i + kFloats <= length; i += kFloats) term(i, wide);
-    for (; i < length; ++i) term(i, narrow_sums);
-    for (int s = 0; s < kSums; ++s) totals[s] += static_cast<double>(total(wide[s]) + narrow_sums[s]);
+    for (; i + kFloats <= length; i += kFloats) body(i, FloatVector{});
+    for (; i + 4 <= length; i += 4) body(i, FloatQuad{});
+    for (; i < length; ++i) body(i, 0.f);
 }
+
+// Sums over runs: float for some thousand elements, double across these.
+template <int kSums>
+class Sums {
+  public:
+    // Adds what term(i, sums) adds to sums[], which are vectors or numbers, for [0, length).
+    template <class Term>
+    METAGAN_INLINE void add(int64_t length, const Term& term) {
+        int64_t i = 0;
+        for (; i + kFloats <= length; i += kFloats) term(i, wide_);
+        for (; i + 4 <= length; i += 4) term(i, quad_);
+        for (; i < length; ++i) term(i, narrow_);
+        pending_ += length;
+        if (pending_ >= 64 * kFloats) flush();
+    }
+
+    METAGAN_INLINE double operator[](int s) {
+        if (pending_ > 0) flush();
+        return totals_[s];
+    }
+
+  private:
+    METAGAN_INLINE void flush() {
+        for (int s = 0; s < kSums; ++s) {
+            const float quad = (quad_[s][0] + quad_[s][2]) + (quad_[s][1] + quad_[s][3]);
+            totals_[s] += static_cast<double>(total(wide_[s]) + (quad + narrow_[s]));
+            wide_[s] = FloatVector{};
+            quad_[s] = FloatQuad{};
+            narrow_[s] = 0;
+        }
+        pending_ = 0;
+    }
+
+    FloatVector wide_[kSums] = {};
+    FloatQuad quad_[kSums] = {};
+    float narrow_[kSums] = {};
+    double totals_[kSums] = {};
+    int64_t pending_ = 0;
+};
 
 // Activations: value, slope f' and curvature f''.
 
@@ -220,7 +257,7 @@ METAGAN_INLINE void with_activation(const ActivationOptions& options, int64_t ro
 void activation(const ActivationOptions& options, Rows r, const float* x, float* y) {
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
-        for_each<float>(0, r.length, [&](int64_t i, auto kind) { store(y + at + i, f.value(load(x + at + i, kind))); });
+        for_each(r.length, [&](int64_t i, auto kind) { store(y + at + i, f.value(load(x + at + i, kind))); });
     });
 }
 
@@ -228,7 +265,7 @@ void activation_tangent(const ActivationOptions& options, Rows r, const float* x
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
         const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each<float>(0, r.length, [&](int64_t i, auto kind) {
+        for_each(r.length, [&](int64_t i, auto kind) {
             const auto from = load(x + at + i, kind);
             auto result = f.slope(from) * load(x_dot + at + i, kind);
             if (options.slopes_dot) result = result + (from > 0 ? splat(0, kind) : slope_dot * from);
@@ -243,7 +280,7 @@ void activation_reverse(const ActivationOptions& options, Rows r, const float* x
     with_activation(options, r.rows, [&](auto f, int64_t row) {
         const int64_t at = row * r.stride;
         const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each<float>(0, r.length, [&](int64_t i, auto kind) {
+        for_each(r.length, [&](int64_t i, auto kind) {
             const auto from = load(x + at + i, kind);
             const auto slope = f.slope(from);
             auto bar = slope * load(y_bar + at + i, kind);
@@ -261,15 +298,15 @@ void activation_reverse(const ActivationOptions& options, Rows r, const float* x
 void prelu_slopes(Rows r, const float* x, const float* x_dot, const float* y_bar, const float* y_tilde, float* out) {
     for (int64_t row = 0; row < r.rows; ++row) {
         const int64_t at = row * r.stride;
-        double sum = 0;
-        add_sums<1>(r.length, &sum, [&](int64_t i, auto* sums) {
+        Sums<1> sum;
+        sum.add(r.length, [&](int64_t i, auto* sums) {
             const auto kind = sums[0];
             const auto from = load(x + at + i, kind);
             auto term = from * load(y_bar + at + i, kind);
             if (y_tilde) term = term + load(x_dot + at + i, kind) * load(y_tilde + at + i, kind);
             sums[0] += from > 0 ? splat(0, kind) : term;
         });
-        out[row] += static_cast<float>(sum);
+        out[row] += static_cast<float>(sum[0]);
     }
 }
 
@@ -298,25 +335,25 @@ METAGAN_INLINE const float* at_or_null(const float* values, int64_t offset) {
 }
 
 void norm_statistics(const NormSet& set, const float* x, float eps, NormStatistics* out) {
-    double sum = 0, squares = 0;
+    Sums<1> sum, squares;
     for_each_run(set, [&](int64_t at, int64_t) {
-        add_sums<1>(set.length, &sum, [&](int64_t i, auto* sums) { sums[0] += load(x + at + i, sums[0]); });
+        sum.add(set.length, [&](int64_t i, auto* sums) { sums[0] += load(x + at + i, sums[0]); });
     });
-    const float mean = static_cast<float>(sum / set_size(set));
+    const float mean = static_cast<float>(sum[0] / set_size(set));
     for_each_run(set, [&](int64_t at, int64_t) {
-        add_sums<1>(set.length, &squares, [&](int64_t i, auto* sums) {
+        squares.add(set.length, [&](int64_t i, auto* sums) {
             const auto centred = load(x + at + i, sums[0]) - mean;
             sums[0] += centred * centred;
         });
     });
-    const double variance = squares / set_size(set);
+    const double variance = squares[0] / set_size(set);
     *out = {mean, static_cast<float>(1 / __builtin_sqrt(variance + static_cast<double>(eps))), 0, 0};
 }
 
 void norm(const NormSet& set, const NormStatistics& s, const float* x, float* y) {
     for_each_run(set, [&](int64_t at, int64_t parameters) {
         const float *weight = at_or_null(set.weight, parameters), *bias = at_or_null(set.bias, parameters);
-        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
+        for_each(set.length, [&](int64_t i, auto kind) {
             const auto x_hat = (load(x + at + i, kind) - s.mean) * s.inverse_deviation;
             store(y + at + i, x_hat * parameter(weight, i, set.weight_step, kind, 1) +
                                   parameter(bias, i, set.weight_step, kind, 0));
@@ -331,9 +368,9 @@ METAGAN_INLINE V along(V v, V x_hat, float mean, float projection, float inverse
 }
 
 void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const float* x_dot, float* y_dot) {
-    double sums[2] = {};
+    Sums<2> sums;
     for_each_run(set, [&](int64_t at, int64_t) {
-        add_sums<2>(set.length, sums, [&](int64_t i, auto* part) {
+        sums.add(set.length, [&](int64_t i, auto* part) {
             const auto dot = load(x_dot + at + i, part[0]);
             part[0] += dot;
             part[1] += dot * ((load(x + at + i, part[0]) - s->mean) * s->inverse_deviation);
@@ -344,7 +381,7 @@ void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const f
     for_each_run(set, [&](int64_t at, int64_t parameters) {
         const float *weight = at_or_null(set.weight, parameters), *weight_dot = at_or_null(set.weight_dot, parameters),
                     *bias_dot = at_or_null(set.bias_dot, parameters);
-        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
+        for_each(set.length, [&](int64_t i, auto kind) {
             const auto x_hat = (load(x + at + i, kind) - s->mean) * s->inverse_deviation;
             auto result =
                 along(load(x_dot + at + i, kind), x_hat, s->mean_tangent, s->projection, s->inverse_deviation) *
@@ -361,41 +398,45 @@ void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const f
 //     x_bar   = J h - x_hat / deviation^2 (cov(k, x_dot) - p q) - (q J x_dot + p J k) / deviation,
 // p = mean(x_hat x_dot), q = mean(x_hat k): the gradient of <k, J x_dot> by x, J depending on it through x_hat and the
 // deviation.
-void norm_reverse(const NormSet& set, const NormStatistics& s, const float* x, const float* x_dot, const float* y_bar,
-                  const float* y_tilde, float* x_bar, float* x_tilde) {
-    enum { kH, kXH, kK, kXK, kKDot, kSums };
+template <bool kPaired>
+void norm_reverse_of(const NormSet& set, const NormStatistics& s, const float* x, const float* x_dot,
+                     const float* y_bar, const float* y_tilde, float* x_bar, float* x_tilde) {
+    enum { kH, kXH, kK, kXK, kKDot, kAll };
+    constexpr int kSums = kPaired ? kAll : kXH + 1;
     const auto operands = [&](int64_t at, int64_t parameters, int64_t i, auto kind, auto& x_hat, auto& h, auto& k) {
         const auto weight = parameter(at_or_null(set.weight, parameters), i, set.weight_step, kind, 1);
         x_hat = (load(x + at + i, kind) - s.mean) * s.inverse_deviation;
         h = load(y_bar + at + i, kind) * weight;
-        if (!y_tilde) return;
-        const auto tilde = load(y_tilde + at + i, kind);
-        k = tilde * weight;
-        if (set.weight_dot) h = h + tilde * parameter(set.weight_dot + parameters, i, set.weight_step, kind, 0);
+        if constexpr (kPaired) {
+            const auto tilde = load(y_tilde + at + i, kind);
+            k = tilde * weight;
+            if (set.weight_dot) h = h + tilde * parameter(set.weight_dot + parameters, i, set.weight_step, kind, 0);
+        }
     };
-    double sums[kSums] = {};
+    Sums<kSums> sums;
     for_each_run(set, [&](int64_t at, int64_t parameters) {
-        add_sums<kSums>(set.length, sums, [&](int64_t i, auto* part) {
+        sums.add(set.length, [&](int64_t i, auto* part) {
             auto x_hat = part[0], h = part[0], k = part[0];
             operands(at, parameters, i, part[0], x_hat, h, k);
             part[kH] += h;
             part[kXH] += h * x_hat;
-            if (!y_tilde) return;
-            part[kK] += k;
-            part[kXK] += k * x_hat;
-            part[kKDot] += k * load(x_dot + at + i, part[0]);
+            if constexpr (kPaired) {
+                part[kK] += k;
+                part[kXK] += k * x_hat;
+                part[kKDot] += k * load(x_dot + at + i, part[0]);
+            }
         });
     });
-    float mean[kSums];
+    float mean[kAll] = {};
     for (int i = 0; i < kSums; ++i) mean[i] = static_cast<float>(sums[i] / set_size(set));
     const float r = s.inverse_deviation, p = s.projection, q = mean[kXK];
     const float along_x_hat = r * r * (mean[kKDot] - mean[kK] * s.mean_tangent - p * q);
     for_each_run(set, [&](int64_t at, int64_t parameters) {
-        for_each<float>(0, set.length, [&](int64_t i, auto kind) {
+        for_each(set.length, [&](int64_t i, auto kind) {
             auto x_hat = kind, h = kind, k = kind;
             operands(at, parameters, i, kind, x_hat, h, k);
             auto bar = along(h, x_hat, mean[kH], mean[kXH], r);
-            if (y_tilde) {
+            if constexpr (kPaired) {
                 const auto dot = along(load(x_dot + at + i, kind), x_hat, s.mean_tangent, p, r);
                 const auto tilde = along(k, x_hat, mean[kK], q, r);
                 bar = bar - x_hat * along_x_hat - (dot * (q * r) + tilde * (p * r));
@@ -404,6 +445,11 @@ void norm_reverse(const NormSet& set, const NormStatistics& s, const float* x, c
             store(x_bar + at + i, bar);
         });
     });
+}
+
+void norm_reverse(const NormSet& set, const NormStatistics& s, const float* x, const float* x_dot, const float* y_bar,
+                  const float* y_tilde, float* x_bar, float* x_tilde) {
+    (y_tilde ? norm_reverse_of<true> : norm_reverse_of<false>)(set, s, x, x_dot, y_bar, y_tilde, x_bar, x_tilde);
 }
 
 void norm_parameters(int64_t length, int64_t weight_step, const NormStatistics& s, const float* x, const float* x_dot,
@@ -417,14 +463,14 @@ void norm_parameters(int64_t length, int64_t weight_step, const NormStatistics& 
         return term;
     };
     if (weight_step) {
-        for_each<float>(0, length, [&](int64_t i, auto kind) {
+        for_each(length, [&](int64_t i, auto kind) {
             if (weight_bar) store(weight_bar + i, load(weight_bar + i, kind) + weight_term(i, kind));
             if (bias_bar) store(bias_bar + i, load(bias_bar + i, kind) + load(y_bar + i, kind));
         });
         return;
     }
-    double sums[2] = {};
-    add_sums<2>(length, sums, [&](int64_t i, auto* part) {
+    Sums<2> sums;
+    sums.add(length, [&](int64_t i, auto* part) {
         part[0] += weight_term(i, part[0]);
         part[1] += load(y_bar + i, part[1]);
     });
@@ -467,19 +513,18 @@ void spread_blocks(int64_t planes, int64_t height, int64_t width, int block_heig
 
 void row_sums(Rows r, const float* x, float* out) {
     for (int64_t row = 0; row < r.rows; ++row) {
-        double sum = 0;
-        add_sums<1>(r.length, &sum, [&](int64_t i, auto* sums) { sums[0] += load(x + row * r.stride + i, sums[0]); });
-        out[row] += static_cast<float>(sum);
+        Sums<1> sum;
+        sum.add(r.length, [&](int64_t i, auto* sums) { sums[0] += load(x + row * r.stride + i, sums[0]); });
+        out[row] += static_cast<float>(sum[0]);
     }
 }
 
 void scale(int64_t size, float factor, float constant, const float* x, float* y) {
-    for_each<float>(0, size, [&](int64_t i, auto kind) { store(y + i, load(x + i, kind) * factor + constant); });
+    for_each(size, [&](int64_t i, auto kind) { store(y + i, load(x + i, kind) * factor + constant); });
 }
 
 void add(int64_t size, float factor, const float* x, float* y) {
-    for_each<float>(0, size,
-                    [&](int64_t i, auto kind) { store(y + i, load(y + i, kind) + load(x + i, kind) * factor); });
+    for_each(size, [&](int64_t i, auto kind) { store(y + i, load(y + i, kind) + load(x + i, kind) * factor); });
 }
 
 template <int64_t kWidth>
@@ -511,7 +556,7 @@ void pad(int64_t planes, int64_t height, int64_t width, const float* x, float* p
 }
 
 void clamp(int64_t size, float bound, float* x) {
-    for_each<float>(0, size, [&](int64_t i, auto kind) {
+    for_each(size, [&](int64_t i, auto kind) {
         const auto value = load(x + i, kind);
         const auto below = value > bound ? splat(bound, kind) : value;
         store(x + i, below < -bound ? splat(-bound, kind) : below);

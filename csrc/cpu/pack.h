@@ -1,21 +1,57 @@
 // Panels of a product's operand: what a micro-kernel reads in order, copied out of images.
 #pragma once
 
+#include "gemm.h"
 #include "vector.h"
 
 namespace metagan {
 namespace {
 
+constexpr int kPanelVectors = 2;
+constexpr int kPanelColumns = kPanelVectors * kFloats;
+
 METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Writes outer * stride + table[inner] for the indices first to last, where index = outer * size + inner.
 void fill_offsets(int32_t* to, int64_t stride, const int32_t* table, int64_t size, int64_t first, int64_t last) {
+    using Offsets = int32_t __attribute__((vector_size(kVectorBytes)));
     int64_t outer = first / size, inner = first % size;
-    for (int64_t i = first; i < last; ++i) {
-        *to++ = static_cast<int32_t>(outer * stride + table[inner]);
-        if (++inner == size) inner = 0, ++outer;
+    while (first < last) {
+        const int64_t count = smaller(size - inner, last - first);
+        const auto base = static_cast<int32_t>(outer * stride);
+        int64_t i = 0;
+        for (; i + kFloats <= count; i += kFloats) {
+            Offsets offsets;
+            __builtin_memcpy(&offsets, table + inner + i, sizeof offsets);
+            offsets += base;
+            __builtin_memcpy(to + i, &offsets, sizeof offsets);
+        }
+        for (; i < count; ++i) to[i] = base + table[inner + i];
+        to += count;
+        first += count;
+        inner = 0;
+        ++outer;
     }
 }
+
+// In how many parts a vector of columns lies in memory: 1 where all columns are adjacent or runs are whole vectors, 2
+// or 4 where runs are a half or a quarter, 0 where they are shorter or odd.
+int parts_of(const Patches& p) {
+    if (p.run == p.columns() || p.run % kFloats == 0) return 1;
+    return p.run % (kFloats / 2) == 0 ? 2 : p.run % (kFloats / 4) == 0 ? 4 : 0;
+}
+
+// How many elements from column `first` on can be copied at once: a power of two up to 16.
+int copy_length(const Patches& p, int64_t first) {
+    int64_t length = 16;
+    while (p.run % length != 0 || first % p.positions % length != 0) length /= 2;
+    return static_cast<int>(length);
+}
+
+constexpr int32_t kInOrder[8] = {
+    // vectors one behind the other
+    0 * kFloats, 1 * kFloats, 2 * kFloats, 3 * kFloats, 4 * kFloats, 5 * kFloats, 6 * kFloats, 7 * kFloats,
+};
 
 // Copies `count` elements in runs of kRun.
 template <int kRun>

@@ -26,6 +26,7 @@ constexpr int kFloats = kVectorBytes / 4;
 constexpr int kDoubles = kVectorBytes / 8;
 
 using FloatVector = float __attribute__((vector_size(kVectorBytes)));
+using FloatQuad = float __attribute__((vector_size(16)));  // for rows shorter than a vector
 using DoubleVector = double __attribute__((vector_size(kVectorBytes)));
 using BitsVector = uint32_t __attribute__((vector_size(kVectorBytes)));
 using BFloat16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
@@ -52,6 +53,16 @@ METAGAN_INLINE FloatVector load(const float* from, FloatVector) {
     __builtin_memcpy(&result, from, sizeof result);
     return result;
 }
+
+#if defined(__AVX2__)  // elsewhere it is the vector itself
+METAGAN_INLINE FloatQuad load(const float* from, FloatQuad) {
+    FloatQuad result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+METAGAN_INLINE void store(float* to, FloatQuad value) { __builtin_memcpy(to, &value, sizeof value); }
+#endif
 
 METAGAN_INLINE DoubleVector load(const double* from, DoubleVector) {
     DoubleVector result;

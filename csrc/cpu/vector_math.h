@@ -17,6 +17,13 @@ template <>
 struct IntegersOf<FloatVector> {
     using type = int32_t __attribute__((vector_size(kVectorBytes)));
 };
+#if defined(__AVX2__)
+template <>
+struct IntegersOf<FloatQuad> {
+    using type = int32_t __attribute__((vector_size(16)));
+};
+METAGAN_INLINE FloatQuad splat(float x, FloatQuad) { return FloatQuad{} + x; }
+#endif
 template <class V>
 using Integers = typename IntegersOf<V>::type;
 
@@ -35,9 +42,9 @@ template <class F>
 METAGAN_INLINE float each_lane(float x, const F& f) {
     return f(x);
 }
-template <class F>
-METAGAN_INLINE FloatVector each_lane(FloatVector x, const F& f) {
-    for (int i = 0; i < kFloats; ++i) x[i] = f(x[i]);
+template <class V, class F>
+METAGAN_INLINE V each_lane(V x, const F& f) {
+    for (size_t i = 0; i < sizeof x / sizeof x[0]; ++i) x[i] = f(x[i]);
     return x;
 }
 

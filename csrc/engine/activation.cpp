@@ -3,6 +3,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "../cpu/profile.h"
 #include "operations.h"
 #include "scratch.h"
 
@@ -81,6 +82,7 @@ class ActivationOperation : public Operation {
         const int64_t stride = a.stride(output()), length = images * shape_.positions();
         const int64_t parts = std::min<int64_t>(shape_.channels, pass.threads == 1 ? 1 : 4 * pass.threads);
         parallel_for(parts, pass.threads, [&](int64_t part) {
+            const Timed timed(Work::activation);
             const int64_t first = shape_.channels * part / parts, last = shape_.channels * (part + 1) / parts;
             ActivationOptions options = options_;
             if (is_prelu()) {
@@ -94,6 +96,7 @@ class ActivationOperation : public Operation {
     }
 
     void slope_gradient(Activations& a, const Reverse& r) const {
+        const Timed timed(Work::activation);
         float* const gradient = thread_scratch(shape_.channels);
         std::fill_n(gradient, shape_.channels, 0.f);
         const int64_t stride = a.stride(output());

@@ -9,6 +9,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "../cpu/profile.h"
 #include "operations.h"
 #include "scratch.h"
 
@@ -53,6 +54,10 @@ struct Tables {
 
 int64_t divide_down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
+// Whether to take rows apart by the taps that fall on padding, so many being useful of all. Parts share the passage of
+// the weights through the caches, so little is enough.
+bool is_worth_it(int64_t useful, int64_t all) { return useful * 100 < all * 97; }
+
 // Where taps reach from a small position, along one axis: large = small * stride - padding + tap * dilation.
 struct Gather {
     static Border border(const Geometry& g) {
@@ -79,7 +84,7 @@ struct Gather {
         int64_t useful = 0;
         for (int64_t row = 0; row < g.y.small; ++row)
             useful += std::max<int64_t>(0, valid(row).second - valid(row).first);
-        apart = apart && useful * 10 < g.y.small * g.y.kernel * 9;
+        apart = apart && is_worth_it(useful, g.y.small * g.y.kernel);
         std::vector<Tables> groups;
         std::pair<int64_t, int64_t> last{-1, -1};
         for (int64_t row = 0; row < g.y.small; ++row) {
@@ -157,7 +162,7 @@ struct Spread {
             if (parts.empty() || parts.back().taps != taps) parts.push_back({{}, taps});
             parts.back().positions.push_back(position);
         }
-        if (useful * 10 < all * 9) return parts;
+        if (is_worth_it(useful, all)) return parts;
         Part whole;
         for (int64_t position = remainder; position < a.large; position += a.stride)
             whole.positions.push_back(position);
@@ -312,6 +317,7 @@ class Convolution : public Operation {
         const int64_t channels = small ? geometry_.small_channels : geometry_.large_channels;
         auto* const to = const_cast<float*>(source.b) + border.top * border.width + border.left;
         parallel_for(channels, pass.threads, [&](int64_t channel) {
+            const Timed timed(Work::pack);
             layer_kernels().pad(range.count, height, width, images + channel * stride + range.first * height * width,
                                 to + channel * source.channel + range.first * source.image, border.width, source.image);
         });
@@ -330,19 +336,19 @@ class Convolution : public Operation {
                 std::fill_n(y + channel * a.stride(value), range.count * shape.positions(), bias ? bias[channel] : 0.f);
             accumulate = true;
         }
-        Weights weights;
-        weights.w = const_cast<float*>(params) + plan().parameters[0];
-        weights.w_row = spreads ? geometry_.taps() : geometry_.weights_of_small();
-        weights.w_channel = spreads ? geometry_.weights_of_small() : geometry_.taps();
+        const Weights weights{params + plan().parameters[0], spreads ? geometry_.taps() : geometry_.weights_of_small(),
+                              spreads ? geometry_.weights_of_small() : geometry_.taps()};
+        thread_local std::vector<Product> products;  // keeps its memory
+        products.clear();
         for (const Tables& t : groups) {
             if (t.b_tap.empty()) continue;
-            weights.w_tap = t.w_tap.data();
-            Patches patches =
-                patches_of(t, source, range, spreads ? geometry_.small_channels : geometry_.large_channels);
-            Result result{y, a.stride(value), shape.positions(), t.y_position.data()};
-            if (one_pixel_) result.y_position = patches.b_position;
-            multiply(pass.threads, patches, weights, result, shape.channels, bias, accumulate);
+            Product product{patches_of(t, source, range, spreads ? geometry_.small_channels : geometry_.large_channels),
+                            t.w_tap.data(),
+                            {y, a.stride(value), shape.positions(), t.y_position.data()}};
+            if (one_pixel_) product.result.y_position = product.patches.b_position;
+            products.push_back(product);
         }
+        if (!products.empty()) multiply(pass.threads, products, weights, shape.channels, bias, accumulate);
     }
 
     Patches patches_of(const Tables& t, const Source& source, Range range, int64_t channels) const {
@@ -373,19 +379,22 @@ class Convolution : public Operation {
     }
 
     // Threads share out columns, or rows where columns are few: then each reads its part of the weights only.
-    static void multiply(int threads, const Patches& patches, const Weights& weights, const Result& result,
-                         int64_t rows, const float* bias, bool accumulate) {
+    static void multiply(int threads, const std::vector<Product>& products, const Weights& weights, int64_t rows,
+                         const float* bias, bool accumulate) {
         const GemmKernels& kernels = gemm_kernels();
-        const int64_t columns = patches.columns();
-        const bool by_columns = columns >= threads * (kWidth / 2);
-        const int64_t size = by_columns ? columns : rows;
-        const int64_t unit = by_columns ? kernels.tile_columns : kernels.tile_rows;
+        int64_t panels = 0;
+        for (const Product& product : products)
+            panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
+        const bool by_columns = panels * kernels.tile_columns >= threads * (kWidth / 2);
+        const int64_t size = by_columns ? panels : rows, unit = by_columns ? 1 : kernels.tile_rows;
         const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>((size + unit - 1) / unit, 4 * threads);
         const int64_t share = ((size + pieces - 1) / pieces + unit - 1) / unit * unit;
         parallel_for((size + share - 1) / share, threads, [&](int64_t piece) {
-            const int64_t first = piece * share, last = std::min(size, first + share);
-            const Part part = by_columns ? Part{0, rows, first, last} : Part{first, last, 0, columns};
-            kernels.multiply(patches, weights, result, part, bias, accumulate, thread_scratch(kPackFloats));
+            const Timed timed(Work::multiply);
+            const Interval part{piece * share, std::min(size, (piece + 1) * share)};
+            kernels.multiply(products.data(), static_cast<int>(products.size()), weights,
+                             by_columns ? Interval{0, rows} : part, by_columns ? part : Interval{0, panels}, bias,
+                             accumulate, thread_scratch(kPackFloats));
         });
     }
 
@@ -404,10 +413,11 @@ class Convolution : public Operation {
         const int64_t wanted = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
         const int64_t unit = gemm_kernels().tile_columns, chunk = (wanted + unit - 1) / unit * unit;
         parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
+            const Timed timed(Work::correlate);
             const int64_t first = index * chunk, last = std::min(columns, first + chunk);
             float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
-            gemm_kernels().correlate(patches, result, {0, rows, first, last}, out, chunk, pack);
+            gemm_kernels().correlate(patches, result, rows, {first, last}, out, chunk, pack);
             gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
         });
     }

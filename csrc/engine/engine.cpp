@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "../cpu/parallel.h"
+#include "../cpu/profile.h"
 #include "adaptation.h"
 #include "ordered_sum.h"
 #include "worker.h"
@@ -85,6 +86,7 @@ bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_ima
     std::exception_ptr failure;
     std::mutex failing;
     const auto work = [&](int64_t index) {
+        const Timed timed(Work::other);
         Worker& worker = *workers_[static_cast<size_t>(index)];
         try {
             for (int64_t task; (task = next.fetch_add(1)) < tasks && !stop();) body(worker, task);

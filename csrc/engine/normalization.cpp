@@ -4,6 +4,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "../cpu/profile.h"
 #include "operations.h"
 #include "scratch.h"
 
@@ -131,14 +132,17 @@ class Normalization : public Operation {
     void for_each_set(const Pass& pass, const Activations& a, Range images, const Body& body) const {
         if (!across_images_) {
             parallel_for(images.count * sets(), pass.threads, [&](int64_t index) {
+                const Timed timed(Work::normalization);
                 one_set(pass, a, images.first + index / sets(), 1, index % sets(), body);
             });
             return;
         }
         for (const Range& batch : *pass.batches) {
             if (batch.first < images.first || batch.end() > images.end()) continue;
-            parallel_for(sets(), pass.threads,
-                         [&](int64_t group) { one_set(pass, a, batch.first, batch.count, group, body); });
+            parallel_for(sets(), pass.threads, [&](int64_t group) {
+                const Timed timed(Work::normalization);
+                one_set(pass, a, batch.first, batch.count, group, body);
+            });
         }
     }
 
@@ -150,6 +154,7 @@ class Normalization : public Operation {
     }
 
     void parameter_gradient(Activations& a, OperationState* state, const Reverse& r) const {
+        const Timed timed(Work::normalization);
         const int64_t weight = plan().parameters[0], bias = plan().parameters[1];
         const int64_t size = affine_ == Affine::per_channel ? shape_.channels : numel_;
         float* const gradient = thread_scratch(2 * size);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../cpu/dispatch.h"
+#include "../cpu/profile.h"
 
 namespace metagan {
 
@@ -33,11 +34,13 @@ Update::Update(const OptimizerPlan& plan, NetworkState& state, double lr, double
 void Update::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
                   int64_t gradient_stride) {
     if (gradient_) return Accumulate(gradient_).take(offset, rows, columns, row_stride, gradient, gradient_stride);
+    const Timed timed(Work::update);
     for (int64_t row = 0; row < rows; ++row)
         apply(offset + row * row_stride, columns, gradient + row * gradient_stride);
 }
 
 void Update::finish() {
+    const Timed timed(Work::update);
     if (gradient_) apply(0, numel_, gradient_);
 }
 
@@ -70,6 +73,7 @@ void Update::apply(int64_t offset, int64_t size, const float* gradient) {
 
 void Accumulate::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
                       int64_t gradient_stride) {
+    const Timed timed(Work::update);
     for (int64_t row = 0; row < rows; ++row)
         layer_kernels().add(columns, factor_, gradient + row * gradient_stride, total_ + offset + row * row_stride);
 }

@@ -6,6 +6,7 @@
 
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
+#include "../cpu/profile.h"
 #include "operations.h"
 
 namespace metagan {
@@ -17,15 +18,18 @@ class LinearOperation : public Operation {
     using Operation::Operation;
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
+        const Timed timed(Work::rearrange);
         map(pass, a, state, images.first, images);
     }
 
     void tangent(const Pass& pass, Activations& a, OperationState* state, Range primal, Range tangent) const override {
+        const Timed timed(Work::rearrange);
         map(pass, a, state, primal.first, tangent);
     }
 
     void reverse(const Pass& pass, Activations& a, OperationState* state, const Reverse& r, float* const* x_bar,
                  float* const* x_tilde) const override {
+        const Timed timed(Work::rearrange);
         for (size_t i = 0; i < plan().inputs.size(); ++i) {
             if (x_bar[i]) transpose(pass, a, state, i, r.x_first, r.images, x_bar[i]);
             if (x_tilde[i]) transpose(pass, a, state, i, r.primal.first, r.tangent, x_tilde[i]);
@@ -114,6 +118,7 @@ class Resample : public LinearOperation {
     void for_each_channel(const Pass& pass, const Body& body) const {
         const int64_t parts = std::min<int64_t>(in_.channels, pass.threads == 1 ? 1 : 4 * pass.threads);
         parallel_for(parts, pass.threads, [&](int64_t part) {
+            const Timed timed(Work::rearrange);
             for (int64_t channel = in_.channels * part / parts; channel < in_.channels * (part + 1) / parts; ++channel)
                 body(channel);
         });
@@ -292,6 +297,7 @@ class Combine : public LinearOperation {
     }
 
     void forward(const Pass&, Activations& a, OperationState*, Range images) const override {
+        const Timed timed(Work::rearrange);
         sum(a, images, static_cast<float>(plan().numbers.back()));
     }
 
