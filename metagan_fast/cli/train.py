@@ -89,13 +89,11 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
     Raises:
         ValueError: a setting differs that would make it another run; the message names it.
     """
-    if preset is None:
-        config = configuration.resolve(configuration.merge(stored, changes))
-    else:
-        config = configuration.resolve(configuration.merge(configuration.from_preset(preset), changes))
-    old, new = configuration.flatten(stored), configuration.flatten(config)
-    asked = {f"{section}.{key}" for section, part in changes.items() if isinstance(part, dict) for key in part}
-    free = {key for key in _FREE if key in asked | changes.keys()}
+    base = stored if preset is None else configuration.from_preset(preset)
+    # More meta-steps do not stretch a schedule that is under way: lengths are those of the run.
+    length = {"training": {"meta_steps": stored["training"]["meta_steps"]}}
+    config = configuration.resolve(configuration.merge(configuration.merge(base, changes), length))
+    old, new, asked = (configuration.flatten(settings) for settings in (stored, config, changes))
     for key in sorted(old.keys() | new.keys()):
         if key not in _FREE and old.get(key) != new.get(key):
             raise ValueError(
@@ -103,9 +101,9 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
                 "leave it out, or start another run with --out"
             )
     kept = configuration.merge(stored, {})
-    for key in free:
+    for key in _FREE & asked.keys():
         section, _, name = key.rpartition(".")
-        (kept[section] if section else kept)[name] = new[key]
+        (kept[section] if section else kept)[name] = asked[key]
     return kept
 
 
