@@ -16,8 +16,8 @@ class Array {
     Array() = default;
     explicit Array(int64_t size) : size_(size) {
         if (size <= 0) return;
-        // The last element may be read as part of a vector.
-        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 2 * kAlignment - 1) / kAlignment * kAlignment;
+        // The last element may be read as part of a vector, or of a few.
+        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 11 * kAlignment - 1) / kAlignment * kAlignment;
         data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
         if (!data_) throw std::bad_alloc();
         std::memset(data_.get(), 0, bytes);

@@ -25,10 +25,14 @@ const LayerKernels& layer_kernels() { return choose(layer_kernels_portable, laye
 const UpdateKernels& update_kernels() {
     return choose(update_kernels_portable, update_kernels_avx2, update_kernels_avx512);
 }
+const WinogradKernels& winograd_kernels() {
+    return choose(winograd_kernels_portable, winograd_kernels_avx2, winograd_kernels_avx512);
+}
 #else
 const GemmKernels& gemm_kernels() { return gemm_kernels_portable; }
 const LayerKernels& layer_kernels() { return layer_kernels_portable; }
 const UpdateKernels& update_kernels() { return update_kernels_portable; }
+const WinogradKernels& winograd_kernels() { return winograd_kernels_portable; }
 #endif
 
 }  // namespace metagan

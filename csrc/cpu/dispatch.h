@@ -4,11 +4,13 @@
 #include "gemm.h"
 #include "layer_kernels.h"
 #include "update_kernels.h"
+#include "winograd_kernels.h"
 
 namespace metagan {
 
 const GemmKernels& gemm_kernels();
 const LayerKernels& layer_kernels();
 const UpdateKernels& update_kernels();
+const WinogradKernels& winograd_kernels();
 
 }  // namespace metagan

@@ -10,31 +10,13 @@
 #include "../cpu/dispatch.h"
 #include "../cpu/parallel.h"
 #include "../cpu/profile.h"
+#include "geometry.h"
 #include "operations.h"
 #include "scratch.h"
+#include "winograd.h"
 
 namespace metagan {
 namespace {
-
-struct Axis {
-    int64_t kernel, stride, padding, dilation, large, small;
-};
-
-struct Geometry {
-    Axis y, x;
-    int64_t large_channels, small_channels;
-
-    int64_t taps() const { return y.kernel * x.kernel; }
-    int64_t weights_of_small() const { return large_channels * taps(); }
-};
-
-// A zero border around images, and the arrays that have it.
-struct Border {
-    int64_t top = 0, left = 0, height = 0, width = 0;  // of the padded image
-    bool needed = false;
-
-    int64_t plane() const { return height * width; }
-};
 
 // Offsets of a product's taps and positions; see gemm.h.
 struct Tables {
@@ -66,6 +48,7 @@ struct Gather {
         };
         Border b{g.y.padding, g.x.padding, side(g.y), side(g.x)};
         b.needed = b.top || b.left || b.height != g.y.large || b.width != g.x.large;
+        if (b.needed) b.fill_tiles();
         return b;
     }
 
@@ -122,6 +105,7 @@ struct Spread {
         };
         Border b{before(g.y), before(g.x), side(g.y), side(g.x)};
         b.needed = b.height != g.y.small || b.width != g.x.small;
+        if (b.needed) b.fill_tiles();
         return b;
     }
 
@@ -218,6 +202,8 @@ class Convolution : public Operation {
         gather_ = Gather::tables(geometry_, large_border_, true);
         spread_ = Spread::tables(geometry_, small_border_);
         correlate_ = Gather::tables(geometry_, large_border_, false).front();
+        gather_winograd_ = Winograd(geometry_, large_border_, false);
+        spread_winograd_ = Winograd(geometry_, small_border_, true);
     }
 
     std::unique_ptr<OperationState> state(const Activations& a) const override {
@@ -329,6 +315,14 @@ class Convolution : public Operation {
                const float* bias, bool accumulate, float* y, int value) const {
         const bool spreads = (value == output()) == transposed_;
         const Shape& shape = a.shape(value);
+        const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
+        if (winograd.suits(range.count)) {
+            const Source first{source.b + range.first * source.image, source.channel, source.image};
+            return winograd.apply(pass.threads, {first.b, first.channel, first.image}, range.count,
+                                  params + plan().parameters[0], bias, accumulate,
+                                  {y, a.stride(value), shape.positions()},
+                                  a.scratch(winograd.scratch_floats(range.count, pass.threads)));
+        }
         const std::vector<Tables>& groups = spreads ? spread_ : gather_;
         const bool holes = std::any_of(groups.begin(), groups.end(), [](const Tables& t) { return t.b_tap.empty(); });
         if (holes && !accumulate) {
@@ -359,7 +353,7 @@ class Convolution : public Operation {
         p.channels = static_cast<int>(channels);
         p.taps = static_cast<int>(t.b_tap.size());
         if (one_pixel_) {  // images are adjacent, as positions are elsewhere
-            p.b_position = identity(range.count);
+            p.b_position = thread_counting(range.count);
             p.images = 1;
             p.positions = p.run = static_cast<int>(range.count);
         } else {
@@ -370,12 +364,6 @@ class Convolution : public Operation {
             p.run = t.run;
         }
         return p;
-    }
-
-    static const int32_t* identity(int64_t size) {
-        thread_local std::vector<int32_t> table;
-        while (static_cast<int64_t>(table.size()) < size) table.push_back(static_cast<int32_t>(table.size()));
-        return table.data();
     }
 
     // Threads share out columns, or rows where columns are few: then each reads its part of the weights only.
@@ -427,6 +415,7 @@ class Convolution : public Operation {
     Border large_border_, small_border_;
     std::vector<Tables> gather_, spread_;
     Tables correlate_;
+    Winograd gather_winograd_, spread_winograd_;
 };
 
 }  // namespace

@@ -71,6 +71,8 @@ class Activations {
     // First element of an image; channels are stride() apart.
     float* x(int value, int64_t image) { return at(values_, value, image); }
     float* bar(int value, int64_t image) { return at(cotangents_, value, image); }
+    // Memory for one pass of one operation; what was there is lost.
+    float* scratch(int64_t floats) { return scratch_.at_least(floats); }
 
   private:
     float* at(std::vector<Array<float>>& arrays, int value, int64_t image) {
@@ -80,6 +82,7 @@ class Activations {
     std::vector<Shape> shapes_;
     int64_t images_;
     std::vector<Array<float>> values_, cotangents_;
+    Array<float> scratch_;
 };
 
 // One pass: with which parameters, over which images, on how many threads.

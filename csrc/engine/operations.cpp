@@ -29,4 +29,10 @@ float* thread_scratch(int64_t floats) {
     return array.at_least(floats);
 }
 
+const int32_t* thread_counting(int64_t size) {
+    thread_local std::vector<int32_t> table;
+    while (static_cast<int64_t>(table.size()) < size) table.push_back(static_cast<int32_t>(table.size()));
+    return table.data();
+}
+
 }  // namespace metagan

@@ -7,4 +7,7 @@ namespace metagan {
 // Memory of the calling thread; it grows to what is asked for and stays. The next call may return the same.
 float* thread_scratch(int64_t floats);
 
+// 0, 1, 2, ..., for as long as the thread asks for no more.
+const int32_t* thread_counting(int64_t size);
+
 }  // namespace metagan

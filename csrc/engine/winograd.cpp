@@ -1,0 +1,155 @@
+#include "winograd.h"
+
+#include <algorithm>
+
+#include "../cpu/dispatch.h"
+#include "../cpu/parallel.h"
+#include "../cpu/profile.h"
+#include "scratch.h"
+
+namespace metagan {
+namespace {
+
+constexpr int64_t kBlockRows = 36;         // channels of the result at a time: three tiles of the micro-kernel
+constexpr int64_t kCache = 128 * 1024;     // floats of transformed images that a thread works on at a time
+constexpr int64_t kColumns = 128;          // tiles at a time, at least: less, and transforms outweigh products
+constexpr int64_t kSlack = 64;             // behind an array, for vectors that reach beyond it
+constexpr int64_t kMostTaps = 64;          // rows of a kernel
+constexpr int64_t kWeightsAtATime = 4096;  // rows of kernels
+
+}  // namespace
+
+Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spreads_(spreads) {
+    const auto plain = [](const Axis& a) { return a.stride == 1 && a.dilation == 1; };
+    points_ = plain(g.y) && plain(g.x) ? winograd_points(g.x.kernel) : 0;
+    height_ = spreads ? g.y.large : g.y.small;
+    width_ = spreads ? g.x.large : g.x.small;
+    channels_ = spreads ? g.large_channels : g.small_channels;
+    source_channels_ = spreads ? g.small_channels : g.large_channels;
+    source_height_ = spreads ? g.y.small : g.y.large;
+    kernel_height_ = g.y.kernel;
+    kernel_width_ = static_cast<int>(g.x.kernel);
+    source_width_ = border.width;
+    // Pixel (row, column) meets, with tap k counted in the direction of the source, row + shift + k of it.
+    const auto shift = [&](const Axis& a) { return spreads ? a.padding - (a.kernel - 1) : -a.padding; };
+    source_offset_ = border.top * border.width + border.left + shift(g.x);
+    for (int64_t row = 0; row < height_; ++row) {
+        std::vector<int32_t> taps;
+        int64_t source = 0;
+        for (int64_t k = 0; k < kernel_height_; ++k) {
+            const int64_t from = row + shift(g.y) + k;
+            if (from < 0 || from >= source_height_) continue;
+            if (taps.empty()) source = from;
+            taps.push_back(static_cast<int32_t>(spreads ? kernel_height_ - 1 - k : k));
+        }
+        if (groups_.empty() || groups_.back().taps != taps) groups_.push_back({row, row, taps, source});
+        groups_.back().last = row + 1;
+    }
+}
+
+bool Winograd::suits(int64_t images) const {
+    return points_ > 0 && width_ % kTileOutputs == 0 && source_width_ % kTileOutputs == 0 && source_width_ <= 2048 &&
+           kernel_height_ <= kMostTaps && channels_ >= 16 && source_channels_ >= 8 && images * height_ * width_ >= 256;
+}
+
+// All images, where threads share a product; otherwise as many as stay in a cache.
+int64_t Winograd::batch(int64_t images, int threads) const {
+    if (threads > 1) return images;
+    const int64_t of_one = points_ * (source_channels_ * source_height_ + kBlockRows * height_) * tiles();
+    const int64_t tiles_of_one = height_ * tiles();
+    return std::min(images, std::max(kCache / of_one, (kColumns + tiles_of_one - 1) / tiles_of_one));
+}
+
+int64_t Winograd::plane(int64_t images) const { return source_height_ * images * tiles() + kSlack; }
+
+int64_t Winograd::scratch_floats(int64_t images, int threads) const {
+    const int64_t weights = channels_ * source_channels_ * kernel_height_ + kSlack;
+    return points_ * (weights + source_channels_ * plane(batch(images, threads)));
+}
+
+void Winograd::apply(int threads, const Images<const float>& source, int64_t images, const float* weights,
+                     const float* bias, bool accumulate, const Images<float>& y, float* scratch) const {
+    const WinogradKernels& kernels = winograd_kernels();
+    const GemmKernels& gemm = gemm_kernels();
+    const int64_t kernel_rows = channels_ * source_channels_ * kernel_height_;
+    const int64_t weight_plane = kernel_rows + kSlack;
+    float* const planes = scratch + points_ * weight_plane;
+    parallel_for((kernel_rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
+        const Timed timed(Work::pack);
+        const int64_t first = part * kWeightsAtATime;
+        kernels.weights(kernel_width_, spreads_, std::min(kWeightsAtATime, kernel_rows - first),
+                        weights + first * kernel_width_, scratch + first, weight_plane);
+    });
+    const int64_t of_small = (spreads_ ? channels_ : source_channels_) * kernel_height_;
+    const Weights view{nullptr, spreads_ ? kernel_height_ : of_small, spreads_ ? of_small : kernel_height_};
+    const int64_t at_a_time = batch(images, threads), blocks = (channels_ + kBlockRows - 1) / kBlockRows;
+    for (int64_t image = 0; image < images; image += at_a_time) {
+        const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
+        const int64_t channel_plane = plane(count), point_plane = source_channels_ * channel_plane;
+        parallel_for(source_channels_, threads, [&](int64_t channel) {
+            const Timed timed(Work::pack);
+            const float* const from = source.data + channel * source.channel + image * source.image + source_offset_;
+            for (int64_t i = 0; i < count; ++i)
+                kernels.input(kernel_width_, source_height_, tiles(), source_width_ / kTileOutputs,
+                              from + i * source.image, planes + channel * channel_plane + i * tiles(), row_tiles,
+                              point_plane);
+        });
+        const int64_t rows_at_a_time = threads == 1 ? height_ : std::max<int64_t>(1, 4 * kColumns / row_tiles);
+        const int64_t strips = (height_ + rows_at_a_time - 1) / rows_at_a_time;
+        parallel_for(strips * blocks, threads, [&](int64_t index) {
+            const Timed timed(Work::multiply);
+            const int64_t first_row = index / blocks * rows_at_a_time;
+            const int64_t last_row = std::min(height_, first_row + rows_at_a_time);
+            const int64_t first = index % blocks * kBlockRows, last = std::min(channels_, first + kBlockRows);
+            const int64_t columns = (last_row - first_row) * row_tiles, sums_plane = kBlockRows * columns + kSlack;
+            float* const pack = thread_scratch(kPackFloats + points_ * sums_plane);
+            float* const sums = pack + kPackFloats;
+            const int32_t* const position = thread_counting(columns);
+            int32_t taps[kMostTaps];
+            for (int32_t k = 0; k < kernel_height_; ++k) taps[k] = k * static_cast<int32_t>(row_tiles);
+            thread_local std::vector<Product> products;  // keeps its memory
+            for (int point = 0; point < points_; ++point) {
+                int64_t panels = 0;
+                products.clear();
+                for (const RowGroup& group : groups_) {
+                    const int64_t begin = std::max(first_row, group.first), end = std::min(last_row, group.last);
+                    if (begin >= end) continue;
+                    if (group.taps.empty()) {
+                        for (int64_t channel = 0; channel < last - first; ++channel)
+                            std::fill_n(sums + point * sums_plane + channel * columns + (begin - first_row) * row_tiles,
+                                        (end - begin) * row_tiles, 0.f);
+                        continue;
+                    }
+                    Product product;
+                    product.patches.b = planes + point * point_plane + (group.source + begin - group.first) * row_tiles;
+                    product.patches.b_channel = channel_plane;
+                    product.patches.b_tap = taps;
+                    product.patches.b_position = position;
+                    product.patches.channels = static_cast<int>(source_channels_);
+                    product.patches.taps = static_cast<int>(group.taps.size());
+                    product.patches.images = 1;
+                    product.patches.positions = product.patches.run = static_cast<int>((end - begin) * row_tiles);
+                    product.w_tap = group.taps.data();
+                    product.result = {sums + point * sums_plane + (begin - first_row) * row_tiles, columns, 0,
+                                      position};
+                    products.push_back(product);
+                    panels += (product.patches.columns() + gemm.tile_columns - 1) / gemm.tile_columns;
+                }
+                if (products.empty()) continue;
+                gemm.multiply(products.data(), static_cast<int>(products.size()),
+                              {scratch + point * weight_plane + first * view.w_row, view.w_row, view.w_channel},
+                              {0, last - first}, {0, panels}, nullptr, false, pack);
+            }
+            const Work before = begin_work(Work::pack);
+            for (int64_t channel = first; channel < last; ++channel)
+                for (int64_t row = first_row; row < last_row; ++row)
+                    kernels.output(kernel_width_, count, tiles(),
+                                   sums + (channel - first) * columns + (row - first_row) * row_tiles, sums_plane,
+                                   bias ? bias[channel] : 0, accumulate,
+                                   y.data + channel * y.channel + image * y.image + row * width_, y.image);
+            begin_work(before);
+        });
+    }
+}
+
+}  // namespace metagan

@@ -1,0 +1,50 @@
+// Convolutions of stride 1 with fewer multiplications: Winograd's along rows, the usual sum over the rows of a kernel.
+#pragma once
+
+#include <vector>
+
+#include "../cpu/winograd_kernels.h"
+#include "geometry.h"
+
+namespace metagan {
+
+// Images as arrays have them: image 0 of channel 0, and the distances.
+template <class T>
+struct Images {
+    T* data;
+    int64_t channel, image;
+};
+
+class Winograd {
+  public:
+    Winograd() = default;
+    // From the small image to the large one, or the other way; `border` is that of the source.
+    Winograd(const Geometry&, const Border&, bool spreads);
+
+    // Whether it can, and is faster for so many images.
+    bool suits(int64_t images) const;
+    int64_t scratch_floats(int64_t images, int threads) const;
+    // y (+)= the convolution of images in their border, with weights [small channels][large channels][taps].
+    void apply(int threads, const Images<const float>& source, int64_t images, const float* weights, const float* bias,
+               bool accumulate, const Images<float>& y, float* scratch) const;
+
+  private:
+    // Rows [first, last) of the result, to which these rows of the kernel contribute.
+    struct RowGroup {
+        int64_t first, last;
+        std::vector<int32_t> taps;  // of the kernel
+        int64_t source;             // row of the source, without border, of the first row's first tap
+    };
+
+    int64_t tiles() const { return width_ / kTileOutputs; }
+    int64_t batch(int64_t images, int threads) const;
+    int64_t plane(int64_t images) const;  // of a transformed channel
+
+    int points_ = 0, kernel_width_ = 0;
+    bool spreads_ = false;
+    int64_t height_ = 0, width_ = 0, channels_ = 0, source_channels_ = 0, source_height_ = 0, kernel_height_ = 0;
+    int64_t source_width_ = 0, source_offset_ = 0;  // of a row in its border; of the first pixel that is read
+    std::vector<RowGroup> groups_;
+};
+
+}  // namespace metagan
