@@ -10,8 +10,8 @@ namespace metagan {
 namespace {
 
 // W as a sum over the columns of Y, kDepth of them at a time, with P^T packed: a panel of P serves every row of Y.
-void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, float* out, int64_t out_row,
-                       float* pack) {
+void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
+                       int64_t out_row, float* pack) {
     int32_t source[kDepth], result[kDepth], step_source[kChunk], step_panel[kDepth];
     for (int i = 0; i < kDepth; ++i) step_panel[i] = i * kPanelColumns;
     const int64_t steps = columns.last - columns.first;
@@ -31,14 +31,14 @@ void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval
             const MicroKernel kernel = micro_kernel_of(tile, kPanelVectors, 1, 1);
             for (int64_t k = 0; k < steps; k += kPanelColumns)
                 kernel({depth, y.y + row * y.y_row, y.y_row, nullptr, result, pack + k * kDepth, kInOrder, step_panel,
-                        nullptr, out + row * out_row + k, out_row, kInOrder, kFloats, first > 0});
+                        nullptr, out + row * out_row + k, out_row, kInOrder, kFloats, accumulate || first > 0});
         }
     }
 }
 
 // The same sum, in the same order, with Y^T packed and P read in place, which makes the transpose of W: for few rows.
-void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Interval columns, float* out,
-                          int64_t out_row, float* pack) {
+void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                          float* out, int64_t out_row, float* pack) {
     constexpr int64_t kBlockRows = 128;
     static_assert(kBlockRows * (kDepth + kChunk) <= kPackFloats);
     int32_t source[kDepth], result[kDepth], step_panel[kDepth], row_of_y[kBlockRows], step_source[kChunk];
@@ -70,7 +70,7 @@ void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Inter
                 }
             }
         }
-        transpose(transposed, kBlockRows, steps, block, out + row * out_row, out_row);
+        transpose(transposed, kBlockRows, steps, block, accumulate, out + row * out_row, out_row);
     }
 }
 
@@ -123,13 +123,13 @@ void dot_products_of(int rows, const float* y, int64_t y_row, const float* b, co
     }
 }
 
-void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, float* out,
-                               int64_t out_row) {
+void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                               float* out, int64_t out_row) {
     constexpr int64_t kColumns = 2048;  // four rows of Y, a quarter of the first-level cache each
     int32_t source[kColumns], step_source[kChunk];
     const int64_t steps = columns.last - columns.first;
     fill_offsets(step_source, p.b_channel, p.b_tap, p.taps, columns.first, columns.last);
-    for (int64_t i = 0; i < rows; ++i) clear(out + i * out_row, steps);
+    for (int64_t i = 0; !accumulate && i < rows; ++i) clear(out + i * out_row, steps);
     for (int64_t first = 0; first < p.columns(); first += kColumns) {
         const int64_t count = smaller(kColumns, p.columns() - first);
         fill_offsets(source, p.b_image, p.b_position, p.positions, first, first + count);
@@ -155,17 +155,17 @@ void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, 
 }
 
 // Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps.
-void correlate(const Patches& p, const Result& y, int64_t rows, Interval columns, float* out, int64_t out_row,
-               float* pack) {
+void correlate(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
+               int64_t out_row, float* pack) {
     const int64_t steps = columns.last - columns.first;
     const bool adjacent = (p.images == 1 || y.y_image == p.positions) &&
                           y.y_position[p.positions - 1] - y.y_position[0] == p.positions - 1;
     const bool long_sums = p.columns() >= 32 * kFloats;  // beside the sum over the lanes of a vector
     if (rows <= kFloats / 2 && long_sums && parts_of(p) && adjacent)
-        return correlate_by_dot_products(p, y, rows, columns, out, out_row);
+        return correlate_by_dot_products(p, y, rows, columns, accumulate, out, out_row);
     if (rows * (p.columns() + steps) < p.columns() * steps)
-        return correlate_by_columns(p, y, rows, columns, out, out_row, pack);
-    correlate_by_rows(p, y, rows, columns, out, out_row, pack);
+        return correlate_by_columns(p, y, rows, columns, accumulate, out, out_row, pack);
+    correlate_by_rows(p, y, rows, columns, accumulate, out, out_row, pack);
 }
 
 }  // namespace

@@ -67,10 +67,10 @@ struct GemmKernels {
     // beginning with a panel of its own. `bias` may be null. `pack` holds kPackFloats, 64-byte aligned.
     void (*multiply)(const Product* products, int count, const Weights&, Interval rows, Interval panels,
                      const float* bias, bool accumulate, float* pack);
-    // W = Y P^T for the first `rows` rows and some columns, at most kChunk, written densely to `out`: rows are
-    // `out_row` apart, and columns up to the next multiple of tile_columns are overwritten too.
-    void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, float* out, int64_t out_row,
-                      float* pack);
+    // W = Y P^T, or W += Y P^T when `accumulate`, for the first `rows` rows and some columns, at most kChunk, written
+    // densely to `out`: rows are `out_row` apart, and columns up to the next multiple of tile_columns change too.
+    void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
+                      int64_t out_row, float* pack);
     int tile_rows, tile_columns;
 };
 

@@ -119,16 +119,25 @@ METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float*
 #endif
 }
 
-// to[j][i] = from[i][j] for `rows` of `columns` elements.
-void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
+// to[j][i] = from[i][j], or += it, for `rows` of `columns` elements.
+void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, bool add, float* to,
+               int64_t to_row) {
+    alignas(64) float square[kFloats * kFloats];
     for (int64_t i = 0; i < rows; i += kFloats)
         for (int64_t j = 0; j < columns; j += kFloats) {
             if (i + kFloats <= rows && j + kFloats <= columns) {
-                transpose_square(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+                float* const at = to + j * to_row + i;
+                transpose_square(from + i * from_row + j, from_row, add ? square : at, add ? kFloats : to_row);
+                for (int64_t b = 0; add && b < kFloats; ++b)
+                    store(at + b * to_row,
+                          load(at + b * to_row, FloatVector{}) + load(square + b * kFloats, FloatVector{}));
                 continue;
             }
             for (int64_t a = i; a < smaller(i + kFloats, rows); ++a)
-                for (int64_t b = j; b < smaller(j + kFloats, columns); ++b) to[b * to_row + a] = from[a * from_row + b];
+                for (int64_t b = j; b < smaller(j + kFloats, columns); ++b) {
+                    float& at = to[b * to_row + a];
+                    at = (add ? at : 0) + from[a * from_row + b];
+                }
         }
 }
 

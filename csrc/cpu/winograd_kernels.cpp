@@ -67,7 +67,7 @@ METAGAN_INLINE void store_phases(float* to, const FloatVector* phase) {
     }
 }
 
-// G w, B^T x and A^T s of a kernel so wide.
+// G w, B^T x and A^T s of a kernel so wide, and the transposes G^T u and A y.
 template <int kWidth>
 struct Transform;
 
@@ -85,6 +85,17 @@ struct Transform<5> {
         u[5] = (even_half + odd_half) * (32.f / 45);
         u[6] = (even_half - odd_half) * (32.f / 45);
         u[7] = w[4];
+    }
+
+    static METAGAN_INLINE void weights_transposed(const FloatVector* u, FloatVector* w) {
+        const FloatVector even = (u[1] + u[2]) * (-2.f / 9), odd = (u[1] - u[2]) * (-2.f / 9);
+        const FloatVector even2 = (u[3] + u[4]) * (1.f / 90), odd2 = (u[3] - u[4]) * (1.f / 90);
+        const FloatVector even_half = (u[5] + u[6]) * (2.f / 45), odd_half = (u[5] - u[6]) * (2.f / 45);
+        w[0] = u[0] + even + even2 + 16 * even_half;
+        w[1] = odd + 2 * odd2 + 8 * odd_half;
+        w[2] = even + 4 * even2 + 4 * even_half;
+        w[3] = odd + 8 * odd2 + 2 * odd_half;
+        w[4] = even + 16 * even2 + even_half + u[7];
     }
 
     static METAGAN_INLINE void input(const FloatVector* x, FloatVector* v) {
@@ -109,6 +120,20 @@ struct Transform<5> {
         y[2] = even + 4 * even2 + 0.25f * even_half;
         y[3] = odd + 8 * odd2 + 0.125f * odd_half + s[7];
     }
+
+    static METAGAN_INLINE void output_transposed(const FloatVector* y, FloatVector* s) {
+        const FloatVector even = y[0] + y[2], odd = y[1] + y[3];
+        const FloatVector even2 = y[0] + 4 * y[2], odd2 = 2 * y[1] + 8 * y[3];
+        const FloatVector even_half = y[0] + 0.25f * y[2], odd_half = 0.5f * y[1] + 0.125f * y[3];
+        s[0] = y[0];
+        s[1] = even + odd;
+        s[2] = even - odd;
+        s[3] = even2 + odd2;
+        s[4] = even2 - odd2;
+        s[5] = even_half + odd_half;
+        s[6] = even_half - odd_half;
+        s[7] = y[3];
+    }
 };
 
 template <>
@@ -121,6 +146,14 @@ struct Transform<3> {
         u[3] = (even2 + odd2) * (1.f / 24);
         u[4] = (even2 - odd2) * (1.f / 24);
         u[5] = w[2];
+    }
+
+    static METAGAN_INLINE void weights_transposed(const FloatVector* u, FloatVector* w) {
+        const FloatVector even = (u[1] + u[2]) * (-1.f / 6), odd = (u[1] - u[2]) * (-1.f / 6);
+        const FloatVector even2 = (u[3] + u[4]) * (1.f / 24), odd2 = (u[3] - u[4]) * (1.f / 24);
+        w[0] = 0.25f * u[0] + even + even2;
+        w[1] = odd + 2 * odd2;
+        w[2] = even + 4 * even2 + u[5];
     }
 
     static METAGAN_INLINE void input(const FloatVector* x, FloatVector* v) {
@@ -139,6 +172,17 @@ struct Transform<3> {
         y[1] = odd + 2 * odd2;
         y[2] = even + 4 * even2;
         y[3] = odd + 8 * odd2 + s[5];
+    }
+
+    static METAGAN_INLINE void output_transposed(const FloatVector* y, FloatVector* s) {
+        const FloatVector even = y[0] + y[2], odd = y[1] + y[3];
+        const FloatVector even2 = y[0] + 4 * y[2], odd2 = 2 * y[1] + 8 * y[3];
+        s[0] = y[0];
+        s[1] = even + odd;
+        s[2] = even - odd;
+        s[3] = even2 + odd2;
+        s[4] = even2 - odd2;
+        s[5] = y[3];
     }
 };
 
@@ -161,6 +205,25 @@ void weights_of(bool reversed, int64_t rows, const float* w, float* planes, int6
     }
 }
 
+template <int kWidth>
+void weights_gradient_of(int64_t rows, const float* planes, int64_t stride, float* w) {
+    constexpr int kPoints = winograd_points(kWidth);
+    for (int64_t row = 0; row < rows; row += kFloats) {
+        const int count = static_cast<int>(smaller(kFloats, rows - row));
+        FloatVector taps[kWidth], points[kPoints];
+#pragma GCC unroll 8
+        for (int e = 0; e < kPoints; ++e) points[e] = load_first(planes + e * stride + row, count);
+        Transform<kWidth>::weights_transposed(points, taps);
+        float lanes[kWidth][kFloats];
+#pragma GCC unroll 5
+        for (int k = 0; k < kWidth; ++k) store(lanes[k], taps[k]);
+        for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 5
+            for (int k = 0; k < kWidth; ++k) w[(row + i) * kWidth + k] = lanes[k][i];
+        }
+    }
+}
+
 template <int kTiles>
 METAGAN_INLINE void copy_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* from, float* to,
                               int64_t row_tiles) {
@@ -168,10 +231,23 @@ METAGAN_INLINE void copy_rows(int64_t rows, int64_t tiles, int64_t pitch, const 
     for (int64_t row = 0; row < rows; ++row) __builtin_memcpy(to + row * row_tiles, from + row * pitch, bytes);
 }
 
+// B^T x, of tiles that overlap, or A y.
+template <int kWidth, bool kInput>
+METAGAN_INLINE void transform_pixels(const float* from, FloatVector* points) {
+    FloatVector pixels[2 * kTileOutputs];
+    load_phases(from, pixels);
+    if constexpr (kInput) {
+        load_phases(from + kTileOutputs, pixels + kTileOutputs);
+        Transform<kWidth>::input(pixels, points);
+    } else {
+        Transform<kWidth>::output_transposed(pixels, points);
+    }
+}
+
 // Rows are adjacent, so tiles are taken as they come, those across the ends of rows too, and the wanted ones copied.
-template <int kWidth>
-void input_of(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
-              int64_t stride) {
+template <int kWidth, bool kInput>
+void transform_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
+                    int64_t stride) {
     constexpr int kPoints = winograd_points(kWidth);
     constexpr int64_t kMost = 512;  // tiles at a time: what is set aside stays in the first-level cache
     alignas(64) float aside[kPoints][kMost + kFloats];
@@ -180,16 +256,14 @@ void input_of(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float*
         const int64_t count = smaller(at_a_time, rows - row);
         const float* const from = x + row * pitch * kTileOutputs;
         for (int64_t tile = 0; tile < count * pitch; tile += kFloats) {
-            FloatVector pixels[2 * kTileOutputs], points[kPoints];
-            load_phases(from + tile * kTileOutputs, pixels);
-            load_phases(from + (tile + 1) * kTileOutputs, pixels + kTileOutputs);
-            Transform<kWidth>::input(pixels, points);
+            FloatVector points[kPoints];
+            transform_pixels<kWidth, kInput>(from + tile * kTileOutputs, points);
 #pragma GCC unroll 8
             for (int e = 0; e < kPoints; ++e) store(aside[e] + tile, points[e]);
         }
         for (int e = 0; e < kPoints; ++e) {
             float* const to = planes + e * stride + row * row_tiles;
-            switch (tiles) {
+            switch (tiles) {  // lengths known to the compiler, where rows are short
                 case 1:
                     copy_rows<1>(count, tiles, pitch, aside[e], to, row_tiles);
                     break;
@@ -243,9 +317,19 @@ void weights(int width, bool reversed, int64_t rows, const float* w, float* plan
     (width == 5 ? weights_of<5> : weights_of<3>)(reversed, rows, w, planes, stride);
 }
 
+void weights_gradient(int width, int64_t rows, const float* planes, int64_t stride, float* w) {
+    (width == 5 ? weights_gradient_of<5> : weights_gradient_of<3>)(rows, planes, stride, w);
+}
+
 void input(int width, int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
            int64_t stride) {
-    (width == 5 ? input_of<5> : input_of<3>)(rows, tiles, pitch, x, planes, row_tiles, stride);
+    (width == 5 ? transform_rows<5, true> : transform_rows<3, true>)(rows, tiles, pitch, x, planes, row_tiles, stride);
+}
+
+void output_cotangent(int width, int64_t rows, int64_t tiles, int64_t pitch, const float* y, float* planes,
+                      int64_t row_tiles, int64_t stride) {
+    (width == 5 ? transform_rows<5, false> : transform_rows<3, false>)(rows, tiles, pitch, y, planes, row_tiles,
+                                                                       stride);
 }
 
 void output(int width, int64_t images, int64_t tiles, const float* planes, int64_t stride, float bias, bool add,
@@ -255,6 +339,6 @@ void output(int width, int64_t images, int64_t tiles, const float* planes, int64
 
 }  // namespace
 
-const WinogradKernels METAGAN_FOR_ISA(winograd_kernels_) = {weights, input, output};
+const WinogradKernels METAGAN_FOR_ISA(winograd_kernels_) = {weights, weights_gradient, input, output_cotangent, output};
 
 }  // namespace metagan

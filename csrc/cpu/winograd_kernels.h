@@ -20,11 +20,16 @@ constexpr int winograd_points(int64_t width) { return width == 5 ? 8 : width == 
 struct WinogradKernels {
     // `rows` rows of a kernel, `width` adjacent taps each, in reverse if `reversed`: plane[row].
     void (*weights)(int width, bool reversed, int64_t rows, const float* w, float* planes, int64_t stride);
+    // The transpose of `weights`, not reversed.
+    void (*weights_gradient)(int width, int64_t rows, const float* planes, int64_t stride, float* w);
     // `rows` adjacent rows of an image, `pitch` tiles apart, of which the first `tiles` are wanted: plane[row *
     // row_tiles
     // + tile]. A few vectors behind the last row are read.
     void (*input)(int width, int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes,
                   int64_t row_tiles, int64_t stride);
+    // The same for the transpose of `output`, whose tiles do not overlap.
+    void (*output_cotangent)(int width, int64_t rows, int64_t tiles, int64_t pitch, const float* y, float* planes,
+                             int64_t row_tiles, int64_t stride);
     // The other way for one row of each image, `tiles` wide, from plane[image * tiles + tile]; added to y, or to a
     // bias.
     void (*output)(int width, int64_t images, int64_t tiles, const float* planes, int64_t stride, float bias, bool add,

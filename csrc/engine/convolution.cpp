@@ -392,6 +392,12 @@ class Convolution : public Operation {
         const float* const large = transposed_ ? a.bar(large_value, 0) : a.x(large_value, 0);
         float* const small = transposed_ ? a.x(small_value, range.first) : a.bar(small_value, range.first);
         const Source source = source_at(a, state, false, large, a.stride(large_value));
+        if (gather_winograd_.suits(range.count)) {
+            return gather_winograd_.weight_gradient(
+                pass.threads, {source.b + range.first * source.image, source.channel, source.image},
+                {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,
+                plan().parameters[0], a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
+        }
         const Patches patches = patches_of(correlate_, source, range, geometry_.large_channels);
         Result result{small, a.stride(small_value), a.shape(small_value).positions(), correlate_.y_position.data()};
         if (one_pixel_) result.y_position = patches.b_position;
@@ -405,7 +411,7 @@ class Convolution : public Operation {
             const int64_t first = index * chunk, last = std::min(columns, first + chunk);
             float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
-            gemm_kernels().correlate(patches, result, rows, {first, last}, out, chunk, pack);
+            gemm_kernels().correlate(patches, result, rows, {first, last}, false, out, chunk, pack);
             gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
         });
     }

@@ -52,26 +52,45 @@ bool Winograd::suits(int64_t images) const {
            kernel_height_ <= kMostTaps && channels_ >= 16 && source_channels_ >= 8 && images * height_ * width_ >= 256;
 }
 
-// All images, where threads share a product; otherwise as many as stay in a cache.
-int64_t Winograd::batch(int64_t images, int threads) const {
-    if (threads > 1) return images;
-    const int64_t of_one = points_ * (source_channels_ * source_height_ + kBlockRows * height_) * tiles();
+int64_t Winograd::batch(int64_t images, int64_t floats) const {
     const int64_t tiles_of_one = height_ * tiles();
-    return std::min(images, std::max(kCache / of_one, (kColumns + tiles_of_one - 1) / tiles_of_one));
+    return std::min(images, std::max(kCache / floats, (kColumns + tiles_of_one - 1) / tiles_of_one));
+}
+
+// All images where threads share a product: an element's sum does not depend on it.
+int64_t Winograd::batch_of_result(int64_t images, int threads) const {
+    if (threads > 1) return images;
+    return batch(images, points_ * (source_channels_ * source_height_ + kBlockRows * height_) * tiles());
+}
+
+// Sums run over images, so their order must not depend on the threads.
+int64_t Winograd::batch_of_gradient(int64_t images) const {
+    return batch(images, points_ * (source_channels_ + channels_) * height_ * tiles());
 }
 
 int64_t Winograd::plane(int64_t images) const { return source_height_ * images * tiles() + kSlack; }
+int64_t Winograd::bordered_plane(int64_t images) const {
+    return (height_ + kernel_height_ - 1) * images * tiles() + kSlack;
+}
+int64_t Winograd::small_plane(int64_t images) const { return height_ * images * tiles() + kSlack; }
+int64_t Winograd::gradient_row() const { return (steps() + kSlack - 1) / kSlack * kSlack; }
+int64_t Winograd::gradient_plane() const { return channels_ * gradient_row() + kSlack; }
 
 int64_t Winograd::scratch_floats(int64_t images, int threads) const {
-    const int64_t weights = channels_ * source_channels_ * kernel_height_ + kSlack;
-    return points_ * (weights + source_channels_ * plane(batch(images, threads)));
+    return points_ * (channels_ * steps() + kSlack + source_channels_ * plane(batch_of_result(images, threads)));
+}
+
+int64_t Winograd::gradient_scratch_floats(int64_t images) const {
+    const int64_t at_a_time = batch_of_gradient(images);
+    return points_ *
+           (gradient_plane() + source_channels_ * bordered_plane(at_a_time) + channels_ * small_plane(at_a_time));
 }
 
 void Winograd::apply(int threads, const Images<const float>& source, int64_t images, const float* weights,
                      const float* bias, bool accumulate, const Images<float>& y, float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
     const GemmKernels& gemm = gemm_kernels();
-    const int64_t kernel_rows = channels_ * source_channels_ * kernel_height_;
+    const int64_t kernel_rows = channels_ * steps();
     const int64_t weight_plane = kernel_rows + kSlack;
     float* const planes = scratch + points_ * weight_plane;
     parallel_for((kernel_rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
@@ -82,7 +101,7 @@ void Winograd::apply(int threads, const Images<const float>& source, int64_t ima
     });
     const int64_t of_small = (spreads_ ? channels_ : source_channels_) * kernel_height_;
     const Weights view{nullptr, spreads_ ? kernel_height_ : of_small, spreads_ ? of_small : kernel_height_};
-    const int64_t at_a_time = batch(images, threads), blocks = (channels_ + kBlockRows - 1) / kBlockRows;
+    const int64_t at_a_time = batch_of_result(images, threads), blocks = (channels_ + kBlockRows - 1) / kBlockRows;
     for (int64_t image = 0; image < images; image += at_a_time) {
         const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
         const int64_t channel_plane = plane(count), point_plane = source_channels_ * channel_plane;
@@ -150,6 +169,66 @@ void Winograd::apply(int threads, const Images<const float>& source, int64_t ima
             begin_work(before);
         });
     }
+}
+
+// Sums over images are gathered in the transformed weights, one plane a point, and turned into weights at the end.
+void Winograd::weight_gradient(int threads, const Images<const float>& large, const Images<const float>& small,
+                               int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const {
+    const WinogradKernels& kernels = winograd_kernels();
+    const GemmKernels& gemm = gemm_kernels();
+    const int64_t at_a_time = batch_of_gradient(images);
+    float* const from_large = scratch + points_ * gradient_plane();
+    float* const from_small = from_large + points_ * source_channels_ * bordered_plane(at_a_time);
+    const int64_t unit = gemm.tile_columns, share = steps() / threads;
+    const int64_t chunk = std::min<int64_t>(kChunk, (share + unit - 1) / unit * unit);
+    const int64_t chunks = (steps() + chunk - 1) / chunk;
+    for (int64_t image = 0; image < images; image += at_a_time) {
+        const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
+        const int64_t large_plane = bordered_plane(count), small_plane = this->small_plane(count);
+        parallel_for(source_channels_ + channels_, threads, [&](int64_t channel) {
+            const Timed timed(Work::pack);
+            for (int64_t i = 0; i < count; ++i) {
+                const int64_t at = i * tiles();
+                if (channel < source_channels_) {
+                    kernels.input(kernel_width_, height_ + kernel_height_ - 1, tiles(), source_width_ / kTileOutputs,
+                                  large.data + channel * large.channel + (image + i) * large.image,
+                                  from_large + channel * large_plane + at, row_tiles, source_channels_ * large_plane);
+                } else {
+                    const int64_t own = channel - source_channels_;
+                    kernels.output_cotangent(kernel_width_, height_, tiles(), tiles(),
+                                             small.data + own * small.channel + (image + i) * small.image,
+                                             from_small + own * small_plane + at, row_tiles, channels_ * small_plane);
+                }
+            }
+        });
+        parallel_for(points_ * chunks, threads, [&](int64_t index) {
+            const Timed timed(Work::correlate);
+            const int64_t point = index / chunks, first = index % chunks * chunk;
+            int32_t taps[kMostTaps];
+            for (int32_t k = 0; k < kernel_height_; ++k) taps[k] = k * static_cast<int32_t>(row_tiles);
+            const int64_t columns = height_ * row_tiles;
+            Patches patches;
+            patches.b = from_large + point * source_channels_ * large_plane;
+            patches.b_channel = large_plane;
+            patches.b_tap = taps;
+            patches.b_position = thread_counting(columns);
+            patches.channels = static_cast<int>(source_channels_);
+            patches.taps = static_cast<int>(kernel_height_);
+            patches.images = 1;
+            patches.positions = patches.run = static_cast<int>(columns);
+            const Result result{from_small + point * channels_ * small_plane, small_plane, 0, patches.b_position};
+            gemm.correlate(patches, result, channels_, {first, std::min(steps(), first + chunk)}, image > 0,
+                           scratch + point * gradient_plane() + first, gradient_row(), thread_scratch(kPackFloats));
+        });
+    }
+    parallel_for(channels_, threads, [&](int64_t channel) {
+        const Timed timed(Work::pack);
+        const int64_t size = steps() * kernel_width_;
+        float* const gradient = thread_scratch(size);
+        kernels.weights_gradient(kernel_width_, steps(), scratch + channel * gradient_row(), gradient_plane(),
+                                 gradient);
+        gradients.take(offset + channel * size, 1, size, size, gradient, size);
+    });
 }
 
 }  // namespace metagan

@@ -5,6 +5,7 @@
 
 #include "../cpu/winograd_kernels.h"
 #include "geometry.h"
+#include "network.h"
 
 namespace metagan {
 
@@ -28,6 +29,12 @@ class Winograd {
     void apply(int threads, const Images<const float>& source, int64_t images, const float* weights, const float* bias,
                bool accumulate, const Images<float>& y, float* scratch) const;
 
+    int64_t gradient_scratch_floats(int64_t images) const;
+    // The gradient by the weights, from the large image in its border and the small one; handed to the sink, whose
+    // parameter begins at `offset`.
+    void weight_gradient(int threads, const Images<const float>& large, const Images<const float>& small,
+                         int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const;
+
   private:
     // Rows [first, last) of the result, to which these rows of the kernel contribute.
     struct RowGroup {
@@ -37,8 +44,16 @@ class Winograd {
     };
 
     int64_t tiles() const { return width_ / kTileOutputs; }
-    int64_t batch(int64_t images, int threads) const;
+    // How many images at a time, so many floats being made of each: as many as stay in a cache.
+    int64_t batch(int64_t images, int64_t floats) const;
+    int64_t batch_of_result(int64_t images, int threads) const;
+    int64_t batch_of_gradient(int64_t images) const;
     int64_t plane(int64_t images) const;  // of a transformed channel
+    int64_t bordered_plane(int64_t images) const;
+    int64_t small_plane(int64_t images) const;
+    int64_t steps() const { return source_channels_ * kernel_height_; }
+    int64_t gradient_row() const;
+    int64_t gradient_plane() const;
 
     int points_ = 0, kernel_width_ = 0;
     bool spreads_ = false;
