@@ -154,10 +154,11 @@ void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, 
     }
 }
 
-// Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps.
+// Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps. The choice
+// must not depend on how W is divided, since sums that accumulate are rounded differently.
 void correlate(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
                int64_t out_row, float* pack) {
-    const int64_t steps = columns.last - columns.first;
+    const int64_t steps = smaller(kChunk, p.depth());
     const bool adjacent = (p.images == 1 || y.y_image == p.positions) &&
                           y.y_position[p.positions - 1] - y.y_position[0] == p.positions - 1;
     const bool long_sums = p.columns() >= 32 * kFloats;  // beside the sum over the lanes of a vector
