@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from . import machine, ops, records, workloads
+from . import busy, machine, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
 
-CASES: dict[str, ops.OpCase | workloads.WorkloadCase] = {case.name: case for case in (*ops.CASES, *workloads.CASES)}
-GROUPS = {"ops": [case.name for case in ops.CASES], "workloads": [case.name for case in workloads.CASES]}
+Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase
+_GROUPS: dict[str, Sequence[Case]] = {"ops": ops.CASES, "workloads": workloads.CASES, "busy": busy.CASES}
+GROUPS = {group: [case.name for case in cases] for group, cases in _GROUPS.items()}
+CASES: dict[str, Case] = {case.name: case for cases in _GROUPS.values() for case in cases}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +45,10 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
         counts = options.threads or sorted({1, torch.get_num_threads()})
         return ops.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
     counts = options.threads or [torch.get_num_threads()]
-    return workloads.run(
-        case, thread_counts=counts, quick=options.quick, rounds=options.rounds, contenders=options.contenders
-    )
+    arguments = {"thread_counts": counts, "quick": options.quick, "rounds": options.rounds}
+    if isinstance(case, busy.BusyCase):
+        return busy.run(case, **arguments, contenders=options.contenders)
+    return workloads.run(case, **arguments, contenders=options.contenders)
 
 
 def _selected(names: Sequence[str]) -> list[str]:
@@ -69,9 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "--cases",
         nargs="+",
         type=_case,
-        default=list(GROUPS),
+        default=["ops", "workloads"],
         metavar="CASE",
-        help="cases, or 'ops' or 'workloads'",
+        help="cases, or 'ops', 'workloads' or 'busy' (beside a process that keeps all cores busy)",
     )
     parser.add_argument(
         "--contenders",

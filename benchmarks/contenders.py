@@ -52,6 +52,10 @@ class Contender:
             return f"{self.package} is not installed"
         return None
 
+    def left_out(self, quick: bool) -> str | None:
+        """Return why it does not run, or None."""
+        return self.missing() or ("left out by --quick" if quick and self.slow_start else None)
+
 
 def _named(named: tuple[dict[str, Tensor], dict[str, Tensor]], dims: int) -> Result:
     return join(named[0], dims), join(named[1], dims)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import metagan_fast as mgf
 from metagan_fast import models
 
+KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -80,9 +82,22 @@ class Problem:
             noise=self.noise.to(dtype=torch.float64),
         )
 
+    def smooth(self) -> Problem:
+        """Return the same problem on copies of the networks with SiLU for every ReLU, LeakyReLU and PReLU."""
+        return dataclasses.replace(self, generator=_smooth(self.generator), discriminator=_smooth(self.discriminator))
+
     def initial(self) -> tuple[Tensor, Tensor]:
         """Return each network's parameters as one vector, in the order of their names."""
         return join(dict(self.generator.named_parameters())), join(dict(self.discriminator.named_parameters()))
+
+
+def _smooth(network: nn.Module) -> nn.Module:
+    network = copy.deepcopy(network)
+    for parent in [*network.modules()]:
+        for name, child in [*parent._modules.items()]:  # `named_children` leaves out what has a second name
+            if isinstance(child, KINKED):
+                setattr(parent, name, nn.SiLU())
+    return network
 
 
 def join(named: dict[str, Tensor], dims: int = 0) -> Tensor:

@@ -20,6 +20,10 @@ class Record:
     `floor_fraction` is the floor over `seconds`: 1 means as fast as the machine can be, or as a copy of as many bytes
     through memory, which an op may beat that reads more than it writes or finds its inputs in a cache. A contender
     that did not run has `skipped`.
+
+    Beside a process that keeps all cores busy `speed_kept` is the fraction of a contender's undisturbed speed that is
+    left, by medians, and `undisturbed_seconds` the median without the process; `baseline_speed_kept` is the
+    baseline's fraction, and `speed_kept_required` what the package must reach.
     """
 
     case: str
@@ -39,6 +43,10 @@ class Record:
     first_call_seconds: float | None = None
     error: float | None = None
     error_allowed: float | None = None
+    undisturbed_seconds: float | None = None
+    speed_kept: float | None = None
+    speed_kept_required: float | None = None
+    baseline_speed_kept: float | None = None
     skipped: str | None = None
 
     @property
@@ -78,8 +86,8 @@ def timed(
     )
 
 
-_COLUMNS = ("case", "contender", "threads", "time", "spread", "ratio", "floor", "error")
-HEADER = "{:<24} {:<14} {:>7} {:>11} {:>7} {:>8} {:>7}  {:>9}".format(*_COLUMNS)
+_COLUMNS = ("case", "contender", "threads", "time", "spread", "ratio", "floor", "error", "kept")
+HEADER = "{:<24} {:<14} {:>7} {:>11} {:>7} {:>8} {:>7}  {:>9} {:>6}".format(*_COLUMNS)
 
 
 def row(record: Record) -> str:
@@ -88,9 +96,10 @@ def row(record: Record) -> str:
     if record.seconds is None or record.skipped is not None:
         return f"{start} skipped: {record.skipped}"
     error = "" if record.error is None else f"{record.error:.1e}"
+    kept = "" if record.speed_kept is None else f"{record.speed_kept:.1%}"
     return (
         f"{start} {record.seconds * 1e3:>8.2f} ms {record.spread or 0:>7.0%} {record.ratio or 0:>7.2f}x "
-        f"{record.floor_fraction or 0:>7.0%}  {error:>9}"
+        f"{record.floor_fraction or 0:>7.0%}  {error:>9} {kept:>6}".rstrip()
     )
 
 

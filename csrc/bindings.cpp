@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/peak.h"
 #include "cpu/profile.h"
 #include "engine/engine.h"
 #include "kernels.h"
@@ -319,6 +320,14 @@ PYBIND11_MODULE(_core, module) {
         for (int work = 0; work < kWorks; ++work) seconds[kNames[work]] = profiled_seconds(static_cast<Work>(work));
         return seconds;
     });
+    module.def(
+        "multiply_add_rate",
+        [](int threads, double seconds) {
+            if (threads < 1 || !(seconds > 0 && seconds <= 60))
+                throw py::value_error("expected at least 1 thread and above 0 to 60 seconds");
+            return multiply_add_rate(threads, seconds);
+        },
+        no_gil);
     if (const char* wanted = std::getenv("METAGAN_FAST_ISA"); wanted && *wanted) {
         try {
             set_isa(wanted);

@@ -51,6 +51,13 @@ def set_profiling(on: bool) -> None:
 def profile() -> dict[str, float]:
     """Return the seconds of all threads together by kind of work since `set_profiling(True)`."""
 
+def multiply_add_rate(threads: int, seconds: float) -> float:
+    """Return the float32 multiply-adds a second that `threads` threads reach together at best. For benchmarks.
+
+    They run in registers, without a load, in the instruction set in use, for about `seconds`. The GIL is released; the
+    call cannot be interrupted. Raises ValueError for less than 1 thread, and for seconds not in (0, 60].
+    """
+
 def sgd_step(
     dtype: int,
     rows: int,

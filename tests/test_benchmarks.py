@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from metagan_fast.benchmarks import command, compare, machine, operations, ops, records, timing, workloads
+from metagan_fast.benchmarks import busy, command, compare, machine, operations, ops, records, timing, workloads
 from metagan_fast.benchmarks.contenders import CONTENDERS, Contender, Prepared
-from metagan_fast.benchmarks.problem import Problem
+from metagan_fast.benchmarks.problem import KINKED, Problem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metagan_fast import benchmarks, functional, models
+from metagan_fast import _native, benchmarks, functional, models
 
 
 def test_every_public_op_has_a_case() -> None:
@@ -94,7 +97,36 @@ def test_probes_measure_something_possible() -> None:
         assert torch.get_num_threads() == 2
         assert 1e7 < machine.copy_bandwidth(megabytes=1, rounds=2) < 1e13
     assert torch.get_num_threads() == 1
-    assert 1e7 < machine.multiply_add_rate(size=64, rounds=2) < 1e15
+    assert 1e7 < machine.multiply_add_rate(rounds=2, seconds=0.01) < 1e15
+
+
+def test_peak_is_positive_and_steady() -> None:
+    core = pytest.importorskip("metagan_fast._core", reason="the extension is not built")
+    before = core.isa()
+    try:
+        for isa in core.available_isas():
+            core.set_isa(isa)
+            first, second = (max(core.multiply_add_rate(2, 0.01) for _ in range(3)) for _ in range(2))
+            assert first > 0
+            assert 1 / 3 < first / second < 3
+    finally:
+        core.set_isa(before)
+    for threads, seconds in ((0, 0.1), (1, 0.0), (1, float("nan")), (1, 61.0)):
+        with pytest.raises(ValueError, match="at least 1 thread"):
+            core.multiply_add_rate(threads, seconds)
+
+
+def test_peak_of_torch_is_not_above_that_of_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("metagan_fast._core", reason="the extension is not built")
+    peak = machine.multiply_add_rate(rounds=10, seconds=0.02)
+    monkeypatch.setattr(_native, "is_available", lambda: (False, "a test"))
+    assert 0 < machine.multiply_add_rate(rounds=5, size=512) < 1.5 * peak  # the cores need not be alike
+
+
+def test_without_the_extension_a_matrix_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "is_available", lambda: (False, "a test"))
+    monkeypatch.setattr(machine, "alternate", lambda runs, rounds: {"matmul": timing.Timing((2.0, 4.0))})
+    assert machine.multiply_add_rate(size=8) == 8**3 / 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -144,7 +176,7 @@ def test_wrong_workload_result_is_not_timed(
 def test_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmarks.main(["--cases", "sdg_step"])
-    assert "expected one of ops, workloads, sgd_step" in capsys.readouterr().err
+    assert "expected one of ops, workloads, busy, sgd_step" in capsys.readouterr().err
 
 
 def _record(case: str, ratio: float, spread: float = 0.01) -> records.Record:
@@ -177,6 +209,127 @@ def test_compare_forgives_noise_and_names_a_bad_line(tmp_path: Path, capsys: pyt
 def test_record_survives_json() -> None:
     record = _record("sgd_step", 2.0)
     assert records.Record.from_json(record.to_json({"versions": {}, "machine": {}})) == record
+
+
+def test_record_of_an_older_version_is_read() -> None:
+    old = records.Record.from_json('{"case": "sgd_step", "contender": "ours", "threads": 1, "seconds": 1.0}')
+    assert old.speed_kept is None
+    assert len(records.row(old)) < len(records.row(dataclasses.replace(old, speed_kept=0.5)))
+
+
+class _Shared(nn.Module):
+    """An activation under two names, deep inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.ReLU()
+        self.inner = nn.Sequential(nn.PReLU(3), nn.LeakyReLU(0.2), nn.Tanh())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.inner(self.first(inputs)))
+
+
+def _activations(network: nn.Module) -> list[nn.Module]:
+    return [child for parent in network.modules() for child in parent._modules.values() if not child._modules]
+
+
+@pytest.mark.parametrize("name", ["maml-32", "figr-resnet"])
+def test_smooth_problem_has_no_kinks_and_leaves_the_original(name: str) -> None:
+    found = next(c for c in workloads.CASES if c.name == name)
+    problem = dataclasses.replace(found, tasks=1, steps=1).draw()
+    problem = dataclasses.replace(problem, generator=nn.Sequential(problem.generator, _Shared()))
+    before = {name: tensor.clone() for name, tensor in problem.generator.state_dict().items()}
+    kinks = [sum(isinstance(m, KINKED) for m in _activations(n)) for n in (problem.generator, problem.discriminator)]
+    assert min(kinks) > 1
+    smooth = problem.smooth()
+    for network, original, count in zip(
+        (smooth.generator, smooth.discriminator), (problem.generator, problem.discriminator), kinks, strict=True
+    ):
+        assert not any(isinstance(module, KINKED) for module in _activations(network))
+        assert sum(isinstance(module, nn.SiLU) for module in _activations(network)) == count
+        assert sum(isinstance(module, KINKED) for module in _activations(original)) == count
+        for parameter in network.parameters():
+            parameter.data.fill_(0.0)
+    after = problem.generator.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_judge_looks_at_smooth_networks_for_maml_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def watch(problem: Problem) -> Prepared:
+        seen.append(sum(isinstance(module, KINKED) for module in problem.generator.modules()))
+        return CONTENDERS["plain"].prepare(problem)
+
+    for name, kinked in (("mlp-8", True), ("maml-32", False)):
+        case = _tiny(name)
+        workloads.Judge(case, case.draw()).check(Contender("watched", watch))
+        assert [count > 0 for count in seen] == [kinked] * 2
+        seen.clear()
+
+
+def test_busy_cores_spin_until_they_are_left() -> None:
+    with machine.busy_cores(2) as children:
+        assert [child.poll() for child in children] == [None, None]
+    assert None not in [child.returncode for child in children]
+    with pytest.raises(KeyError), machine.busy_cores(1) as children:
+        raise KeyError
+    assert children[0].returncode is not None
+
+
+def _tiny_busy() -> busy.BusyCase:
+    work = dataclasses.replace(_tiny("mlp-8"), name="busy-tiny", contenders=("plain", "native executor"))
+    return busy.BusyCase("busy-tiny", work, seconds=5.0)
+
+
+def test_busy_case_says_what_speed_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert command.GROUPS["busy"] == ["busy-dcgan-32", "busy-dcgan-16"]
+    pytest.importorskip("metagan_fast._core", reason="the extension is not built")
+    monkeypatch.setitem(command.CASES, "busy-tiny", _tiny_busy())
+    out = tmp_path / "records.jsonl"
+    assert benchmarks.main(["--cases", "busy-tiny", "--quick", "--out", str(out)]) == 0
+    plain, ours = records.read(out)
+    assert (plain.contender, ours.contender) == ("plain", "native executor")
+    assert ours.baseline_speed_kept == plain.speed_kept
+    assert ours.speed_kept_required == 0.4
+    for record in (plain, ours):
+        assert record.speed_kept == pytest.approx(record.undisturbed_seconds / record.median)
+        assert record.ratio == pytest.approx(plain.seconds / record.seconds)
+
+
+def test_busy_case_times_beside_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    disturbed = [False]
+
+    @contextmanager
+    def fake() -> Iterator[None]:
+        disturbed[0] = True
+        yield
+        disturbed[0] = False
+
+    def sleepy(problem: Problem) -> Prepared:
+        """A contender that takes four times as long when disturbed."""
+        prepared = CONTENDERS["plain"].prepare(problem)
+        result = prepared.run()
+
+        def run() -> object:
+            time.sleep(0.2 if disturbed[0] else 0.05)
+            return result
+
+        return Prepared(run, prepared.collect)
+
+    monkeypatch.setattr(machine, "busy_cores", fake)
+    monkeypatch.setitem(CONTENDERS, "native executor", Contender("native executor", sleepy))
+    case = _tiny_busy()
+    plain, ours = busy.run(case, thread_counts=[1], rounds=2)
+    assert 0.15 < ours.speed_kept < 0.5
+    assert plain.speed_kept is not None
+    assert disturbed == [False]
+
+
+def test_baseline_of_a_busy_case_is_multiplied() -> None:
+    work = dataclasses.replace(_tiny("mlp-8"), tasks=3, steps=2)
+    scaled = busy._scaled({"plain": timing.Timing((1.0, 2.0)), "other": timing.Timing((5.0,))}, work)
+    assert scaled == {"plain": timing.Timing((6.0, 12.0)), "other": timing.Timing((5.0,))}
 
 
 def test_problem_takes_the_first_tasks_and_steps() -> None:
