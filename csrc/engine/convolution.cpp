@@ -222,6 +222,14 @@ class Convolution : public Operation {
         return floats * int64_t{sizeof(float)};
     }
 
+    int64_t scratch_bytes(int64_t images) const override {
+        int64_t floats = 0;
+        for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
+            if (winograd->suits(images)) floats = std::max(floats, winograd->scratch_floats(images, 1));
+        if (gather_winograd_.suits(images)) floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
+        return floats * int64_t{sizeof(float)};
+    }
+
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const Source source = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), images);
         apply(pass, a, source, images, pass.params, bias(pass.params), false, a.x(output(), images.first), output());

@@ -40,8 +40,12 @@ int64_t Network::workspace_bytes(int64_t images) const {
     int64_t bytes = 0;
     for (size_t value = 0; value < plan_.values.size(); ++value)
         bytes += plan_.values[value].elements() * images * int64_t{sizeof(float)} * (readers_[value] > 1 ? 3 : 2);
-    for (const auto& operation : operations_) bytes += operation->state_bytes(images);
-    return bytes;
+    int64_t scratch = 0;
+    for (const auto& operation : operations_) {
+        bytes += operation->state_bytes(images);
+        scratch = std::max(scratch, operation->scratch_bytes(images));
+    }
+    return bytes + scratch;
 }
 
 void Network::forward(const Pass& pass, Workspace& workspace, Range images) const {

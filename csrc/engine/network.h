@@ -121,6 +121,11 @@ class Operation {
         static_cast<void>(images);
         return 0;
     }
+    // Of Activations::scratch, where a task has a thread of its own.
+    virtual int64_t scratch_bytes(int64_t images) const {
+        static_cast<void>(images);
+        return 0;
+    }
     virtual void forward(const Pass&, Activations&, OperationState*, Range) const = 0;
     virtual void tangent(const Pass&, Activations&, OperationState*, Range primal, Range tangent) const = 0;
     // Writes the cotangent of input i where x_bar[i] says (first element of images.first, with the value's stride), or
