@@ -7,7 +7,7 @@
 
 namespace metagan {
 
-const GemmKernels& gemm_kernels();
+const GemmKernels& gemm_kernels(Precision);
 const LayerKernels& layer_kernels();
 const UpdateKernels& update_kernels();
 
