@@ -162,9 +162,14 @@ Term term(const py::handle& fields) {
     return {static_cast<Term::Kind>(kind), values[1].cast<double>(), values[2].cast<double>()};
 }
 
+Precision precision_of(const std::string& name) {
+    return static_cast<Precision>(one_of(name, {"float32", "bf16"}, "precision"));
+}
+
 std::unique_ptr<Engine> make_engine(const py::dict& generator, const py::dict& discriminator, const py::dict& loss,
-                                    const py::dict& inner) {
+                                    const py::dict& inner, const std::string& precision) {
     EnginePlan plan;
+    plan.precision = precision_of(precision);
     plan.generator = network_plan(generator);
     plan.discriminator = network_plan(discriminator);
     plan.loss.real = term(loss["real"]);
@@ -251,7 +256,7 @@ void run(const Body& body) {
 }
 
 // The four passes of one network on its own, for tests; names as in the equations of csrc/engine/network.h.
-void network_passes(const py::dict& plan, const py::dict& fields) {
+void network_passes(const py::dict& plan, const py::dict& fields, const std::string& precision) {
     const Network network(network_plan(plan));
     const auto images = field<int64_t>(fields, "images");
     const bool paired = field<int>(fields, "paired") != 0;
@@ -261,6 +266,7 @@ void network_passes(const py::dict& plan, const py::dict& fields) {
     const std::vector<Range> batches{primal};
     Pass pass;
     pass.params = address(fields, "params");
+    pass.precision = precision_of(precision);
     pass.threads = field<int>(fields, "threads");
     pass.batches = &batches;
     const auto copy = [&](int value, bool cotangent, int64_t first, const char* name, bool in) {
@@ -415,7 +421,8 @@ PYBIND11_MODULE(_core, module) {
            double decay) { ema_update({dtype, rows, columns, threads}, average, params, average_out, decay); },
         no_gil);
 
-    module.def("network_passes", &network_passes);
+    module.def("network_passes", &network_passes, py::arg("network"), py::arg("arguments"),
+               py::arg("precision") = "float32");
 
     py::class_<Engine>(module, "Engine")
         .def(py::init(&make_engine))

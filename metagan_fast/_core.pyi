@@ -31,7 +31,8 @@ BFLOAT16: int
 FLOAT64: int
 
 def available_isas() -> list[str]:
-    """Return the instruction sets this processor runs, worst first: some of "portable", "avx2", "avx512"."""
+    """Return the instruction sets this processor runs, worst first: some of "portable", "avx2", "avx512",
+    "avx512_bf16", which is "avx512" but for products in bf16."""
 
 def isa() -> str:
     """Return the one in use: the best, unless the environment variable METAGAN_FAST_ISA or `set_isa` chose another.
@@ -201,7 +202,8 @@ class Engine:
     """Whole inner loops of a task batch for two networks.
 
     Networks are `executors.plan.Plan.to_core()`, the settings what `executors.native_executor` makes of a loss and of
-    an inner loop. Every method takes one dict of numbers, tuples of numbers, and addresses of contiguous float32 arrays
+    an inner loop; `precision` is "float32" or "bf16". Every method takes one dict of numbers, tuples of numbers, and
+    addresses of contiguous float32 arrays
     (`support_index`: int64), 0 for what is absent. Always among them: `tasks` and `threads`; of an inner loop also
     `shots`, `steps` and `batch`, the images that an update sees. The GIL is released; Ctrl-C raises KeyboardInterrupt.
 
@@ -214,6 +216,7 @@ class Engine:
         discriminator: dict[str, Any],
         loss: dict[str, Any],
         inner: dict[str, Any],
+        precision: str,
     ) -> None: ...
     def inner_loop(self, arguments: dict[str, Any]) -> None:
         """Adapt the initialisation to every task.
@@ -258,7 +261,7 @@ class Engine:
         `adjoint` says whether second-order gradients are wanted.
         """
 
-def network_passes(network: dict[str, Any], arguments: dict[str, Any]) -> None:
+def network_passes(network: dict[str, Any], arguments: dict[str, Any], precision: str = "float32") -> None:
     """Run one network and its derivatives, for tests.
 
     Read: `params` `[numel]`, `inputs` and, with `paired`, `params_tangent` (or 0), `inputs_tangent`, in the shapes of

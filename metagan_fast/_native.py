@@ -62,9 +62,7 @@ def make_engine(
     Raises:
         ValueError: what it cannot run, and why.
     """
-    if precision != "float32":
-        raise ValueError(f"the engine of this build does not compute in {precision}")
-    return _core.Engine(generator, discriminator, loss, inner)
+    return _core.Engine(generator, discriminator, loss, inner, precision)
 
 
 class EngineCall:

@@ -1,6 +1,7 @@
 // W = Y P^T; see gemm.h. Included by gemm_kernels.cpp alone.
 #pragma once
 
+#include "dot_products.h"
 #include "gemm.h"
 #include "micro_kernel.h"
 #include "pack.h"
@@ -8,6 +9,55 @@
 
 namespace metagan {
 namespace {
+
+// to[j][i] = from[i][j], or += it, for `rows` of `columns` elements.
+void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, bool add, float* to,
+               int64_t to_row) {
+    alignas(64) float square[kFloats * kFloats];
+    for (int64_t i = 0; i < rows; i += kFloats)
+        for (int64_t j = 0; j < columns; j += kFloats) {
+            if (i + kFloats <= rows && j + kFloats <= columns) {
+                float* const at = to + j * to_row + i;
+                transpose_square(from + i * from_row + j, from_row, add ? square : at, add ? kFloats : to_row);
+                for (int64_t b = 0; add && b < kFloats; ++b)
+                    store(at + b * to_row,
+                          load(at + b * to_row, FloatVector{}) + load(square + b * kFloats, FloatVector{}));
+                continue;
+            }
+            for (int64_t a = i; a < smaller(i + kFloats, rows); ++a)
+                for (int64_t b = j; b < smaller(j + kFloats, columns); ++b) {
+                    float& at = to[b * to_row + a];
+                    at = (add ? at : 0) + from[a * from_row + b];
+                }
+        }
+}
+
+// A panel of P^T: [columns of P][width steps], the steps beyond `count` zero.
+void pack_transposed_panel(float* panel, int width, const float* b, const int32_t* steps, int64_t count,
+                           const int32_t* columns, int64_t depth, int length_of_copies) {
+    alignas(64) float square[kFloats * kFloats];
+    for (int64_t t = 0; t < depth; t += kFloats) {
+        const int64_t length = smaller(kFloats, depth - t);
+        const int copies = length % smaller(length_of_copies, kFloats) == 0 ? smaller(length_of_copies, kFloats) : 1;
+        for (int64_t first = 0; first < width; first += kFloats) {
+            for (int64_t k = 0; k < kFloats; ++k) {
+                float* to = square + k * kFloats;
+                if (first + k < count) {
+                    copy_columns(to, b + steps[first + k], columns + t, length, copies);
+                    clear(to + length, kFloats - length);
+                } else {
+                    clear(to, kFloats);
+                }
+            }
+            if (length == kFloats) {
+                transpose_square(square, kFloats, panel + t * width + first, width);
+            } else {
+                for (int64_t i = 0; i < length; ++i)
+                    for (int64_t k = 0; k < kFloats; ++k) panel[(t + i) * width + first + k] = square[k * kFloats + i];
+            }
+        }
+    }
+}
 
 // W as a sum over the columns of Y, kDepth of them at a time, with P^T packed: a panel of P serves every row of Y.
 void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
@@ -74,96 +124,13 @@ void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Inter
     }
 }
 
-// The same elements as dot products of vectors along the columns, both operands in place: for very few rows. A sum runs
-// over each lane of the vectors, then over the lanes.
-template <int kRows, int kTaps, int kParts>
-void dot_products(const float* y, int64_t y_row, const float* b, const int32_t* steps, const int32_t* columns,
-                  int64_t count, int taps, float* out, int64_t out_row) {
-    const float* from[kTaps];
-    for (int k = 0; k < kTaps; ++k) from[k] = b + steps[k < taps ? k : taps - 1];
-    FloatVector sum[kRows][kTaps] = {};
-    int64_t j = 0;
-    for (; j + kFloats <= count; j += kFloats) {
-        FloatVector row[kRows];
-#pragma GCC unroll 4
-        for (int i = 0; i < kRows; ++i) row[i] = load(y + i * y_row + j, FloatVector{});
-#pragma GCC unroll 8
-        for (int k = 0; k < kTaps; ++k) {
-            const float* part[kParts];
-            for (int q = 0; q < kParts; ++q) part[q] = from[k] + columns[j + q * (kFloats / kParts)];
-            const FloatVector column = load_parts<kParts>(part, 0);
-#pragma GCC unroll 4
-            for (int i = 0; i < kRows; ++i) sum[i][k] += row[i] * column;
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 8
-        for (int k = 0; k < kTaps; ++k) {
-            if (k >= taps) break;
-            float rest = 0;
-            for (int64_t tail = j; tail < count; ++tail) rest += y[i * y_row + tail] * from[k][columns[tail]];
-            out[i * out_row + k] += total(sum[i][k]) + rest;
-        }
-    }
-}
-
-template <int kParts>
-void dot_products_of(int rows, const float* y, int64_t y_row, const float* b, const int32_t* steps, int64_t taps,
-                     const int32_t* columns, int64_t count, float* out, int64_t out_row) {
-    constexpr int kTaps = 6;
-    for (int64_t k = 0; k < taps; k += kTaps) {
-        const int now = static_cast<int>(smaller(kTaps, taps - k));
-        if (rows == 4)
-            dot_products<4, kTaps, kParts>(y, y_row, b, steps + k, columns, count, now, out + k, out_row);
-        else if (rows == 2)
-            dot_products<2, kTaps, kParts>(y, y_row, b, steps + k, columns, count, now, out + k, out_row);
-        else
-            dot_products<1, kTaps, kParts>(y, y_row, b, steps + k, columns, count, now, out + k, out_row);
-    }
-}
-
-void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
-                               float* out, int64_t out_row) {
-    constexpr int64_t kColumns = 2048;  // four rows of Y, a quarter of the first-level cache each
-    int32_t source[kColumns], step_source[kChunk];
-    const int64_t steps = columns.last - columns.first;
-    fill_offsets(step_source, p.b_channel, p.b_tap, p.taps, columns.first, columns.last);
-    for (int64_t i = 0; !accumulate && i < rows; ++i) clear(out + i * out_row, steps);
-    for (int64_t first = 0; first < p.columns(); first += kColumns) {
-        const int64_t count = smaller(kColumns, p.columns() - first);
-        fill_offsets(source, p.b_image, p.b_position, p.positions, first, first + count);
-        int tile;
-        for (int64_t row = 0; row < rows; row += tile) {
-            tile = rows - row >= 4 ? 4 : rows - row >= 2 ? 2 : 1;
-            const auto run = [&](auto dot) {
-                dot(tile, y.y + row * y.y_row + first, y.y_row, p.b, step_source, steps, source, count,
-                    out + row * out_row, out_row);
-            };
-            switch (parts_of(p)) {
-                case 1:
-                    run(dot_products_of<1>);
-                    break;
-                case 2:
-                    run(dot_products_of<2>);
-                    break;
-                default:
-                    run(dot_products_of<4>);
-            }
-        }
-    }
-}
-
 // Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps. The choice
 // must not depend on how W is divided, since sums that accumulate are rounded differently.
 void correlate(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
                int64_t out_row, float* pack) {
     const int64_t steps = smaller(kChunk, p.depth());
-    const bool adjacent = (p.images == 1 || y.y_image == p.positions) &&
-                          y.y_position[p.positions - 1] - y.y_position[0] == p.positions - 1;
-    const bool long_sums = p.columns() >= 32 * kFloats;  // beside the sum over the lanes of a vector
-    if (rows <= kFloats / 2 && long_sums && parts_of(p) && adjacent)
-        return correlate_by_dot_products(p, y, rows, columns, accumulate, out, out_row);
+    if (suits_dot_products(p, y, rows))
+        return correlate_by_dot_products<false>(p, y, rows, columns, accumulate, out, out_row);
     if (rows * (p.columns() + steps) < p.columns() * steps)
         return correlate_by_columns(p, y, rows, columns, accumulate, out, out_row, pack);
     correlate_by_rows(p, y, rows, columns, accumulate, out, out_row, pack);

@@ -6,8 +6,10 @@ namespace metagan {
 namespace {
 
 template <class Kernels>
-const Kernels& choose(const Kernels& portable, const Kernels& avx2, const Kernels& avx512) {
+const Kernels& choose(const Kernels& portable, const Kernels& avx2, const Kernels& avx512, const Kernels& avx512_bf16) {
     switch (current_isa()) {
+        case Isa::avx512_bf16:
+            return avx512_bf16;
         case Isa::avx512:
             return avx512;
         case Isa::avx2:
@@ -17,10 +19,19 @@ const Kernels& choose(const Kernels& portable, const Kernels& avx2, const Kernel
     }
 }
 
+template <class Kernels>
+const Kernels& choose(const Kernels& portable, const Kernels& avx2, const Kernels& avx512) {
+    return choose(portable, avx2, avx512, avx512);
+}
+
 }  // namespace
 
 #ifdef METAGAN_X86
-const GemmKernels& gemm_kernels() { return choose(gemm_kernels_portable, gemm_kernels_avx2, gemm_kernels_avx512); }
+const GemmKernels& gemm_kernels(Precision precision) {
+    if (precision == Precision::float32) return choose(gemm_kernels_portable, gemm_kernels_avx2, gemm_kernels_avx512);
+    return choose(gemm_bf16_kernels_portable, gemm_bf16_kernels_avx2, gemm_bf16_kernels_avx512,
+                  gemm_bf16_kernels_avx512_bf16);
+}
 const LayerKernels& layer_kernels() { return choose(layer_kernels_portable, layer_kernels_avx2, layer_kernels_avx512); }
 const UpdateKernels& update_kernels() {
     return choose(update_kernels_portable, update_kernels_avx2, update_kernels_avx512);
@@ -29,7 +40,9 @@ const WinogradKernels& winograd_kernels() {
     return choose(winograd_kernels_portable, winograd_kernels_avx2, winograd_kernels_avx512);
 }
 #else
-const GemmKernels& gemm_kernels() { return gemm_kernels_portable; }
+const GemmKernels& gemm_kernels(Precision precision) {
+    return precision == Precision::float32 ? gemm_kernels_portable : gemm_bf16_kernels_portable;
+}
 const LayerKernels& layer_kernels() { return layer_kernels_portable; }
 const UpdateKernels& update_kernels() { return update_kernels_portable; }
 const WinogradKernels& winograd_kernels() { return winograd_kernels_portable; }

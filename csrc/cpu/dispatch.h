@@ -8,7 +8,7 @@
 
 namespace metagan {
 
-const GemmKernels& gemm_kernels();
+const GemmKernels& gemm_kernels(Precision);
 const LayerKernels& layer_kernels();
 const UpdateKernels& update_kernels();
 const WinogradKernels& winograd_kernels();

@@ -74,8 +74,15 @@ struct GemmKernels {
     int tile_rows, tile_columns;
 };
 
+// Of operands as they are, or rounded to bf16 (nearest, ties to even); results and sums are float32 in either.
+enum class Precision : int { float32, bf16 };
+
 extern const GemmKernels gemm_kernels_portable;
 extern const GemmKernels gemm_kernels_avx2;
 extern const GemmKernels gemm_kernels_avx512;
+extern const GemmKernels gemm_bf16_kernels_portable;
+extern const GemmKernels gemm_bf16_kernels_avx2;
+extern const GemmKernels gemm_bf16_kernels_avx512;
+extern const GemmKernels gemm_bf16_kernels_avx512_bf16;
 
 }  // namespace metagan

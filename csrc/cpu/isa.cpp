@@ -21,6 +21,8 @@ std::atomic<Isa>& current() {
 
 const char* name(Isa isa) {
     switch (isa) {
+        case Isa::avx512_bf16:
+            return "avx512_bf16";
         case Isa::avx512:
             return "avx512";
         case Isa::avx2:
@@ -33,6 +35,8 @@ const char* name(Isa isa) {
 bool is_available(Isa isa) {
 #ifdef METAGAN_X86
     switch (isa) {
+        case Isa::avx512_bf16:
+            return __builtin_cpu_supports("avx512bf16") && is_available(Isa::avx512);
         case Isa::avx512:
             return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && is_available(Isa::avx2);

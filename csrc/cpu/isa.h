@@ -3,8 +3,8 @@
 
 namespace metagan {
 
-enum class Isa : int { portable, avx2, avx512 };
-constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512};  // worst first
+enum class Isa : int { portable, avx2, avx512, avx512_bf16 };  // the last differs in products of bf16 alone
+constexpr Isa kIsas[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512_bf16};  // worst first
 
 const char* name(Isa isa);
 bool is_available(Isa isa);

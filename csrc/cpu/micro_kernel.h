@@ -96,6 +96,24 @@ METAGAN_INLINE void store_parts(float* to, const int32_t* part, FloatVector valu
 #endif
 }
 
+// Writes a tile's sums to Y.
+template <int kRows, int kVectors, int kStoreParts, class AnyTile>
+METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const AnyTile& t) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+        float* const row = t.y + i * t.y_row;
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            if (v + 1 == kVectors && t.last < kFloats) {
+                float* const to = row + t.y_part[v * kStoreParts];
+                store_first(to, t.last, t.add ? sum[i][v] + load_first(to, t.last) : sum[i][v]);
+            } else {
+                store_parts<kStoreParts>(row, t.y_part + v * kStoreParts, sum[i][v], t.add);
+            }
+        }
+    }
+}
+
 // How the rows of A lie: a fixed distance apart, or anywhere.
 enum class Rows { strided, listed };
 
@@ -133,20 +151,11 @@ void micro_kernel(const Tile& t) {
             for (int v = 0; v < kVectors; ++v) sum[i][v] += broadcast * column[v];
         }
     }
-#pragma GCC unroll 12
-    for (int i = 0; i < kRows; ++i) {
-        float* const row = t.y + i * t.y_row;
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-            if (v + 1 == kVectors && t.last < kFloats) {
-                float* const to = row + t.y_part[v * kStoreParts];
-                store_first(to, t.last, t.add ? sum[i][v] + load_first(to, t.last) : sum[i][v]);
-            } else {
-                store_parts<kStoreParts>(row, t.y_part + v * kStoreParts, sum[i][v], t.add);
-            }
-        }
-    }
+    store_tile<kRows, kVectors, kStoreParts>(sum, t);
 }
+
+// The size of tile below one of so many rows; tile_rows() knows them too.
+constexpr int next_tile_rows(int rows) { return rows > 8 ? 8 : rows > 6 ? 6 : rows > 4 ? 4 : rows - 1; }
 
 using MicroKernel = void (*)(const Tile&);
 
@@ -159,7 +168,7 @@ MicroKernel with_vectors(int vectors) {
 
 template <Rows kLayout, int kLoadParts, int kStoreParts, int kRows = kTileRows>
 MicroKernel with_rows(int rows, int vectors) {
-    constexpr int kSmaller = kRows > 8 ? 8 : kRows > 6 ? 6 : kRows > 4 ? 4 : kRows - 1;
+    constexpr int kSmaller = next_tile_rows(kRows);
     if constexpr (kRows > 1)
         if (rows < kRows) return with_rows<kLayout, kLoadParts, kStoreParts, kSmaller>(rows, vectors);
     constexpr int kMost = kLayout == Rows::listed ? 2 : most_vectors(kRows);

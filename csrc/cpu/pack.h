@@ -78,17 +78,6 @@ METAGAN_INLINE void clear(float* to, int64_t count) {
     for (int64_t j = 0; j < count; ++j) to[j] = 0;
 }
 
-// A panel of P: [depth][width], the columns beyond `count` zero.
-void pack_panel(float* panel, int width, const float* b, const int32_t* steps, int64_t depth, const int32_t* columns,
-                int64_t count, int length) {
-    if (count % length != 0) length = 1;
-    for (int64_t k = 0; k < depth; ++k) {
-        float* to = panel + k * width;
-        copy_columns(to, b + steps[k], columns, count, length);
-        clear(to + count, width - count);
-    }
-}
-
 // Transposes a square of kFloats x kFloats, rows `from_row` and `to_row` apart, by exchanging ever smaller blocks.
 METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float* to, int64_t to_row) {
 #ifdef __clang__
@@ -117,55 +106,6 @@ METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float*
 #pragma GCC unroll 16
     for (int i = 0; i < kFloats; ++i) store(to + i * to_row, row[i]);
 #endif
-}
-
-// to[j][i] = from[i][j], or += it, for `rows` of `columns` elements.
-void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, bool add, float* to,
-               int64_t to_row) {
-    alignas(64) float square[kFloats * kFloats];
-    for (int64_t i = 0; i < rows; i += kFloats)
-        for (int64_t j = 0; j < columns; j += kFloats) {
-            if (i + kFloats <= rows && j + kFloats <= columns) {
-                float* const at = to + j * to_row + i;
-                transpose_square(from + i * from_row + j, from_row, add ? square : at, add ? kFloats : to_row);
-                for (int64_t b = 0; add && b < kFloats; ++b)
-                    store(at + b * to_row,
-                          load(at + b * to_row, FloatVector{}) + load(square + b * kFloats, FloatVector{}));
-                continue;
-            }
-            for (int64_t a = i; a < smaller(i + kFloats, rows); ++a)
-                for (int64_t b = j; b < smaller(j + kFloats, columns); ++b) {
-                    float& at = to[b * to_row + a];
-                    at = (add ? at : 0) + from[a * from_row + b];
-                }
-        }
-}
-
-// A panel of P^T: [columns of P][width steps], the steps beyond `count` zero.
-void pack_transposed_panel(float* panel, int width, const float* b, const int32_t* steps, int64_t count,
-                           const int32_t* columns, int64_t depth, int length_of_copies) {
-    alignas(64) float square[kFloats * kFloats];
-    for (int64_t t = 0; t < depth; t += kFloats) {
-        const int64_t length = smaller(kFloats, depth - t);
-        const int copies = length % smaller(length_of_copies, kFloats) == 0 ? smaller(length_of_copies, kFloats) : 1;
-        for (int64_t first = 0; first < width; first += kFloats) {
-            for (int64_t k = 0; k < kFloats; ++k) {
-                float* to = square + k * kFloats;
-                if (first + k < count) {
-                    copy_columns(to, b + steps[first + k], columns + t, length, copies);
-                    clear(to + length, kFloats - length);
-                } else {
-                    clear(to, kFloats);
-                }
-            }
-            if (length == kFloats) {
-                transpose_square(square, kFloats, panel + t * width + first, width);
-            } else {
-                for (int64_t i = 0; i < length; ++i)
-                    for (int64_t k = 0; k < kFloats; ++k) panel[(t + i) * width + first + k] = square[k * kFloats + i];
-            }
-        }
-    }
 }
 
 }  // namespace

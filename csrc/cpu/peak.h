@@ -48,7 +48,7 @@ METAGAN_CHAINS(chains_avx512, __attribute__((target("avx512f,fma"))), 64, 24)
 
 inline Chains current_chains() {
 #ifdef METAGAN_X86
-    if (current_isa() == Isa::avx512) return chains_avx512;
+    if (current_isa() == Isa::avx512 || current_isa() == Isa::avx512_bf16) return chains_avx512;
     if (current_isa() == Isa::avx2) return chains_avx2;
 #endif
     return chains_portable;

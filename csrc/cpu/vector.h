@@ -100,13 +100,28 @@ METAGAN_INLINE void store(float* to, FloatVector value) { __builtin_memcpy(to, &
 
 METAGAN_INLINE void store(double* to, DoubleVector value) { __builtin_memcpy(to, &value, sizeof value); }
 
-METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
+// The values rounded to bf16, as numbers of 16 bits.
+METAGAN_INLINE BitsVector bfloat16_bits(FloatVector value) {
     const BitsVector bits = reinterpret_cast<BitsVector>(value);
     const BitsVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const BitsVector quiet_nan = (bits >> 16) | 0x40u;
     const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    const BFloat16Vector stored = __builtin_convertvector(is_nan ? quiet_nan : rounded, BFloat16Vector);
+    return is_nan ? quiet_nan : rounded;
+}
+
+METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
+    const BFloat16Vector stored = __builtin_convertvector(bfloat16_bits(value), BFloat16Vector);
     __builtin_memcpy(to, &stored, sizeof stored);
+}
+
+METAGAN_INLINE FloatVector round_to_bfloat16(FloatVector value) {
+    return reinterpret_cast<FloatVector>(bfloat16_bits(value) << 16);
+}
+
+METAGAN_INLINE float round_to_bfloat16(float value) {
+    BFloat16 rounded;
+    narrow(value, rounded);
+    return widen(rounded);
 }
 
 // The first `count` elements, at most a vector of them; the others are 0 and left alone.

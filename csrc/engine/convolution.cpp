@@ -350,7 +350,7 @@ class Convolution : public Operation {
             if (one_pixel_) product.result.y_position = product.patches.b_position;
             products.push_back(product);
         }
-        if (!products.empty()) multiply(pass.threads, products, weights, shape.channels, bias, accumulate);
+        if (!products.empty()) multiply(pass, products, weights, shape.channels, bias, accumulate);
     }
 
     Patches patches_of(const Tables& t, const Source& source, Range range, int64_t channels) const {
@@ -375,9 +375,10 @@ class Convolution : public Operation {
     }
 
     // Threads share out columns, or rows where columns are few: then each reads its part of the weights only.
-    static void multiply(int threads, const std::vector<Product>& products, const Weights& weights, int64_t rows,
+    static void multiply(const Pass& pass, const std::vector<Product>& products, const Weights& weights, int64_t rows,
                          const float* bias, bool accumulate) {
-        const GemmKernels& kernels = gemm_kernels();
+        const GemmKernels& kernels = gemm_kernels(pass.precision);
+        const int threads = pass.threads;
         int64_t panels = 0;
         for (const Product& product : products)
             panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
@@ -410,16 +411,17 @@ class Convolution : public Operation {
         Result result{small, a.stride(small_value), a.shape(small_value).positions(), correlate_.y_position.data()};
         if (one_pixel_) result.y_position = patches.b_position;
         const int64_t rows = geometry_.small_channels, columns = geometry_.weights_of_small();
+        const GemmKernels& kernels = gemm_kernels(pass.precision);
         // As large as a cache holds, but enough of them for the threads to share out.
         const int64_t fits = std::min(kChunk, kPackFloats / rows), share = columns / (4 * pass.threads);
         const int64_t wanted = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
-        const int64_t unit = gemm_kernels().tile_columns, chunk = (wanted + unit - 1) / unit * unit;
+        const int64_t unit = kernels.tile_columns, chunk = (wanted + unit - 1) / unit * unit;
         parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
             const Timed timed(Work::correlate);
             const int64_t first = index * chunk, last = std::min(columns, first + chunk);
             float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
-            gemm_kernels().correlate(patches, result, rows, {first, last}, false, out, chunk, pack);
+            kernels.correlate(patches, result, rows, {first, last}, false, out, chunk, pack);
             gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
         });
     }

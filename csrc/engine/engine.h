@@ -19,6 +19,7 @@ struct EnginePlan {
     LossPlan loss;
     OptimizerPlan optimizer;
     int64_t critic_steps = 1;
+    Precision precision = Precision::float32;
 };
 
 // What an inner loop draws on; null where absent.

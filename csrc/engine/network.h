@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../cpu/array.h"
+#include "../cpu/gemm.h"
 
 namespace metagan {
 
@@ -85,10 +86,11 @@ class Activations {
     Array<float> scratch_;
 };
 
-// One pass: with which parameters, over which images, on how many threads.
+// One pass: with which parameters, over which images, in which precision, on how many threads.
 struct Pass {
     const float* params = nullptr;
-    const float* params_dot = nullptr;  // direction of the tangent in parameter space; null: zero
+    const float* params_dot = nullptr;         // direction of the tangent in parameter space; null: zero
+    Precision precision = Precision::float32;  // of the operands of products
     int threads = 1;
     // Images that batch norm takes together; ranges of a pass begin and end at their borders.
     const std::vector<Range>* batches = nullptr;

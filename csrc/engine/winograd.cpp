@@ -89,7 +89,7 @@ int64_t Winograd::gradient_scratch_floats(int64_t images) const {
 void Winograd::apply(int threads, const Images<const float>& source, int64_t images, const float* weights,
                      const float* bias, bool accumulate, const Images<float>& y, float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
-    const GemmKernels& gemm = gemm_kernels();
+    const GemmKernels& gemm = gemm_kernels(Precision::float32);
     const int64_t kernel_rows = channels_ * steps();
     const int64_t weight_plane = kernel_rows + kSlack;
     float* const planes = scratch + points_ * weight_plane;
@@ -175,7 +175,7 @@ void Winograd::apply(int threads, const Images<const float>& source, int64_t ima
 void Winograd::weight_gradient(int threads, const Images<const float>& large, const Images<const float>& small,
                                int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
-    const GemmKernels& gemm = gemm_kernels();
+    const GemmKernels& gemm = gemm_kernels(Precision::float32);
     const int64_t at_a_time = batch_of_gradient(images);
     float* const from_large = scratch + points_ * gradient_plane();
     float* const from_small = from_large + points_ * source_channels_ * bordered_plane(at_a_time);

@@ -43,6 +43,7 @@ Pass Worker::pass(const float* params, const float* params_dot) const {
     Pass pass;
     pass.params = params;
     pass.params_dot = params_dot;
+    pass.precision = engine_.plan().precision;
     pass.threads = threads;
     pass.batches = &batches_;
     pass.stop = stop;

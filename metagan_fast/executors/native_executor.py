@@ -1,4 +1,4 @@
-"""The native executor: whole inner loops of a task batch in one call of the compiled engine, in float32 on a CPU."""
+"""The native executor: whole inner loops of a task batch in one call of the compiled engine, on a CPU."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class NativeExecutor:
         latent_dim: size of a latent.
         loss: what the inner loop minimises.
         inner: its settings.
-        precision: "float32" or "bf16" for the operands of matrix products.
+        precision: "float32", or "bf16" to round the operands of matrix products to bf16; sums, activations,
+            parameters and updates are float32 either way.
 
     Raises:
         ValueError: a network, a loss or a machine that the engine cannot serve; a `PlanError` names the layer.
