@@ -50,6 +50,19 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         1e-5,
         "a layer's passes in float32: sums of up to a few thousand terms, and their squares in a normalisation",
     ),
+    "bf16-operands": (
+        2e-6,
+        "float32 sums of up to a few thousand products of bf16 operands, which are exact, in any order",
+    ),
+    "bf16-pass": (
+        0.1,
+        "one pass through a network with operands of 8 bits: about one activation in 300 lands beyond its kink, and "
+        "errors of a gradient grow as the square root of that",
+    ),
+    "bf16-loop": (
+        0.05,
+        "inner steps with operands of 8 bits, of the change that float32 makes",
+    ),
     "engine-times-float32": (
         5.0,
         "where PyTorch's float32 is farther from float64: times its distance, the orders of summation differ",
