@@ -195,9 +195,10 @@ class Engine:
     """Whole inner loops of a task batch for two networks.
 
     Networks are `executors.plan.Plan.to_core()`, the settings what `executors.native_executor` makes of a loss and of
-    an inner loop; `precision` is "float32" or "bf16". Every method takes one dict of numbers, tuples of numbers, and addresses of contiguous float32 arrays
-    (`support_index`: int64), 0 for what is absent. Always among them: `tasks` and `threads`; of an inner loop also
-    `shots`, `steps` and `batch`, the images that an update sees. The GIL is released; Ctrl-C raises KeyboardInterrupt.
+    an inner loop, `precision` "float32" or "bf16". Every method takes one dict of numbers, tuples of numbers, and
+    addresses of contiguous float32 arrays (`support_index`: int64), 0 for what is absent. Always among them: `tasks` and
+    `threads`; of an inner loop also `shots`, `steps` and `batch`, the images that an update sees. The GIL is released;
+    Ctrl-C raises KeyboardInterrupt.
 
     Raises ValueError for what it cannot run, naming the operation.
     """
