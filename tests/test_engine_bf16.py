@@ -225,8 +225,8 @@ def test_an_inner_loop_gives_the_same_bytes_for_any_number_of_threads(monkeypatc
 def test_maml_stays_near_that_of_float32() -> None:
     settings = {"loss": "non-saturating", "meta": mgf.MAML(), "inner": mgf.InnerLoop(steps=2, lr=1e-2)}
     exact, subject = (learner(precision, **settings).meta_gradient(batch()) for precision in ("float32", "bf16"))
-    assert_close(subject.generator, exact.generator, "bf16-loop")
-    assert_close(subject.discriminator, exact.discriminator, "bf16-loop")
+    assert_close(subject.generator, exact.generator, "bf16-inner-loop")
+    assert_close(subject.discriminator, exact.discriminator, "bf16-inner-loop")
 
 
 def test_explain_says_which_precision() -> None:

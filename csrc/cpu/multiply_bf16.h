@@ -132,9 +132,43 @@ void prepare_words(Segment& segment, const int32_t* source, const WordBlock& blo
     }
 }
 
-// A tile of rows meets the columns of a segment. `tile` has what depends on the rows.
+// The part of W that the next tile of rows converts, asked for bit by bit while this one meets the columns: a tile is
+// made faster than memory delivers, in strips too short for a processor to foresee.
+class Ahead {
+  public:
+    Ahead(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
+        if (rows <= 0) return;
+        const bool turned = w.w_row < w.w_channel;  // rows are nearer to each other than channels
+        const int64_t channels = block.last - block.first;
+        strip_ = w.w + row * w.w_row + block.first * w.w_channel + block.tap;
+        distance_ = turned ? w.w_channel : w.w_row;
+        strips_ = turned ? channels : rows;
+        length_ = (turned ? (rows - 1) * w.w_row : (channels - 1) * w.w_channel) + block.taps;
+    }
+
+    int64_t lines() const { return strips_ * ((length_ + kLine - 1) / kLine); }
+
+    void ask(int64_t lines) {
+        for (; lines > 0 && strips_ > 0; --lines) {
+            __builtin_prefetch(strip_ + at_, 0, 2);
+            at_ += kLine;
+            if (at_ < length_) continue;
+            at_ = 0;
+            strip_ += distance_;
+            --strips_;
+        }
+    }
+
+  private:
+    static constexpr int64_t kLine = 64 / sizeof(float);
+
+    const float* strip_ = nullptr;
+    int64_t distance_ = 0, strips_ = 0, length_ = 0, at_ = 0;
+};
+
+// A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
 void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row, const int32_t* target,
-                    const float* pack) {
+                    const float* pack, Ahead& ahead, int64_t lines) {
     alignas(64) float aside[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
     float* const out = y.y + row * y.y_row;
@@ -154,6 +188,7 @@ void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row
         tile.y_part = destination.part;
         tile.last = direct ? static_cast<int>(count - (vectors - 1) * kFloats) : kFloats;
         tile.add = direct && add;
+        ahead.ask((vectors + kPanelVectors - 1) / kPanelVectors * lines);
         word_kernel_of(rows, vectors, destination.parts)(tile);
         if (!direct) scatter(aside, rows, count, out, y.y_row, to, add);
     }
@@ -170,7 +205,9 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
             if (products[i].w_tap[tap] >= taps) taps = products[i].w_tap[tap] + 1;
     const int64_t channels = products[0].patches.channels, at_a_time = (taps < kWords ? kWords / taps : 1) * kSteps;
     while (panels.first < panels.last) {
+        const int64_t first = panels.first;
         panels.first = fill(chunk, products, count, panels);
+        const int64_t chunk_panels = panels.first - first;
         for (int64_t channel = 0; channel < channels; channel += at_a_time)
             for (int64_t tap = 0; tap < taps; tap += kWords) {
                 const WordBlock block{channel, smaller(channel + at_a_time, channels), tap,
@@ -182,13 +219,16 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
                     convert_weights(words, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
+                    const int64_t next = row + tile_row;
+                    Ahead ahead(w, next, smaller(kTileRows, rows.last - next), block);
+                    const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     WordTile tile{};
                     tile.a = words;
                     tile.add = accumulate || channel > 0 || tap > 0;
                     tile.start = tile.add || !bias ? nullptr : bias + row;
                     for (int i = 0; i < chunk.count; ++i)
                         if (chunk.segments[i].depth > 0)
-                            multiply_words(chunk.segments[i], tile, tile_row, row, chunk.target, pack);
+                            multiply_words(chunk.segments[i], tile, tile_row, row, chunk.target, pack, ahead, lines);
                 }
             }
     }
