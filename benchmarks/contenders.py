@@ -38,6 +38,8 @@ class Contender:
         algorithms: those it can run.
         package: what must be installed.
         slow_start: whether its first call takes long, so that `--quick` leaves it out.
+        allowed: distances to float64 after one step and after all that are allowed it, where it computes in less than
+            float32; otherwise they are multiples of the plain loop's own.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Contender:
     algorithms: tuple[str, ...] = ("reptile", "maml")
     package: str | None = None
     slow_start: bool = False
+    allowed: tuple[float, float] | None = None
 
     def missing(self) -> str | None:
         """Return why it cannot run here, or None."""
@@ -85,8 +88,8 @@ def _plain(problem: Problem) -> Prepared:
     return Prepared(run, lambda adapted: (stack(adapted[0]), stack(adapted[1])))
 
 
-def _ours(problem: Problem, executor: str) -> Prepared:
-    learner = problem.learner(executor)
+def _ours(problem: Problem, executor: str, precision: str = "float32") -> Prepared:
+    learner = problem.learner(executor, precision)
     layouts = learner.generator_layout, learner.discriminator_layout
     maml = problem.algorithm == "maml"
     work = learner.meta_gradient if maml else learner.inner_loop
@@ -148,6 +151,7 @@ CONTENDERS = {
     for contender in (
         Contender(BASELINE, _plain),
         Contender("native executor", lambda problem: _ours(problem, "native")),
+        Contender("native bf16", lambda problem: _ours(problem, "native", "bf16"), allowed=(0.05, 0.5)),
         Contender("torch executor", lambda problem: _ours(problem, "torch")),
         Contender("vmap", lambda problem: _vectorised(problem, vmap.vectorised_step), ("reptile",)),
         Contender("compile", _compile, ("reptile",), slow_start=True),

@@ -52,7 +52,7 @@ class Problem:
         noise = mgf.MetaGAN(*networks, latent_dim=latent_dim, loss=loss, inner=inner).draw_noise(batch)
         return cls(generator, discriminator, latent_dim, batch, noise, algorithm, loss, lr, steps)
 
-    def learner(self, executor: str = "torch") -> mgf.MetaGAN:
+    def learner(self, executor: str = "torch", precision: str = "float32") -> mgf.MetaGAN:
         """Return the package's learner on copies of the networks."""
         return mgf.MetaGAN(
             copy.deepcopy(self.generator),
@@ -62,6 +62,7 @@ class Problem:
             inner=mgf.InnerLoop(optimizer="sgd", lr=self.lr, steps=self.steps),
             meta=mgf.MAML() if self.algorithm == "maml" else mgf.Reptile(),
             executor=executor,
+            precision=precision,
         )
 
     def first(self, *, tasks: int, steps: int) -> Problem:
