@@ -87,13 +87,13 @@ def passes(
     return layout, given, results
 
 
-def test_transformed_convolutions_stay_in_float32(isa: str) -> None:
+def test_derivatives_of_transformed_convolutions_stay_in_float32(isa: str) -> None:
     module, shape = nn.Conv2d(20, 24, 5, padding=2), (20, 12, 16)
     torch.manual_seed(0)
     _, _, low = passes(module, shape, "bf16", images=5)
     torch.manual_seed(0)
     _, _, full = passes(module, shape, "float32", images=5)
-    assert all(torch.equal(low[key], full[key]) for key in full)
+    assert {key for key in full if not torch.equal(low[key], full[key])} == {"outputs"}
 
 
 @pytest.mark.parametrize("images", [3, 12])

@@ -76,8 +76,8 @@ class NativeExecutor:
         loss: what the inner loop minimises.
         inner: its settings.
         precision: "float32", or "bf16" to round the operands of matrix products to bf16; sums, activations,
-            parameters and updates are float32 either way, and so are convolutions that go by Winograd's transforms,
-            which save more than bf16 would and would magnify its rounding.
+            parameters and updates are float32 either way, and so are derivatives of convolutions that go by
+            Winograd's transforms, which save more than bf16 would and would magnify its rounding.
 
     Raises:
         ValueError: a network, a loss or a machine that the engine cannot serve; a `PlanError` names the layer.
