@@ -178,9 +178,10 @@ class Judge:
             AssertionError: a distance is above what is allowed.
         """
         worst = (0.0, 1.0)
-        for stage, (part, exact, allowed) in enumerate(self._stages):
-            if contender.allowed is not None:
-                allowed = [contender.allowed[stage]] * len(allowed)
+        stages = self._stages
+        if contender.allowed is not None:
+            stages = [(part, exact, [contender.allowed] * len(own)) for part, exact, own in stages[:1]]
+        for part, exact, allowed in stages:
             errors = _distances(_solve(contender, part), exact, part)
             worst = max(zip(errors, allowed, strict=True), key=lambda pair: pair[0] / pair[1])
             assert worst[0] <= worst[1], (
