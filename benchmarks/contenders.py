@@ -38,8 +38,8 @@ class Contender:
         algorithms: those it can run.
         package: what must be installed.
         slow_start: whether its first call takes long, so that `--quick` leaves it out.
-        allowed: the distance to float64 after one step that is allowed it, where it computes in less than float32; after
-            all, such inner loops have come apart. Otherwise distances are compared with the plain loop's own.
+        allowed: the distance to float64 after one step that is allowed it, where it computes in less than float32;
+            after all, such inner loops have come apart. Otherwise distances are compared with the plain loop's own.
     """
 
     name: str
