@@ -6,6 +6,7 @@ which may hold some of the inputs, or to new tensors when `out` is None. It retu
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -32,8 +33,14 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 def is_available() -> tuple[bool, str]:
     """Return whether the extension loaded, and if not, why."""
-    reason = f"the compiled extension metagan_fast._core did not load ({_import_error})" if _import_error else ""
-    return not reason, reason
+    if not _import_error:
+        return True, ""
+    if importlib.util.find_spec(f"{__package__}._core") is None:
+        return (
+            False,
+            "this installation has no compiled extension: install it without METAGAN_FAST_NO_EXT",
+        )
+    return False, f"the compiled extension metagan_fast._core did not load ({_import_error})"
 
 
 def threads() -> int:
