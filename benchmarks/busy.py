@@ -15,7 +15,7 @@ from .contenders import BASELINE, CONTENDERS, Prepared
 from .problem import Problem
 from .records import Record, timed
 from .timing import Timing, alternate
-from .workloads import Judge, WorkloadCase
+from .workloads import WorkloadCase
 
 OURS = "native executor"
 REQUIRED = 0.4
@@ -71,17 +71,13 @@ def _run(
 ) -> Iterator[Record]:
     prepared: dict[str, Prepared] = {}
     records: dict[str, Record] = {}
-    judge = Judge(work, problem)
-    for name in work.contenders:
-        contender = CONTENDERS[name]
-        record = Record(work.name, name, count)
-        reason = contender.left_out(quick)
-        if reason is not None:
-            yield dataclasses.replace(record, skipped=reason)
+    for record in workloads.admit(work, problem, count, quick):
+        if record.skipped is not None:
+            yield record
             continue
-        error, allowed = judge.check(contender)
-        records[name] = dataclasses.replace(record, error=error, error_allowed=allowed)
-        prepared[name] = contender.prepare(problem.first(tasks=1, steps=1) if name == BASELINE else problem)
+        name = record.contender
+        records[name] = record
+        prepared[name] = CONTENDERS[name].prepare(problem.first(tasks=1, steps=1) if name == BASELINE else problem)
     runs = {name: ready.run for name, ready in prepared.items()}
     floor = workloads.floor(work, problem)
     undisturbed = _scaled(alternate(runs, rounds=rounds), work)

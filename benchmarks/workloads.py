@@ -120,24 +120,36 @@ def run(
 def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int) -> Iterator[Record]:
     runs: dict[str, Run] = {}
     records: dict[str, Record] = {}
-    judge = Judge(case, problem)
-    for name in case.contenders:
-        contender = CONTENDERS[name]
-        record = Record(case.name, name, count)
-        reason = contender.left_out(quick)
-        if reason is not None:
-            yield dataclasses.replace(record, skipped=reason)
+    for record in admit(case, problem, count, quick):
+        if record.skipped is not None:
+            yield record
             continue
-        error, allowed = judge.check(contender)
-        runs[name] = contender.prepare(problem).run
+        runs[record.contender] = CONTENDERS[record.contender].prepare(problem).run
         before = time.perf_counter()
-        runs[name]()
+        runs[record.contender]()
         first = time.perf_counter() - before
-        records[name] = dataclasses.replace(record, error=error, error_allowed=allowed, first_call_seconds=first)
+        records[record.contender] = dataclasses.replace(record, first_call_seconds=first)
     timings = alternate(runs, rounds=rounds, warm_up=0 if quick else 1)
     seconds, kind = floor(case, problem)
     for name, timing in timings.items():
         yield timed(records[name], timing, BASELINE, timings[BASELINE], seconds, kind)
+
+
+def admit(case: WorkloadCase, problem: Problem, count: int, quick: bool) -> Iterator[Record]:
+    """Begin a record for each contender: its result checked, or the reason why it is left out.
+
+    Raises:
+        AssertionError: a result is further from float64 than design allows.
+    """
+    judge = Judge(case, problem)
+    for name in case.contenders:
+        record = Record(case.name, name, count)
+        reason = CONTENDERS[name].left_out(quick)
+        if reason is not None:
+            yield dataclasses.replace(record, skipped=reason)
+        else:
+            error, allowed = judge.check(CONTENDERS[name])
+            yield dataclasses.replace(record, error=error, error_allowed=allowed)
 
 
 def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:

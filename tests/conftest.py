@@ -9,6 +9,9 @@ import hypothesis
 import pytest
 import torch
 
+import metagan_fast
+from support import ISAS, instruction_set
+
 
 class _TorchRandom:
     """Lets hypothesis seed torch before each example, so that a failing example fails again when replayed."""
@@ -35,10 +38,6 @@ torch.set_num_threads(1)
 
 def pytest_report_header() -> str:
     """Say which copy of the package is tested: the installed one is meant."""
-    try:
-        import metagan_fast
-    except ImportError as error:
-        return f"metagan_fast: not importable ({error})"
     return f"metagan_fast: {os.path.dirname(metagan_fast.__file__)}, torch {torch.__version__}"
 
 
@@ -47,6 +46,13 @@ def seed() -> int:
     """Seed torch's global generator before each test."""
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with every instruction set; needs the extension."""
+    with instruction_set(request.param):
+        yield request.param
 
 
 @pytest.fixture

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from metagan_fast import _native
 from tolerances import tolerance
+
+ISAS: tuple[str, ...] = tuple(_native._core.available_isas()) if _native.is_available()[0] else ()
+"""The instruction sets that the extension can use here, worst first; none without it."""
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Use an instruction set for a while."""
+    before = _native._core.isa()
+    _native._core.set_isa(name)
+    try:
+        yield
+    finally:
+        _native._core.set_isa(before)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,14 +23,6 @@ DTYPES = {
     torch.bfloat16: _core.BFLOAT16,
     torch.float64: _core.FLOAT64,
 }
-
-
-@pytest.fixture(params=_core.available_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _core.isa()
-    _core.set_isa(request.param)
-    yield request.param
-    _core.set_isa(before)
 
 
 class Guarded:

@@ -16,7 +16,7 @@ import metagan_fast as mgf
 from metagan_fast import _native
 from metagan_fast.executors.plan import make_plan
 from metagan_fast.flat import FlatLayout
-from support import assert_close, relative_error
+from support import assert_close, instruction_set, relative_error
 
 if not _native.is_available()[0]:
     pytest.skip("the extension is not installed", allow_module_level=True)
@@ -90,14 +90,10 @@ def test_four_passes_equal_double_backward(name: str, isa: str) -> None:
     results = {key: torch.empty(like.shape) for key in ("outputs", "outputs_tangent")}
     results |= {key: torch.empty(IMAGES, *shape) for key in ("inputs_cotangent", "inputs_tangent_cotangent")}
     results["params_gradient"] = torch.zeros_like(params)
-    before = _core.isa()
-    _core.set_isa(isa)
-    try:
+    with instruction_set(isa):
         addresses = {key: tensor.data_ptr() for key, tensor in (given | results).items()}
         plan = make_plan(module, layout, shape).to_core()
         _core.network_passes(plan, {"images": IMAGES, "paired": 1, "threads": 2, **addresses})
-    finally:
-        _core.set_isa(before)
     for key, expected in double_backward(module.double(), layout, given).items():
         assert_close(results[key], expected, "engine-pass")
 

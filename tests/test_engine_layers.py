@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,7 +15,7 @@ from metagan_fast import _native
 from metagan_fast.executors.plan import make_plan
 from networks import batch_norm_dcgan, tiny_gan
 from plan_interpreter import interpret
-from support import relative_error
+from support import instruction_set, relative_error
 from tolerances import tolerance
 
 _core = pytest.importorskip("metagan_fast._core", reason="the extension is not built")
@@ -28,17 +25,6 @@ WRITTEN = ("outputs", "outputs_tangent", "inputs_cotangent", "inputs_tangent_cot
 UNPAIRED = ("outputs", "inputs_cotangent", "params_gradient")
 
 Passes = dict[str, Tensor]
-
-
-@contextmanager
-def isa(name: str) -> Iterator[None]:
-    """Use an instruction set for a while."""
-    before = _core.isa()
-    _core.set_isa(name)
-    try:
-        yield
-    finally:
-        _core.set_isa(before)
 
 
 def draw_passes(case: Case) -> Passes:
@@ -128,7 +114,7 @@ def test_passes_equal_autograd(kind: str, paired: bool, data: st.DataObject) -> 
 def test_every_instruction_set_passes(kind: str, name: str, data: st.DataObject) -> None:
     case: Case = data.draw(CASES[kind])
     given = draw_passes(case)
-    with isa(name):
+    with instruction_set(name):
         found = engine_passes(case, given)
     assert_passes(found, autograd_passes(case, given), autograd_passes(case, given, torch.float32))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,21 +14,12 @@ from torch import Tensor
 import ops_cases
 from metagan_fast import FlatLayout, _native, functional
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, Case, same_bits
-from support import assert_close
+from support import ISAS, assert_close
 
 AVAILABLE, WHY_NOT = _native.is_available()
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-ISAS = tuple(_native._core.available_isas()) if AVAILABLE else ()
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _native._core.isa()
-    _native._core.set_isa(request.param)
-    yield request.param
-    _native._core.set_isa(before)
 
 
 def on(backend: str, function: Callable, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:

@@ -10,8 +10,6 @@ namespace {
 constexpr int kPanelVectors = 2;
 constexpr int kPanelColumns = kPanelVectors * kFloats;
 
-METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Writes outer * stride + table[inner] for the indices first to last, where index = outer * size + inner.
 void fill_offsets(int32_t* to, int64_t stride, const int32_t* table, int64_t size, int64_t first, int64_t last) {
     using Offsets = int32_t __attribute__((vector_size(kVectorBytes)));

@@ -42,6 +42,8 @@ struct VectorOf<double> {
     using type = DoubleVector;
 };
 
+METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // The last argument says how much to load: one element or a vector of them.
 template <class T>
 METAGAN_INLINE Arithmetic<T> load(const T* from, Arithmetic<T>) {

@@ -6,8 +6,6 @@
 namespace metagan {
 namespace {
 
-METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Every second element of two adjacent vectors, from the first or the second on.
 template <int kFirst>
 METAGAN_INLINE FloatVector every_second(FloatVector a, FloatVector b) {

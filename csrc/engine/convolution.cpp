@@ -322,17 +322,16 @@ class Convolution : public Operation {
     // y (+)= W applied to images of the source; into an array like that of `value`. The source's kind says which way.
     // Values themselves (`primal`) are summed as they are: which side of its kink an activation is on depends on them,
     // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
-    // times the plain loop's distance from float64, and to no more than its own where values are exact). Derivatives go
-    // through Winograd's transforms.
+    // times the plain loop's distance from float64, and to about its own where values are summed as they are).
+    // Derivatives go through Winograd's transforms.
     void apply(const Pass& pass, Activations& a, const Source& source, Range range, const float* params,
                const float* bias, bool accumulate, float* y, int value, bool primal = false) const {
         const bool spreads = (value == output()) == transposed_;
         const Shape& shape = a.shape(value);
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
         if (!primal && winograd.suits(range.count)) {
-            const Source first{source.b + range.first * source.image, source.channel, source.image};
-            return winograd.apply(pass.threads, {first.b, first.channel, first.image}, range.count,
-                                  params + plan().parameters[0], bias, accumulate,
+            return winograd.apply(pass.threads, {source.b + range.first * source.image, source.channel, source.image},
+                                  range.count, params + plan().parameters[0], bias, accumulate,
                                   {y, a.stride(value), shape.positions()},
                                   a.scratch(winograd.scratch_floats(range.count, pass.threads)));
         }
