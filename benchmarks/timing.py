@@ -36,7 +36,7 @@ class Timing:
 
 
 def alternate(
-    runs: Mapping[str, Run], *, rounds: int, seconds: float = float("inf"), warm_up: int = 1
+    runs: Mapping[str, Run], *, rounds: int, seconds: float = float("inf"), warm_up: int = 1, settle: float = 0.0
 ) -> dict[str, Timing]:
     """Call all functions in turn, `rounds` times, or fewer (at least 2) when `seconds` have passed.
 
@@ -45,6 +45,8 @@ def alternate(
         rounds: timed calls of each, at least 1.
         seconds: time after which no round begins.
         warm_up: calls of each before the first round, not timed.
+        settle: seconds of rest before each timed call. OpenMP's threads spin some milliseconds after a call and would
+            take a core from the next function.
 
     Returns:
         The times by name.
@@ -58,6 +60,7 @@ def alternate(
         if number >= 2 and time.perf_counter() - start > seconds:
             break
         for name, run in runs.items():
+            time.sleep(settle)
             before = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - before)

@@ -129,7 +129,7 @@ def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: 
         runs[record.contender]()
         first = time.perf_counter() - before
         records[record.contender] = dataclasses.replace(record, first_call_seconds=first)
-    timings = alternate(runs, rounds=rounds, warm_up=0 if quick else 1)
+    timings = alternate(runs, rounds=rounds, warm_up=0 if quick else 1, settle=0.03)
     seconds, kind = floor(case, problem)
     for name, timing in timings.items():
         yield timed(records[name], timing, BASELINE, timings[BASELINE], seconds, kind)

@@ -201,7 +201,7 @@ class MetaGAN:
         """
         self._bind()
         if isinstance(self._executor, NativeExecutor):
-            return f"executor: native, {self.precision}\n\n{self._executor.explain(shots)}"
+            return f"executor: native, {self.precision}\n\n{self._executor.explain(shots, isinstance(self.meta, MAML))}"
         return f"executor: torch, because {self._why_torch}"
 
     # Meta-training

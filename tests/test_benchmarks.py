@@ -92,6 +92,13 @@ def test_alternate_times_in_turn_and_stops_in_time(monkeypatch: pytest.MonkeyPat
     assert timing.Timing((1.0, 2.0, 3.0)).spread == pytest.approx(0.5)
 
 
+def test_alternate_rests_before_each_timed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: events.append(f"rest {seconds}"))
+    timing.alternate({"a": lambda: events.append("a")}, rounds=2, warm_up=1, settle=0.25)
+    assert events == ["a", "rest 0.25", "a", "rest 0.25", "a"]
+
+
 def test_probes_measure_something_possible() -> None:
     with machine.threads(2):
         assert torch.get_num_threads() == 2

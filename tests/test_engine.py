@@ -243,3 +243,26 @@ def test_tasks_together_or_one_by_one_give_the_same_bytes() -> None:
     for task in range(tasks.tasks):
         alone = subject.inner_loop(tasks.slice(task, task + 1), noise.slice(task, task + 1)).generator
         assert torch.equal(together[task], alone[0])
+
+
+def memory_of_a_thread(workload: str, loss: str, steps: int, **inner: Any) -> int:
+    generator, discriminator, latent_dim, _ = mgf.models.workload(workload)
+    learner = mgf.MetaGAN(
+        generator,
+        discriminator,
+        latent_dim=latent_dim,
+        loss=loss,
+        inner=mgf.InnerLoop(steps=steps, **inner),
+        meta=mgf.MAML(),
+        executor="native",
+    )
+    return int(learner.explain(4).split("optimizer state, ")[1].split(" ")[0].replace(",", ""))
+
+
+def test_memory_of_maml_grows_by_parameters_alone() -> None:
+    generator, discriminator, *_ = mgf.models.workload("dcgan-32")
+    state = 4 * sum(FlatLayout.from_module(module).numel for module in (generator, discriminator))
+    three, five = (memory_of_a_thread("dcgan-32", "non-saturating", steps) for steps in (3, 5))
+    assert five - three == 2 * state
+    assert five < 70e6  # the plain loop's graph of five steps takes 270 MB
+    assert memory_of_a_thread("dcgan-32", "non-saturating", 3, optimizer="momentum") == three + 3 * state

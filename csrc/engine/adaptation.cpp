@@ -128,22 +128,43 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
     }
 }
 
-// The states that the adjoint returns to: parameters before every update.
+// Both networks before every update: the initial ones, those in between, and, after the last, the adapted ones.
 class History {
   public:
-    History(const Engine& engine, Worker& worker, int64_t steps)
-        : g_(engine.plan().generator.numel),
-          d_(engine.plan().discriminator.numel),
-          critic_steps_(engine.plan().critic_steps),
-          states_(worker.array(kStates, steps * (g_ + (critic_steps_ + 1) * d_))) {}
+    History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
+            const float* adapted_discriminator)
+        : generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel, data.steps},
+          discriminator_{data.initial_discriminator, adapted_discriminator, engine.plan().discriminator.numel,
+                         data.steps * engine.plan().critic_steps} {
+        generator_.between = worker.array(kStates, generator_.floats() + discriminator_.floats());
+        discriminator_.between = generator_.between + generator_.floats();
+    }
 
-    float* generator(int64_t step) { return states_ + step * (g_ + (critic_steps_ + 1) * d_); }
-    // Before the critic step; with critic_steps, after the last.
-    float* discriminator(int64_t step, int64_t critic_step) { return generator(step) + g_ + critic_step * d_; }
+    static int64_t floats(const EnginePlan& plan, int64_t steps) {
+        return (steps - 1) * plan.generator.numel + (steps * plan.critic_steps - 1) * plan.discriminator.numel;
+    }
+
+    void keep_generator(int64_t update, const float* params) { generator_.keep(update, params); }
+    void keep_discriminator(int64_t update, const float* params) { discriminator_.keep(update, params); }
+    const float* generator(int64_t update) const { return generator_.before(update); }
+    const float* discriminator(int64_t update) const { return discriminator_.before(update); }
 
   private:
-    int64_t g_, d_, critic_steps_;
-    float* states_;
+    struct States {
+        const float *initial, *adapted;
+        int64_t size, updates;
+        float* between = nullptr;
+
+        int64_t floats() const { return (updates - 1) * size; }
+        void keep(int64_t update, const float* params) {
+            if (update > 0) std::copy_n(params, size, between + (update - 1) * size);
+        }
+        const float* before(int64_t update) const {
+            if (update == 0) return initial;
+            return update == updates ? adapted : between + (update - 1) * size;
+        }
+    };
+    States generator_, discriminator_;
 };
 
 }  // namespace
@@ -164,27 +185,40 @@ QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData
     return losses;
 }
 
+int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
+    const int64_t g = plan.generator.numel, d = plan.discriminator.numel;
+    return History::floats(plan, steps) + g + d + 2 * std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
+}
+
 void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
                    const QueryObjective& objective, int64_t task, Pair gradient) {
     const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
     const int64_t critic_steps = engine.plan().critic_steps;
     const bool adjoint = !objective.first_order;
-    const bool momentum = engine.plan().optimizer.buffers() > 0;
     float* const params = worker.array(kParams, g + d);
     Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
-    History history(engine, worker, adjoint ? data.steps : 0);
 
-    // Sweep 0 is the generator's query loss, sweep 1 the discriminator's. Without an adjoint only the total is kept.
+    // Sweep 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient. The
+    // other halves, the directions and the momentum are the adjoint's alone.
     Sweep sweeps[2];
-    float* directions[2];
+    sweeps[0].params.generator = gradient.generator;
+    sweeps[1].params.discriminator = gradient.discriminator;
+    float* directions[2] = {};
     if (adjoint) {
-        const int64_t one = 2 * (g + d) + std::max(g, d);
-        float* const memory = worker.array(kSweeps, 2 * one);
-        std::fill_n(memory, 2 * one, 0.f);
+        const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
+        float* memory = worker.array(kSweeps, floats);
+        std::fill_n(memory, floats, 0.f);
+        const auto next = [&memory](int64_t size) {
+            memory += size;
+            return memory - size;
+        };
+        sweeps[0].params.discriminator = next(d);
+        sweeps[1].params.generator = next(g);
         for (int i = 0; i < 2; ++i) {
-            float* const at = memory + i * one;
-            sweeps[i] = {{at, at + g}, {at + g + d, at + 2 * g + d}};
-            directions[i] = at + 2 * (g + d);
+            directions[i] = next(std::max(g, d));
+            if (engine.plan().optimizer.buffers() == 0) continue;
+            sweeps[i].momentum.generator = next(g);
+            sweeps[i].momentum.discriminator = next(d);
         }
     }
 
@@ -193,11 +227,10 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         const double weight = objective.step_weights[static_cast<size_t>(step)];
         if (weight == 0) return;
         const float factor = static_cast<float>(weight);
-        Accumulate generator_by_generator(adjoint ? sweeps[0].params.generator : gradient.generator, factor);
+        Accumulate generator_by_generator(sweeps[0].params.generator, factor);
         Accumulate generator_by_discriminator(sweeps[0].params.discriminator, factor);
         Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
-        Accumulate discriminator_by_discriminator(adjoint ? sweeps[1].params.discriminator : gradient.discriminator,
-                                                  factor);
+        Accumulate discriminator_by_discriminator(sweeps[1].params.discriminator, factor);
         const bool initial = objective.against_initial;
         const QueryLosses here =
             query_losses_of(engine, worker, data, query, task, objective.multi_step ? step : 0, generator,
@@ -207,49 +240,51 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         if (step + 1 == data.steps) losses = here;
     };
 
-    for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
-        if (adjoint) std::copy_n(adaptation.generator().params, g, history.generator(step));
-        for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
-            if (adjoint) std::copy_n(adaptation.discriminator().params, d, history.discriminator(step, critic_step));
-            adaptation.discriminator_update(step, critic_step);
+    if (!adjoint) {
+        for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
+            adaptation.step(step);
+            evaluate(step, adaptation.generator().params, adaptation.discriminator().params);
         }
-        if (adjoint) std::copy_n(adaptation.discriminator().params, d, history.discriminator(step, critic_steps));
-        adaptation.generator_update(step);
-        if (!adjoint) evaluate(step, adaptation.generator().params, adaptation.discriminator().params);
-    }
-    adaptation.write_metrics();
-    if (adjoint) {
+        adaptation.write_metrics();
+    } else {
+        History history(engine, worker, data, params, params + g);
+        for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
+            for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
+                history.keep_discriminator(step * critic_steps + critic_step, adaptation.discriminator().params);
+                adaptation.discriminator_update(step, critic_step);
+            }
+            history.keep_generator(step, adaptation.generator().params);
+            adaptation.generator_update(step);
+        }
+        adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
         const double clip = engine.plan().loss.clip;
         const std::vector<const float*> along{directions[0], directions[1]};
         const std::vector<Pair> totals{sweeps[0].params, sweeps[1].params};
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
-            const bool last = step + 1 == data.steps;
-            evaluate(step, last ? adaptation.generator().params : history.generator(step + 1),
-                     last ? adaptation.discriminator().params : history.discriminator(step + 1, 0));
+            const int64_t update = step * critic_steps;  // of the discriminator, the step's first
+            evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
             for (int i = 0; i < 2; ++i)
                 update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweeps[i].params.generator,
-                               momentum ? sweeps[i].momentum.generator : nullptr, directions[i]);
-            worker.generator_adjoint(history.discriminator(step, critic_steps), history.generator(step),
+                               sweeps[i].momentum.generator, directions[i]);
+            worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
                                      adaptation.generator_latents(step), data.batch, along, totals);
             for (int64_t critic_step = critic_steps; critic_step-- > 0;) {
-                const float* const after = history.discriminator(step, critic_step + 1);
+                const float* const after = history.discriminator(update + critic_step + 1);
                 for (int i = 0; i < 2; ++i) {
                     float* const cotangent = sweeps[i].params.discriminator;
                     if (clip > 0)  // clamped parameters did not move
                         for (int64_t k = 0; k < d; ++k)
                             if (std::fabs(after[k]) >= static_cast<float>(clip)) cotangent[k] = 0;
                     update_adjoint(optimizer, d, data.discriminator_lrs[static_cast<size_t>(step)], cotangent,
-                                   momentum ? sweeps[i].momentum.discriminator : nullptr, directions[i]);
+                                   sweeps[i].momentum.discriminator, directions[i]);
                 }
-                worker.discriminator_adjoint(history.discriminator(step, critic_step), history.generator(step),
+                worker.discriminator_adjoint(history.discriminator(update + critic_step), history.generator(step),
                                              adaptation.real(step, critic_step),
                                              adaptation.discriminator_latents(step, critic_step), data.batch, along,
                                              totals);
             }
         }
-        std::copy_n(sweeps[0].params.generator, g, gradient.generator);
-        std::copy_n(sweeps[1].params.discriminator, d, gradient.discriminator);
     }
     if (data.metrics) {
         data.metrics[3 * data.tasks + task] = static_cast<float>(losses.discriminator);

@@ -54,9 +54,12 @@ QueryLosses query_losses_of(const Engine&, Worker&, const TaskData&, const Query
                             const float* generator, const float* discriminator, const float* opponent,
                             const QueryGradients& = {});
 
-// Adapts to a task and adds the gradients of its query losses to `gradient`: taken at the adapted parameters, or
-// through the inner loop.
+// Adapts to a task and adds the gradients of its query losses to `gradient`, which holds zeros: taken at the adapted
+// parameters, or through the inner loop.
 void task_gradient(const Engine&, Worker&, const TaskData&, const QueryData&, const QueryObjective&, int64_t task,
                    Pair gradient);
+
+// What the way back through the inner loop keeps besides the adapted parameters.
+int64_t adjoint_floats(const EnginePlan&, int64_t steps);
 
 }  // namespace metagan

@@ -183,10 +183,12 @@ int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, bo
     const int64_t most = std::max(data.batch, query.query);
     const int64_t generator_images = adjoint ? 2 * most : most;
     const int64_t discriminator_images = std::max<int64_t>(adjoint ? 4 * most : 0, step_images(plan_.loss, most));
-    int64_t rows = 1 + plan_.optimizer.buffers();
-    if (adjoint) rows += data.steps * (1 + plan_.critic_steps) + 6;
-    return generator_.workspace_bytes(generator_images) + discriminator_.workspace_bytes(discriminator_images) +
-           rows * (plan_.generator.numel + plan_.discriminator.numel) * int64_t{sizeof(float)};
+    const int64_t both = plan_.generator.numel + plan_.discriminator.numel;
+    int64_t floats = (1 + plan_.optimizer.buffers()) * both;
+    if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
+    return generator_.workspace_bytes(generator_images, Cotangents::passing) +
+           discriminator_.workspace_bytes(discriminator_images, discriminator_cotangents()) +
+           floats * int64_t{sizeof(float)};
 }
 
 }  // namespace metagan

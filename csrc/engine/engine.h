@@ -63,6 +63,10 @@ class Engine {
     const EnginePlan& plan() const { return plan_; }
     const Network& generator() const { return generator_; }
     const Network& discriminator() const { return discriminator_; }
+    // A penalty's first reverse pass leaves cotangents for the second.
+    Cotangents discriminator_cotangents() const {
+        return plan_.loss.penalty == LossPlan::Penalty::none ? Cotangents::passing : Cotangents::kept;
+    }
 
     // `interrupted` is called by the calling thread, now and then; when it returns true the call ends early, what it
     // has written is worthless, and the result is false.

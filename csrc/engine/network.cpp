@@ -12,15 +12,14 @@ bool stopped(const Pass& pass) { return pass.stop && (*pass.stop)(); }
 
 }  // namespace
 
-Activations::Activations(const std::vector<Shape>& shapes, int64_t images) : shapes_(shapes), images_(images) {
-    for (const Shape& shape : shapes_) {
-        values_.emplace_back(shape.elements() * images);
-        cotangents_.emplace_back(shape.elements() * images);
-    }
+Activations::Activations(const std::vector<Shape>& shapes, Placement cotangents, int64_t images)
+    : shapes_(shapes), placement_(std::move(cotangents)), images_(images) {
+    for (const Shape& shape : shapes_) values_.emplace_back(shape.elements() * images);
+    for (const int64_t elements : placement_.elements) cotangents_.emplace_back(elements * images);
 }
 
-Workspace::Workspace(const Network& network, int64_t images)
-    : activations(network.plan_.values, images), extra_(network.plan_.values.size()) {
+Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents)
+    : activations(network.plan_.values, network.place(cotangents), images), extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
     for (size_t value = 0; value < extra_.size(); ++value)
         if (network.readers_[value] > 1) extra_[value] = Array<float>(network.plan_.values[value].elements() * images);
@@ -36,10 +35,48 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
     }
 }
 
-int64_t Network::workspace_bytes(int64_t images) const {
-    int64_t bytes = 0;
+// A cotangent that passes lives from the last operation that reads its value to the one that makes the value.
+Placement Network::place(Cotangents cotangents) const {
+    Placement placement;
+    const auto elements = [&](int value) { return plan_.values[static_cast<size_t>(value)].elements(); };
+    if (cotangents == Cotangents::kept) {
+        for (size_t value = 0; value < plan_.values.size(); ++value) {
+            placement.array_of.push_back(value);
+            placement.elements.push_back(elements(static_cast<int>(value)));
+        }
+        return placement;
+    }
+    std::vector<size_t> unused;
+    std::vector<bool> placed(plan_.values.size());
+    placement.array_of.resize(plan_.values.size());
+    const auto begin = [&](int value) {
+        if (placed[static_cast<size_t>(value)]) return;
+        placed[static_cast<size_t>(value)] = true;
+        if (unused.empty()) {
+            unused.push_back(placement.elements.size());
+            placement.elements.push_back(0);
+        }
+        const size_t array = unused.back();
+        unused.pop_back();
+        placement.array_of[static_cast<size_t>(value)] = array;
+        placement.elements[array] = std::max(placement.elements[array], elements(value));
+    };
+    begin(plan_.output);
+    for (size_t i = operations_.size(); i-- > 0;) {
+        const OperationPlan& operation = operations_[i]->plan();
+        if (!placed[static_cast<size_t>(operation.output)]) continue;
+        for (const int value : operation.inputs) begin(value);
+        unused.push_back(placement.array_of[static_cast<size_t>(operation.output)]);
+    }
+    return placement;
+}
+
+int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents) const {
+    int64_t elements = 0;
     for (size_t value = 0; value < plan_.values.size(); ++value)
-        bytes += plan_.values[value].elements() * images * int64_t{sizeof(float)} * (readers_[value] > 1 ? 3 : 2);
+        elements += plan_.values[value].elements() * (readers_[value] > 1 ? 2 : 1);
+    for (const int64_t of_array : place(cotangents).elements) elements += of_array;
+    int64_t bytes = elements * images * int64_t{sizeof(float)};
     int64_t scratch = 0;
     for (const auto& operation : operations_) {
         bytes += operation->state_bytes(images);

@@ -61,26 +61,35 @@ class GradientSink {
                       int64_t gradient_stride) = 0;
 };
 
+// Which array holds each value's cotangent, and how many elements an image has in each array.
+struct Placement {
+    std::vector<size_t> array_of;
+    std::vector<int64_t> elements;
+};
+
 // The activations of one task: values, cotangents, and what operations keep from one pass to another.
 class Activations {
   public:
-    Activations(const std::vector<Shape>& shapes, int64_t images);
+    Activations(const std::vector<Shape>& shapes, Placement cotangents, int64_t images);
 
     int64_t images() const { return images_; }
     int64_t stride(int value) const { return images_ * shapes_[static_cast<size_t>(value)].positions(); }
     const Shape& shape(int value) const { return shapes_[static_cast<size_t>(value)]; }
     // First element of an image; channels are stride() apart.
-    float* x(int value, int64_t image) { return at(values_, value, image); }
-    float* bar(int value, int64_t image) { return at(cotangents_, value, image); }
+    float* x(int value, int64_t image) { return at(values_[static_cast<size_t>(value)], value, image); }
+    float* bar(int value, int64_t image) {
+        return at(cotangents_[placement_.array_of[static_cast<size_t>(value)]], value, image);
+    }
     // Memory for one pass of one operation; what was there is lost.
     float* scratch(int64_t floats) { return scratch_.at_least(floats); }
 
   private:
-    float* at(std::vector<Array<float>>& arrays, int value, int64_t image) {
-        return arrays[static_cast<size_t>(value)].data() + image * shapes_[static_cast<size_t>(value)].positions();
+    float* at(Array<float>& array, int value, int64_t image) {
+        return array.data() + image * shapes_[static_cast<size_t>(value)].positions();
     }
 
     std::vector<Shape> shapes_;
+    Placement placement_;
     int64_t images_;
     std::vector<Array<float>> values_, cotangents_;
     Array<float> scratch_;
@@ -147,10 +156,14 @@ std::unique_ptr<Operation> make_operation(const OperationPlan&, const std::vecto
 
 class Network;
 
+// Whether cotangents outlive the reverse pass that made them, as Reverse::tangent_known needs, or end with it but for
+// the input's, so that they can share memory.
+enum class Cotangents { kept, passing };
+
 // What one task needs of a network besides parameters.
 class Workspace {
   public:
-    Workspace(const Network&, int64_t images);
+    Workspace(const Network&, int64_t images, Cotangents);
 
     Activations activations;
 
@@ -168,7 +181,7 @@ class Network {
     const Shape& input_shape() const { return plan_.values[static_cast<size_t>(plan_.input)]; }
     const Shape& output_shape() const { return plan_.values[static_cast<size_t>(plan_.output)]; }
     bool shares_parameters() const { return shares_parameters_; }
-    int64_t workspace_bytes(int64_t images) const;
+    int64_t workspace_bytes(int64_t images, Cotangents) const;
 
     void forward(const Pass&, Workspace&, Range) const;
     void tangent(const Pass&, Workspace&, Range primal, Range tangent) const;
@@ -176,6 +189,8 @@ class Network {
 
   private:
     friend class Workspace;
+    Placement place(Cotangents) const;
+
     NetworkPlan plan_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<int> readers_;  // operations that read each value

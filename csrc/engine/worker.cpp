@@ -25,8 +25,8 @@ void copy_across(const Shape& shape, int64_t count, const float* from, int64_t f
 
 Worker::Worker(const Engine& engine, int64_t generator_images, int64_t discriminator_images)
     : engine_(engine),
-      generator_(engine.generator(), generator_images),
-      discriminator_(engine.discriminator(), discriminator_images),
+      generator_(engine.generator(), generator_images, Cotangents::passing),
+      discriminator_(engine.discriminator(), discriminator_images, engine.discriminator_cotangents()),
       generator_images_(generator_images),
       discriminator_images_(discriminator_images) {}
 

@@ -207,8 +207,11 @@ class NativeExecutor:
         self._engine.generate(call.arguments)
         return images
 
-    def explain(self, shots: int) -> str:
-        """Describe both plans, the arithmetic of an inner step and the memory of a task with `shots` support images."""
+    def explain(self, shots: int, second_order: bool = False) -> str:
+        """Describe both plans, the arithmetic of an inner step and the memory of a task with `shots` support images.
+
+        `second_order`: the memory of a gradient through the inner loop, with as many query images.
+        """
         images = min(shots, self._inner.batch_size or shots)
         arithmetic = inner_step_multiply_adds(
             self.generator,
@@ -219,7 +222,8 @@ class NativeExecutor:
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * (self.generator.numel + self.discriminator.numel)
-        workspace = self._engine.workspace_bytes(images, 0, self._inner.steps, False)
+        query = images if second_order else 0
+        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, second_order)
         return (
             f"generator, {self.generator.numel:,} elements\n{describe_plan(self.generator, self._layouts[0])}\n\n"
             f"discriminator, {self.discriminator.numel:,} elements\n"
