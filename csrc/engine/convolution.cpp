@@ -225,8 +225,10 @@ class Convolution : public Operation {
     int64_t scratch_bytes(int64_t images) const override {
         int64_t floats = 0;
         for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
-            if (winograd->suits(images)) floats = std::max(floats, winograd->scratch_floats(images, 1));
-        if (gather_winograd_.suits(images)) floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
+            if (winograd->suits(images, Precision::float32))
+                floats = std::max(floats, winograd->scratch_floats(images, 1));
+        if (gather_winograd_.suits_gradient(images))
+            floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
         return floats * int64_t{sizeof(float)};
     }
 
@@ -329,7 +331,7 @@ class Convolution : public Operation {
         const bool spreads = (value == output()) == transposed_;
         const Shape& shape = a.shape(value);
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
-        if (!primal && winograd.suits(range.count)) {
+        if (!primal && winograd.suits(range.count, pass.precision)) {
             return winograd.apply(pass.threads, {source.b + range.first * source.image, source.channel, source.image},
                                   range.count, params + plan().parameters[0], bias, accumulate,
                                   {y, a.stride(value), shape.positions()},
@@ -405,7 +407,7 @@ class Convolution : public Operation {
         const float* const large = transposed_ ? a.bar(large_value, 0) : a.x(large_value, 0);
         float* const small = transposed_ ? a.x(small_value, range.first) : a.bar(small_value, range.first);
         const Source source = source_at(a, state, false, large, a.stride(large_value));
-        if (gather_winograd_.suits(range.count)) {
+        if (gather_winograd_.suits_gradient(range.count)) {
             return gather_winograd_.weight_gradient(
                 pass.threads, {source.b + range.first * source.image, source.channel, source.image},
                 {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,

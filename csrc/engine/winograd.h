@@ -1,5 +1,5 @@
 // Convolutions of stride 1 with fewer multiplications: Winograd's along rows, the usual sum over the rows of a kernel.
-// In float32 whatever the precision asked for: transforms would magnify the rounding of bf16, and save more than it.
+// In float32 whatever the precision asked for: transforms would magnify the rounding of bf16.
 #pragma once
 
 #include <vector>
@@ -23,8 +23,9 @@ class Winograd {
     // From the small image to the large one, or the other way; `border` is that of the source.
     Winograd(const Geometry&, const Border&, bool spreads);
 
-    // Whether it can, and is faster for so many images.
-    bool suits(int64_t images) const;
+    // Whether it can, and is faster for so many images than the products themselves in that precision.
+    bool suits(int64_t images, Precision) const;
+    bool suits_gradient(int64_t images) const;
     int64_t scratch_floats(int64_t images, int threads) const;
     // y (+)= the convolution of images in their border, with weights [small channels][large channels][taps].
     void apply(int threads, const Images<const float>& source, int64_t images, const float* weights, const float* bias,
