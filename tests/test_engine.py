@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -266,3 +268,24 @@ def test_memory_of_maml_grows_by_parameters_alone() -> None:
     assert five - three == 2 * state
     assert five < 70e6  # the plain loop's graph of five steps takes 270 MB
     assert memory_of_a_thread("dcgan-32", "non-saturating", 3, optimizer="momentum") == three + 3 * state
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_control_c_stops_a_call(tasks: int) -> None:
+    generator, discriminator, latent_dim, image_shape = mgf.models.workload("dcgan-32")
+    learner = mgf.MetaGAN(
+        generator, discriminator, latent_dim=latent_dim, inner=mgf.InnerLoop(steps=3000), executor="native"
+    )
+    batch = mgf.TaskBatch(torch.zeros(tasks, 4, *image_shape))
+    noise = learner.draw_noise(batch)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # raises KeyboardInterrupt
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            learner.inner_loop(batch, noise=noise)  # a minute and more
+        assert time.monotonic() - start < 5  # 0.1 s where nothing else runs
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    learner.adapt(batch.support[0], steps=1)  # and the engine goes on
