@@ -15,8 +15,8 @@ from torch import Tensor
 from metagan_fast import _native
 from metagan_fast.flat import ALIGNMENT, FlatLayout
 
-BLOCK = 1024  # elements a program: with 4 warps 8 a thread, one 128-bit access in bfloat16 and two in float32
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # parity with the reference forbids contraction
+BLOCK = 1024  # elements a program: 8 a thread, one 128-bit access in bfloat16 and two in float32
+THREADS = 128
 
 inputs, new_results = _native._inputs, _native._new
 
@@ -98,7 +98,12 @@ def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **constant
 
 def start(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
     """Hand a launch to Triton."""
-    kernel[(programs,)](*arguments, **constants, **OPTIONS)
+    kernel[(programs,)](*arguments, **constants, **options(64 if torch.version.hip else 32))
+
+
+def options(warp_size: int) -> dict[str, Any]:
+    """Return how a kernel is compiled; parity with the reference forbids contraction, whatever Triton's default."""
+    return {"num_warps": THREADS // warp_size, "enable_fp_fusion": False}
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ PARTS = tl.constexpr(512)  # sums of squares a row at most; each has a fixed ran
 @triton.jit
 def locate(numel, BLOCK: tl.constexpr):
     """Return the program's row, its first column, its lanes and which of them exist."""
-    blocks = tl.cdiv(numel, BLOCK)
+    blocks = (numel - 1) // BLOCK + 1  # tl.cdiv adds first, beyond 2^31 where numel is just below it
     program = tl.program_id(0)
     row = (program // blocks).to(tl.int64)
     start = (program % blocks).to(tl.int64) * BLOCK

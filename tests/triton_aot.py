@@ -36,7 +36,7 @@ TARGETS = {
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64", torch.int32: "*i32"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Launch:
     """One launch: `arguments` by name in the kernel's order, `programs` of its one-dimensional grid."""
 
@@ -97,10 +97,7 @@ class Launch:
             if name in self.passed and self._is_divisible(name)
         }
         source = ASTSource(self.kernel, signature, constants, attributes)
-        return triton.compile(source, target=TARGETS[target], options=_launch.OPTIONS)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
+        return triton.compile(source, target=TARGETS[target], options=_launch.options(TARGETS[target].warp_size))
 
 
 @contextmanager
