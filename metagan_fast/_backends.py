@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metagan_fast import _native, reference
+from metagan_fast import _native, kernels, reference
 from metagan_fast._logging import log_once
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ PLAIN = {op: plain(op) for op in OPS}
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
+    *(Implementation(op, "triton", "cuda", FLOATING, kernels.is_available, kernels.implementation(op)) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
+    # After the reference, so by name only: Triton's interpreter, which is slow and serves tests.
+    *(Implementation(op, "triton", "cpu", FLOATING, kernels.is_interpreted, kernels.implementation(op)) for op in OPS),
 )
 BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
 
@@ -89,7 +92,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     PyTorch whatever the backend.
 
     Args:
-        name: "native", "reference", or None for the best that is available.
+        name: "native" (CPU), "triton" (GPU), "reference", or None for the best that is available.
 
     Raises:
         ValueError: no such backend.

@@ -1,0 +1,124 @@
+"""What a program of an element-wise kernel works on: a block of adjacent columns of one row.
+
+Rows and first columns are 64-bit, so buffers of more than 2^31 elements work; they make a scalar address, to which
+the 32-bit lanes are added. Numbers come as float64 and are rounded to the arithmetic type once, here.
+"""
+
+import triton
+import triton.language as tl
+from metagan_fast.kernels.updates import clip_scale, reptile_difference
+
+PARTS = tl.constexpr(512)  # sums of squares a row at most; each has a fixed range of columns
+
+
+@triton.jit
+def locate(numel, BLOCK: tl.constexpr):
+    """Return the program's row, its first column, its lanes and which of them exist."""
+    blocks = (numel - 1) // BLOCK + 1  # tl.cdiv adds first, beyond 2^31 where numel is just below it
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    start = (program % blocks).to(tl.int64) * BLOCK
+    lanes = tl.arange(0, BLOCK)
+    return row, start, lanes, lanes < numel - start
+
+
+@triton.jit
+def number(x, A: tl.constexpr):
+    """Return a number in the arithmetic type."""
+    return tl.full((), x, A)
+
+
+@triton.jit
+def read(data, offset, lanes, mask, A: tl.constexpr):
+    """Return elements in the arithmetic type."""
+    return tl.load(data + offset + lanes, mask=mask, other=0.0).to(A)
+
+
+@triton.jit
+def write(data, offset, lanes, mask, values):
+    """Store elements, rounded to the storage type."""
+    tl.store(data + offset + lanes, values.to(data.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def rate_at(
+    lr,
+    rates,
+    rates_stride,
+    segments,
+    segment_stride,
+    row,
+    start,
+    lanes,
+    mask,
+    A: tl.constexpr,
+    FORM: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """Return the learning rate of the program's elements: a scalar, or a block.
+
+    FORM is "number", "row", "element" or "segment"; `segments` has the segment of every RUN columns.
+    """
+    if FORM == "number":
+        rate = number(lr, A)
+    elif FORM == "row":
+        rate = tl.load(rates + row * rates_stride).to(A)
+    elif FORM == "element":
+        rate = read(rates, row * rates_stride + start, lanes, mask, A)
+    else:
+        segment = tl.load(segments + start // RUN + lanes // RUN, mask=mask, other=0).to(tl.int64)
+        rate = tl.load(rates + row * rates_stride + segment * segment_stride, mask=mask, other=0.0).to(A)
+    return rate
+
+
+@triton.jit
+def sum_over_tasks(
+    initial,
+    adapted,
+    adapted_stride,
+    tasks,
+    weights,
+    inverse_tasks,
+    start,
+    lanes,
+    mask,
+    A: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    TOWARDS_ADAPTED: tl.constexpr,
+):
+    """Return the mean or weighted sum of the differences from `initial`, added in index order."""
+    total = _difference(initial, read(adapted, start, lanes, mask, A), TOWARDS_ADAPTED)
+    if WEIGHTED:
+        total = tl.load(weights).to(A) * total
+    for task in range(1, tasks):
+        adapted += adapted_stride
+        difference = _difference(initial, read(adapted, start, lanes, mask, A), TOWARDS_ADAPTED)
+        if WEIGHTED:
+            difference = tl.load(weights + task).to(A) * difference
+        total = total + difference
+    if not WEIGHTED:
+        total = total * number(inverse_tasks, A)
+    return total
+
+
+@triton.jit
+def scale_of_row(sums, parts, max_norm, norms, row, start, A: tl.constexpr):
+    """Return the factor that clips a row; the row's first program stores the norm."""
+    norm = row_norm(sums, row, parts)
+    tl.store(norms + row, norm.to(A), mask=start == 0)
+    return clip_scale(norm, number(max_norm, tl.float64)).to(A)
+
+
+@triton.jit
+def row_norm(sums, row, parts):
+    """Return the norm of a row in float64, from its sums of squares in fixed order."""
+    part = tl.arange(0, PARTS)
+    return tl.sqrt(tl.sum(tl.load(sums + row * parts + part, mask=part < parts, other=0.0), 0))
+
+
+@triton.jit
+def _difference(initial, adapted, TOWARDS_ADAPTED: tl.constexpr):
+    if TOWARDS_ADAPTED:
+        return reptile_difference(adapted, initial)
+    else:
+        return reptile_difference(initial, adapted)

@@ -1,0 +1,104 @@
+"""The Triton kernels on a GPU: parity, streams, graphs, no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import ops_cases
+from metagan_fast import FlatLayout, functional, kernels
+from ops_cases import CASES, CLIP_CASES, LR_FORMS, Case, same_bits
+from support import assert_close
+
+AVAILABLE, WHY_NOT = kernels.is_available()
+if AVAILABLE and not torch.cuda.is_available():
+    AVAILABLE, WHY_NOT = False, "this PyTorch sees no GPU"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+
+
+def on_gpu(arguments: ops_cases.Arguments) -> ops_cases.Arguments:
+    return {name: x.cuda() if isinstance(x, Tensor) else x for name, x in arguments.items()}
+
+
+def run(function: Callable, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
+    with functional.use_backend("triton"):
+        return ops_cases.call(function, arguments)
+
+
+def reference(case: Case, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
+    with functional.use_backend("reference"):
+        return ops_cases.call(case.function, arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_bits_as_the_reference(case: Case, dtype: torch.dtype) -> None:
+    for i, numel in enumerate((1, 33, 2080, 5000, 100_003)):
+        arguments = ops_cases.make(case, 3, numel, dtype, lr_form=LR_FORMS[i], margin=ops_cases.MARGIN)
+        for actual, expected in zip(run(case.function, on_gpu(arguments)), reference(case, arguments), strict=True):
+            if case.rounds_exactly(dtype):
+                assert same_bits(actual.cpu(), expected)
+            else:
+                assert_close(actual.cpu(), expected, "float64-square-root")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", CLIP_CASES, ids=str)
+def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
+    arguments = ops_cases.make(case, 3, 1_200_007, dtype)
+    first = run(case.function, on_gpu(arguments))
+    for actual, again, expected in zip(
+        first, run(case.function, on_gpu(arguments)), reference(case, arguments), strict=True
+    ):
+        assert_close(actual.cpu(), expected, "clip-norm")
+        assert same_bits(actual.cpu(), again.cpu())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.has_lr], ids=str)
+def test_one_learning_rate_a_parameter_tensor(case: Case) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 40))
+    layout = FlatLayout.from_module(module)
+    used = layout.flatten(module).bool()
+    arguments = ops_cases.make(case, 2, layout.numel, torch.float32)
+    arguments |= {"lr": torch.rand(len(layout.slots)), "layout": layout}
+    for actual, expected in zip(run(case.function, on_gpu(arguments)), reference(case, arguments), strict=True):
+        assert same_bits(actual.cpu()[..., used], expected[..., used])
+
+
+@pytest.mark.parametrize("case", (*CASES, *CLIP_CASES), ids=str)
+def test_nothing_waits_and_a_graph_holds_the_op(case: Case) -> None:
+    arguments = on_gpu(ops_cases.make(case, 3, 2080, torch.float32, lr_form="task"))
+    expected = run(case.function, arguments)  # compiles
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run(case.function, arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run(case.function, arguments)
+    for x in results:
+        x.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(map(same_bits, results, expected))
+
+
+def test_the_current_stream_is_used() -> None:
+    average, params = torch.zeros(2080, device="cuda"), torch.zeros(2080, device="cuda")
+    functional.ema_update(average, params, 0.5)  # compiles
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)
+        params.fill_(1.0)
+        with functional.use_backend("triton"):
+            functional.ema_update_(average, params, 0.5)
+    stream.synchronize()
+    assert (average == 0.5).all()

@@ -1,0 +1,191 @@
+"""The Triton kernels against the reference, in Triton's interpreter; `test_triton_interpreter.py` starts this file.
+
+The interpreter's choice falls when a kernel is imported, so it has a process of its own. It writes out of bounds
+without a word, so buffers have canaries around them. It takes milliseconds a program: few blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from metagan_fast.kernels import _launch
+from metagan_fast.kernels.adam_step import adam_step
+from metagan_fast.kernels.blocks import PARTS
+from metagan_fast.kernels.sgd_step import sgd_step
+from torch import Tensor
+
+import ops_cases
+from metagan_fast import FlatLayout, functional, kernels
+from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, Case, same_bits
+from support import assert_close
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+SIZES = ((None, 1), (2, 33), (1, _launch.BLOCK), (2, _launch.BLOCK + 7))
+RATED = tuple(case for case in CASES if case.has_lr)
+
+
+def on(backend: str, function: Callable, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
+    with functional.use_backend(backend):
+        return ops_cases.call(function, arguments)
+
+
+def check(case: Case, actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
+    assert len(actual) == len(expected)
+    for name, a, b in zip(case.written, actual, expected, strict=True):
+        if b.dtype == torch.bfloat16:
+            assert_close(a, b, "interpreted-bf16")
+        elif case.rounds_exactly(b.dtype):
+            assert same_bits(a, b), name
+        else:
+            assert_close(a, b, "float64-square-root")
+
+
+def check_margins(arguments: ops_cases.Arguments) -> None:
+    for name, x in arguments.items():
+        if isinstance(x, Tensor) and x._base is not None:
+            for canaries in (x._base[..., :MARGIN], x._base[..., -MARGIN:]):
+                assert (canaries == CANARY).all(), name
+
+
+def test_the_interpreter_is_on() -> None:
+    assert kernels.is_interpreted() == (True, "")
+    assert type(sgd_step.__globals__["sgd_step_kernel"]).__name__ == "InterpretedFunction"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_same_bits_as_the_reference(case: Case, dtype: torch.dtype) -> None:
+    for i, (rows, numel) in enumerate(SIZES):
+        if dtype != torch.float32 and i % 2 == 0:
+            continue
+        arguments = ops_cases.make(case, rows, numel, dtype, lr_form=LR_FORMS[i], tasks=i + 1, margin=MARGIN)
+        expected = on("reference", case.function, arguments)
+        if i == 1:
+            check(case, on("triton", case.function, arguments), expected)
+        in_place = ops_cases.clone(arguments)
+        if case.op == "reptile_gradient":
+            in_place = {"gradient": torch.empty_like(in_place["initial"]), **in_place}
+        check(case, on("triton", case.twin, in_place), expected)
+        check_margins(in_place)
+
+
+@pytest.mark.parametrize("lr_form", LR_FORMS)
+@pytest.mark.parametrize("case", RATED[::3], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[::2], ids=str)
+def test_every_form_of_learning_rate(case: Case, lr_form: str, dtype: torch.dtype) -> None:
+    arguments = ops_cases.make(case, 3, 70, dtype, lr_form=lr_form)
+    check(case, on("triton", case.function, arguments), on("reference", case.function, arguments))
+
+
+@pytest.mark.parametrize("case", RATED[::3], ids=str)
+@pytest.mark.parametrize("per_task", [False, True])
+def test_one_learning_rate_a_parameter_tensor(case: Case, per_task: bool) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 140), torch.nn.PReLU())
+    layout = FlatLayout.from_module(module)
+    arguments = ops_cases.make(case, 2, layout.numel, torch.float32)
+    used = layout.flatten(module).bool()
+    rows, slots = arguments["params"].shape[:-1], len(layout.slots)
+    lr = torch.rand(*rows, 2 * slots)[..., ::2] if per_task else torch.rand(slots)
+    arguments |= {"lr": lr, "layout": layout}
+    expected = on("reference", case.function, arguments)
+    for a, b in zip(on("triton", case.function, arguments), expected, strict=True):
+        assert same_bits(a[..., used], b[..., used])
+
+
+@pytest.mark.parametrize("case", RATED[::3], ids=str)
+def test_learning_rates_of_any_dtype_and_stride(case: Case) -> None:
+    arguments = ops_cases.make(case, 4, 9, torch.float32)
+    shape = arguments["params"].shape
+    columns = torch.rand(9, 4, dtype=torch.float64).t() if len(shape) == 2 else torch.rand(18, dtype=torch.float64)[::2]
+    for lr in (columns, columns.bfloat16(), torch.tensor(0.1, dtype=torch.float64)):
+        arguments["lr"] = lr
+        check(case, on("triton", case.function, arguments), on("reference", case.function, arguments))
+
+
+def test_a_step_size_in_a_tensor() -> None:
+    initial, adapted = torch.randn(40), torch.randn(2, 40)
+    arguments = {"initial": initial, "adapted": adapted, "step_size": torch.tensor(0.3, dtype=torch.float64)}
+    (actual,), (expected,) = (on(name, functional.reptile_interpolate, arguments) for name in ("triton", "reference"))
+    assert same_bits(actual, expected)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_special_values(case: Case) -> None:
+    special = torch.tensor([0.0, -0.0, 1e-45, -1e-40, 3e38, -3e38, torch.inf, -torch.inf, torch.nan, 1.0])
+    pairs = torch.cartesian_prod(special, special)
+    arguments = ops_cases.make(case, None, len(pairs), torch.float32, tasks=2)
+    buffers = [x for x in arguments.values() if isinstance(x, Tensor) and x.shape[-1:] == (len(pairs),)]
+    for i, x in enumerate(buffers):
+        x.copy_(pairs[:, i % 2].roll(7 * (i // 2)))
+    expected = on("reference", case.function, arguments)
+    for a, b in zip(on("triton", case.function, arguments), expected, strict=True):
+        assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CLIP_CASES, ids=str)
+def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
+    for rows, numel in ((None, 1), (3, _launch.BLOCK + 7), (2, 0)):
+        arguments = ops_cases.make(case, rows, numel, dtype, margin=MARGIN)
+        (expected, norms), (actual, actual_norms) = (on(x, case.function, arguments) for x in ("reference", "triton"))
+        assert_close(actual_norms, norms, "clip-norm")
+        assert_close(actual, expected, "interpreted-bf16" if dtype == torch.bfloat16 else "clip-norm")
+        in_place = ops_cases.clone(arguments)
+        assert same_bits(on("triton", case.twin, in_place)[0], actual)
+        check_margins(in_place)
+
+
+def test_clipping_rows_that_are_not_finite() -> None:
+    grads = torch.ones(3, 20)
+    grads[0, 3], grads[1, 4] = torch.nan, torch.inf
+    (expected, norms), (actual, actual_norms) = (
+        on(name, functional.clip_grad_norm, {"grads": grads, "max_norm": 1.0}) for name in ("reference", "triton")
+    )
+    assert same_bits(actual_norms[:2], norms[:2])
+    assert same_bits(actual[:2], expected[:2])
+
+
+def test_rows_further_apart_than_32_bits_count() -> None:
+    """Elements 2^31 and beyond in rows 2^30 apart, in memory of which few pages are touched."""
+    whole = torch.empty(2 * (2**30 + 16) + 40, dtype=torch.bfloat16)
+    average = whole.as_strided((3, 40), (2**30 + 16, 1))
+    params = torch.ones(3, 40, dtype=torch.bfloat16)
+    average.zero_()
+    on("triton", functional.ema_update_, {"average": average, "params": params, "decay": 0.5})
+    assert (average == 0.5).all()
+    clipped, norms = on("triton", functional.clip_grad_norm, {"grads": average, "max_norm": 1e9})
+    assert torch.equal(clipped, average)
+    assert_close(norms, torch.full((3,), 10.0).sqrt(), "clip-norm")
+
+
+def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_launch, "BLOCK", 16)
+    grads = torch.randn(2, 16 * 2 * PARTS.value // 64 + 5).double()
+    monkeypatch.setattr("metagan_fast.kernels.clip_grad_norm.PARTS", type(PARTS)(4))
+    _, norms = on("triton", functional.clip_grad_norm, {"grads": grads, "max_norm": 1.0})
+    assert_close(norms, grads.norm(dim=-1), "clip-norm")
+
+
+@pytest.mark.parametrize("step", [sgd_step, adam_step], ids=["sgd_step", "adam_step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_fused_clipping_and_reset(step: Callable, dtype: torch.dtype) -> None:
+    case = next(case for case in CASES if case.op == step.__name__ and case.options.get("weight_decay"))
+    arguments = ops_cases.make(case, 2, 70, dtype, margin=MARGIN)
+    clipped, norms = on("triton", functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
+    expected = on("reference", case.function, {**arguments, "grads": clipped})
+    fused: dict[str, Any] = ops_cases.clone(arguments)
+    options = {
+        "sgd_step": {"momentum_buffer": None, "momentum": 0.0, "dampening": 0.0, "nesterov": False},
+        "adam_step": {"betas": (0.9, 0.999), "eps": 1e-8, "eps_root": 0.0, "decoupled": False},
+    }[case.op]
+    out = tuple(fused[name] for name in case.written)
+    tensors = [fused.pop(name) for name in (*case.buffers, "lr")]
+    *actual, fused_norms = step(*tensors, **options, **fused, layout=None, out=out, max_norm=0.5, zero_grads=True)
+    check(case, tuple(actual), expected)
+    assert same_bits(fused_norms, norms)
+    assert not tensors[1].any()
+    check_margins(dict(zip(case.buffers, tensors, strict=False)))
