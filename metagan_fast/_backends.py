@@ -74,6 +74,7 @@ PLAIN = {op: plain(op) for op in OPS}
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
+    *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, _native.OPS[op]) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
 )
 BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
@@ -89,7 +90,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     PyTorch whatever the backend.
 
     Args:
-        name: "native", "reference", or None for the best that is available.
+        name: "native", "cuda", "reference", or None for the best that is available.
 
     Raises:
         ValueError: no such backend.
