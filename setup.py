@@ -52,6 +52,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DMETAGAN_SANITIZE={os.environ.get('METAGAN_SANITIZE', 'OFF')}",
+            f"-DMETAGAN_CUDA={os.environ.get('METAGAN_CUDA', 'AUTO')}",
         ]
         try:
             subprocess.run(configure, check=True)

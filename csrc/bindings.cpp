@@ -10,6 +10,9 @@
 #include "cpu/isa.h"
 #include "cpu/peak.h"
 #include "cpu/profile.h"
+#ifdef METAGAN_WITH_CUDA
+#include "cuda/kernels.h"
+#endif
 #include "engine/engine.h"
 #include "kernels.h"
 
@@ -80,6 +83,19 @@ struct type_caster<metagan::LearningRate> {
         return metagan::without_error() && (value.element_stride == 0 || value.element_stride == 1);
     }
 };
+
+#ifdef METAGAN_WITH_CUDA
+template <>
+struct type_caster<metagan::Queue> {
+    PYBIND11_TYPE_CASTER(metagan::Queue, const_name("tuple[int, int]"));
+
+    bool load(handle source, bool) {
+        if (!metagan::is_tuple(source, 2)) return false;
+        value = {static_cast<int>(metagan::integer(source.ptr(), 0)), metagan::address(source.ptr(), 1)};
+        return metagan::without_error();
+    }
+};
+#endif
 
 }  // namespace pybind11::detail
 
@@ -304,6 +320,104 @@ void network_passes(const py::dict& plan, const py::dict& fields, const std::str
     if (paired) copy(input, true, images, "inputs_tangent_cotangent", false);
 }
 
+// The ops whose arguments are the same everywhere, but for one that says where: threads for a CPU, a queue for a GPU.
+template <class To, class Where>
+void define_updates(py::module_& module, const std::string& prefix) {
+    const auto no_gil = py::call_guard<py::gil_scoped_release>();
+    const auto named = [&](const char* op) { return prefix + op; };
+
+    module.def(
+        named("sgd_step").c_str(),
+        [](DType dtype, int64_t rows, int64_t columns, Where where, Matrix params, Matrix grads, Matrix momentum_buffer,
+           Matrix params_out, Matrix momentum_buffer_out, const LearningRate& lr, double momentum, double dampening,
+           double weight_decay, bool nesterov) {
+            sgd_step(To{dtype, rows, columns, where}, params, grads, momentum_buffer, params_out, momentum_buffer_out,
+                     lr, {momentum, dampening, weight_decay, nesterov});
+        },
+        no_gil);
+
+    module.def(
+        named("adam_step").c_str(),
+        [](DType dtype, int64_t rows, int64_t columns, Where where, Matrix params, Matrix grads, Matrix exp_avg,
+           Matrix exp_avg_sq, Matrix params_out, Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr,
+           double beta1, double beta2, double inverse_bias1, double inverse_bias2, double eps, double eps_root,
+           double weight_decay, bool decoupled) {
+            adam_step(To{dtype, rows, columns, where}, params, grads, exp_avg, exp_avg_sq, params_out, exp_avg_out,
+                      exp_avg_sq_out, lr,
+                      {beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay, decoupled});
+        },
+        no_gil);
+
+    module.def(
+        named("rmsprop_step").c_str(),
+        [](DType dtype, int64_t rows, int64_t columns, Where where, Matrix params, Matrix grads, Matrix square_avg,
+           Matrix momentum_buffer, Matrix grad_avg, Matrix params_out, Matrix square_avg_out,
+           Matrix momentum_buffer_out, Matrix grad_avg_out, const LearningRate& lr, double alpha, double eps,
+           double weight_decay, double momentum) {
+            rmsprop_step(To{dtype, rows, columns, where}, params, grads, square_avg, momentum_buffer, grad_avg,
+                         params_out, square_avg_out, momentum_buffer_out, grad_avg_out, lr,
+                         {alpha, eps, weight_decay, momentum});
+        },
+        no_gil);
+
+    module.def(
+        named("reptile_interpolate").c_str(),
+        [](DType dtype, int64_t tasks, int64_t columns, Where where, uintptr_t initial, Matrix adapted,
+           uintptr_t weights, uintptr_t out, double step_size) {
+            reptile_interpolate(To{dtype, tasks, columns, where}, pointer(initial), adapted, pointer(weights),
+                                pointer(out), step_size);
+        },
+        no_gil);
+
+    module.def(
+        named("reptile_gradient").c_str(),
+        [](DType dtype, int64_t tasks, int64_t columns, Where where, uintptr_t initial, Matrix adapted,
+           uintptr_t weights, uintptr_t out) {
+            reptile_gradient(To{dtype, tasks, columns, where}, pointer(initial), adapted, pointer(weights),
+                             pointer(out));
+        },
+        no_gil);
+
+    module.def(
+        named("meta_adam_step").c_str(),
+        [](DType dtype, int64_t tasks, int64_t columns, Where where, uintptr_t params, Matrix adapted,
+           uintptr_t weights, uintptr_t exp_avg, uintptr_t exp_avg_sq, uintptr_t params_out, uintptr_t exp_avg_out,
+           uintptr_t exp_avg_sq_out, const LearningRate& lr, double beta1, double beta2, double inverse_bias1,
+           double inverse_bias2, double eps, double weight_decay, bool decoupled) {
+            meta_adam_step(To{dtype, tasks, columns, where}, pointer(params), adapted, pointer(weights),
+                           pointer(exp_avg), pointer(exp_avg_sq), pointer(params_out), pointer(exp_avg_out),
+                           pointer(exp_avg_sq_out), lr,
+                           {beta1, beta2, inverse_bias1, inverse_bias2, eps, 0, weight_decay, decoupled});
+        },
+        no_gil);
+
+    module.def(
+        named("ema_update").c_str(),
+        [](DType dtype, int64_t rows, int64_t columns, Where where, Matrix average, Matrix params, Matrix average_out,
+           double decay) { ema_update(To{dtype, rows, columns, where}, average, params, average_out, decay); },
+        no_gil);
+}
+
+#ifdef METAGAN_WITH_CUDA
+void define_cuda(py::module_& module) {
+    define_updates<DeviceLaunch, Queue>(module, "cuda_");
+    module.def("cuda_clip_grad_norm_parts", &clip_grad_norm_parts);
+    module.def(
+        "cuda_clip_grad_norm",
+        [](DType dtype, int64_t rows, int64_t columns, Queue where, Matrix grads, Matrix grads_out, uintptr_t norms_out,
+           double max_norm, uintptr_t sums) {
+            clip_grad_norm(DeviceLaunch{dtype, rows, columns, where}, grads, grads_out, pointer(norms_out), max_norm,
+                           static_cast<double*>(pointer(sums)));
+        },
+        py::call_guard<py::gil_scoped_release>());
+    module.def("cuda_problem", &cuda_problem);
+}
+#else
+void define_cuda(py::module_& module) {
+    module.def("cuda_problem", [] { return "the extension was built without CUDA: install it where nvcc is found"; });
+}
+#endif
+
 }  // namespace
 }  // namespace metagan
 
@@ -342,71 +456,7 @@ PYBIND11_MODULE(_core, module) {
         }
     }
 
-    module.def(
-        "sgd_step",
-        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix momentum_buffer,
-           Matrix params_out, Matrix momentum_buffer_out, const LearningRate& lr, double momentum, double dampening,
-           double weight_decay, bool nesterov) {
-            sgd_step({dtype, rows, columns, threads}, params, grads, momentum_buffer, params_out, momentum_buffer_out,
-                     lr, {momentum, dampening, weight_decay, nesterov});
-        },
-        no_gil);
-
-    module.def(
-        "adam_step",
-        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix exp_avg,
-           Matrix exp_avg_sq, Matrix params_out, Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr,
-           double beta1, double beta2, double inverse_bias1, double inverse_bias2, double eps, double eps_root,
-           double weight_decay, bool decoupled) {
-            adam_step({dtype, rows, columns, threads}, params, grads, exp_avg, exp_avg_sq, params_out, exp_avg_out,
-                      exp_avg_sq_out, lr,
-                      {beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay, decoupled});
-        },
-        no_gil);
-
-    module.def(
-        "rmsprop_step",
-        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix params, Matrix grads, Matrix square_avg,
-           Matrix momentum_buffer, Matrix grad_avg, Matrix params_out, Matrix square_avg_out,
-           Matrix momentum_buffer_out, Matrix grad_avg_out, const LearningRate& lr, double alpha, double eps,
-           double weight_decay, double momentum) {
-            rmsprop_step({dtype, rows, columns, threads}, params, grads, square_avg, momentum_buffer, grad_avg,
-                         params_out, square_avg_out, momentum_buffer_out, grad_avg_out, lr,
-                         {alpha, eps, weight_decay, momentum});
-        },
-        no_gil);
-
-    module.def(
-        "reptile_interpolate",
-        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, Matrix adapted,
-           uintptr_t weights, uintptr_t out, double step_size) {
-            reptile_interpolate({dtype, tasks, columns, threads}, pointer(initial), adapted, pointer(weights),
-                                pointer(out), step_size);
-        },
-        no_gil);
-
-    module.def(
-        "reptile_gradient",
-        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t initial, Matrix adapted,
-           uintptr_t weights, uintptr_t out) {
-            reptile_gradient({dtype, tasks, columns, threads}, pointer(initial), adapted, pointer(weights),
-                             pointer(out));
-        },
-        no_gil);
-
-    module.def(
-        "meta_adam_step",
-        [](DType dtype, int64_t tasks, int64_t columns, int threads, uintptr_t params, Matrix adapted,
-           uintptr_t weights, uintptr_t exp_avg, uintptr_t exp_avg_sq, uintptr_t params_out, uintptr_t exp_avg_out,
-           uintptr_t exp_avg_sq_out, const LearningRate& lr, double beta1, double beta2, double inverse_bias1,
-           double inverse_bias2, double eps, double weight_decay, bool decoupled) {
-            meta_adam_step({dtype, tasks, columns, threads}, pointer(params), adapted, pointer(weights),
-                           pointer(exp_avg), pointer(exp_avg_sq), pointer(params_out), pointer(exp_avg_out),
-                           pointer(exp_avg_sq_out), lr,
-                           {beta1, beta2, inverse_bias1, inverse_bias2, eps, 0, weight_decay, decoupled});
-        },
-        no_gil);
-
+    define_updates<Launch, int>(module, "");
     module.def(
         "clip_grad_norm",
         [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix grads, Matrix grads_out, uintptr_t norms_out,
@@ -415,11 +465,7 @@ PYBIND11_MODULE(_core, module) {
         },
         no_gil);
 
-    module.def(
-        "ema_update",
-        [](DType dtype, int64_t rows, int64_t columns, int threads, Matrix average, Matrix params, Matrix average_out,
-           double decay) { ema_update({dtype, rows, columns, threads}, average, params, average_out, decay); },
-        no_gil);
+    define_cuda(module);
 
     module.def("network_passes", &network_passes, py::arg("network"), py::arg("arguments"),
                py::arg("precision") = "float32");

@@ -46,7 +46,12 @@ METAGAN_INLINE void narrow(float x, BFloat16& out) {
     out.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 
+#ifdef __CUDA_ARCH__
+METAGAN_INLINE float square_root(float x) { return __fsqrt_rn(x); }
+METAGAN_INLINE double square_root(double x) { return __dsqrt_rn(x); }
+#else
 METAGAN_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 METAGAN_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+#endif
 
 }  // namespace metagan

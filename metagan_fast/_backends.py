@@ -75,6 +75,7 @@ PLAIN = {op: plain(op) for op in OPS}
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
     *(Implementation(op, "triton", "cuda", FLOATING, kernels.is_available, kernels.implementation(op)) for op in OPS),
+    *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, _native.OPS[op]) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
     # After the reference, so by name only: Triton's interpreter, which is slow and serves tests.
     *(Implementation(op, "triton", "cpu", FLOATING, kernels.is_interpreted, kernels.implementation(op)) for op in OPS),
@@ -92,7 +93,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     PyTorch whatever the backend.
 
     Args:
-        name: "native" (CPU), "triton" (GPU), "reference", or None for the best that is available.
+        name: "native" (CPU), "triton" or "cuda" (GPU), "reference", or None for the best that is available.
 
     Raises:
         ValueError: no such backend.

@@ -21,6 +21,7 @@ the rate of row r, segment s, element e (the column, counted from the start of t
 each segment ends, the last one equal to `columns`; pass 0 and 1 for a single segment.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Matrix: TypeAlias = tuple[int, int]
@@ -197,6 +198,25 @@ def ema_update(
     average_out: Matrix,
     decay: float,
 ) -> None: ...
+def cuda_problem() -> str:
+    """Return why the ops that follow cannot run here, or an empty string.
+
+    They take the arguments of the op of their name, addresses on the device, with `(device, stream)`, a device's index
+    and the handle of one of its CUDA streams, in the place of `threads`. They return when the work is enqueued and
+    raise RuntimeError when it cannot be. There are none in a build without CUDA.
+    """
+
+cuda_sgd_step: Callable[..., None]
+cuda_adam_step: Callable[..., None]
+cuda_rmsprop_step: Callable[..., None]
+cuda_reptile_interpolate: Callable[..., None]
+cuda_reptile_gradient: Callable[..., None]
+cuda_meta_adam_step: Callable[..., None]
+cuda_clip_grad_norm: Callable[..., None]  # one argument more: the address of [rows, parts] float64 to work in
+cuda_ema_update: Callable[..., None]
+
+def cuda_clip_grad_norm_parts(columns: int) -> int:
+    """Return the `parts` of that memory."""
 
 class Engine:
     """Whole inner loops of a task batch for two networks.

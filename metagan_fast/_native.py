@@ -43,6 +43,14 @@ def is_available() -> tuple[bool, str]:
     return False, f"the compiled extension metagan_fast._core did not load ({_import_error})"
 
 
+def cuda_is_available() -> tuple[bool, str]:
+    """Return whether the extension has kernels for a GPU and there is one, and if not, why."""
+    available, reason = is_available()
+    if available:
+        reason = _core.cuda_problem()
+    return not reason, reason
+
+
 def threads() -> int:
     """Return how many threads a call may use: METAGAN_FAST_THREADS if set, else `torch.get_num_threads()`.
 
@@ -170,8 +178,9 @@ def sgd_step(
     params, grads, momentum_buffer = _inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or _new(params, 1 if momentum == 0 else 2)
     rate, _keep = _learning_rate(lr, params, layout)
-    _core.sgd_step(
-        *_launch(params),
+    _run(
+        "sgd_step",
+        params,
         _matrix(params),
         _matrix(grads),
         _optional_matrix(momentum_buffer),
@@ -205,8 +214,9 @@ def adam_step(
     params, grads, exp_avg, exp_avg_sq = _inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or _new(params, 3)
     rate, _keep = _learning_rate(lr, params, layout)
-    _core.adam_step(
-        *_launch(params),
+    _run(
+        "adam_step",
+        params,
         _matrix(params),
         _matrix(grads),
         _matrix(exp_avg),
@@ -247,8 +257,9 @@ def rmsprop_step(
     state = [x for x in (momentum_buffer, grad_avg) if x is not None]
     results = out or _new(params, 2 + len(state))
     rate, _keep = _learning_rate(lr, params, layout)
-    _core.rmsprop_step(
-        *_launch(params),
+    _run(
+        "rmsprop_step",
+        params,
         _matrix(params),
         _matrix(grads),
         _matrix(square_avg),
@@ -278,8 +289,9 @@ def reptile_interpolate(
     initial, adapted = _inputs(initial, adapted)
     results = out or _new(initial, 1)
     combine = _weights(weights, initial)
-    _core.reptile_interpolate(
-        *_launch(adapted),
+    _run(
+        "reptile_interpolate",
+        adapted,
         initial.data_ptr(),
         _matrix(adapted),
         combine.data_ptr() if combine is not None else 0,
@@ -295,8 +307,9 @@ def reptile_gradient(
     initial, adapted = _inputs(initial, adapted)
     results = out or _new(initial, 1)
     combine = _weights(weights, initial)
-    _core.reptile_gradient(
-        *_launch(adapted),
+    _run(
+        "reptile_gradient",
+        adapted,
         initial.data_ptr(),
         _matrix(adapted),
         combine.data_ptr() if combine is not None else 0,
@@ -325,8 +338,9 @@ def meta_adam_step(
     results = out or _new(params, 3)
     combine = _weights(weights, params)
     rate, _keep = _learning_rate(lr, params, layout)
-    _core.meta_adam_step(
-        *_launch(adapted),
+    _run(
+        "meta_adam_step",
+        adapted,
         params.data_ptr(),
         _matrix(adapted),
         combine.data_ptr() if combine is not None else 0,
@@ -349,21 +363,39 @@ def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | 
     (grads,) = _inputs(grads)
     (clipped,) = out or _new(grads, 1)
     norms = torch.empty(grads.shape[:-1], dtype=_arithmetic(grads.dtype), device=grads.device)
-    _core.clip_grad_norm(*_launch(grads), _matrix(grads), _matrix(clipped), norms.data_ptr(), max_norm)
+    arguments = _matrix(grads), _matrix(clipped), norms.data_ptr(), max_norm
+    if grads.is_cuda:
+        rows, columns = _sizes(grads)
+        parts = _core.cuda_clip_grad_norm_parts(columns)
+        sums = torch.empty(rows * parts, dtype=torch.float64, device=grads.device)
+        _run("clip_grad_norm", grads, *arguments, sums.data_ptr())
+    else:
+        _run("clip_grad_norm", grads, *arguments)
     return clipped, norms
 
 
 def ema_update(average: Tensor, params: Tensor, decay: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     average, params = _inputs(average, params)
     results = out or _new(average, 1)
-    _core.ema_update(*_launch(average), _matrix(average), _matrix(params), _matrix(results[0]), decay)
+    _run("ema_update", average, _matrix(average), _matrix(params), _matrix(results[0]), decay)
     return results
 
 
-def _launch(x: Tensor) -> tuple[int, int, int, int]:
-    """Return dtype code, rows, columns and threads of an op over buffers like `x`."""
+def _run(op: str, like: Tensor, *arguments: Any) -> None:
+    """Run an op over buffers like `like`: on a GPU in the current stream, else in the threads of this call."""
+    if not like.is_cuda:
+        getattr(_core, op)(DTYPES[like.dtype], *_sizes(like), threads(), *arguments)
+        return
+    device = like.device
+    with torch.cuda.device(device):
+        queue = (device.index, torch.cuda.current_stream(device).cuda_stream)
+        getattr(_core, f"cuda_{op}")(DTYPES[like.dtype], *_sizes(like), queue, *arguments)
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    """Return rows and columns."""
     shape = x.shape
-    return DTYPES[x.dtype], shape[0] if len(shape) == 2 else 1, shape[-1], threads()
+    return (shape[0] if len(shape) == 2 else 1), shape[-1]
 
 
 def _matrix(x: Tensor) -> tuple[int, int]:
@@ -398,12 +430,14 @@ def _learning_rate(
     """Return the learning rate as the kernels take it, and what must outlive the call."""
     if not isinstance(lr, Tensor):
         return lr, None
+    if lr.device != params.device:  # 0-dim, on a CPU
+        return lr.item(), None
     rate = lr.to(_arithmetic(params.dtype))
     if rate.ndim == 0:
         return (rate.data_ptr(), 0, 0, 0, 0, 1), rate
     row_stride = rate.stride(0) if rate.ndim == 2 and rate.shape[0] > 1 else 0
     if layout is not None:
-        ends = layout.segment_ends
+        ends = layout.segment_ends_on(rate.device)
         return (rate.data_ptr(), row_stride, rate.stride(-1), 0, ends.data_ptr(), ends.numel()), (rate, ends)
     if rate.shape[-1] == 1:
         return (rate.data_ptr(), row_stride, 0, 0, 0, 1), rate

@@ -81,6 +81,18 @@ class FlatLayout:
         """Where the slots end, int64 `[slots]` on the CPU; the padding after a slot counts as its own."""
         return torch.tensor([*self.offsets[1:], self.numel], dtype=torch.int64)
 
+    def segment_ends_on(self, device: torch.device) -> Tensor:
+        """Return `segment_ends` on a device, where the copy stays: a captured graph may read it at any time."""
+        if device.type == "cpu":
+            return self.segment_ends
+        if device not in self._segment_ends:
+            self._segment_ends[device] = self.segment_ends.to(device)
+        return self._segment_ends[device]
+
+    @cached_property
+    def _segment_ends(self) -> dict[torch.device, Tensor]:
+        return {}
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """View a flat buffer as the parameters, without a copy.
 

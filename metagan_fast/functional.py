@@ -20,7 +20,7 @@ torch.compile. `sgd_step` and `adam_step` keep the fused kernel then; the others
 torch.compile, become plain PyTorch. The derivative of a square root at 0 is defined as 0, as in the library
 `higher`.
 
-`use_backend("native" | "triton" | "reference")` is a context manager that chooses who computes.
+`use_backend("native" | "triton" | "cuda" | "reference")` is a context manager that chooses who computes.
 """
 
 from __future__ import annotations

@@ -136,6 +136,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         "triton",
         "threads",
         "backend native",
+        "backend cuda",
         "instruction set",
     ):
         assert word in shown

@@ -1,0 +1,78 @@
+// The two kernels of clip_grad_norm. The first leaves partial sums of squares of every row, the second adds them up and
+// scales. Two launches, because a row's norm is needed before its first element can be scaled, and only the end of a
+// launch makes all blocks wait for one another; every sum has a fixed order, so there are no atomics.
+#pragma once
+
+#include "../updates.h"
+#include "access.cuh"
+
+namespace metagan {
+
+constexpr int kClipThreads = 256;
+
+// The sum over the threads of a block, in the same order always and for all of them; `scratch` holds one number each.
+METAGAN_DEVICE double block_sum(double value, double* scratch) {
+    const int thread = static_cast<int>(threadIdx.x);
+    scratch[thread] = value;
+    __syncthreads();
+    for (int half = kClipThreads / 2; half > 0; half /= 2) {
+        if (thread < half) scratch[thread] += scratch[thread + half];
+        __syncthreads();
+    }
+    const double total = scratch[0];
+    __syncthreads();  // before the next sum writes
+    return total;
+}
+
+// Block (x, y) adds up part x of gridDim.x of row y: kPack<T> adjacent elements a thread, whether they are loaded
+// together (kWidth = kPack<T>) or one by one (kWidth = 1), so that alignment does not change the sum.
+template <int kWidth, class T>
+__global__ void __launch_bounds__(kClipThreads)
+    sum_of_squares(int64_t rows, int64_t columns, Input<T> grads, double* sums) {
+    __shared__ double scratch[kClipThreads];
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kPack<T>;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kPack<T>;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        double sum = 0;
+        for (int64_t column = first; column < columns; column += step) {
+#pragma unroll
+            for (int offset = 0; offset < kPack<T>; offset += kWidth) {
+                if (column + offset >= columns) break;
+                const auto values = grads.template load<kWidth>(row, column + offset);
+#pragma unroll
+                for (int i = 0; i < kWidth; ++i) {
+                    const double value = static_cast<double>(values.at[i]);
+                    sum += value * value;
+                }
+            }
+        }
+        const double total = block_sum(sum, scratch);
+        if (threadIdx.x == 0) sums[row * gridDim.x + blockIdx.x] = total;
+    }
+}
+
+// Blocks (all x, y) scale row y. Each adds up the row's `parts` sums for itself: the same bits everywhere.
+template <int kWidth, class T>
+__global__ void __launch_bounds__(kClipThreads)
+    scale_to_norm(int64_t rows, int64_t columns, Buffer<T> grads, const double* sums, int64_t parts,
+                  Arithmetic<T>* norms, double max_norm, bool in_place) {
+    __shared__ double scratch[kClipThreads];
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kWidth;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kWidth;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        double sum = 0;
+        for (int64_t part = threadIdx.x; part < parts; part += kClipThreads) sum += sums[row * parts + part];
+        const double norm = square_root(block_sum(sum, scratch)), factor = clip_scale(norm, max_norm);
+        if (blockIdx.x == 0 && threadIdx.x == 0) norms[row] = static_cast<Arithmetic<T>>(norm);
+        if (in_place && factor == 1) continue;
+        const auto by = static_cast<Arithmetic<T>>(factor);
+        for (int64_t column = first; column < columns; column += step) {
+            auto values = grads.template load<kWidth>(row, column);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) values.at[i] = values.at[i] * by;
+            grads.template store<kWidth>(row, column, values);
+        }
+    }
+}
+
+}  // namespace metagan
