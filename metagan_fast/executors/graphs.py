@@ -41,36 +41,45 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Record CUDA graphs, which share one memory pool: they run one after another and results are read in between."""
+    """Record CUDA graphs, which share one memory pool: they run one after another and results are read in between.
+
+    It warms up and records on a stream of its own, so that what libraries keep for a stream is there when it records.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool: Any = None  # a handle, after the first recording
 
     def warm_up(self, run: Callable[[], Outputs]) -> Outputs:
         with torch.cuda.device(self._device):
-            side, current = torch.cuda.Stream(), torch.cuda.current_stream()
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
                 results = run()
-            current.wait_stream(side)
+            current.wait_stream(self._stream)
             for result in results.values():
                 result.record_stream(current)
         return results
 
     def record(self, run: Callable[[], Outputs]) -> tuple[Callable[[], object], Outputs]:
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(self._device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
             try:
                 # Other threads, a data loader's say, may go on talking to the device.
-                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     results = run()
             except Exception:
-                self._pool = None  # a pool that a broken capture drew from is not drawn from again
+                self._pool = None  # a pool that a broken recording drew from is not drawn from again
                 raise
-        return graph.replay, results
+
+        def replay() -> None:
+            with torch.cuda.device(self._device):
+                graph.replay()
+
+        return replay, results
 
 
 @dataclass(frozen=True)
