@@ -53,7 +53,9 @@ class MetaStepGraphs:
         self._executor = executor
         self._initial = initial
         self._state = state
-        self._recordings = Recordings(recorder or CudaRecorder(initial.generator.device))
+        self._recorder = recorder or CudaRecorder(initial.generator.device)
+        self._recordings = Recordings(self._recorder)
+        self._meta: MetaOptimizer | None = None  # what the recordings are of
 
     def describe(self) -> str:
         """Say what is recorded."""
@@ -79,6 +81,8 @@ class MetaStepGraphs:
             meta_step: from 0, for schedules.
             update: number of this update, from 1, for bias corrections.
         """
+        if meta is not self._meta:
+            self._meta, self._recordings = meta, Recordings(self._recorder)
         device = self._initial.generator.device
         inputs = {
             "numbers": torch.tensor(meta.numbers(meta_step, update), dtype=torch.float64).to(device),
@@ -94,7 +98,7 @@ class MetaStepGraphs:
         def run(given: Inputs) -> Outputs:
             return self._run(meta, given, shape, meta_step)
 
-        settings = meta, meta.settings_at(meta_step, noise.steps), shape
+        settings = meta.settings_at(meta_step, noise.steps), shape
         metrics = self._recordings(run, inputs, settings)
         return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 

@@ -82,6 +82,27 @@ def test_serial_reptile_replays_one_recording_for_every_task() -> None:
     assert (recorder.recorded, recorder.replayed) == (1, 8)
 
 
+@pytest.mark.parametrize("loss", mgf.losses.NAMES)
+def test_every_loss_can_be_recorded(loss: str) -> None:
+    eager, replayed = make_learner(loss=loss), make_learner(loss=loss)
+    recorder = recorded(replayed)
+    for _ in range(3):
+        batch = tiny_batch(query=2)
+        assert eager.meta_step(batch) == replayed.meta_step(batch)
+    assert recorder.replayed == 2
+
+
+def test_another_algorithm_is_recorded_anew() -> None:
+    eager, replayed = make_learner(), make_learner()
+    recorder = recorded(replayed)
+    for meta in (mgf.Reptile(), mgf.FOMAML(step_weights=[0.5, 0.0, 0.5])):
+        eager.meta = replayed.meta = meta
+        for _ in range(3):
+            batch = tiny_batch()
+            assert eager.meta_step(batch) == replayed.meta_step(batch)
+    assert (recorder.warmed, recorder.recorded) == (2, 2)
+
+
 def test_noise_that_is_given_is_an_input() -> None:
     eager, replayed = make_learner(), make_learner()
     recorder = recorded(replayed)
