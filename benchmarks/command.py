@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from . import busy, machine, ops, records, workloads
+from . import busy, gpu_model, machine, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
 
@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
         sys.stdout.writelines(f"{name}\n" for name in CASES)
+        return 0
+    if options.gpu_model:
+        for line in gpu_model.sheet(_selected(options.cases)):
+            print(line, flush=True)
         return 0
     environment = machine.describe()
     print(records.HEADER)
@@ -89,5 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
     )
     parser.add_argument("--rounds", type=int, help="timed calls of each contender; each case has its own number")
+    parser.add_argument(
+        "--gpu-model",
+        action="store_true",
+        help="time nothing: print launches, bytes and rooflines of the cases on GPUs, a model and not a measurement",
+    )
     parser.add_argument("--list", action="store_true", help="list the cases and leave")
     return parser

@@ -20,6 +20,9 @@ from .timing import Run, alternate
 ONE_STEP, ALL_STEPS = 3.0, 10.0
 LEAST_ERROR = 1e-5
 
+PENALISED = ("wgan-gp", "figr", "r1")
+"""Losses whose discriminator step has a gradient penalty."""
+
 # MAML is judged on the same networks with smooth activations. Under PReLU the meta-gradient jumps where an activation
 # changes sides between inner steps, so that two correct float32 implementations part by luck: on maml-32 plain PyTorch
 # and the engine, with autograd in float64 as the judge, are 1.5e-2 and 1.5e-2 away with one seed, 2e-4 and 4e-3 with
@@ -160,7 +163,7 @@ def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
     if case.algorithm == "maml":
         multiply_adds = operations.maml_step(generator, discriminator, case.shots)
     else:
-        penalty = case.loss in ("wgan-gp", "figr", "r1")
+        penalty = case.loss in PENALISED
         multiply_adds = operations.inner_step(generator, discriminator, case.shots, penalty=penalty)
     elements = sum(p.numel() for n in (problem.generator, problem.discriminator) for p in n.parameters())
     runs = case.tasks * case.steps

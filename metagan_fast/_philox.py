@@ -19,8 +19,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_INCREMENTS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
-Key = tuple[int, int]
-"""Two 32-bit words."""
+Key = tuple[int, int] | tuple[Tensor, Tensor]
+"""Two 32-bit words, numbers or 0-dim int64 tensors."""
 
 
 class Grid(NamedTuple):
@@ -70,7 +70,13 @@ def derive_key(seed: int, index: int, stream: int) -> Key:
     return int(k0), int(k1)
 
 
-def draw_words(grids: Sequence[Grid], key: Key, first_task: int, device: torch.device) -> list[Tensor]:
+def derive_key_on_device(seed: Tensor, index: Tensor, stream: Tensor) -> Key:
+    """Return what `derive_key` does without leaving the device: `seed` and `index` are [2], low words first."""
+    k0, k1, _, _ = philox((index[0], index[1], stream, torch.zeros_like(stream)), (seed[0], seed[1]))
+    return k0, k1
+
+
+def draw_words(grids: Sequence[Grid], key: Key, first_task: int | Tensor, device: torch.device) -> list[Tensor]:
     """Draw the 32-bit words of several grids at once, tasks counted from `first_task`.
 
     Word e of a task lies in word e % 4 of block e // 4, whose counter is (block, role and inner, outer, task).
@@ -86,7 +92,7 @@ def draw_words(grids: Sequence[Grid], key: Key, first_task: int, device: torch.d
     ]
 
 
-def _counters(role: int, size: tuple[int, ...], first_task: int, device: torch.device) -> list[Tensor]:
+def _counters(role: int, size: tuple[int, ...], first_task: int | Tensor, device: torch.device) -> list[Tensor]:
     outer, inner, tasks, blocks = (torch.arange(length, dtype=torch.int64, device=device) for length in size)
     axes = torch.meshgrid(outer, inner + (role << 24), tasks + first_task, blocks, indexing="ij")
     return [axes[dimension].reshape(-1) for dimension in (3, 1, 0, 2)]

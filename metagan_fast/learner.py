@@ -18,7 +18,8 @@ from .flat import FlatLayout
 from .inner import InnerLoop, Network
 from .losses import Loss
 from .meta import FOMAML, MAML, MetaOptimizer, Reptile
-from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
+from .meta_graph import MetaStepGraphs, why_not
+from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
 from .tasks import TaskBatch
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class MetaGAN:
         self._initial = self._bound_parameters()
         self._executor = self._make_executor()
         self._meta_state = [self.meta.initial_state(params) for params in self._initial]
+        self._graphs = self._make_graphs()
         self._carried: Networks | None = None  # with inner_state="persist"
 
     # The initialisation
@@ -124,6 +126,7 @@ class MetaGAN:
         self._executor = self._make_executor()
         like = self._initial.generator
         self._meta_state = [tuple(b.to(like) for b in buffers) for buffers in self._meta_state]
+        self._graphs = self._make_graphs()
         if self._carried is not None:
             self._carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self._carried))
 
@@ -189,6 +192,11 @@ class MetaGAN:
             precision=self.precision,
         )
 
+    def _make_graphs(self) -> MetaStepGraphs | None:
+        """Return what replays meta-steps as graphs, where they can be."""
+        self._why_eager = why_not(self._initial.generator.device, self.inner)
+        return None if self._why_eager else MetaStepGraphs(self._executor, self._initial, self._meta_state)
+
     def explain(self, shots: int = 4) -> str:
         """Describe what runs the inner loops.
 
@@ -197,12 +205,13 @@ class MetaGAN:
 
         Returns:
             With the native executor its plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
-            task; otherwise why the torch executor runs them.
+            task; otherwise why the torch executor runs them, and whether meta-steps are replayed as CUDA graphs.
         """
         self._bind()
         if isinstance(self._executor, NativeExecutor):
             return f"executor: native, {self.precision}\n\n{self._executor.explain(shots, isinstance(self.meta, MAML))}"
-        return f"executor: torch, because {self._why_torch}"
+        way = f"one by one: {self._why_eager}" if self._graphs is None else f"as CUDA graphs: {self._graphs.describe()}"
+        return f"executor: torch, because {self._why_torch}\nmeta-steps run {way}"
 
     # Meta-training
 
@@ -227,10 +236,16 @@ class MetaGAN:
                 f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
                 'or use inner_state="reset"'
             )
-        batch, noise = self._prepare(batch, noise)
+        self._bind()
+        if self._graphs is not None and noise is None:  # a graph draws its own
+            self._check_query(batch)
+            batch = self._fit_images(batch)
+        else:
+            batch, noise = self._prepare(batch, noise)
         parts = [(batch, noise)]
         if self._serial:
-            parts = [(batch.slice(t, t + 1), noise.slice(t, t + 1)) for t in range(batch.tasks)]
+            each = range(batch.tasks)
+            parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
         metrics = [self._update(*part) for part in parts]
         self.step += 1
         return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
@@ -239,21 +254,37 @@ class MetaGAN:
     def _serial(self) -> bool:
         return isinstance(self.meta, Reptile) and self.meta.serial
 
-    def _update(self, batch: TaskBatch, noise: Noise) -> dict[str, float]:
+    def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
+        if self._graphs is not None:
+            metrics = self._graphs.update(
+                self.meta,
+                batch,
+                self._noise_shape(batch, self.inner.steps) if noise is None else noise,
+                counters=noise_counters(seed=self.seed, meta_step=self.step, first_task=batch.first_task),
+                meta_step=self.step,
+                update=self._updates + 1,
+            )
+            self._check_norm(metrics["gradient_norm"])
+            self._updates += 1
+            return metrics
+        assert noise is not None
         gradient = self._meta_gradient(batch, noise)
         directions = (gradient.generator, gradient.discriminator)
         norm = torch.stack([self.meta.clip(direction) for direction in directions]).norm().item()
-        if not norm < float("inf"):
-            raise FloatingPointError(
-                f"the meta-gradient of meta-step {self.step} is not finite; the initialisation is unchanged: lower the "
-                "inner learning rate, or check the images and the loss"
-            )
+        self._check_norm(norm)
         self._updates += 1
         for params, direction, state in zip(self._initial, directions, self._meta_state, strict=True):
             self.meta.apply(params, direction, state, self.step, self._updates)
         if self.inner.inner_state == "persist":
             self._carried = gradient.networks
         return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
+
+    def _check_norm(self, norm: float) -> None:
+        if not norm < float("inf"):
+            raise FloatingPointError(
+                f"the meta-gradient of meta-step {self.step} is not finite; the initialisation is unchanged: lower the "
+                "inner learning rate, or check the images and the loss"
+            )
 
     def meta_gradient(self, batch: TaskBatch, noise: Noise | None = None) -> MetaGradient:
         """Return the meta-gradient of a task batch, `.generator` and `.discriminator` `[numel]`, and change nothing.
@@ -303,22 +334,29 @@ class MetaGAN:
 
     def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
         """Check a training batch, and fit it and its noise to the networks."""
+        self._check_query(batch)
+        return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
+
+    def _check_query(self, batch: TaskBatch) -> None:
         if self.meta.needs_query and batch.query is None:
             raise ValueError(
                 f"{self.meta.algorithm.upper()} needs query images, got none; sample with query=n or pass "
                 "TaskBatch(support, query)"
             )
-        return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
 
     def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
         """Bring a batch and its noise, drawn if there is none, to the networks' dtype and device."""
-        self._bind()
+        batch = self._fit_images(batch)
         like = self._initial.generator
-        batch = batch.to(device=like.device, dtype=like.dtype)
         if noise is None:
             return batch, self._draw_noise(batch, steps, stream)
         noise.check(self._noise_shape(batch, steps))
         return batch, noise.to(device=like.device, dtype=like.dtype)
+
+    def _fit_images(self, batch: TaskBatch) -> TaskBatch:
+        self._bind()
+        like = self._initial.generator
+        return batch.to(device=like.device, dtype=like.dtype)
 
     # Adaptation
 

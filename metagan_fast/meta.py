@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from . import functional
+from . import functional, reference
 from .executors import (
     Executor,
     GeneratorObjective,
@@ -156,6 +156,43 @@ class MetaOptimizer:
                 decoupled=self.optimizer == "adamw",
             )
 
+    def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
+        """Return all that an update reads and that changes from one to the next: rate, inverse bias corrections."""
+        return (rate_at(self.lr, meta_step), *reference.inverse_bias_corrections(update, self.betas))
+
+    def updated(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Tensor) -> tuple[Tensor, ...]:
+        """Return what `apply` makes of the initialisation and the state, as new tensors.
+
+        `numbers` is float64 [3] on the parameters' device, `self.numbers(...)`: nothing is read from it on the host.
+        """
+        lr, *inverse_bias = numbers.unbind()
+        if self.optimizer == "sgd":
+            return reference.sgd_step(
+                params,
+                gradient,
+                lr,
+                momentum_buffer=state[0] if state else None,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+            )
+        exp_avg, exp_avg_sq = state
+        return reference.adam_step(
+            params,
+            gradient,
+            exp_avg,
+            exp_avg_sq,
+            lr,
+            step=(inverse_bias[0], inverse_bias[1]),
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self.optimizer == "adamw",
+        )
+
+    def settings_at(self, meta_step: int, steps: int) -> Hashable:
+        """Return what of a meta-gradient's computation, beyond the fields, depends on the meta-step."""
+        return None
+
     def to_config(self) -> dict[str, Any]:
         """Return the settings as JSON-able data."""
         config = {"algorithm": self.algorithm} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -264,6 +301,9 @@ class FOMAML(MetaOptimizer):
                 f"expected step_weights to be {steps} numbers, one an inner step and not all zero, got {list(values)}"
             )
         return values
+
+    def settings_at(self, meta_step: int, steps: int) -> Hashable:
+        return self.is_first_order(meta_step), self.weights_at(meta_step, steps)
 
     def check(self, inner: InnerLoop) -> None:
         if inner.inner_state == "persist":

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._philox import Grid, derive_key, draw_words, normals, uniforms
+from ._philox import Grid, Key, derive_key, derive_key_on_device, draw_words, normals, uniforms
 
 
 class Stream(IntEnum):
@@ -62,6 +62,10 @@ class Noise:
     def slice(self, start: int, stop: int) -> Noise:
         """Return the noise of tasks `start` to `stop - 1`, as `TaskBatch.slice` cuts them."""
         return self._map(lambda name, value: value.narrow(_DRAWS[name].task_dimension, start, stop - start))
+
+    def drawn(self) -> dict[str, Tensor]:
+        """Return the tensors that are there, by name."""
+        return {name: value for name in _DRAWS if (value := getattr(self, name)) is not None}
 
     def check(self, shape: NoiseShape) -> None:
         """Raise ValueError unless every tensor that `shape` asks for is there, in its shape."""
@@ -178,14 +182,39 @@ def draw_noise(
     Raises:
         ValueError: `batch_size` above the number of support images.
     """
+    return _draw(shape, derive_key(seed, meta_step, stream), first_task, torch.device(device), dtype)
+
+
+def noise_counters(
+    *, seed: int, meta_step: int, first_task: int = 0, stream: Stream = Stream.TRAINING
+) -> tuple[int, int, int, int, int, int]:
+    """Return what a draw depends on as six numbers of an int64 tensor, for `draw_noise_at`."""
+    low = 2**32 - 1
+    return seed & low, seed >> 32, meta_step & low, meta_step >> 32, int(stream), first_task
+
+
+def draw_noise_at(shape: NoiseShape, counters: Tensor, *, dtype: torch.dtype = torch.float32) -> Noise:
+    """Draw what `draw_noise` does, with seed, meta-step, stream and first task read from a tensor on the device.
+
+    Nothing goes through the host, so a recorded draw makes new noise whenever the tensor holds new numbers.
+
+    Args:
+        shape: the sizes.
+        counters: int64 [6], `noise_counters(...)`.
+        dtype: of the result.
+    """
+    key = derive_key_on_device(counters[0:2], counters[2:4], counters[4])
+    return _draw(shape, key, counters[5], counters.device, dtype)
+
+
+def _draw(shape: NoiseShape, key: Key, first_task: int | Tensor, device: torch.device, dtype: torch.dtype) -> Noise:
     if shape.batch_size is not None and shape.batch_size > shape.shots:
         raise ValueError(
             f"expected a batch_size of at most the {shape.shots} support images of a task, got {shape.batch_size}; "
             "lower InnerLoop(batch_size=...) or sample more shots"
         )
     sizes = shape.tensors()
-    key = derive_key(seed, meta_step, stream)
-    words = draw_words([shape.grid(name) for name in sizes], key, first_task, torch.device(device))
+    words = draw_words([shape.grid(name) for name in sizes], key, first_task, device)
 
     def make(name: str, drawn: Tensor) -> Tensor:
         size = sizes[name]

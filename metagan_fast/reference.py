@@ -54,18 +54,21 @@ def adam_step(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int,
+    step: int | tuple[Tensor, Tensor],
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     eps_root: float = 0.0,
     weight_decay: float = 0.0,
     decoupled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `(params, exp_avg, exp_avg_sq)` after step number `step`, counted from 1."""
+    """Return `(params, exp_avg, exp_avg_sq)` after step number `step`, counted from 1.
+
+    In its place may stand its inverse bias corrections, 0-dim tensors: a recorded step reads new ones each time.
+    """
     p, g, m, v = widen(params), widen(grads), widen(exp_avg), widen(exp_avg_sq)
     rate = widen(lr, like=p)
     beta1, beta2 = betas
-    inverse_bias1, inverse_bias2 = inverse_bias_corrections(step, betas)
+    inverse_bias1, inverse_bias2 = step if isinstance(step, tuple) else inverse_bias_corrections(step, betas)
     if weight_decay != 0 and decoupled:
         p = p - (rate * weight_decay) * p
     elif weight_decay != 0:

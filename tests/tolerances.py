@@ -34,6 +34,10 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         0.03,
         "a gradient from moments stored in bf16 (8 bits) against one from the unrounded ones",
     ),
+    "gpu-loop": (
+        1e-3,
+        "change over a few float32 steps on a GPU, whose libraries sum in an order of their own, atomics included",
+    ),
     "engine-pass": (
         1e-5,
         "one pass through a float32 network, second derivatives included: rounding grows over a dozen layers",

@@ -1,0 +1,135 @@
+"""`metagan-fast bench --gpu-model`: launches, bytes and rooflines on GPUs. A model from data sheets, no measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from metagan_fast import models
+
+from . import launches, operations, ops, workloads
+from .launches import Shapes, Work
+
+TITLE = "model, not a measurement"
+
+
+@dataclass(frozen=True)
+class Device:
+    """Peak figures of a GPU: bytes and operations a second, dense (a multiply-add is two operations)."""
+
+    name: str
+    bandwidth: float
+    fp32: float
+    tf32: float
+    bf16: float
+    source: str
+
+    def seconds(self, bytes: float, operations: float, precision: str) -> float:
+        """Return the roofline: the longer of moving the bytes and of computing at the peak."""
+        return max(bytes / self.bandwidth, operations / getattr(self, precision))
+
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+# Where a data sheet gives tensor figures with sparsity, half of them is the dense peak.
+DEVICES = (
+    Device("A100", 2.039e12, 19.5e12, 156e12, 312e12, "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM"),
+    Device("H100", 3.35e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
+    Device("H200", 4.8e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the sheet.
+
+    Attributes:
+        case: an op or a workload.
+        form: how it is run.
+        launches, bytes: of one call, or of the inner loops of one meta-step.
+        operations: arithmetic, a multiply-add counted as two.
+    """
+
+    case: str
+    form: str
+    launches: int
+    bytes: int
+    operations: float
+
+    def seconds(self, device: Device, precision: str) -> float:
+        """Return the roofline time on a device."""
+        return device.seconds(self.bytes, self.operations, precision)
+
+
+def op_rows(case: ops.OpCase, numel: int = 1_000_000) -> list[Row]:
+    """Return an op as plain PyTorch and as one kernel, in float32."""
+    found = {}
+    for contender in (ops.PLAIN, ops.OURS):
+        run = case.contenders[contender](case.draw(64))
+        with launches.Trace() as trace:
+            run()
+        found[contender] = trace.work
+    size = numel // 64
+    arithmetic = size * found[ops.OURS].operations
+    return [
+        Row(case.name, "plain", found[ops.PLAIN].launches, size * found[ops.PLAIN].bytes, arithmetic),
+        Row(case.name, "fused", found[ops.OURS].launches, case.bytes(numel), arithmetic),
+    ]
+
+
+def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
+    """Return the forms in which the inner loops of one meta-step of a workload run, and their floor."""
+    shapes = Shapes.of(case.workload, shots=case.shots, loss=case.loss)
+    tasks, steps = case.tasks, case.steps
+    arithmetic = 2 * multiply_adds(case)
+    loop = launches.plain_loop(shapes, tasks, steps)
+    vmapped = launches.executor_loop(shapes, tasks, steps, fused=False)
+    fused = launches.executor_loop(shapes, tasks, steps)
+    forms = {
+        "plain loop": loop,
+        "vmapped": vmapped,
+        "vmapped, fused ops": fused,
+        "the same as a graph": Work(1, fused.bytes, fused.operations),
+    }
+    return [Row(case.name, form, work.launches, work.bytes, arithmetic) for form, work in forms.items()]
+
+
+def multiply_adds(case: workloads.WorkloadCase) -> float:
+    """Return the multiply-adds that the inner loops of one meta-step need."""
+    with torch.device("meta"):
+        generator, discriminator, latent_dim, image_shape = models.workload(case.workload)
+        latents, images = torch.zeros(1, latent_dim), torch.zeros(1, *image_shape)
+    costs = operations.cost(generator, latents), operations.cost(discriminator, images)
+    penalty = case.loss in workloads.PENALISED
+    return case.tasks * case.steps * operations.inner_step(*costs, case.shots, penalty=penalty)
+
+
+def sheet(names: Sequence[str]) -> Iterator[str]:
+    """Return the lines of the sheet for ops and workloads by name."""
+    yield f"GPU model: {TITLE}"
+    yield "Roofline: the longer of bytes / bandwidth and operations / peak; launches are not in it. Peaks:"
+    for device in DEVICES:
+        rates = ", ".join(f"{name} {getattr(device, name) / 1e12:g}" for name in PRECISIONS)
+        yield f"  {device.name}: {device.bandwidth / 1e12:g} TB/s; TFLOP/s dense: {rates} ({device.source})"
+    columns = [f"{device.name} {precision}" for device in DEVICES for precision in PRECISIONS]
+    yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>11}" for c in columns)
+    for name in names:
+        for row in rows(name):
+            times = [row.seconds(device, precision) for device in DEVICES for precision in PRECISIONS]
+            yield (
+                f"{row.case:22}{row.form:22}{row.launches:9}{row.bytes / 1e6:10.1f}{row.operations / 1e9:10.3g}"
+                + "".join(f"{1e3 * seconds:8.3g} ms" for seconds in times)
+            )
+    yield f"All times: {TITLE}. Workloads: the inner loops of one meta-step, their tensors in float32."
+
+
+def rows(name: str) -> list[Row]:
+    """Return the rows of one case; none where there is no model of it (MAML, a busy machine)."""
+    for op in ops.CASES:
+        if op.name == name:
+            return op_rows(op)
+    for workload in workloads.CASES:
+        if workload.name == name and workload.algorithm == "reptile":
+            return workload_rows(workload)
+    return []

@@ -1,0 +1,204 @@
+"""Count what a piece of PyTorch would ask of a GPU: kernel launches and bytes, from a trace of its operators.
+
+Shapes suffice, so a trace runs on tensors without memory: large networks are counted on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import metagan_fast as mgf
+from metagan_fast import _backends, models
+from metagan_fast.executors import Parameters
+from metagan_fast.noise import Noise, NoiseShape
+
+from .baselines import plain
+
+# Operators that launch no kernel: views, bookkeeping, memory that is not written.
+SILENT = {
+    *("alias", "as_strided", "chunk", "detach", "diagonal", "expand", "narrow", "permute", "select", "slice", "split"),
+    *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
+    *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+}
+MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a computation asks of a device.
+
+    Attributes:
+        launches: kernels, one an operator; libraries may use more for one convolution.
+        bytes: inputs read plus outputs written, each tensor once an operator.
+        operations: elements that arithmetic operators read or write, whichever are more; matrix products and
+            convolutions count as `operations.cost` has them, not here.
+    """
+
+    launches: int = 0
+    bytes: int = 0
+    operations: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.launches + other.launches, self.bytes + other.bytes, self.operations + other.operations)
+
+    def __sub__(self, other: Work) -> Work:
+        return self + -1 * other
+
+    def __rmul__(self, times: int) -> Work:
+        return Work(times * self.launches, times * self.bytes, times * self.operations)
+
+
+class Trace(TorchDispatchMode):
+    """Add up the work of the operators that run inside it.
+
+    Args:
+        fused: count an op of `metagan_fast.functional` as one launch that touches each of its tensors once, as a
+            kernel does; otherwise as the operators that its plain form consists of.
+    """
+
+    def __init__(self, *, fused: bool = True) -> None:
+        super().__init__()
+        self.work = Work()
+        self._fused = fused
+        self._inside = 0
+
+    def __enter__(self) -> Trace:
+        self._before = dict(_backends.PLAIN)
+        if self._fused:
+            _backends.PLAIN.update({op: self._as_one(function) for op, function in self._before.items()})
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _backends.PLAIN.update(self._before)
+
+    def _as_one(self, function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+        def run(*tensors: Any, out: tuple[Tensor, ...] | None = None, **options: Any) -> tuple[Tensor, ...]:
+            before = self.work
+            self._inside += 1
+            try:
+                results = function(*tensors, out=out, **options)
+            finally:
+                self._inside -= 1
+            arithmetic = self.work.operations - before.operations
+            self.work = before + Work(1, _bytes((tensors, options)) + _bytes(results), arithmetic)
+            return results
+
+        return run
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        namespace, _, name = func._schema.name.partition("::")
+        if namespace == "aten" and name not in SILENT:
+            given = (args, kwargs)
+            elements = 0 if name in MOVING else max(_elements(given), _elements(result))
+            self.work += Work(1, _bytes(given) + _bytes(result), elements)
+        return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+def _bytes(tree: Any) -> int:
+    """Return the bytes of all tensors; a dimension that is expanded is in memory once."""
+    return sum(x.element_size() * _stored(x) for x in _tensors(tree))
+
+
+def _stored(x: Tensor) -> int:
+    return prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride != 0)
+
+
+def _elements(tree: Any) -> int:
+    return max((x.numel() for x in _tensors(tree)), default=0)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Networks without memory, and the sizes of the inner loop that runs on them."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent_dim: int
+    image_shape: tuple[int, ...]
+    shots: int = 4
+    loss: str = "wgan-gp"
+
+    @classmethod
+    def of(cls, workload: str, **sizes: Any) -> Shapes:
+        """Return the networks of a workload."""
+        with torch.device("meta"):
+            generator, discriminator, latent_dim, image_shape = models.workload(workload)
+        return cls(generator, discriminator, latent_dim, image_shape, **sizes)
+
+    def noise(self, tasks: int, steps: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the noise."""
+        return NoiseShape(tasks, self.shots, self.latent_dim, steps).tensors()
+
+
+def plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
+    """Return the work of the plain loop's inner loops, by tracing one task for one step and for two.
+
+    A task costs as much as any other, and a step as much as the next, so the multiples are exact.
+    """
+    one, two = (trace_plain_loop(shapes, 1, count) for count in (1, 2))
+    step = two - one
+    return tasks * (one - step + steps * step)
+
+
+def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
+    """Trace the plain loop as a whole, its optimizers over all tensors at once, which is their default on a GPU."""
+    noise = SimpleNamespace(
+        **{name: torch.empty(size, device="meta") for name, size in shapes.noise(tasks, steps).items()}
+    )
+    support = torch.empty(tasks, shapes.shots, *shapes.image_shape, device="meta")
+    with Trace() as trace:
+        networks = shapes.generator, shapes.discriminator
+        plain.inner_loop(*networks, support, noise, loss=shapes.loss, steps=steps, foreach=True)
+    return trace.work
+
+
+def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True) -> Work:
+    """Return the work of the torch executor's inner loops, by tracing one step and two of all tasks at once."""
+    one, two = (trace_executor_loop(shapes, tasks, count, fused=fused) for count in (1, 2))
+    step = two - one
+    return one - step + steps * step
+
+
+def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True) -> Work:
+    """Trace the torch executor's inner loops as a whole.
+
+    Networks that vmap cannot carry raise what vmap raises.
+    """
+    inner = mgf.InnerLoop(steps=steps)
+    networks = shapes.generator, shapes.discriminator
+    settings: dict[str, Any] = {
+        "latent_dim": shapes.latent_dim,
+        "loss": shapes.loss,
+        "inner": inner,
+        "executor": "torch",
+    }
+    # Whether a module draws random numbers is found by their generator's state, which a trace has not.
+    learner = mgf.MetaGAN(*networks, **settings, allow_random=True)
+    executor: Any = learner._executor
+    for module in (executor._generator, executor._discriminator):
+        module.vectorized = True  # their first look at whether vmap can carry them would be counted
+    with FakeTensorMode():
+        layouts = learner.generator_layout, learner.discriminator_layout
+        initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
+        batch = mgf.TaskBatch.trusted(torch.empty(tasks, shapes.shots, *shapes.image_shape), None)
+        noise = Noise(**{name: torch.empty(size) for name, size in shapes.noise(tasks, steps).items()})
+        with Trace(fused=fused) as trace:
+            executor.inner_loop(initial, batch, noise)
+    return trace.work
