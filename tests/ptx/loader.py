@@ -36,7 +36,9 @@ def _folder() -> Path:
 def _compile(*arguments: str) -> None:
     if COMPILER is None:
         raise PtxError("needs g++ to compile what it translates")
-    result = subprocess.run([COMPILER, *FLAGS, f"-I{_HERE}", *arguments], capture_output=True, text=True)
+    result = subprocess.run(
+        [COMPILER, *FLAGS, f"-I{_folder()}", f"-I{_HERE}", *arguments], capture_output=True, text=True
+    )
     if result.returncode:
         raise PtxError(f"the translated C++ does not compile:\n{result.stderr[:2000]}")
 
@@ -44,6 +46,7 @@ def _compile(*arguments: str) -> None:
 @functools.cache
 def _runtime() -> Path:
     target = _folder() / "runtime.o"
+    _compile("-x", "c++-header", str(_HERE / "runtime.h"), "-o", str(_folder() / "runtime.h.gch"))
     _compile("-c", str(_HERE / "runtime.cpp"), "-o", str(target))
     return target
 
@@ -52,7 +55,8 @@ def _runtime() -> Path:
 def _library(source: str) -> ctypes.CDLL:
     stem = _folder() / f"module{_library.cache_info().misses}"
     stem.with_suffix(".cpp").write_text(source)
-    _compile("-shared", str(stem.with_suffix(".cpp")), str(_runtime()), "-o", str(stem.with_suffix(".so")))
+    runtime = str(_runtime())
+    _compile("-shared", str(stem.with_suffix(".cpp")), runtime, "-o", str(stem.with_suffix(".so")))
     return ctypes.CDLL(str(stem.with_suffix(".so")))
 
 
