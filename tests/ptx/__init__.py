@@ -1,0 +1,6 @@
+"""Runs compiled PTX (sm_80, of Triton and nvcc) on a CPU: see README.md."""
+
+from .loader import COMPILER, ORDERS, Module, load
+from .parser import PtxError
+
+__all__ = ["COMPILER", "ORDERS", "Module", "PtxError", "load"]

@@ -1,0 +1,342 @@
+// What the translated kernels call: a thread's state, memory that checks itself, barriers, and the arithmetic of PTX
+// where C++ has another (wrapping, shifts beyond the width, NaNs, saturation).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+namespace ptx {
+
+struct Dim {
+    uint32_t x, y, z;
+};
+
+enum class Space { kGeneric, kGlobal, kShared, kLocal };
+
+constexpr uint64_t kSharedWindow = 1ull << 48;  // generic addresses: beyond any of the host's
+constexpr uint64_t kLocalWindow = 1ull << 49;
+constexpr int kDeposit = 10;  // words that a thread shows to its warp at once: those of a matrix product
+
+struct Thread {
+    Dim tid, ntid, ctaid, nctaid;
+    uint32_t index, lane, warp;
+    const uint8_t* parameters;
+    uint32_t parameter_bytes;
+    uint8_t* local;
+    uint32_t local_bytes;
+    uint64_t branches;
+    uint32_t deposit[kDeposit];
+};
+
+// What the threads of a warp deposited at their common instruction.
+struct Exchange {
+    uint32_t mask;
+    uint32_t words[32][kDeposit];
+};
+
+[[noreturn]] void fail(const Thread& thread, int line, const char* format, ...);
+void load(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size);
+void store(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
+void load_atomic(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size);
+void store_atomic(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
+void barrier(Thread& thread, int line, uint32_t id);
+const Exchange& exchange(Thread& thread, int line, uint32_t mask);
+void count_branch(Thread& thread, int line);
+
+struct Bf16 {
+    uint16_t bits;
+};
+
+template <class To, class From>
+To reinterpret(From from) {
+    static_assert(std::is_trivially_copyable_v<To>);
+    To to{};
+    std::memcpy(&to, &from, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
+    return to;
+}
+
+// A register of a wider type than the instruction's gives its low bits, and takes signed values with their sign.
+template <class T, class Register>
+T get(Register from) {
+    if constexpr (std::is_same_v<T, bool>)
+        return from;
+    else
+        return reinterpret<T>(from);
+}
+
+template <class T, class Register>
+void set(Register& to, T value) {
+    if constexpr (std::is_integral_v<T>)
+        to = Register(value);
+    else
+        to = reinterpret<Register>(value);
+}
+
+// Change a value in memory by `next`, which reads `old` by reference; nobody comes between, whatever the order.
+template <class T, class Next>
+void update(Thread& thread, int line, Space space, uint64_t address, T& old, Next next) {
+    load_atomic(thread, line, space, address, &old, sizeof old);
+    const T value = next();
+    store_atomic(thread, line, space, address, &value, sizeof value);
+}
+
+template <class T>
+T load_parameter(const Thread& thread, int line, uint64_t offset, uint64_t size) {
+    if (offset + size > thread.parameter_bytes)
+        fail(thread, line, "reads %llu bytes at %llu of %u bytes of parameters", (unsigned long long)size,
+             (unsigned long long)offset, thread.parameter_bytes);
+    T value;
+    std::memcpy(&value, thread.parameters + offset, sizeof value);
+    return value;
+}
+
+// ---- integers
+
+template <class T>
+T add(T a, T b) {
+    return T(uint64_t(a) + uint64_t(b));
+}
+
+template <class T>
+T subtract(T a, T b) {
+    return T(uint64_t(a) - uint64_t(b));
+}
+
+template <class T>
+T multiply(T a, T b) {
+    return T(uint64_t(a) * uint64_t(b));
+}
+
+template <class T>
+T multiply_high(T a, T b) {
+    using Wide = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
+    return T(Wide(a) * Wide(b) >> 8 * sizeof(T));
+}
+
+template <class T>
+bool overflows(T a, T b) {
+    return std::is_signed_v<T> && a == std::numeric_limits<T>::min() && b == T(-1);
+}
+
+template <class T>
+T divide(T a, T b) {
+    return b == 0 ? T(-1) : overflows(a, b) ? a : T(a / b);
+}
+
+template <class T>
+T remainder(T a, T b) {
+    return b == 0 ? a : overflows(a, b) ? T(0) : T(a % b);
+}
+
+template <class T>
+T shift_left(T a, uint32_t by) {
+    return by < 8 * sizeof(T) ? T(uint64_t(a) << by) : T(0);
+}
+
+template <class T>
+T shift_right(T a, uint32_t by) {
+    return by < 8 * sizeof(T) ? T(a >> by) : T(a < 0 ? -1 : 0);
+}
+
+inline uint64_t funnel(uint32_t low, uint32_t high) { return uint64_t(high) << 32 | low; }
+
+template <class T>
+T extract_bits(T a, uint32_t from, uint32_t count) {
+    constexpr uint32_t kWidth = 8 * sizeof(T);
+    from &= 255;
+    count &= 255;
+    T result = 0;
+    const uint32_t sign_at = from + count - 1 < kWidth - 1 ? from + count - 1 : kWidth - 1;
+    const bool sign = std::is_signed_v<T> && count && (uint64_t(a) >> sign_at & 1);
+    for (uint32_t i = 0; i < kWidth; ++i) {
+        const bool bit = i < count && from + i < kWidth ? uint64_t(a) >> (from + i) & 1 : sign;
+        result |= T(uint64_t(bit) << i);
+    }
+    return result;
+}
+
+template <class T>
+T insert_bits(T a, T b, uint32_t at, uint32_t count) {
+    at &= 255;
+    count &= 255;
+    for (uint32_t i = 0; i < count && at + i < 8 * sizeof(T); ++i) {
+        const T bit = T(1) << (at + i);
+        b = a >> i & 1 ? b | bit : b & ~bit;
+    }
+    return b;
+}
+
+inline uint32_t lookup3(uint32_t a, uint32_t b, uint32_t c, uint32_t table) {
+    uint32_t result = 0;
+    for (int i = 0; i < 32; ++i) result |= (table >> ((a >> i & 1) * 4 + (b >> i & 1) * 2 + (c >> i & 1)) & 1) << i;
+    return result;
+}
+
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+    const uint64_t bytes = funnel(a, b);
+    uint32_t result = 0;
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t choice = selector >> 4 * i & 15;
+        uint32_t byte = bytes >> 8 * (choice & 7) & 255;
+        if (choice & 8) byte = byte & 128 ? 255 : 0;
+        result |= byte << 8 * i;
+    }
+    return result;
+}
+
+// ---- comparisons and floating point
+
+// clang-format off
+template <class T> bool eq(T a, T b) { return a == b; }
+template <class T> bool ne(T a, T b) { return a != b; }
+template <class T> bool lt(T a, T b) { return a < b; }
+template <class T> bool le(T a, T b) { return a <= b; }
+template <class T> bool gt(T a, T b) { return a > b; }
+template <class T> bool ge(T a, T b) { return a >= b; }
+template <class T> bool unordered(T a, T b) { return std::isnan(a) || std::isnan(b); }
+// clang-format on
+
+// A number wins over a NaN, and +0 is more than -0.
+template <class T>
+T minimum(T a, T b) {
+    if (std::isnan(a)) return b;
+    if (a == b) return std::signbit(a) ? a : b;
+    return b < a ? b : a;
+}
+
+template <class T>
+T maximum(T a, T b) {
+    if (std::isnan(a)) return b;
+    if (a == b) return std::signbit(a) ? b : a;
+    return b > a ? b : a;
+}
+
+template <class T>
+T flush(T a) {
+    if constexpr (std::is_same_v<T, float>)
+        return std::fpclassify(a) == FP_SUBNORMAL ? std::copysign(0.0f, a) : a;
+    else
+        return a;
+}
+
+template <class Integer, class Float>
+Integer saturate(Float rounded) {
+    using Limits = std::numeric_limits<Integer>;
+    if (std::isnan(rounded)) return 0;
+    if (rounded <= Float(Limits::min())) return Limits::min();
+    if (rounded >= Float(Limits::max())) return Limits::max();
+    return Integer(rounded);
+}
+
+inline float widen(Bf16 a) { return reinterpret<float>(uint32_t(a.bits) << 16); }
+
+inline Bf16 round_bf16(float a) {
+    if (std::isnan(a)) return {0x7FFF};
+    const uint32_t bits = reinterpret<uint32_t>(a);
+    return {uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
+}
+
+// One rounding only: what lies between two floats becomes the odd one, which keeps it on its side of a tie.
+inline float round_to_odd(double sum, double rest) {
+    float a = float(sum);
+    const double left = (sum - a) + rest;
+    if (left != 0 && std::isfinite(a) && !(reinterpret<uint32_t>(a) & 1))
+        a = std::nextafter(a, left > 0 ? INFINITY : -INFINITY);
+    return a;
+}
+
+inline Bf16 fma_bf16(Bf16 x, Bf16 y, Bf16 z) {
+    const double product = double(widen(x)) * widen(y), c = widen(z), sum = product + c;
+    if (!std::isfinite(sum)) return round_bf16(float(sum));
+    const double part = sum - product, rest = (product - (sum - part)) + (c - part);
+    return round_bf16(round_to_odd(sum, rest));
+}
+
+inline uint32_t round_tf32(uint32_t bits) {
+    if ((bits & 0x7F800000u) == 0x7F800000u) return bits;
+    return (bits + 0x1000) & ~0x1FFFu;  // ties away from zero
+}
+
+// ---- warps
+
+enum class Shuffle { up, down, bfly, idx };
+
+inline uint32_t shuffle(Thread& thread, int line, Shuffle mode, uint32_t value, uint32_t b, uint32_t c, uint32_t mask,
+                        bool& in_range) {
+    thread.deposit[0] = value;
+    const Exchange& all = exchange(thread, line, mask);
+    const uint32_t lane = thread.lane, segment = c >> 8 & 31, clamp = c & 31;
+    const uint32_t first = lane & segment, last = first | (clamp & ~segment);
+    uint32_t source = lane;
+    b &= 31;
+    if (mode == Shuffle::up) source = lane - b, in_range = int(source) >= int(last);
+    if (mode == Shuffle::down) source = lane + b, in_range = source <= last;
+    if (mode == Shuffle::bfly) source = lane ^ b, in_range = source <= last;
+    if (mode == Shuffle::idx) source = first | (b & ~segment), in_range = source <= last;
+    if (!in_range) source = lane;
+    if (!(all.mask >> source & 1)) fail(thread, line, "a shuffle reads lane %u, which does not take part", source);
+    return all.words[source][0];
+}
+
+inline uint32_t ballot(Thread& thread, int line, bool value, uint32_t mask) {
+    thread.deposit[0] = value;
+    const Exchange& all = exchange(thread, line, mask);
+    uint32_t result = 0;
+    for (uint32_t lane = 0; lane < 32; ++lane)
+        if (all.mask >> lane & 1 && all.words[lane][0]) result |= 1u << lane;
+    return result;
+}
+
+// Lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; a lane gets two neighbours of each matrix.
+template <int count, bool transposed>
+void load_matrix(Thread& thread, int line, uint64_t address, uint32_t* result) {
+    thread.deposit[0] = uint32_t(address);
+    const Exchange all = exchange(thread, line, ~0u);
+    if (all.mask != ~0u) fail(thread, line, "a matrix needs all lanes of a warp");
+    for (int matrix = 0; matrix < count; ++matrix) {
+        uint16_t pair[2];
+        for (uint32_t i = 0; i < 2; ++i) {
+            const uint32_t major = thread.lane / 4, minor = thread.lane % 4 * 2 + i;
+            const uint32_t row = transposed ? minor : major, column = transposed ? major : minor;
+            const uint32_t start = all.words[8 * matrix + row][0];
+            if (start % 16) fail(thread, line, "misaligned row of a matrix: %u", start);
+            load(thread, line, Space::kShared, start + 2 * column, &pair[i], 2);
+        }
+        result[matrix] = pair[0] | uint32_t(pair[1]) << 16;
+    }
+}
+
+// D (16, 8) = A (16, k) B (k, 8) + C; words 0 to 3 of a lane are A, then 2 of B, 4 of C. Exact products, one float sum.
+template <class Operand>
+float operand_at(uint32_t word, uint32_t half) {
+    if constexpr (std::is_same_v<Operand, Bf16>)
+        return widen({uint16_t(word >> 16 * half)});
+    else
+        return reinterpret<float>(word & ~0x1FFFu);
+}
+
+template <class Operand>
+void multiply_matrices(Thread& thread, int line, const uint32_t* a, const uint32_t* b, const float* c, float* d) {
+    constexpr uint32_t kPack = std::is_same_v<Operand, Bf16> ? 2 : 1, kHalf = 4 * kPack;
+    std::memcpy(thread.deposit, a, 16);
+    std::memcpy(thread.deposit + 4, b, 8);
+    std::memcpy(thread.deposit + 6, c, 16);
+    const Exchange& all = exchange(thread, line, ~0u);
+    if (all.mask != ~0u) fail(thread, line, "a matrix needs all lanes of a warp");
+    for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = thread.lane / 4, column = thread.lane % 4 * 2 + i % 2, lower = i / 2;
+        double sum = reinterpret<float>(all.words[thread.lane][6 + i]);
+        for (uint32_t k = 0; k < 2 * kHalf; ++k) {
+            const uint32_t upper = k / kHalf, within = k % kHalf / kPack, half = k % kPack;
+            const float left = operand_at<Operand>(all.words[4 * row + within][lower + 2 * upper], half);
+            const float right = operand_at<Operand>(all.words[4 * column + within][4 + upper], half);
+            sum += double(left) * right;
+        }
+        d[i] = float(sum);
+    }
+}
+
+}  // namespace ptx

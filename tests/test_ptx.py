@@ -1,0 +1,450 @@
+"""The PTX translator: each group of instructions against numpy, errors that it must find, compiled kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ptx
+from ptx import PtxError
+from tolerances import tolerance
+
+pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
+
+NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+WORDS = np.array([0, 1, 2, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xDEADBEEF, 0x12345678], dtype=np.uint32)
+FLOATS = np.array([0.0, -0.0, 1.5, -2.25, 3e-40, 1e30, np.inf, -np.inf, np.nan, 0.1, 7.0], dtype=np.float32)
+HEAD = ".version 8.0\n.target sm_80\n.address_size 64\n"
+REGISTERS = ".reg .pred %p<9>; .reg .b16 %h<20>; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .f32 %f<9>; .reg .f64 %g<9>;"
+
+
+def kernel(body: str, parameters: int = 3, name: str = "k", directives: str = "") -> str:
+    """Return a kernel of pointers: %d1, %d2, ... point at the element of this thread, of 8 bytes."""
+    names = ", ".join(f".param .u64 p{i}" for i in range(1, parameters + 1))
+    start = "\n".join(
+        f"ld.param.u64 %d{i}, [p{i}]; mad.wide.u32 %d{i}, %r39, 8, %d{i};" for i in range(1, parameters + 1)
+    )
+    head = f".visible .entry {name}({names})\n{directives}\n"
+    return f"{head}{{\n{REGISTERS}\nmov.u32 %r39, %tid.x;\n{start}\n{body}\nret;\n}}"
+
+
+def load(body: str, **more) -> ptx.Module:
+    return ptx.load(HEAD + kernel(body, **more))
+
+
+class Batch:
+    """Two-operand instructions as kernels of one module, so that the C++ compiler starts once."""
+
+    def __init__(self, cases):
+        self.cases = {f"k{i}": case for i, case in enumerate(cases)}
+        text = HEAD
+        for name, (instruction, kind, _) in self.cases.items():
+            wide = "64" in kind
+            r = "%d" if wide else "%r"
+            bits = "b64" if wide else "b32"
+            body = f"ld.global.{bits} {r}10, [%d1]; ld.global.{bits} {r}11, [%d2];\nmov.b64 %d12, 0;\n"
+            body += re.sub(r"\b[AB]\b", lambda x: r + str(10 + (x[0] == "B")), instruction)  # noqa: B023
+            body += " cvt.u64.u32 %d12, %r12;" if "%r12" in instruction else ""
+            body += "\nst.global.b64 [%d3], %d12;"
+            text += kernel(body, name=name) + "\n"
+        self.module = ptx.load(text)
+
+    def check(self):
+        for name, (instruction, kind, expected) in self.cases.items():
+            values = FLOATS.astype(kind) if kind.startswith("f") else WORDS.astype(kind)
+            a, b = (x.ravel().copy() for x in np.meshgrid(values, values))
+            buffers = [np.zeros(a.size, dtype=np.uint64) for _ in range(3)]
+            for buffer, x in zip(buffers, (a, b), strict=False):
+                buffer.view(a.dtype).reshape(a.size, -1)[:, 0] = x
+            self.module[name].launch(1, a.size, buffers)
+            with np.errstate(all="ignore"):
+                wanted = np.asarray(expected(a, b))
+            result = buffers[2].view(wanted.dtype).reshape(a.size, -1)[:, 0]
+            np.testing.assert_array_equal(result, wanted, err_msg=instruction)
+
+
+def s(x):
+    return x.astype(np.int32)
+
+
+def quotient(a, b):
+    whole = np.trunc(s(a) / np.where(b == 0, 1, s(b)).astype(np.float64))
+    return np.where(b == 0, np.int64(-1), whole.astype(np.int64)).astype(np.int32)
+
+
+def test_integers_wrap_shift_and_select_as_in_ptx():
+    mask = np.uint64(0xFFFFFFFF)
+    shift = np.uint64(32)
+    product = lambda a, b: a.astype(np.uint64) * b.astype(np.uint64)  # noqa: E731
+    cases = [
+        ("add.s32 %r12, A, B;", "u4", lambda a, b: a + b),
+        ("sub.u32 %r12, A, B;", "u4", lambda a, b: a - b),
+        ("mul.lo.s32 %r12, A, B;", "u4", lambda a, b: a * b),
+        ("mul.hi.u32 %r12, A, B;", "u4", lambda a, b: (product(a, b) >> shift).astype(np.uint32)),
+        ("mad.lo.s32 %r12, A, B, -7;", "u4", lambda a, b: a * b - np.uint32(7)),
+        ("mul.wide.u32 %d12, A, B;", "u4", product),
+        ("mul.wide.s32 %d12, A, B;", "u4", lambda a, b: s(a).astype(np.int64) * s(b)),
+        (
+            "mul.hi.s64 %d12, A, B;",
+            "i8",
+            lambda a, b: np.array([(int(x) * int(y)) >> 64 for x, y in zip(a, b, strict=True)]),
+        ),
+        ("div.s32 %r12, A, B;", "u4", lambda a, b: quotient(a, b)),
+        ("rem.u32 %r12, A, B;", "u4", lambda a, b: np.where(b == 0, a, a % np.maximum(b, 1))),
+        ("and.b32 %r12, A, B;", "u4", lambda a, b: a & b),
+        ("or.b32 %r12, A, B;", "u4", lambda a, b: a | b),
+        ("xor.b32 %r12, A, B;", "u4", lambda a, b: a ^ b),
+        ("not.b32 %r12, A;", "u4", lambda a, b: ~a),
+        ("neg.s32 %r12, A;", "u4", lambda a, b: np.uint32(0) - a),
+        ("min.s32 %r12, A, B;", "u4", lambda a, b: np.minimum(s(a), s(b))),
+        ("max.u32 %r12, A, B;", "u4", lambda a, b: np.maximum(a, b)),
+        ("shl.b32 %r12, A, B;", "u4", lambda a, b: np.where(b < 32, a << (b & 31), 0).astype(np.uint32)),
+        ("shr.u32 %r12, A, B;", "u4", lambda a, b: np.where(b < 32, a >> (b & 31), 0).astype(np.uint32)),
+        ("shr.s32 %r12, A, B;", "u4", lambda a, b: s(a) >> np.minimum(b, 31).astype(np.int32)),
+        ("shl.b64 %d12, A, 40;", "u8", lambda a, b: a << np.uint64(40)),
+        ("bfe.u32 %r12, A, 4, 9;", "u4", lambda a, b: (a >> 4) & 511),
+        ("bfe.s32 %r12, A, 4, 9;", "u4", lambda a, b: s(a << 19) >> 23),
+        ("bfi.b32 %r12, A, B, 8, 8;", "u4", lambda a, b: (b & ~np.uint32(0xFF00)) | ((a & 255) << 8)),
+        ("lop3.b32 %r12, A, B, 255, 0xEA;", "u4", lambda a, b: (a & b) | 255),
+        ("prmt.b32 %r12, A, B, 0x5410;", "u4", lambda a, b: (a & 0xFFFF) | (b << 16)),
+        ("shf.r.wrap.b32 %r12, A, B, 5;", "u4", lambda a, b: (a >> 5) | (b << 27)),
+        ("popc.b32 %r12, A;", "u4", lambda a, b: np.array([bin(x).count("1") for x in a], np.uint32)),
+        ("setp.lt.s32 %p1, A, B; selp.b32 %r12, 5, 6, %p1;", "u4", lambda a, b: np.where(s(a) < s(b), 5, 6)),
+        ("setp.hi.u32 %p1, A, B; selp.b32 %r12, 5, 6, %p1;", "u4", lambda a, b: np.where(a > b, 5, 6)),
+        (
+            "setp.eq.b32 %p1, A, B; setp.ge.u32 %p2, A, 32; or.pred %p3, %p1, %p2; not.pred %p3, %p3;"
+            "mov.b32 %r12, 1; @!%p3 mov.b32 %r12, 2;",
+            "u4",
+            lambda a, b: np.where((a == b) | (a >= 32), 2, 1),
+        ),
+        ("cvt.s64.s32 %d12, A;", "u4", lambda a, b: s(a).astype(np.int64)),
+        ("cvt.s64.s8 %d12, A;", "u4", lambda a, b: a.astype(np.int8).astype(np.int64)),
+        ("mov.b64 %d12, {A, B};", "u4", lambda a, b: a.astype(np.uint64) | (b.astype(np.uint64) << shift)),
+        ("mov.b64 {_, %r12}, A;", "u8", lambda a, b: a >> shift),
+        ("add.s64 %d12, A, B; not.b64 %d12, %d12;", "u8", lambda a, b: ~(a + b)),
+        ("cvt.u32.u64 %r12, A;", "u8", lambda a, b: a & mask),
+    ]
+    Batch([(text, np.dtype(kind).name, f) for text, kind, f in cases]).check()
+
+
+def test_floats_round_and_treat_nans_as_in_ptx():
+    def either(f):
+        return lambda a, b: np.where(np.isnan(a), b, np.where(np.isnan(b), a, f(a, b)))
+
+    def compared(f):
+        return lambda a, b: np.where(f(a, b), 5, 6)
+
+    cases = []
+    for kind, r, z in (("f32", "%r12", "0f00000000"), ("f64", "%d12", "0d0000000000000000")):
+        dtype = f"float{kind[1:]}"
+        cases += [
+            (f"add.{kind} {r}, A, B;", dtype, lambda a, b: a + b),
+            (f"sub.rn.{kind} {r}, A, B;", dtype, lambda a, b: a - b),
+            (f"mul.rn.{kind} {r}, A, B;", dtype, lambda a, b: a * b),
+            (f"div.rn.{kind} {r}, A, B;", dtype, lambda a, b: a / b),
+            (f"fma.rn.{kind} {r}, A, B, {z};", dtype, lambda a, b: a * b + 0),
+            (f"sqrt.rn.{kind} {r}, A;", dtype, lambda a, b: np.sqrt(a)),
+            (f"rcp.rn.{kind} {r}, A;", dtype, lambda a, b: 1 / a),
+            (f"min.{kind} {r}, A, B;", dtype, either(np.minimum)),
+            (f"max.{kind} {r}, A, B;", dtype, either(np.maximum)),
+            (f"neg.{kind} {r}, A;", dtype, lambda a, b: -a),
+            (f"abs.{kind} {r}, A;", dtype, lambda a, b: np.abs(a)),
+        ]
+        for name, f in (("lt", np.less), ("eq", np.equal), ("ne", lambda a, b: (a < b) | (a > b))):
+            text = f"setp.{name}.{kind} %p1, A, B; selp.b64 %d12, 5, 6, %p1;"
+            cases.append((text, dtype, compared(f)))
+        text = f"setp.neu.{kind} %p1, A, B; selp.b64 %d12, 5, 6, %p1;"
+        cases.append((text, dtype, compared(np.not_equal)))
+        text = f"setp.gtu.{kind} %p1, A, B; selp.b64 %d12, 5, 6, %p1;"
+        cases.append((text, dtype, compared(lambda a, b: ~(a <= b))))
+    cases += [
+        ("ex2.approx.f32 %r12, A;", "float32", lambda a, b: np.exp2(a.astype(np.float64)).astype(np.float32)),
+        ("cvt.f64.f32 %d12, A;", "float32", lambda a, b: a.astype(np.float64)),
+        ("cvt.rn.f32.f64 %r12, A;", "float64", lambda a, b: a.astype(np.float32)),
+        ("cvt.rni.f32.f32 %r12, A;", "float32", lambda a, b: np.rint(a)),
+        ("add.ftz.f32 %r12, A, 0f00000000;", "float32", lambda a, b: np.where(np.abs(a) < 1e-38, 0, a + 0)),
+        ("cvt.rn.f32.s32 %r12, A;", "uint32", lambda a, b: s(a).astype(np.float32)),
+        (
+            "cvt.rzi.s32.f32 %r12, A;",
+            "float32",
+            lambda a, b: np.where(np.isnan(a), 0, np.clip(np.trunc(a.astype(np.float64)), -(2**31), 2**31 - 1)).astype(
+                np.int32
+            ),
+        ),
+    ]
+    Batch(cases).check()
+
+
+def bf16(x):
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def widen(x):
+    return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+def test_bf16_is_rounded_once():
+    a = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
+    x, y = bf16(a[0]), bf16(a[1])
+    body = """
+    ld.global.b16 %h1, [%d1]; ld.global.b16 %h2, [%d2]; cvt.f32.bf16 %f1, %h1; cvt.f32.bf16 %f2, %h2;
+    add.rn.f32 %f3, %f1, %f2; cvt.rn.bf16x2.f32 %r1, %f3, %f1; fma.rn.bf16 %h3, %h1, %h2, %h1;
+    cvt.rn.bf16.f32 %h4, %f3; mov.b32 %r2, {%h3, %h4}; st.global.v2.b32 [%d3], {%r1, %r2};"""
+    buffers = [np.zeros((256, 4), np.uint16) for _ in range(3)]
+    buffers[0][:, 0], buffers[1][:, 0] = x, y
+    load(body)["k"].launch(1, 256, buffers)
+    total = bf16(widen(x) + widen(y))
+    fused = bf16((widen(x).astype(np.float64) * widen(y) + widen(x)).astype(np.float32))
+    np.testing.assert_array_equal(buffers[2], np.stack([x, total, fused, total], axis=1))
+
+
+@pytest.mark.parametrize(
+    ("instruction", "sources"),
+    [
+        ("shfl.sync.bfly.b32 %r2|%p1, %r1, 5, 31, -1", lambda i: i ^ 5),
+        ("shfl.sync.down.b32 %r2|%p1, %r1, 5, 31, -1", lambda i: np.where(i + 5 < 32, i + 5, i)),
+        ("shfl.sync.up.b32 %r2|%p1, %r1, 5, 0, -1", lambda i: np.where(i >= 5, i - 5, i)),
+        ("shfl.sync.idx.b32 %r2|%p1, %r1, 7, 31, -1", lambda i: np.full(32, 7)),
+        ("shfl.sync.down.b32 %r2|%p1, %r1, 3, 6175, -1", lambda i: np.where(i % 8 + 3 < 8, i + 3, i)),
+    ],
+)
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_shuffles(instruction, sources, order):
+    body = f"mov.u32 %r3, %laneid; mul.lo.s32 %r1, %r3, 3; {instruction}; st.global.b32 [%d1], %r2;"
+    out = np.zeros(64, np.uint64)
+    load(body, parameters=1)["k"].launch(1, 64, [out], order=order, seed=1)
+    np.testing.assert_array_equal(out, np.tile(3 * sources(np.arange(32)), 2))
+
+
+def test_votes_and_atomics():
+    body = """
+    setp.lt.u32 %p1, %r39, 40; vote.sync.ballot.b32 %r1, %p1, -1; st.global.b32 [%d1], %r1;
+    ld.param.u64 %d5, [p2]; atom.global.gpu.acq_rel.add.u32 %r2, [%d5], 2; st.global.b32 [%d3], %r2;"""
+    ballots, total, old = np.zeros(64, np.uint64), np.zeros(64, np.uint64), np.zeros(64, np.uint64)
+    load(body)["k"].launch(1, 64, [ballots, total, old], order="random", seed=3)
+    assert set(ballots[:32]) == {0xFFFFFFFF}
+    assert set(ballots[32:]) == {0xFF}
+    assert total[0] == 128
+    assert sorted(old) == list(range(0, 128, 2))
+
+
+def test_parameters_of_every_kind_special_registers_and_local_memory():
+    text = f"""{HEAD}
+.visible .entry k(.param .u64 p0, .param .f32 p1, .param .align 8 .b8 p2[16], .param .s8 p3)
+.maxntid 64, 1, 1
+{{
+.local .align 4 .b8 depot[16]; {REGISTERS}
+ld.param.u64 %d1, [p0]; ld.param.f32 %f1, [p1]; ld.param.f64 %g1, [p2+8]; ld.param.s8 %h1, [p3];
+mov.u32 %r1, %ctaid.x; mov.u32 %r2, %ntid.x; mov.u32 %r3, %tid.x; mad.lo.s32 %r4, %r1, %r2, %r3;
+mad.wide.u32 %d2, %r4, 8, %d1;
+mov.u64 %d3, depot; cvta.local.u64 %d4, %d3; cvt.f64.f32 %g2, %f1; add.f64 %g3, %g1, %g2;
+{{ .reg .b32 %r1; cvt.s32.s16 %r1, %h1; st.local.u32 [%d3+4], %r1; }}
+ld.u32 %r5, [%d4+4]; add.s32 %r5, %r5, %r1; cvt.rn.f64.s32 %g4, %r5; add.f64 %g3, %g3, %g4; st.global.f64 [%d2], %g3;
+ret;
+}}"""
+    out = np.zeros(96)
+    run = ptx.load(text)["k"]
+    struct = np.array([1e9, 0.25]).tobytes()
+    run.launch(3, 32, [out, 1.5, struct, -7])
+    np.testing.assert_array_equal(out, np.repeat([-5.25, -4.25, -3.25], 32))
+    with pytest.raises(PtxError, match="allows 64 threads"):
+        run.launch(3, 96, [out, 1.5, struct, -7])
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("frobnicate.s32 %r1, %r2;", r"line 10: unknown instruction frobnicate\.s32"),
+        ("add.sat.s32 %r1, %r2, %r3;", r"line 10: unknown instruction add\.sat\.s32"),
+        ("ld.global.L3::first.b32 %r1, [%d1];", r"line 10: unknown instruction ld\.global\.L3::first\.b32"),
+        ("add.s32 %r1, %r2;", "line 10: add.s32 with 2 operands"),
+        ("add.s32 %r1, %r2, %r77;", "line 10: unknown operand %r77"),
+        ("add.s64 %d1, %d2, %r3;", "line 10: %r3 is narrower than s64"),
+        ("mov.b32 %r1, nowhere;", "line 10: unknown operand nowhere"),
+        ("bra nowhere;", "line 10: unknown label nowhere"),
+        (".whatever 3;", "line 10: unknown directive"),
+        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 %r1, %r2;", "line 10: unknown instruction mma"),
+    ],
+)
+def test_what_is_not_known_is_an_error_with_its_line(body, message):
+    with pytest.raises(PtxError, match=message):
+        load(body, parameters=1)
+
+
+def test_unknown_directives_of_modules_and_kernels_are_errors():
+    with pytest.raises(PtxError, match=r"line 4: unknown directive: \.func"):
+        ptx.load(HEAD + ".func f() { ret; }")
+    with pytest.raises(PtxError, match="unknown directive of a kernel: cluster"):
+        load("", directives=".cluster 2")
+
+
+def launch(body, threads=64, order="forward", size=None, shared=0, declared=""):
+    out = np.zeros(threads if size is None else size, np.uint64)
+    text = HEAD + declared + kernel(body, parameters=1)
+    ptx.load(text)["k"].launch(1, threads, [out], shared_bytes=shared, order=order, seed=5)
+    return out
+
+
+def test_accesses_outside_of_memory_and_misaligned_ones_are_errors():
+    write = "st.global.b64 [%d1], 1;"
+    assert launch(write).sum() == 64
+    with pytest.raises(PtxError, match=r"line 10, block \(0, 0, 0\), thread 63: .* outside of every buffer"):
+        launch(write, size=63)
+    with pytest.raises(PtxError, match=r"thread 0: misaligned access of 16 bytes"):
+        launch("add.s64 %d1, %d1, 8; st.global.v2.b64 [%d1], {%d1, %d1};")
+    with pytest.raises(PtxError, match="of 256 bytes of shared memory"):
+        launch("mul.lo.s32 %r1, %r39, 8; st.shared.b64 [%r1], 1;", shared=256)
+
+
+SHARED = ".extern .shared .align 16 .b8 memory[];\n"
+NEIGHBOUR = """
+mov.u32 %r1, memory; shl.b32 %r2, %r39, 2; add.s32 %r3, %r1, %r2; st.shared.u32 [%r3], %r39;
+{barrier}
+xor.b32 %r4, %r2, 252; add.s32 %r4, %r1, %r4; ld.shared.u32 %r5, [%r4]; st.global.u32 [%d1], %r5;"""
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_a_missing_barrier_is_an_error_in_any_order(order):
+    full = NEIGHBOUR.format(barrier="bar.sync 0;")
+    np.testing.assert_array_equal(launch(full, shared=256, declared=SHARED, order=order), np.arange(64)[::-1])
+    with pytest.raises(PtxError, match="no barrier between"):
+        launch(NEIGHBOUR.format(barrier=""), shared=256, declared=SHARED, order=order)
+    with pytest.raises(PtxError, match="no barrier between"):  # a warp's barrier does not order two warps
+        launch(NEIGHBOUR.format(barrier="bar.warp.sync -1;"), shared=256, declared=SHARED, order=order)
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_divergent_barriers_are_errors(order):
+    half = "setp.lt.u32 %p1, %r39, 17;"
+    with pytest.raises(PtxError, match=r"divergent barrier: thread \d+ has left"):
+        launch(f"{half} @%p1 bra skip; bar.sync 0; skip: mov.u32 %r1, 0;", order=order)
+    with pytest.raises(PtxError, match=r"divergent barrier: thread .* waits at line"):
+        launch(f"{half} @%p1 bra other;\nbar.sync 0; bra end;\nother: bar.sync 0;\nend: mov.u32 %r1, 0;", order=order)
+    with pytest.raises(PtxError, match="waits for threads of its warp"):
+        launch(f"{half} @%p1 bra skip; shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1; skip: mov.u32 %r1, 0;", order=order)
+
+
+def test_loops_end_or_are_errors():
+    out = launch("mov.u32 %r1, 0; again: add.s32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, %r39; @%p1 bra.uni again;"
+                 "st.global.u32 [%d1], %r1;")  # fmt: skip
+    np.testing.assert_array_equal(out, np.maximum(np.arange(64), 1))
+    with pytest.raises(PtxError, match="a loop that does not end"):
+        launch("again: bra again;", threads=1)
+
+
+def test_arguments_are_checked():
+    run = load("", parameters=1)["k"]
+    with pytest.raises(PtxError, match="takes 1 arguments, not 2"):
+        run.launch(1, 1, [1, 2])
+    with pytest.raises(PtxError, match="not contiguous"):
+        run.launch(1, 1, [np.zeros(8)[::2]])
+    with pytest.raises(PtxError, match="not a float"):
+        run.launch(1, 1, [1.5])
+
+
+# ---- what Triton compiles
+
+
+@pytest.fixture(scope="module")
+def triton_kernels():
+    pytest.importorskip("triton", reason="needs Triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("needs Triton's compiler, not its interpreter")
+    import ptx_kernels
+
+    return ptx_kernels
+
+
+@pytest.mark.parametrize("numel", [777, 1040])
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_triton_masked_update(triton_kernels, numel, order):
+    text = triton_kernels.update(vector=numel % 16 == 0)
+    assert (".v4.b32" in text) == (numel % 16 == 0)
+    p, g = np.random.default_rng(0).standard_normal((2, numel)).astype(np.float32)
+    expected = p - np.float32(0.1) * g / (np.sqrt(g * g) + np.float32(1e-8))
+    run = ptx.load(text)["update"]
+    run.launch(-(-numel // 512), 128, [p, g, numel, 0.1, 0, 0], order=order, seed=7)
+    np.testing.assert_array_equal(p, expected)
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_triton_row_reduction(triton_kernels, order):
+    x = np.random.default_rng(0).standard_normal((3, 301)).astype(np.float32)
+    out = np.zeros((3, 2), np.float32)
+    text = triton_kernels.row_sums()
+    assert "st.shared" in text
+    ptx.load(text)["row_sums"].launch(3, 128, [x, out, 301, 0, 0], shared_bytes=4096, order=order)
+    y = x.astype(np.float64)
+    expected = np.stack([(y**2).sum(1), np.exp(y - y.max(1, keepdims=True)).sum(1)], axis=1)
+    np.testing.assert_allclose(out, expected, rtol=tolerance("float32-rounding"))
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_triton_reduction_without_its_barriers_is_an_error(triton_kernels, order):
+    text = triton_kernels.row_sums().replace("bar.sync \t0;", "")
+    x, out = np.ones((3, 301), np.float32), np.zeros((3, 2), np.float32)
+    x += np.arange(301, dtype=np.float32)
+    with pytest.raises(PtxError, match="no barrier between"):
+        ptx.load(text)["row_sums"].launch(3, 128, [x, out, 301, 0, 0], shared_bytes=4096, order=order)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+def test_triton_matrix_product(triton_kernels, precision):
+    a, b = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
+    out = np.zeros((32, 32), np.float32)
+    text = triton_kernels.product(precision)
+    assert ("mma.sync" in text) == (precision != "ieee")
+    if precision == "tf32":  # the tensor cores read 10 bits: give them no more
+        a, b = ((x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for x in (a, b))
+    operands = (bf16(a), bf16(b)) if precision == "bf16" else (a, b)
+    ptx.load(text)["product"].launch(1, 128, [*operands, out, 0, 0], shared_bytes=32768, order="random", seed=2)
+    exact = [widen(x) for x in operands] if precision == "bf16" else [a, b]
+    expected = exact[0].astype(np.float64) @ exact[1]
+    np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance("bf16-operands") * np.abs(expected).max())
+
+
+# ---- what nvcc compiles
+
+CUDA = """
+extern "C" __global__ void sums(const float *x, double *out, int columns) {
+  __shared__ double scratch[128];
+  double sum = 0;
+  for (int i = threadIdx.x; i < columns; i += 128) sum += double(x[blockIdx.x * columns + i]);
+  scratch[threadIdx.x] = sum;
+  for (int half = 64; half; half /= 2) {
+    BARRIER
+    if (threadIdx.x < half) scratch[threadIdx.x] += scratch[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) out[blockIdx.x] = scratch[0];
+}
+"""
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize("barrier", ["__syncthreads();", ""])
+def test_nvcc_reduction(tmp_path: Path, barrier):
+    (tmp_path / "sums.cu").write_text(CUDA.replace("BARRIER", barrier))
+    subprocess.run(
+        [NVCC, "-ptx", "-arch=compute_80", "sums.cu", "-o", "sums.ptx"], cwd=tmp_path, check=True, capture_output=True
+    )
+    run = ptx.load((tmp_path / "sums.ptx").read_text())["sums"]
+    x = np.random.default_rng(0).standard_normal((5, 333)).astype(np.float32)
+    for order in ptx.ORDERS:
+        out = np.zeros(5)
+        if not barrier:
+            with pytest.raises(PtxError, match="no barrier between"):
+                run.launch(5, 128, [x, out, 333], order=order)
+            continue
+        run.launch(5, 128, [x, out, 333], order=order, seed=4)
+        expected = x.astype(np.float64).sum(1)
+        np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance("float64-rounding") * 100)
