@@ -323,6 +323,31 @@ def test_a_missing_barrier_is_an_error_in_any_order(order):
         launch(NEIGHBOUR.format(barrier="bar.warp.sync -1;"), shared=256, declared=SHARED, order=order)
 
 
+WITHIN_A_WARP = """
+mov.u32 %r1, memory; and.b32 %r2, %r39, 31; shl.b32 %r2, %r2, 2; add.s32 %r3, %r1, %r2; st.shared.u32 [%r3], %r39;
+{sync}
+xor.b32 %r4, %r2, 124; add.s32 %r4, %r1, %r4; ld.shared.u32 %r5, [%r4]; st.global.u32 [%d1], %r5;"""
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_a_warp_is_ordered_by_its_barrier_and_not_by_a_shuffle(order):
+    given = {"threads": 32, "shared": 256, "declared": SHARED, "order": order}
+    out = launch(WITHIN_A_WARP.format(sync="bar.warp.sync -1;"), **given)
+    np.testing.assert_array_equal(out, np.arange(32)[::-1])
+    with pytest.raises(PtxError, match="no barrier between"):
+        launch(WITHIN_A_WARP.format(sync="shfl.sync.bfly.b32 %r6, %r2, 1, 31, -1;"), **given)
+
+
+@pytest.mark.parametrize("order", ptx.ORDERS)
+def test_reads_before_a_barrier_of_the_warp_do_not_meet_a_write_after_it(order):
+    body = """mov.u32 %r1, memory; mov.u32 %r2, 5; st.shared.u32 [%r1], %r2; bar.warp.sync -1;
+    ld.shared.u32 %r2, [%r1]; bar.warp.sync -1; setp.ne.u32 %p1, %r39, 0; @%p1 bra end;
+    ld.shared.u32 %r2, [%r1]; add.s32 %r2, %r2, 7; st.shared.u32 [%r1], %r2; st.global.u32 [%d1], %r2;
+    end: mov.u32 %r3, 0;"""
+    out = launch(body, threads=32, shared=256, declared=SHARED, order=order)
+    assert out[0] == 12
+
+
 @pytest.mark.parametrize("order", ptx.ORDERS)
 def test_divergent_barriers_are_errors(order):
     half = "setp.lt.u32 %p1, %r39, 17;"

@@ -251,7 +251,7 @@ class Generator:
 
     def warp_barrier(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 1)
-        return f"exchange(t, {i.line}, {self.operand(i, i.operands[0], 'u32')});"
+        return f"exchange(t, {i.line}, {self.operand(i, i.operands[0], 'u32')}, true);"
 
     def nothing(self, i: Instruction, match: re.Match[str]) -> str:
         return ""

@@ -33,11 +33,12 @@ struct Fiber {
     State state;
     int line;
     uint32_t id, mask;
+    bool orders;  // whether its exchange orders memory too
 };
 
 struct Warp {
     Exchange exchange;
-    uint32_t phase;  // grows with each exchange, which orders the accesses of the warp's threads
+    uint32_t phase;  // grows with each bar.warp.sync, which orders the accesses of the warp's threads; shuffles do not
 };
 
 struct Access {
@@ -83,7 +84,8 @@ std::string format(const char* text, va_list arguments) {
     return buffer;
 }
 
-// Tell whether an earlier access is not ordered before one of `thread`: no barrier, no exchange of their warp between.
+// Tell whether an earlier access is not ordered before one of `thread`: no barrier, no bar.warp.sync of their warp
+// between.
 bool races(const Access& earlier, const Thread& thread) {
     if (earlier.thread == kNobody || earlier.interval != block->interval || earlier.thread == int32_t(thread.index))
         return false;
@@ -93,9 +95,9 @@ bool races(const Access& earlier, const Thread& thread) {
 
 void note(Access& access, const Thread& thread) {
     const uint32_t phase = block->warps[thread.warp].phase;
-    const bool alone =
-        access.thread == kNobody || access.interval != block->interval || access.thread == int32_t(thread.index);
     const bool same_warp = access.thread != kManyWarps && access.warp == thread.warp;
+    const bool alone = access.thread == kNobody || access.interval != block->interval ||
+                       access.thread == int32_t(thread.index) || (same_warp && access.phase != phase);
     access.thread = alone ? int32_t(thread.index) : same_warp ? kOneWarp : kManyWarps;
     access.warp = thread.warp;
     access.phase = phase;
@@ -167,7 +169,7 @@ bool release_warps() {
             if (arrived != (one.mask & present)) continue;
             Warp& warp = block->warps[w];
             warp.exchange.mask = arrived;
-            ++warp.phase;
+            if (one.orders) ++warp.phase;
             for (size_t i = 0; i < count; ++i)
                 if (arrived >> i & 1) {
                     Fiber& other = block->fibers[first + i];
@@ -260,12 +262,13 @@ void barrier(Thread&, int line, uint32_t id) {
     yield();
 }
 
-const Exchange& exchange(Thread& thread, int line, uint32_t mask) {
+const Exchange& exchange(Thread& thread, int line, uint32_t mask, bool orders) {
     if (!(mask >> thread.lane & 1)) fail(thread, line, "a lane that is not in its own mask 0x%x", mask);
     Fiber& fiber = *block->current;
     fiber.state = State::kInExchange;
     fiber.line = line;
     fiber.mask = mask;
+    fiber.orders = orders;
     yield();
     return block->warps[thread.warp].exchange;
 }

@@ -43,7 +43,7 @@ void store(Thread& thread, int line, Space space, uint64_t address, const void* 
 void load_atomic(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size);
 void store_atomic(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
 void barrier(Thread& thread, int line, uint32_t id);
-const Exchange& exchange(Thread& thread, int line, uint32_t mask);
+const Exchange& exchange(Thread& thread, int line, uint32_t mask, bool orders = false);
 void count_branch(Thread& thread, int line);
 
 struct Bf16 {
