@@ -42,14 +42,6 @@ def split(number, ROWS, COLUMNS):
 
 
 @triton.jit
-def under_tap(images, image_size, image, channel, y, x, H, W, mask):
-    """Read pixels of `[n, c, H, W]`, zero where they lie outside or the mask is off."""
-    inside = (y >= 0) & (y < H) & (x >= 0) & (x < W) & mask
-    plane = image.to(tl.int64) * image_size + channel.to(tl.int64) * (H * W)
-    return tl.load(images + plane + (y * W + x), inside, other=0.0)
-
-
-@triton.jit
 def task_convolution_forward_kernel(
     out,
     out_task,
@@ -83,17 +75,18 @@ def task_convolution_forward_kernel(
     task, m, n, _ = locate(M, N, BM, BN)
     image, oy, ox = split(n, OH, OW)
     top, left = oy * SY - PY, ox * SX - PX
-    images += task * images_task
+    corners = images + task * images_task + image.to(tl.int64) * image_size + (top * W + left)
     weight_rows = weight + task * weight_task + m.to(tl.int64)[:, None] * K
     sums = tl.zeros((BM, BN), tl.float32)
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         channel, ky, kx = split(k, KH, KW)
         a = tl.load(weight_rows + k[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
-        y = top[None, :] + ky[:, None] * DY
-        x = left[None, :] + kx[:, None] * DX
-        mask = (k < K)[:, None] & (n < N)[None, :]
-        b = under_tap(images, image_size, image[None, :], channel[:, None], y, x, H, W, mask)
+        taps = channel.to(tl.int64) * (H * W) + (ky * DY * W + kx * DX)
+        y = top[None, :] + (ky * DY)[:, None]
+        x = left[None, :] + (kx * DX)[:, None]
+        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        b = tl.load(corners[None, :] + taps[:, None], mask, other=0.0)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
@@ -133,7 +126,7 @@ def task_convolution_backward_data_kernel(
 ):
     task, m, n, _ = locate(M, N, BM, BN)
     image, y, x = split(n, H, W)
-    derivative += task * derivative_task
+    planes = derivative + task * derivative_task + image.to(tl.int64) * image_size
     weight_rows = weight + task * weight_task + m.to(tl.int64)[:, None] * (KH * KW)
     sums = tl.zeros((BM, BN), tl.float32)
     for start in range(0, K, BK):
@@ -148,7 +141,10 @@ def task_convolution_backward_data_kernel(
             mask = mask & (down % SY == 0)
         if SX != 1:
             mask = mask & (right % SX == 0)
-        b = under_tap(derivative, image_size, image[None, :], channel[:, None], down // SY, right // SX, OH, OW, mask)
+        oy, ox = down // SY, right // SX
+        mask = mask & (oy < OH) & (ox < OW)
+        channels = channel.to(tl.int64) * (OH * OW)
+        b = tl.load(planes[None, :] + channels[:, None] + (oy * OW + ox), mask, other=0.0)
         sums = multiply(a, b, sums, PRECISION)
     plane = image.to(tl.int64)[None, :] * M + m[:, None]
     place = out + task * out_task + plane * (H * W) + (y * W + x)[None, :]
@@ -189,7 +185,7 @@ def task_convolution_backward_weights_kernel(
     task, m, n, is_first = locate(M, N, BM, BN)
     channel, ky, kx = split(n, KH, KW)
     down, right = ky * DY - PY, kx * DX - PX
-    images += task * images_task
+    taps = images + task * images_task + channel.to(tl.int64) * (H * W) + (down * W + right)
     derivative_rows = derivative + task * derivative_task + m.to(tl.int64)[:, None] * (OH * OW)
     sums = tl.zeros((BM, BN), tl.float32)
     of_derivative = tl.zeros((BM, BK), tl.float32)
@@ -198,10 +194,11 @@ def task_convolution_backward_weights_kernel(
         image, oy, ox = split(k, OH, OW)
         columns = image.to(tl.int64) * M * (OH * OW) + (oy * OW + ox)
         a = tl.load(derivative_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
+        corners = image.to(tl.int64) * image_size + (oy * SY * W + ox * SX)
         y = (oy * SY)[:, None] + down[None, :]
         x = (ox * SX)[:, None] + right[None, :]
-        mask = (k < K)[:, None] & (n < N)[None, :]
-        b = under_tap(images, image_size, image[:, None], channel[None, :], y, x, H, W, mask)
+        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        b = tl.load(taps[None, :] + corners[:, None], mask, other=0.0)
         sums = multiply(a, b, sums, PRECISION)
         of_derivative += a.to(tl.float32)
     place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]

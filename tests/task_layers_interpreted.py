@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metagan_fast._ops.task_layers import kernel
 from support import assert_close
-from task_layer_cases import CASES, Case, expected, operands
+from task_layer_cases import CASES, expected, operands, oracle
 
 MARGIN, CANARY = 300, 1234.5
 
@@ -43,22 +43,21 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert (buffer[:MARGIN] == CANARY).all() and (buffer[-MARGIN:] == CANARY).all()
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_three_passes(case: Case, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "ieee") for name in CASES), ("linear", "tf32"), ("convolution-stride", "tf32")]
+)
+def test_three_passes(name: str, precision: str) -> None:
     """NumPy multiplies tf32 operands in float32, so both precisions are held to it; their tiles differ."""
+    case = CASES[name]
     assert type(task_linear.task_linear_kernel).__name__ == "InterpretedFunction"
     layer = case[0]
     x, weight, bias = operands(case)
-    y, dx, dw, db = expected(case, x, weight, bias, dy := torch.randn_like(oracle_output(case)))
+    dy = torch.randn_like(oracle(layer, x, weight, bias))
+    y, dx, dw, db = expected(case, x, weight, bias, dy)
     assert_close(kernel(layer, "forward", precision)(x, weight, bias), y, "task-layer")
     assert_close(kernel(layer, "backward_data", precision)(dy, weight), dx, "task-layer")
     for actual, wanted in zip(kernel(layer, "backward_weights", precision)(dy, x), (dw, db), strict=True):
         assert_close(actual, wanted, "task-layer")
-
-
-def oracle_output(case: Case) -> Tensor:
-    return expected(case, *operands(case))[0].float()
 
 
 @pytest.mark.parametrize("name", ["linear", "convolution-stride"])
