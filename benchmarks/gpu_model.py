@@ -86,11 +86,13 @@ def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
     loop = launches.plain_loop(shapes, tasks, steps)
     vmapped = launches.executor_loop(shapes, tasks, steps, fused=False)
     fused = launches.executor_loop(shapes, tasks, steps)
+    layers = launches.executor_loop(shapes, tasks, steps, layers=True)
     forms = {
         "plain loop": loop,
         "vmapped": vmapped,
         "vmapped, fused ops": fused,
-        "the same as a graph": Work(1, fused.bytes, fused.operations),
+        "and task layers": layers,
+        "the same as a graph": Work(1, layers.bytes, layers.operations),
     }
     return [Row(case.name, form, work.launches, work.bytes, arithmetic) for form, work in forms.items()]
 

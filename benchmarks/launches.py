@@ -5,11 +5,13 @@ Shapes suffice, so a trace runs on tensors without memory: large networks are co
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
 from metagan_fast import _backends, models
+from metagan_fast._ops import task_layers
 from metagan_fast.executors import Parameters
 from metagan_fast.noise import Noise, NoiseShape
 
@@ -30,7 +33,10 @@ SILENT = {
     *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
     *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
+LAUNCHES = {"clip_grad_norm": 2}  # of the fused ops: all else is one
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
+
+_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_layers.PLAIN)
 
 
 @dataclass(frozen=True)
@@ -62,37 +68,36 @@ class Trace(TorchDispatchMode):
     """Add up the work of the operators that run inside it.
 
     Args:
-        fused: count an op of `metagan_fast.functional` as one launch that touches each of its tensors once, as a
-            kernel does; otherwise as the operators that its plain form consists of.
+        fused: count an op of `metagan_fast.functional`, and a pass of a layer with weights of each task's own, as the
+            launch that its kernel is, which touches each of its tensors once; otherwise as the operators that its
+            plain form consists of.
     """
 
     def __init__(self, *, fused: bool = True) -> None:
         super().__init__()
         self.work = Work()
         self._fused = fused
-        self._inside = 0
 
     def __enter__(self) -> Trace:
-        self._before = dict(_backends.PLAIN)
-        if self._fused:
-            _backends.PLAIN.update({op: self._as_one(function) for op, function in self._before.items()})
+        self._before: dict[int, dict[Any, Any]] = {}
+        for number, table in enumerate(_PLAIN_FORMS):
+            self._before[number] = dict(table)
+            if self._fused:
+                table.update({op: self._as_one(run, LAUNCHES.get(op, 1)) for op, run in table.items()})
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        _backends.PLAIN.update(self._before)
+        for number, table in enumerate(_PLAIN_FORMS):
+            table.update(self._before[number])
 
-    def _as_one(self, function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-        def run(*tensors: Any, out: tuple[Tensor, ...] | None = None, **options: Any) -> tuple[Tensor, ...]:
+    def _as_one(self, function: Callable[..., Any], launches: int) -> Callable[..., Any]:
+        def run(*operands: Any, out: tuple[Tensor, ...] | None = None, **options: Any) -> Any:
             before = self.work
-            self._inside += 1
-            try:
-                results = function(*tensors, out=out, **options)
-            finally:
-                self._inside -= 1
+            results = function(*operands, **options) if out is None else function(*operands, out=out, **options)
             arithmetic = self.work.operations - before.operations
-            self.work = before + Work(1, _bytes((tensors, options)) + _bytes(results), arithmetic)
+            self.work = before + Work(launches, _bytes((operands, options)) + _bytes(results), arithmetic)
             return results
 
         return run
@@ -169,16 +174,17 @@ def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
     return trace.work
 
 
-def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True) -> Work:
+def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
     """Return the work of the torch executor's inner loops, by tracing one step and two of all tasks at once."""
-    one, two = (trace_executor_loop(shapes, tasks, count, fused=fused) for count in (1, 2))
+    one, two = (trace_executor_loop(shapes, tasks, count, fused=fused, layers=layers) for count in (1, 2))
     step = two - one
     return one - step + steps * step
 
 
-def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True) -> Work:
+def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
     """Trace the torch executor's inner loops as a whole.
 
+    `layers`: linear layers and convolutions run as those with weights of each task's own do on a GPU.
     Networks that vmap cannot carry raise what vmap raises.
     """
     inner = mgf.InnerLoop(steps=steps)
@@ -199,6 +205,7 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
         initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
         batch = mgf.TaskBatch.trusted(torch.empty(tasks, shapes.shots, *shapes.image_shape), None)
         noise = Noise(**{name: torch.empty(size) for name, size in shapes.noise(tasks, steps).items()})
-        with Trace(fused=fused) as trace:
+        setting = {"METAGAN_FAST_TASK_LAYERS": "on" if layers else "off"}
+        with patch.dict(os.environ, setting), Trace(fused=fused) as trace:
             executor.inner_loop(initial, batch, noise)
     return trace.work

@@ -67,6 +67,14 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         0.05,
         "inner steps with operands of 8 bits, of the change that float32 makes",
     ),
+    "task-layer": (
+        2e-6,
+        "sums of up to a few hundred float32 products against float64",
+    ),
+    "task-layer-reduced": (
+        2e-2,
+        "products of operands rounded to 8 (bf16) or 11 bits (tf32), results in the operands' dtype",
+    ),
     "engine-times-float32": (
         5.0,
         "where PyTorch's float32 is farther from float64: times its distance, the orders of summation differ",

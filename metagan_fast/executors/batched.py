@@ -12,6 +12,7 @@ from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
 from .._logging import log_once
 from ..flat import FlatLayout
+from .layer_mode import task_layers
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +35,9 @@ def stateless_copy(module: nn.Module) -> nn.Module:
 class BatchedModule:
     """Call a module with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`.
 
-    The tasks run side by side under `torch.func.vmap`; a module that vmap cannot carry (data-dependent control
-    flow, say) runs task by task, and one log line says so. Either way the result is an ordinary differentiable
-    function of both arguments, to any order.
+    The tasks run side by side under `torch.func.vmap`, their linear layers and convolutions as `task_layers` says; a
+    module that vmap cannot carry (data-dependent control flow, say) runs task by task, and one log line says so. Either
+    way the result is an ordinary differentiable function of both arguments, to any order.
 
     Args:
         module: takes `[n, ...]`, returns `[n, ...]`; kept as a `stateless_copy`.
@@ -69,7 +70,8 @@ class BatchedModule:
 
     def _vectorized(self, params: Tensor, inputs: Tensor) -> Tensor:
         randomness = "different" if self.allow_random else "error"
-        return vmap(self._one_task, randomness=randomness)(self.layout.views(params), inputs)
+        with task_layers(params.device):
+            return vmap(self._one_task, randomness=randomness)(self.layout.views(params), inputs)
 
     def _looped(self, params: Tensor, inputs: Tensor) -> Tensor:
         rows = [

@@ -1,0 +1,78 @@
+"""The per-task layers' kernels in Triton's interpreter; `test_task_layer_interpreter.py` starts this file.
+
+The interpreter's choice falls when a kernel is imported, so it has a process of its own. It writes out of bounds
+without a word, so results have canaries around them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from metagan_fast.kernels import task_linear, tiles
+from torch import Tensor
+
+from metagan_fast._ops.task_layers import kernel
+from support import assert_close
+from task_layer_cases import CASES, expected, operands, oracle
+
+MARGIN, CANARY = 300, 1234.5
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give every new tensor margins of canaries, and look at them in the end."""
+    buffers: list[Tensor] = []
+
+    original = Tensor.new_empty
+
+    def new_empty(x: Tensor, *shape: int, **options: Any) -> Tensor:
+        if options:  # the interpreter's own
+            return original(x, *shape, **options)
+        numel = torch.Size(shape).numel()
+        buffer = torch.full((numel + 2 * MARGIN,), CANARY, dtype=x.dtype)
+        buffer[MARGIN:-MARGIN] = torch.nan
+        buffers.append(buffer)
+        return buffer[MARGIN:-MARGIN].view(shape)
+
+    monkeypatch.setattr(Tensor, "new_empty", new_empty)
+    yield
+    assert buffers
+    for buffer in buffers:
+        assert (buffer[:MARGIN] == CANARY).all() and (buffer[-MARGIN:] == CANARY).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [*((name, "ieee") for name in CASES), ("linear", "tf32"), ("convolution-stride", "tf32")]
+)
+def test_three_passes(name: str, precision: str) -> None:
+    """NumPy multiplies tf32 operands in float32, so both precisions are held to it; their tiles differ."""
+    case = CASES[name]
+    assert type(task_linear.task_linear_kernel).__name__ == "InterpretedFunction"
+    layer = case[0]
+    x, weight, bias = operands(case)
+    dy = torch.randn_like(oracle(layer, x, weight, bias))
+    y, dx, dw, db = expected(case, x, weight, bias, dy)
+    assert_close(kernel(layer, "forward", precision)(x, weight, bias), y, "task-layer")
+    assert_close(kernel(layer, "backward_data", precision)(dy, weight), dx, "task-layer")
+    for actual, wanted in zip(kernel(layer, "backward_weights", precision)(dy, x), (dw, db), strict=True):
+        assert_close(actual, wanted, "task-layer")
+
+
+@pytest.mark.parametrize("name", ["linear", "convolution-stride"])
+def test_no_bias_and_operands_that_lie_anyhow(name: str) -> None:
+    case = CASES[name]
+    x, weight, bias = operands(case)
+    y, *_ = expected(case, x, weight, torch.zeros_like(bias))
+    forward = kernel(case[0], "forward", "ieee")
+    assert_close(forward(x, weight, None), y, "task-layer")
+    assert_close(forward(x.mT.contiguous().mT, weight.mT.contiguous().mT, None), y, "task-layer")
+    shared = x[:1].expand_as(x)  # a task stride of zero
+    assert_close(forward(shared, weight, None), expected(case, shared, weight, torch.zeros_like(bias))[0], "task-layer")
+
+
+def test_too_many_rows_are_refused(guarded: None) -> None:
+    x = torch.zeros(1, 1, 1).new_empty(1, 1, 1)
+    with pytest.raises(ValueError, match=r"2\*\*31"):
+        tiles.launch(None, 1, (2**31, 1, 1), (x,), PRECISION="ieee")

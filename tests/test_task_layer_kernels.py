@@ -1,0 +1,214 @@
+"""The per-task layers' Triton kernels: compiled ahead of time, which needs no GPU, and on one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metagan_fast import kernels
+from metagan_fast._ops import task_layers
+from metagan_fast._ops.task_layers import Convolution, Linear, kernel
+from metagan_fast.executors.layer_mode import task_layers as mode
+from support import assert_close
+from task_layer_cases import CASES, Case, expected, operands, oracle
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+LARGE: dict[str, Case] = {
+    "linear": (Linear(), (2, 64, 256), 128),
+    "convolution": (Convolution((16, 16), (5, 5), padding=(2, 2)), (2, 4, 64, 16, 16), 128),
+    "convolution-stride": (Convolution((32, 32), (4, 4), (2, 2), (1, 1)), (2, 4, 64, 32, 32), 64),
+}
+REGISTERS = {"ieee": 128, "tf32": 160, "bf16": 176}
+"""Registers a thread at most; a block of 256 threads may have 255."""
+
+SPILLED = {("convolution", "bf16", "sm_80", "forward"): 8, ("convolution", "ieee", "sm_90", "backward_weights"): 16}
+"""Bytes on the stack where ptxas stops at 128 registers, for a second block beside the first; none elsewhere."""
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+
+
+def output_shape(case: Case) -> tuple[int, ...]:
+    layer, shape, outputs = case
+    return shape[0], shape[1], outputs, *(layer.output if isinstance(layer, Convolution) else ())
+
+
+def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
+    """Return what each pass launches, from real calls on CPU tensors: kernel, arguments, constants."""
+    from metagan_fast.kernels import tiles
+
+    found: list[tuple[Any, ...]] = []
+    x, weight, bias = operands(case, dtype)
+    dy = torch.zeros(output_shape(case), dtype=dtype)
+    with mock.patch.object(tiles, "start", lambda kernel, programs, *rest: found.append((kernel, *rest))):
+        kernel(case[0], "forward", precision)(x, weight, bias)
+        kernel(case[0], "backward_data", precision)(dy, weight)
+        kernel(case[0], "backward_weights", precision)(dy, x)
+    return dict(zip(task_layers.PASSES, found, strict=True))
+
+
+def compile_for(target: str, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> Any:
+    import triton
+    from metagan_fast.kernels import tiles
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = [name for name in kernel.arg_names if name not in constants]
+    values = dict(zip(names, arguments, strict=True)) | constants
+
+    def kind(name: str) -> str:
+        value = values[name]
+        if isinstance(value, Tensor):
+            return POINTERS[value.dtype]
+        return "constexpr" if name in constants or value is None or value == 1 else "i32"
+
+    signature = {name: kind(name) for name in kernel.arg_names}
+    fixed = {name: values[name] for name, type_ in signature.items() if type_ == "constexpr"}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if signature[name] != "constexpr" and (isinstance(values[name], Tensor) or values[name] % 16 == 0)
+    }
+    return triton.compile(
+        ASTSource(kernel, signature, fixed, aligned), target=GPUTarget(*TARGETS[target]), options=tiles.OPTIONS
+    )
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Return what `cuobjdump -res-usage` says: REG, STACK, LOCAL, SHARED."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    line = next(line for line in text.splitlines() if "REG:" in line)
+    return {key: int(value) for key, _, value in (x.partition(":") for x in line.split()) if value.isdigit()}
+
+
+@functools.cache
+def recorded(name: str, precision: str) -> dict[str, tuple[Any, ...]]:
+    return record(LARGE[name], precision)
+
+
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or bool(os.environ.get("TRITON_INTERPRET")),
+    reason="Triton is not installed, or interprets kernels",
+)
+
+COMPILED = [
+    *(("linear", precision, "sm_90", task_layers.PASSES) for precision in REGISTERS),
+    *(("convolution", "ieee", target, task_layers.PASSES) for target in ("sm_90", "gfx942")),
+    *(("convolution", "tf32", target, task_layers.PASSES) for target in ("sm_80", "sm_100")),
+    *(("convolution", "bf16", target, task_layers.PASSES) for target in TARGETS),
+    ("convolution-stride", "ieee", "sm_90", ("backward_data",)),
+    ("convolution-stride", "tf32", "sm_90", ("backward_data",)),
+]
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision", "target", "passes"), COMPILED)
+def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str, ...]) -> None:
+    """No spills, few enough registers, and the units that multiply matrices where operands are reduced."""
+    for which in passes:
+        compiled = compile_for(target, *recorded(name, precision)[which])
+        if target == "gfx942":
+            assembly = compiled.asm["amdgcn"]
+            spills = re.findall(r"\.(?:vgpr|sgpr)_spill_count:\s*(\d+)", assembly)
+            assert spills and not any(map(int, spills)), (which, spills)
+            (registers,) = map(int, re.findall(r"\.vgpr_count:\s*(\d+)", assembly))
+            assert registers <= REGISTERS[precision], (which, registers)
+            assert "v_mfma_f32" in assembly
+            assert ("bf16" in "".join(re.findall(r"v_mfma_\w+", assembly))) == (precision == "bf16")
+        else:
+            used = resources(compiled.asm["cubin"])
+            assert used["LOCAL"] == 0, (which, used)
+            assert used["STACK"] <= SPILLED.get((name, precision, target, which), 0), (which, used)
+            assert used["REG"] <= REGISTERS[precision], (which, used)
+            kind = {"ieee": "no unit", "tf32": "tf32", "bf16": "bf16"}[precision]
+            units = re.findall(r"(?:wgmma|tcgen05\.mma|mma\.sync)[\w.:]*", compiled.asm["ptx"])
+            assert bool(units) == (precision != "ieee"), (which, units)
+            assert not units or any(kind in x or x.startswith("tcgen05") for x in units), (which, units)
+            assert not re.search(r"\b(?:atom|red)\.(?:\w+\.)*global", compiled.asm["ptx"])
+
+
+@needs_compiler
+def test_offsets_have_64_bits() -> None:
+    """What the strides of tasks, images and rows multiply has 64 bits."""
+    for name, which in (("linear", "forward"), *(("convolution", x) for x in task_layers.PASSES)):
+        code = compile_for("sm_90", *recorded(name, "ieee")[which]).asm["ttir"]
+        scalars = [x for x in code.splitlines() if "tt.addptr" in x and not x.split(" : ")[1].startswith("tensor")]
+        assert scalars and all("i64" in x.split(" : ")[1] for x in scalars), scalars
+
+
+AVAILABLE, WHY_NOT = kernels.is_available()
+if AVAILABLE and not torch.cuda.is_available():
+    AVAILABLE, WHY_NOT = False, "this PyTorch sees no GPU"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
+@pytest.mark.parametrize("case", [*CASES.values(), *LARGE.values()], ids=[*CASES, *(f"large-{x}" for x in LARGE)])
+def test_parity_on_a_gpu(case: Case, precision: str) -> None:
+    tolerance = "task-layer" if precision == "ieee" else "task-layer-reduced"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, weight, bias = operands(case, dtype, "cuda")
+    dy = torch.randn(output_shape(case), dtype=dtype, device="cuda")
+    wanted = expected(case, x, weight, bias, dy)
+
+    def passes() -> tuple[Tensor, ...]:
+        forward, data, weights = (kernel(case[0], name, precision) for name in task_layers.PASSES)
+        return forward(x, weight, bias), data(dy, weight), *weights(dy, x)
+
+    for actual, again, exact in zip(passes(), passes(), wanted, strict=True):
+        assert_close(actual.cpu(), exact, tolerance)
+        assert torch.equal(actual, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+def test_vmap_on_a_gpu_takes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a switch, and with second derivatives."""
+    monkeypatch.delenv("METAGAN_FAST_TASK_LAYERS", raising=False)
+    case = CASES["convolution-stride"]
+    layer = case[0]
+    assert isinstance(layer, Convolution)
+    started: list[Any] = []
+    from metagan_fast.kernels import tiles
+
+    start = tiles.start
+    monkeypatch.setattr(tiles, "start", lambda *x: started.append(x[0].__name__) or start(*x))
+
+    def second(run: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        leaves = [v.detach().clone().requires_grad_() for v in (x, weight, bias)]
+        gradients = torch.autograd.grad(run(*leaves).tanh().sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.pow(2).sum() for g in gradients), leaves)
+
+    def batched(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with mode(x.device):
+            return torch.vmap(lambda *v: F.conv2d(*v, layer.stride, layer.padding))(x, weight, bias)
+
+    drawn = operands(case, device="cuda")
+    actual = second(batched, *drawn)
+    assert {x.split("convolution_")[1] for x in started} == {f"{x}_kernel" for x in task_layers.PASSES}
+    wanted = second(lambda *v: oracle(layer, *v), *(v.double().cpu() for v in drawn))
+    for a, b in zip(actual, wanted, strict=True):
+        assert_close(a.cpu(), b, "engine-pass")
