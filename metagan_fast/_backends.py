@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from metagan_fast import _native, kernels, reference
+from metagan_fast import _native, _triton, reference
 from metagan_fast._logging import log_once
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ PLAIN = {op: plain(op) for op in OPS}
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
-    *(Implementation(op, "triton", "cuda", FLOATING, kernels.is_available, kernels.implementation(op)) for op in OPS),
+    *(Implementation(op, "triton", "cuda", FLOATING, _triton.is_available, _triton.implementation(op)) for op in OPS),
     *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, _native.OPS[op]) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
     # After the reference, so by name only: Triton's interpreter, which is slow and serves tests.
-    *(Implementation(op, "triton", "cpu", FLOATING, kernels.is_interpreted, kernels.implementation(op)) for op in OPS),
+    *(Implementation(op, "triton", "cpu", FLOATING, _triton.is_interpreted, _triton.implementation(op)) for op in OPS),
 )
 BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
 

@@ -85,7 +85,7 @@ def triton_as_ptx(aot: Any, order: str) -> Iterator[list[str]]:
 
     with (
         mock.patch.object(aot._launch, "start", start),
-        mock.patch.object(_backends, "select", lambda op, *_: aot.kernels.implementation(op)),
+        mock.patch.object(_backends, "select", lambda op, *_: aot._triton.implementation(op)),
     ):
         yield ran
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metagan_fast import kernels
+from metagan_fast import _triton
 from metagan_fast._ops import task_layers
 from metagan_fast._ops.task_layers import Convolution, Linear, kernel
 from metagan_fast.executors.layer_mode import task_layers as mode
@@ -158,7 +158,7 @@ def test_offsets_have_64_bits() -> None:
         assert scalars and all("i64" in x.split(" : ")[1] for x in scalars), scalars
 
 
-AVAILABLE, WHY_NOT = kernels.is_available()
+AVAILABLE, WHY_NOT = _triton.is_available()
 if AVAILABLE and not torch.cuda.is_available():
     AVAILABLE, WHY_NOT = False, "this PyTorch sees no GPU"
 

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from metagan_fast import _backends, functional, kernels
+from metagan_fast import _backends, _triton, functional
 
 
 def test_before_the_reference_on_a_gpu_and_after_it_on_a_cpu() -> None:
@@ -27,7 +27,7 @@ def test_by_name_on_a_cpu_without_the_interpreter(monkeypatch: pytest.MonkeyPatc
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for check in (kernels.is_available.__wrapped__, kernels.is_interpreted):
+    for check in (_triton.is_available.__wrapped__, _triton.is_interpreted):
         available, reason = check()
         assert not available
         assert "pip install triton" in reason
@@ -36,6 +36,6 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_driver() -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    available, reason = kernels.is_available.__wrapped__()
+    available, reason = _triton.is_available.__wrapped__()
     assert not available
     assert "finds no GPU driver" in reason

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import ops_cases
-from metagan_fast import FlatLayout, functional, kernels
+from metagan_fast import FlatLayout, _triton, functional
 from ops_cases import CASES, CLIP_CASES, LR_FORMS, Case, same_bits
 from support import assert_close
 
-AVAILABLE, WHY_NOT = kernels.is_available()
+AVAILABLE, WHY_NOT = _triton.is_available()
 if AVAILABLE and not torch.cuda.is_available():
     AVAILABLE, WHY_NOT = False, "this PyTorch sees no GPU"
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)]

@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 import ops_cases
-from metagan_fast import FlatLayout, _backends, kernels
+from metagan_fast import FlatLayout, _backends, _triton
 from ops_cases import CASES, CLIP_CASES, Case
 
 TARGETS = {
@@ -113,7 +113,7 @@ def recording(mode: str) -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(_launch, "start", start),
-        mock.patch.object(_backends, "select", lambda op, *_: kernels.implementation(op)),
+        mock.patch.object(_backends, "select", lambda op, *_: _triton.implementation(op)),
     ):
         yield launches
 
@@ -156,7 +156,7 @@ def launches() -> tuple[Launch, ...]:
 
 
 def _fused(case: Case, **arguments: Any) -> Any:
-    run = functools.partial(kernels.implementation(case.op), max_norm=1.0, zero_grads=True)
+    run = functools.partial(_triton.implementation(case.op), max_norm=1.0, zero_grads=True)
     with mock.patch.object(_backends, "dispatch", lambda op, *x, **y: run(*x, **y)[: len(case.written)]):
         return case.function(**arguments)
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from metagan_fast.kernels import is_available
+from metagan_fast._triton import is_available
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .._ops import task_layers as ops
-from ..kernels import is_available
+from .._triton import is_available
 
 SETTINGS = ("auto", "on", "off")
 

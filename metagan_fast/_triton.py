@@ -1,0 +1,52 @@
+"""Loads the Triton kernels, when one first runs; the only place that asks whether Triton works."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+KERNELS = "metagan_fast.kernels"
+
+
+@functools.cache
+def is_available() -> tuple[bool, str]:
+    """Return whether Triton can launch on a GPU here, and if not, why."""
+    if reason := _not_installed():
+        return False, reason
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # whatever a missing or broken driver raises
+        return False, f"Triton finds no GPU driver ({error})"
+    return True, ""
+
+
+def is_interpreted() -> tuple[bool, str]:
+    """Return whether Triton's interpreter runs the kernels, on tensors of a CPU, and if not, why."""
+    if reason := _not_installed():
+        return False, reason
+    if os.environ.get("TRITON_INTERPRET", "").lower() not in ("1", "true", "yes", "on"):
+        return False, "Triton needs a GPU; on a CPU only its interpreter runs: set TRITON_INTERPRET=1 before the start"
+    return True, ""
+
+
+def implementation(op: str) -> Callable[..., Any]:
+    """Return the function of an op, which imports its kernel when it is first called."""
+
+    def run(*tensors: Any, **options: Any) -> Any:
+        return getattr(importlib.import_module(f"{KERNELS}.{op}"), op)(*tensors, **options)
+
+    return run
+
+
+def _not_installed() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton"
+    if importlib.util.find_spec(KERNELS) is None:  # in the source tree it lies elsewhere
+        return f"{KERNELS} is not installed: run from outside of the source tree, or pip install -e ."
+    return ""
