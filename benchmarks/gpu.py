@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from xml.etree import ElementTree
 
 import torch
@@ -94,7 +95,7 @@ def measure(
 
     runs: dict[str, Run] = {BASELINE: plain_run}
     for name, learner in learners.items():
-        runs[name] = lambda learner=learner: learner.meta_step(problem.batch)  # type: ignore[misc]
+        runs[name] = partial(learner.meta_step, problem.batch)
     timings = alternate(runs, rounds=rounds or case.rounds)
     for name, timing in timings.items():
         yield {
@@ -122,21 +123,8 @@ def _on(device: str, problem: Problem) -> Problem:
 
 
 def _learner(problem: Problem, precision: str, graphs: str) -> mgf.MetaGAN:
-    with _environment(SWITCH, graphs):
+    with patch.dict(os.environ, {SWITCH: graphs}):
         return problem.learner("torch", precision)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _distance(problem: Problem, *learners: mgf.MetaGAN) -> float:

@@ -31,17 +31,16 @@ NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 
 @functools.cache
-def _folder() -> Path:
+def _folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder for what is built, which goes when the interpreter ends."""
-    _folder.owner = tempfile.TemporaryDirectory(prefix="metagan_cuda_")  # type: ignore[attr-defined]
-    return Path(_folder.owner.name)  # type: ignore[attr-defined]
+    return tempfile.TemporaryDirectory(prefix="metagan_cuda_")
 
 
 @functools.cache
 def compile_for_host(source: str, *flags: str) -> Path:
     """Return what the host compiler makes of a file in `tests/cuda_shim`, compiled once a session."""
     assert HOST_COMPILER is not None
-    target = _folder() / "-".join([Path(source).stem, *(re.sub(r"\W", "", flag) for flag in flags)])
+    target = Path(_folder().name) / "-".join([Path(source).stem, *(re.sub(r"\W", "", flag) for flag in flags)])
     subprocess.run([HOST_COMPILER, *HOST_FLAGS, *flags, str(SHIM / source), "-o", str(target)], check=True)
     return target
 
@@ -59,7 +58,7 @@ class Resources:
 def _ptx_file(source: str) -> Path:
     """Return the PTX of one `.cu`, from which the code for every architecture comes, here as in CMakeLists.txt."""
     assert NVCC is not None
-    target = _folder() / f"{source}.ptx"
+    target = Path(_folder().name) / f"{source}.ptx"
     command = [NVCC, *NVCC_FLAGS, "-ptx", "-arch=compute_80", str(CSRC / f"{source}.cu"), "-o", str(target)]
     subprocess.run(command, check=True, capture_output=True)
     return target
@@ -69,7 +68,7 @@ def _ptx_file(source: str) -> Path:
 def compile_for_gpu(source: str, architecture: str) -> tuple[Path, dict[str, Resources]]:
     """Return the object file of one `.cu` and the resources of its kernels, by mangled name."""
     assert NVCC is not None
-    target = _folder() / f"{source}.{architecture}.cubin"
+    target = Path(_folder().name) / f"{source}.{architecture}.cubin"
     command = [NVCC, "-cubin", f"-arch={architecture}", "-Xptxas", "-v", str(_ptx_file(source)), "-o", str(target)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     kernels = {}

@@ -1,4 +1,4 @@
-"""The per-task layers' kernels in Triton's interpreter; `test_task_layer_interpreter.py` starts this file.
+"""The per-task layers' kernels in Triton's interpreter; `test_triton_interpreter.py` starts this file.
 
 The interpreter's choice falls when a kernel is imported, so it has a process of its own. It writes out of bounds
 without a word, so results have canaries around them.

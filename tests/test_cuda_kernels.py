@@ -14,7 +14,7 @@ from cuda_on_cpu import ORDERS, kernels_on_cpu
 from metagan_fast import FlatLayout, _backends, _native, functional
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, Case, same_bits
 from support import assert_close
-from test_ops_parity import ulps
+from test_ops_parity import check, on, ulps
 
 pytestmark = [
     pytest.mark.skipif(cuda_build.HOST_COMPILER is None, reason="no g++ to compile the kernels with"),
@@ -24,22 +24,9 @@ pytestmark = [
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
-def on_reference(case: Case, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
-    with functional.use_backend("reference"):
-        return ops_cases.call(case.function, arguments)
-
-
 def on_kernels(case: Case, arguments: ops_cases.Arguments, order: str = "forward") -> tuple[Tensor, ...]:
     with functional.use_backend("native"), kernels_on_cpu(order):
         return ops_cases.call(case.function, arguments)
-
-
-def check(case: Case, actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
-    for name, a, b in zip(case.written, actual, expected, strict=True):
-        if case.rounds_exactly(b.dtype):
-            assert same_bits(a, b), name
-        else:
-            assert_close(a, b, "float64-square-root")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -56,7 +43,7 @@ def test_same_bits_as_the_reference(
     case: Case, rows: int | None, numel: int, dtype: torch.dtype, lr_form: str, tasks: int, margin: int, order: str
 ) -> None:
     arguments = ops_cases.make(case, rows, numel, dtype, lr_form=lr_form, tasks=tasks, margin=margin)
-    check(case, on_kernels(case, arguments, order), on_reference(case, arguments))
+    check(case, on_kernels(case, arguments, order), on("reference", case.function, arguments))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -65,7 +52,7 @@ def test_same_bits_as_the_reference(
 def test_threads_go_on_beyond_the_grid(case: Case, dtype: torch.dtype, rows: int, numel: int) -> None:
     """More rows, packs and elements than the shim's three blocks have threads."""
     arguments = ops_cases.make(case, rows, numel, dtype, lr_form="task-element")
-    check(case, on_kernels(case, arguments), on_reference(case, arguments))
+    check(case, on_kernels(case, arguments), on("reference", case.function, arguments))
 
 
 @pytest.mark.parametrize("case", CASES + CLIP_CASES, ids=str)
@@ -109,7 +96,7 @@ def test_one_learning_rate_a_parameter_tensor(case: Case, per_task: bool) -> Non
     shape = (*rows, len(layout.slots)) if per_task else (len(layout.slots),)
     arguments |= {"lr": torch.rand(shape), "layout": layout}
     used = layout.flatten(module).bool()
-    for a, b in zip(on_kernels(case, arguments), on_reference(case, arguments), strict=True):
+    for a, b in zip(on_kernels(case, arguments), on("reference", case.function, arguments), strict=True):
         assert same_bits(a[..., used], b[..., used])
 
 
@@ -139,7 +126,7 @@ def test_special_values(case: Case) -> None:
         buffers = [x for x in arguments.values() if isinstance(x, Tensor) and x.shape[-1:] == (len(pairs),)]
         for i, x in enumerate(buffers):
             x.copy_(pairs[:, i % 2].roll(7 * (i // 2)))
-        check(case, on_kernels(case, arguments), on_reference(case, arguments))
+        check(case, on_kernels(case, arguments), on("reference", case.function, arguments))
 
 
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
@@ -149,7 +136,7 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel:
     aligned = ops_cases.make(case, rows, numel, dtype, margin=16)
     shifted = ops_cases.make(case, rows, numel, dtype, margin=ops_cases.MARGIN)
     shifted["grads"].copy_(aligned["grads"])
-    expected, first = on_reference(case, aligned), on_kernels(case, aligned)
+    expected, first = on("reference", case.function, aligned), on_kernels(case, aligned)
     assert ulps(first[1], expected[1]) <= 2
     # In float64 the sum is no wider than the result: scale and product add their roundings to the norm's.
     assert ulps(first[0], expected[0]) <= (4 if dtype == torch.float64 else 2)

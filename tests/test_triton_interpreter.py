@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).with_name("triton_interpreted.py")
+FOLDER = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_in_the_interpreter() -> None:
+@pytest.mark.parametrize("file", ["triton_interpreted.py", "task_layers_interpreted.py"])
+def test_in_the_interpreter(file: str) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(FILE)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / file)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=FILE.parent,
+        cwd=FOLDER,
         capture_output=True,
         text=True,
         timeout=600,

@@ -27,17 +27,16 @@ _BLOCK_LIMIT = 1024
 
 
 @functools.cache
-def _folder() -> Path:
+def _folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder for what is built, which goes when the interpreter ends."""
-    _folder.owner = tempfile.TemporaryDirectory(prefix="ptx_")  # type: ignore[attr-defined]
-    return Path(_folder.owner.name)  # type: ignore[attr-defined]
+    return tempfile.TemporaryDirectory(prefix="ptx_")
 
 
 def _compile(*arguments: str) -> None:
     if COMPILER is None:
         raise PtxError("needs g++ to compile what it translates")
     result = subprocess.run(
-        [COMPILER, *FLAGS, f"-I{_folder()}", f"-I{_HERE}", *arguments], capture_output=True, text=True
+        [COMPILER, *FLAGS, f"-I{Path(_folder().name)}", f"-I{_HERE}", *arguments], capture_output=True, text=True
     )
     if result.returncode:
         raise PtxError(f"the translated C++ does not compile:\n{result.stderr[:2000]}")
@@ -45,15 +44,15 @@ def _compile(*arguments: str) -> None:
 
 @functools.cache
 def _runtime() -> Path:
-    target = _folder() / "runtime.o"
-    _compile("-x", "c++-header", str(_HERE / "runtime.h"), "-o", str(_folder() / "runtime.h.gch"))
+    target = Path(_folder().name) / "runtime.o"
+    _compile("-x", "c++-header", str(_HERE / "runtime.h"), "-o", str(Path(_folder().name) / "runtime.h.gch"))
     _compile("-c", str(_HERE / "runtime.cpp"), "-o", str(target))
     return target
 
 
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
-    stem = _folder() / f"module{_library.cache_info().misses}"
+    stem = Path(_folder().name) / f"module{_library.cache_info().misses}"
     stem.with_suffix(".cpp").write_text(source)
     runtime = str(_runtime())
     _compile("-shared", str(stem.with_suffix(".cpp")), runtime, "-o", str(stem.with_suffix(".so")))
