@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import machine, workloads
-from .contenders import BASELINE, CONTENDERS, Prepared
+from .contenders import BASELINE, CONTENDERS, Prepared, Result
 from .problem import Problem
 from .records import Record, timed
 from .timing import Timing, alternate
@@ -69,7 +69,7 @@ def run(
 def _run(
     work: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int, seconds: float
 ) -> Iterator[Record]:
-    prepared: dict[str, Prepared] = {}
+    prepared: dict[str, Prepared[Result]] = {}
     records: dict[str, Record] = {}
     for record in workloads.admit(work, problem, count, quick):
         if record.skipped is not None:

@@ -8,12 +8,17 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from . import busy, gpu_model, machine, ops, records, workloads
+from . import busy, dropins, gpu_model, machine, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
 
-Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase
-_GROUPS: dict[str, Sequence[Case]] = {"ops": ops.CASES, "workloads": workloads.CASES, "busy": busy.CASES}
+Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | dropins.DropInCase
+_GROUPS: dict[str, Sequence[Case]] = {
+    "ops": ops.CASES,
+    "workloads": workloads.CASES,
+    "busy": busy.CASES,
+    "dropins": dropins.CASES,
+}
 GROUPS = {group: [case.name for case in cases] for group, cases in _GROUPS.items()}
 CASES: dict[str, Case] = {case.name: case for cases in _GROUPS.values() for case in cases}
 
@@ -50,6 +55,8 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
         return ops.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
     counts = options.threads or [torch.get_num_threads()]
     arguments = {"thread_counts": counts, "quick": options.quick, "rounds": options.rounds}
+    if isinstance(case, dropins.DropInCase):
+        return dropins.run(case, **arguments)
     if isinstance(case, busy.BusyCase):
         return busy.run(case, **arguments, contenders=options.contenders)
     return workloads.run(case, **arguments, contenders=options.contenders)
@@ -78,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_case,
         default=["ops", "workloads"],
         metavar="CASE",
-        help="cases, or 'ops', 'workloads' or 'busy' (beside a process that keeps all cores busy)",
+        help="cases, or 'ops', 'workloads', 'dropins' or 'busy' (beside a process that keeps all cores busy)",
     )
     parser.add_argument(
         "--contenders",

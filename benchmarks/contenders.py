@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,15 @@ from .baselines import plain, vmap
 from .problem import Problem, join
 
 Result = tuple[Tensor, Tensor]
+Collected = TypeVar("Collected")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A contender ready to run: `run` is what is timed, `collect` makes its result comparable.
-
-    Results are adapted parameters [tasks, elements] of generator and discriminator, or meta-gradients
-    [elements].
-    """
+class Prepared(Generic[Collected]):
+    """A contender ready to run: `run` is what is timed, `collect` makes its result comparable."""
 
     run: Callable[[], Any]
-    collect: Callable[[Any], Result]
+    collect: Callable[[Any], Collected]
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Contender:
 
     Attributes:
         name: as it stands in the records.
-        prepare: sets it up for a problem.
+        prepare: sets it up for a problem. What it collects are adapted parameters [tasks, elements] of generator and
+            discriminator, or meta-gradients [elements].
         algorithms: those it can run.
         package: what must be installed.
         slow_start: whether its first call takes long, so that `--quick` leaves it out.
@@ -43,7 +41,7 @@ class Contender:
     """
 
     name: str
-    prepare: Callable[[Problem], Prepared]
+    prepare: Callable[[Problem], Prepared[Result]]
     algorithms: tuple[str, ...] = ("reptile", "maml")
     package: str | None = None
     slow_start: bool = False
@@ -68,13 +66,13 @@ def _options(problem: Problem) -> dict[str, Any]:
     return {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
 
 
-def _maml(problem: Problem, gradient: Callable[..., Any]) -> Prepared:
+def _maml(problem: Problem, gradient: Callable[..., Any]) -> Prepared[Result]:
     batch = problem.batch
     arguments = (problem.generator, problem.discriminator, batch.support, batch.query, problem.noise)
     return Prepared(lambda: gradient(*arguments, **_options(problem)), lambda named: _named(named, 0))
 
 
-def _plain(problem: Problem) -> Prepared:
+def _plain(problem: Problem) -> Prepared[Result]:
     if problem.algorithm == "maml":
         return _maml(problem, plain.maml_gradient)
 
@@ -88,7 +86,7 @@ def _plain(problem: Problem) -> Prepared:
     return Prepared(run, lambda adapted: (stack(adapted[0]), stack(adapted[1])))
 
 
-def _ours(problem: Problem, executor: str, precision: str = "float32") -> Prepared:
+def _ours(problem: Problem, executor: str, precision: str = "float32") -> Prepared[Result]:
     learner = problem.learner(executor, precision)
     layouts = learner.generator_layout, learner.discriminator_layout
     maml = problem.algorithm == "maml"
@@ -101,7 +99,7 @@ def _ours(problem: Problem, executor: str, precision: str = "float32") -> Prepar
     return Prepared(lambda: work(problem.batch, noise=problem.noise), collect)
 
 
-def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepared:
+def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepared[Result]:
     networks = problem.generator, problem.discriminator
     step = make_step(*networks, loss=problem.loss, lr=problem.lr)
     support, noise = problem.batch.support, problem.noise
@@ -109,13 +107,13 @@ def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepar
     return Prepared(run, lambda named: _named(named, 1))
 
 
-def _compile(problem: Problem) -> Prepared:
+def _compile(problem: Problem) -> Prepared[Result]:
     from .baselines.compile import compiled_step
 
     return _vectorised(problem, compiled_step)
 
 
-def _jax(problem: Problem) -> Prepared:
+def _jax(problem: Problem) -> Prepared[Result]:
     from .baselines import jax_dcgan
 
     if problem.loss != "wgan-gp":
@@ -133,13 +131,13 @@ def _jax(problem: Problem) -> Prepared:
     return Prepared(lambda: jax_dcgan.inner_loop(*networks, support, noise, step=step, steps=problem.steps), collect)
 
 
-def _higher(problem: Problem) -> Prepared:
+def _higher(problem: Problem) -> Prepared[Result]:
     from .baselines.higher_maml import maml_gradient
 
     return _maml(problem, maml_gradient)
 
 
-def _torchopt(problem: Problem) -> Prepared:
+def _torchopt(problem: Problem) -> Prepared[Result]:
     from .baselines.torchopt_maml import maml_gradient
 
     return _maml(problem, maml_gradient)

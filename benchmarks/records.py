@@ -67,9 +67,14 @@ class Record:
 
 
 def timed(
-    record: Record, timing: Timing, baseline: str, baseline_timing: Timing, floor_seconds: float, floor: str
+    record: Record,
+    timing: Timing,
+    baseline: str,
+    baseline_timing: Timing,
+    floor_seconds: float | None = None,
+    floor: str | None = None,
 ) -> Record:
-    """Return the record with the figures of its timing."""
+    """Return the record with the figures of its timing, and of its floor where one is known."""
     return dataclasses.replace(
         record,
         seconds=timing.best,
@@ -81,7 +86,7 @@ def timed(
         ratio=baseline_timing.best / timing.best,
         ratio_of_medians=baseline_timing.median / timing.median,
         floor_seconds=floor_seconds,
-        floor_fraction=floor_seconds / timing.best,
+        floor_fraction=None if floor_seconds is None else floor_seconds / timing.best,
         floor=floor,
     )
 
@@ -97,9 +102,10 @@ def row(record: Record) -> str:
         return f"{start} skipped: {record.skipped}"
     error = "" if record.error is None else f"{record.error:.1e}"
     kept = "" if record.speed_kept is None else f"{record.speed_kept:.1%}"
+    floor = "" if record.floor_fraction is None else f"{record.floor_fraction:.0%}"
     return (
         f"{start} {record.seconds * 1e3:>8.2f} ms {record.spread or 0:>7.0%} {record.ratio or 0:>7.2f}x "
-        f"{record.floor_fraction or 0:>7.0%}  {error:>9} {kept:>6}".rstrip()
+        f"{floor:>7}  {error:>9} {kept:>6}".rstrip()
     )
 
 
