@@ -107,11 +107,6 @@ struct Query {
     }
 };
 
-// Cotangents of a state on their way back through the inner loop: of both networks' parameters, and of their momentum.
-struct Sweep {
-    Pair params, momentum;
-};
-
 // Turns the cotangent of updated parameters (and momentum) into that of the gradient, in `direction`, and of the
 // parameters (and momentum) before the update.
 void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* params, float* momentum,
@@ -129,25 +124,20 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
     }
 }
 
-// The way back through one update of the discriminator, for several sweeps: their cotangents after it become those
-// before it, and the generator's grow by what went through the fake images. `directions` are for work.
+// The way back through one update of the discriminator: the sweeps' cotangents after it become those before it, and the
+// generator's grow by what went through the fake images.
 void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
                                   const float* after, const float* generator, const float* const* real,
-                                  const float* latents, int64_t count, const std::vector<Sweep>& sweeps,
-                                  const std::vector<float*>& directions) {
+                                  const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
     const int64_t size = engine.plan().discriminator.numel;
     const auto clip = static_cast<float>(engine.plan().loss.clip);
-    std::vector<const float*> along;
-    std::vector<Pair> totals;
-    for (size_t i = 0; i < sweeps.size(); ++i) {
-        float* const cotangent = sweeps[i].params.discriminator;
+    for (const Sweep& sweep : sweeps) {
+        float* const cotangent = sweep.params.discriminator;
         for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
             if (std::fabs(after[k]) >= clip) cotangent[k] = 0;
-        update_adjoint(engine.plan().optimizer, size, lr, cotangent, sweeps[i].momentum.discriminator, directions[i]);
-        along.push_back(directions[i]);
-        totals.push_back(sweeps[i].params);
+        update_adjoint(engine.plan().optimizer, size, lr, cotangent, sweep.momentum.discriminator, sweep.direction);
     }
-    worker.discriminator_adjoint(before, generator, real, latents, count, along, totals);
+    worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
 }
 
 // The initial discriminator adapted to a task's query images against the adapted generator, which it then judges.
@@ -171,9 +161,10 @@ class QueryOpponent {
         state_.params = next(d);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next(d));
         if (!adjoint) return;
-        sweep_.params.discriminator = next(d);
-        direction_ = next(d);
-        if (engine.plan().optimizer.buffers() > 0) sweep_.momentum.discriminator = next(d);
+        Sweep& sweep = sweeps_.front();
+        sweep.params.discriminator = next(d);
+        sweep.direction = next(d);
+        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next(d);
         history_ = next(updates() * d);
     }
 
@@ -190,16 +181,16 @@ class QueryOpponent {
     }
 
     // Where the generator's query loss leaves its gradient by this discriminator.
-    float* cotangent() { return sweep_.params.discriminator; }
+    float* cotangent() { return sweeps_.front().params.discriminator; }
 
     // Carries that back through the adaptation and adds the gradient by the generator.
     void carry_back(const float* generator, float* by_generator) {
         const int64_t d = size();
-        sweep_.params.generator = by_generator;
+        sweeps_.front().params.generator = by_generator;
         for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
             const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
             discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
-                                         images_.images.data(), latents(update), query_.query, {sweep_}, {direction_});
+                                         images_.images.data(), latents(update), query_.query, sweeps_);
         }
     }
 
@@ -222,8 +213,8 @@ class QueryOpponent {
     int64_t task_;
     Query images_;
     NetworkState state_;
-    Sweep sweep_;
-    float *direction_ = nullptr, *history_ = nullptr;
+    std::vector<Sweep> sweeps_{1};
+    float* history_ = nullptr;
 };
 
 // Both networks before every update: the initial ones, those in between, and, after the last, the adapted ones.
@@ -307,7 +298,6 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     std::vector<Sweep> sweeps(2);
     sweeps[0].params.generator = gradient.generator;
     sweeps[1].params.discriminator = gradient.discriminator;
-    std::vector<float*> directions(2);
     if (adjoint) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
         float* memory = worker.array(kSweeps, floats);
@@ -318,11 +308,11 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         };
         sweeps[0].params.discriminator = next(d);
         sweeps[1].params.generator = next(g);
-        for (size_t i = 0; i < 2; ++i) {
-            directions[i] = next(std::max(g, d));
+        for (Sweep& sweep : sweeps) {
+            sweep.direction = next(std::max(g, d));
             if (engine.plan().optimizer.buffers() == 0) continue;
-            sweeps[i].momentum.generator = next(g);
-            sweeps[i].momentum.discriminator = next(d);
+            sweep.momentum.generator = next(g);
+            sweep.momentum.discriminator = next(d);
         }
     }
 
@@ -373,22 +363,20 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         }
         adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
-        const std::vector<const float*> along{directions[0], directions[1]};
-        const std::vector<Pair> totals{sweeps[0].params, sweeps[1].params};
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
             const int64_t update = step * critic_steps;  // of the discriminator, the step's first
             evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
-            for (size_t i = 0; i < 2; ++i)
-                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweeps[i].params.generator,
-                               sweeps[i].momentum.generator, directions[i]);
+            for (const Sweep& sweep : sweeps)
+                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
+                               sweep.momentum.generator, sweep.direction);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
-                                     adaptation.generator_latents(step), data.batch, along, totals);
+                                     adaptation.generator_latents(step), data.batch, sweeps);
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)
-                discriminator_update_adjoint(
-                    engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
-                    history.discriminator(update + critic_step), history.discriminator(update + critic_step + 1),
-                    history.generator(step), adaptation.real(step, critic_step),
-                    adaptation.discriminator_latents(step, critic_step), data.batch, sweeps, directions);
+                discriminator_update_adjoint(engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
+                                             history.discriminator(update + critic_step),
+                                             history.discriminator(update + critic_step + 1), history.generator(step),
+                                             adaptation.real(step, critic_step),
+                                             adaptation.discriminator_latents(step, critic_step), data.batch, sweeps);
         }
     }
     if (data.metrics) {
