@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metagan_fast.benchmarks import dropins
+from metagan_fast.benchmarks.dropin_cases import DropInCase
+from metagan_fast.benchmarks.dropin_cases import learn2learn as cases
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -151,6 +156,12 @@ def test_maml_has_the_closed_form_of_a_quadratic() -> None:
     factor = (1 - 2 * LR) ** 3
     assert_close(clone.weight, factor * module.weight, "float64-rounding")
     assert_close(module.weight.grad, 2 * factor**2 * module.weight, "float64-rounding")
+
+    learned = l2l.MAML(module, lr=nn.Parameter(torch.tensor(LR)))
+    clone = learned.clone()
+    clone.adapt(clone.weight.pow(2).sum())
+    (d_lr,) = torch.autograd.grad(clone.weight.sum(), learned.lr)
+    assert_close(d_lr, -2 * module.weight.sum(), "float64-rounding")
 
 
 def test_arguments_of_adapt_and_clone_overrule_the_learner() -> None:
@@ -377,6 +388,14 @@ def test_adapt_batch_of_recurrent_networks_is_the_loop(network: str) -> None:
     assert_same_clones(learner.adapt_batch(loss_of, support, 2), looped(learner, support, 2), learner, query)
 
 
+@pytest.mark.parametrize("network", ["mlp", "convolutional"])
+def test_adapt_batch_on_layers_of_its_own(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAGAN_FAST_TASK_LAYERS", "on")
+    learner = l2l.MetaSGD(NETWORKS[network](), lr=LR)
+    support, query = images(3, 5), images(3, 3)
+    assert_same_clones(learner.adapt_batch(loss_of, support, 2), looped(learner, support, 2), learner, query)
+
+
 def test_adapt_batch_runs_all_tasks_at_once() -> None:
     calls = []
 
@@ -596,6 +615,25 @@ def test_small_modules() -> None:
     module = l2l.nn.freeze(mlp())
     assert not any(p.requires_grad for p in module.parameters())
     assert all(p.requires_grad for p in l2l.nn.unfreeze(module).parameters())
+
+
+def test_the_migration_page() -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "migrate", "learn2learn.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "adapt_batch" in block]
+    before, after = code.split("# after\n")
+    run: dict[str, Any] = {}
+    exec(before, run)
+    expected = run["loss"]
+    exec(after, run)
+    assert_close(run["loss"], expected, "float64-rounding")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+def test_benchmark_cases(case: DropInCase) -> None:
+    torch.set_default_dtype(torch.float32)
+    records = list(dropins.run(case, thread_counts=[1], quick=True))
+    assert [record.contender for record in records] == ["plain loop", "clone loop", "adapt_batch"]
 
 
 def test_names() -> None:

@@ -134,7 +134,7 @@ def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: Mutabl
         The module.
     """
     memo = {} if memo is None else memo
-    for part in module.modules():
+    for part in _distinct_modules(module):
         for tensors in (part._parameters, part._buffers):
             for name, x in tensors.items():
                 if x is None or (tensors is part._buffers and not _takes_part(x)):
@@ -145,6 +145,16 @@ def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: Mutabl
         if isinstance(part, nn.RNNBase):
             part._init_flat_weights()  # its own list of the tensors it runs on
     return module
+
+
+def _distinct_modules(module: nn.Module) -> list[nn.Module]:
+    """Return a module and those in it, each once; unlike `modules()` without making names."""
+    found = {module: None}
+    for part in (queue := [module]):
+        new = [child for child in part._modules.values() if isinstance(child, nn.Module) and child not in found]
+        found.update(dict.fromkeys(new))
+        queue += new
+    return list(found)
 
 
 def _takes_part(buffer: Tensor) -> bool:

@@ -48,7 +48,9 @@ class GBML(nn.Module):
         self.first_order = first_order
         self.allow_unused = allow_unused
         self.allow_nograd = allow_nograd
-        self.compute_update = compute_update or ParameterUpdate(module.parameters(), transform)
+        if compute_update is None:
+            compute_update = ParameterUpdate(module.parameters(), transform)
+        self.compute_update = compute_update
         self.diff_sgd = DifferentiableSGD(lr)
         self._params_updated = False  # only then does a loss depend on the transform
 
