@@ -142,8 +142,6 @@ def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: Mutabl
                 if x not in memo:
                     memo[x] = replace(x)
                 tensors[name] = memo[x]
-        if isinstance(part, nn.RNNBase):
-            part._init_flat_weights()  # its own list of the tensors it runs on
     return module
 
 

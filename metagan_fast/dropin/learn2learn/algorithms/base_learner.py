@@ -52,9 +52,10 @@ class BaseLearner(nn.Module):
                     clone.adapt(loss_fn(clone, data of the task))
 
         The forward passes run under `torch.func.vmap`, each task with parameters of its own. What vmap cannot carry
-        (random numbers such as dropout's, control flow that depends on data, `.item()`, buffers that a module writes,
-        a derivative taken in `loss_fn`) runs as the loop above, and one log line says why. One thing differs from the
-        loop: norms in training mode use batch statistics all the same, but leave their running statistics alone.
+        (PyTorch's recurrent layers, random numbers such as dropout's, control flow that depends on data, `.item()`,
+        buffers that a module writes, a derivative taken in `loss_fn`) runs as the loop above, and one log line says
+        why. One thing differs from the loop: norms in training mode use batch statistics all the same, but leave their
+        running statistics alone.
 
         Args:
             loss_fn: takes a learner, used as a clone is, and the data of one task; returns a loss of one element. It
