@@ -1,8 +1,8 @@
 """Parameters in one flat buffer, and one optimizer step over it: what the stand-ins for other projects share.
 
 A group of parameters is stepped in *parts*: the parameters of one dtype and device that have had a gradient in the
-same steps, so one part as a rule. A part's optimizer state is flat and stays flat; its parameters are handed out as
-views of the step's result, and are taken back without a copy where they still lie in one buffer.
+same steps, so one part as a rule. A part's optimizer state is flat and stays flat; its parameters are handed out
+as tensors in the memory of the step's result, and are taken back without a copy where they still lie in one buffer.
 
 Derivatives are those of a loop over single tensors: a step depends on the very tensors that it was given. So
 gradients by parameters of any earlier step count every path from them, the one through the update included.
@@ -25,7 +25,7 @@ Rule = Callable[[Tensor, Tensor, Mapping[str, Tensor], int, Mapping[str, Any]], 
 
 
 class Part(NamedTuple):
-    """Parameters that step together; a tree of tensors to `torch.utils._pytree`.
+    """Parameters that step together.
 
     Attributes:
         positions: which of the group's parameters.
@@ -37,7 +37,7 @@ class Part(NamedTuple):
     positions: tuple[int, ...]
     layout: FlatLayout
     step: int
-    state: Mapping[str, Tensor]
+    state: dict[str, Tensor]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -50,9 +50,16 @@ def layout_of(shapes: tuple[torch.Size, ...]) -> FlatLayout:
     return FlatLayout(tuple(slots), end)
 
 
-def views(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
-    """View `flat [numel]` as the tensors of a layout, in order."""
-    return list(layout.views(flat).values())
+def split(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
+    """Return the tensors of a layout in `flat [numel]`, in order: no copies, differentiable.
+
+    To autograd they are tensors of their own and not views, so that they can be detached in place.
+    """
+    if in_transform() or is_traced():
+        return list(layout.views(flat).values())
+    if torch.is_grad_enabled() and flat.requires_grad:
+        return list(_Split.apply(flat, layout))
+    return _aliases(layout, flat)
 
 
 def join(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor:
@@ -66,7 +73,7 @@ def join(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None, detach: bool) -> list[Tensor]:
-    """Copy tensors into flat buffers, one for each dtype and device, and return views.
+    """Copy tensors into flat buffers, one for each dtype and device.
 
     With `detach` a copy of what requires grad is a leaf of its own, else it depends on the original. What does not
     require grad is copied by itself and does not require grad.
@@ -74,8 +81,15 @@ def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None,
     tensors = list(tensors)
     copies: list[Tensor | None] = [None if x.requires_grad else x.detach().clone().to(device=device) for x in tensors]
     for positions in _by_kind(tensors, [i for i, x in enumerate(tensors) if x.requires_grad]):
-        for i, x in zip(positions, _FlatCopies.apply(device, *(tensors[i] for i in positions)), strict=True):
-            copies[i] = x.detach().requires_grad_() if detach else x
+        layout = layout_of(tuple(tensors[i].shape for i in positions))
+        originals = [tensors[i] for i in positions]
+        if detach:
+            values = {slot.name: x.detach() for slot, x in zip(layout.slots, originals, strict=True)}
+            members = [x.requires_grad_() for x in _aliases(layout, layout.flatten(values, device=device))]
+        else:
+            members = list(_FlatCopies.apply(layout, device, *originals))
+        for i, x in zip(positions, members, strict=True):
+            copies[i] = x
     return cast("list[Tensor]", copies)
 
 
@@ -96,7 +110,7 @@ def advance(
         grads: like `params`, or None.
 
     Returns:
-        The new parameters, views of flat buffers, and the new parts.
+        The new parameters, in the memory of flat buffers, and the new parts.
     """
     results = list(params)
     new_parts = []
@@ -107,7 +121,7 @@ def advance(
             flat = join(part.layout, [params[i] for i in part.positions])
             gradient = join(part.layout, present)
             flat, state = rule(flat, gradient, part.state, part.step + 1, options)
-            for i, view in zip(part.positions, views(part.layout, flat), strict=True):
+            for i, view in zip(part.positions, split(part.layout, flat), strict=True):
                 results[i] = view
             part = part._replace(step=part.step + 1, state=state)
         new_parts.append(part)
@@ -135,12 +149,12 @@ def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) 
 
 
 def states_of(parts: Iterable[Part]) -> dict[int, dict[str, Any]]:
-    """Return one state a parameter, by position: views of the flat buffers, and "step"."""
+    """Return one state a parameter, by position: tensors in the flat buffers, and "step"."""
     states: dict[int, dict[str, Any]] = {}
     for part in parts:
-        split = {name: views(part.layout, flat) for name, flat in part.state.items()}
+        buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
         for n, position in enumerate(part.positions):
-            states[position] = {"step": part.step, **{name: tensors[n] for name, tensors in split.items()}}
+            states[position] = {"step": part.step, **{name: tensors[n] for name, tensors in buffers.items()}}
     return states
 
 
@@ -163,12 +177,12 @@ def _fit(parts: Sequence[Part], params: Sequence[Tensor], grads: Sequence[Tensor
 
 def _split(part: Part, present: Sequence[bool]) -> list[Part]:
     """Split a part into the parameters that are present and the others."""
-    split = {name: views(part.layout, flat) for name, flat in part.state.items()}
+    buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
     halves = []
     for wanted in (True, False):
         chosen = [n for n, here in enumerate(present) if here is wanted]
         layout = layout_of(tuple(torch.Size(part.layout.slots[n].shape) for n in chosen))
-        state = {name: join(layout, [tensors[n] for n in chosen]) for name, tensors in split.items()}
+        state = {name: join(layout, [tensors[n] for n in chosen]) for name, tensors in buffers.items()}
         halves.append(Part(tuple(part.positions[n] for n in chosen), layout, part.step, state))
     return halves
 
@@ -182,7 +196,7 @@ def _by_kind(tensors: Sequence[Tensor], positions: Iterable[int]) -> list[tuple[
 
 
 def _shared_buffer(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the buffer that these tensors are the views of, or None."""
+    """Return the buffer in whose memory these tensors lie as the layout says, or None."""
     first = tensors[0]
     if type(first) not in (Tensor, nn.Parameter) or len(tensors) == 1:
         return None
@@ -200,8 +214,23 @@ def _shared_buffer(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor | No
     return first.detach().as_strided((layout.numel,), (1,), start)
 
 
+def _aliases(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
+    """Return tensors without a graph in the memory of a flat buffer."""
+    storage, start = flat.untyped_storage(), flat.storage_offset()
+    empty = flat.detach().new_empty
+    return [
+        empty(0).set_(storage, start + slot.offset, slot.shape, strides)
+        for slot, strides in zip(layout.slots, _strides(layout), strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=1024)
+def _strides(layout: FlatLayout) -> list[tuple[int, ...]]:
+    return [torch.empty(slot.shape, device="meta").stride() for slot in layout.slots]
+
+
 class _Join(torch.autograd.Function):
-    """A flat buffer as a function of its views."""
+    """A flat buffer as a function of the tensors that lie in it."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: FlatLayout, *tensors: Tensor) -> Tensor:
@@ -210,20 +239,34 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_flat: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *views(ctx.layout, d_flat)
+        return None, None, *split(ctx.layout, d_flat)
+
+
+class _Split(torch.autograd.Function):
+    """The tensors that lie in a flat buffer as functions of it."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: FlatLayout) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        return tuple(_aliases(layout, flat))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return join(ctx.layout, grads), None
 
 
 class _FlatCopies(torch.autograd.Function):
     """Copies of tensors, side by side in one buffer. What no copy is used of keeps the gradient None."""
 
     @staticmethod
-    def forward(ctx: Any, device: torch.device | str | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, layout: FlatLayout, device: torch.device | str | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.devices = [x.device for x in tensors]
-        layout = layout_of(tuple(x.shape for x in tensors))
         values = {slot.name: x for slot, x in zip(layout.slots, tensors, strict=True)}
-        return tuple(views(layout, layout.flatten(values, device=device)))
+        return tuple(_aliases(layout, layout.flatten(values, device=device)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *(None if g is None else g.to(d) for g, d in zip(grads, ctx.devices, strict=True))
+        return None, None, *(None if g is None else g.to(d) for g, d in zip(grads, ctx.devices, strict=True))
