@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,8 +21,41 @@ from torch import Tensor, nn
 from metagan_fast._ops._common import in_transform, is_traced
 from metagan_fast.flat import ALIGNMENT, FlatLayout, Slot
 
-Rule = Callable[[Tensor, Tensor, Mapping[str, Tensor], int, Mapping[str, Any]], tuple[Tensor, dict[str, Tensor]]]
-"""An update: (params `[numel]`, grads `[numel]`, state, number of this step, options) -> (params, state)."""
+State = dict[str, Tensor]
+Rule = Callable[
+    ["Layout", Sequence[Tensor], Sequence[Tensor], Mapping[str, Tensor], int, Mapping[str, Any]],
+    tuple[list[Tensor], State],
+]
+"""An update: (layout, params, grads, flat state, number of this step, options) -> (params, state).
+
+Parameters and gradients are lists in the order of the layout; the new parameters lie in one buffer.
+"""
+FlatRule = Callable[[Tensor, Tensor, Mapping[str, Tensor], int, Mapping[str, Any]], tuple[Tensor, State]]
+"""An update: (params `[numel]`, grads `[numel]`, flat state, number of this step, options) -> (params, state)."""
+
+
+class Layout(FlatLayout):
+    """A layout of tensors in an order, without names that matter; what is asked for at every step is kept."""
+
+    @cached_property
+    def geometry(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """Offset, shape and strides of each tensor."""
+        return [(slot.offset, slot.shape, torch.empty(slot.shape, device="meta").stride()) for slot in self.slots]
+
+    @cached_property
+    def gaps(self) -> list[int]:
+        """Elements of padding after each tensor."""
+        ends = (*self.offsets, self.numel)[1:]
+        return [end - slot.offset - slot.numel for slot, end in zip(self.slots, ends, strict=True)]
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return tensors in one new buffer, as `flatten` does, which checks them as well."""
+        first, parts = tensors[0], []
+        for x, gap in zip(tensors, self.gaps, strict=True):
+            parts.append(x.reshape(-1))
+            if gap:
+                parts.append(_zeros(gap, first.dtype, first.device))
+        return torch.cat(parts)
 
 
 class Part(NamedTuple):
@@ -35,22 +69,22 @@ class Part(NamedTuple):
     """
 
     positions: tuple[int, ...]
-    layout: FlatLayout
+    layout: Layout
     step: int
-    state: dict[str, Tensor]
+    state: State
 
 
 @functools.lru_cache(maxsize=1024)
-def layout_of(shapes: tuple[torch.Size, ...]) -> FlatLayout:
+def layout_of(shapes: tuple[torch.Size, ...]) -> Layout:
     """Lay out tensors of these shapes in their order; slots are named "0", "1" and so on."""
     slots, end = [], 0
     for index, shape in enumerate(shapes):
         slots.append(Slot(str(index), (str(index),), tuple(shape), end, shape.numel()))
         end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
-    return FlatLayout(tuple(slots), end)
+    return Layout(tuple(slots), end)
 
 
-def split(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
+def split(layout: Layout, flat: Tensor) -> list[Tensor]:
     """Return the tensors of a layout in `flat [numel]`, in order: no copies, differentiable.
 
     To autograd they are tensors of their own and not views, so that they can be detached in place.
@@ -59,17 +93,24 @@ def split(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
         return list(layout.views(flat).values())
     if torch.is_grad_enabled() and flat.requires_grad:
         return list(_Split.apply(flat, layout))
-    return _aliases(layout, flat)
+    return aliases(layout, flat)
 
 
-def join(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor:
+def join(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors as one buffer `[numel]`, differentiable by each of them; no copy where they lie in one."""
     flat = None if in_transform() or is_traced() else _shared_buffer(layout, tensors)
     if flat is None:
-        return layout.flatten({slot.name: x for slot, x in zip(layout.slots, tensors, strict=True)})
+        return layout.concatenate(tensors)
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _Join.apply(flat, layout, *tensors)
     return flat
+
+
+def aliases(layout: Layout, flat: Tensor) -> list[Tensor]:
+    """Return tensors without a graph in the memory of a flat buffer."""
+    storage, start = flat.untyped_storage(), flat.storage_offset()
+    empty = flat.detach().new_empty
+    return [empty(0).set_(storage, start + offset, shape, strides) for offset, shape, strides in layout.geometry]
 
 
 def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None, detach: bool) -> list[Tensor]:
@@ -84,8 +125,8 @@ def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None,
         layout = layout_of(tuple(tensors[i].shape for i in positions))
         originals = [tensors[i] for i in positions]
         if detach:
-            values = {slot.name: x.detach() for slot, x in zip(layout.slots, originals, strict=True)}
-            members = [x.requires_grad_() for x in _aliases(layout, layout.flatten(values, device=device))]
+            flat = layout.concatenate([x.detach() for x in originals]).to(device=device)
+            members = [x.requires_grad_() for x in aliases(layout, flat)]
         else:
             members = list(_FlatCopies.apply(layout, device, *originals))
         for i, x in zip(positions, members, strict=True):
@@ -115,17 +156,32 @@ def advance(
     results = list(params)
     new_parts = []
     for part in _fit(parts, params, grads):
-        given = [grads[i] for i in part.positions]
-        present = [g for g in given if g is not None]
+        present = [g for i in part.positions if (g := grads[i]) is not None]
         if present:
-            flat = join(part.layout, [params[i] for i in part.positions])
-            gradient = join(part.layout, present)
-            flat, state = rule(flat, gradient, part.state, part.step + 1, options)
-            for i, view in zip(part.positions, split(part.layout, flat), strict=True):
-                results[i] = view
+            given = [params[i] for i in part.positions]
+            stepped, state = rule(part.layout, given, present, part.state, part.step + 1, options)
+            for i, x in zip(part.positions, stepped, strict=True):
+                results[i] = x
             part = part._replace(step=part.step + 1, state=state)
         new_parts.append(part)
     return results, new_parts
+
+
+def over_buffers(rule: FlatRule) -> Rule:
+    """Return a rule over lists that gathers them, steps the buffers and hands out the result."""
+
+    def gathered(
+        layout: Layout,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Mapping[str, Tensor],
+        step: int,
+        options: Mapping[str, Any],
+    ) -> tuple[list[Tensor], State]:
+        flat, new_state = rule(join(layout, params), join(layout, grads), state, step, options)
+        return split(layout, flat), new_state
+
+    return gathered
 
 
 def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) -> list[Part]:
@@ -195,7 +251,13 @@ def _by_kind(tensors: Sequence[Tensor], positions: Iterable[int]) -> list[tuple[
     return [tuple(members) for members in kinds.values()]
 
 
-def _shared_buffer(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor | None:
+@functools.lru_cache(maxsize=1024)
+def _zeros(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(numel, dtype=dtype, device=device)
+
+
+def _shared_buffer(layout: Layout, tensors: Sequence[Tensor]) -> Tensor | None:
     """Return the buffer in whose memory these tensors lie as the layout says, or None."""
     first = tensors[0]
     if type(first) not in (Tensor, nn.Parameter) or len(tensors) == 1:
@@ -214,26 +276,11 @@ def _shared_buffer(layout: FlatLayout, tensors: Sequence[Tensor]) -> Tensor | No
     return first.detach().as_strided((layout.numel,), (1,), start)
 
 
-def _aliases(layout: FlatLayout, flat: Tensor) -> list[Tensor]:
-    """Return tensors without a graph in the memory of a flat buffer."""
-    storage, start = flat.untyped_storage(), flat.storage_offset()
-    empty = flat.detach().new_empty
-    return [
-        empty(0).set_(storage, start + slot.offset, slot.shape, strides)
-        for slot, strides in zip(layout.slots, _strides(layout), strict=True)
-    ]
-
-
-@functools.lru_cache(maxsize=1024)
-def _strides(layout: FlatLayout) -> list[tuple[int, ...]]:
-    return [torch.empty(slot.shape, device="meta").stride() for slot in layout.slots]
-
-
 class _Join(torch.autograd.Function):
     """A flat buffer as a function of the tensors that lie in it."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, layout: FlatLayout, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, flat: Tensor, layout: Layout, *tensors: Tensor) -> Tensor:
         ctx.layout = layout
         return flat.view_as(flat)
 
@@ -246,9 +293,9 @@ class _Split(torch.autograd.Function):
     """The tensors that lie in a flat buffer as functions of it."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, layout: FlatLayout) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, flat: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         ctx.layout = layout
-        return tuple(_aliases(layout, flat))
+        return tuple(aliases(layout, flat))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -259,13 +306,10 @@ class _FlatCopies(torch.autograd.Function):
     """Copies of tensors, side by side in one buffer. What no copy is used of keeps the gradient None."""
 
     @staticmethod
-    def forward(
-        ctx: Any, layout: FlatLayout, device: torch.device | str | None, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layout: Layout, device: torch.device | str | None, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.devices = [x.device for x in tensors]
-        values = {slot.name: x for slot, x in zip(layout.slots, tensors, strict=True)}
-        return tuple(_aliases(layout, layout.flatten(values, device=device)))
+        return tuple(aliases(layout, layout.concatenate(tensors).to(device=device)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

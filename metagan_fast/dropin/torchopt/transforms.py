@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metagan_fast.dropin import _updates
-from metagan_fast.dropin._flat_module import Part, Rule, advance
+from metagan_fast.dropin._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
 from metagan_fast.dropin.torchopt._trees import leaves, rebuild
 
 Schedule = Callable[[Tensor], Any]
@@ -57,9 +57,9 @@ class FusedTransformation(GradientTransformation):
     rule: Rule
     options: Mapping[str, Any]
 
-    def __new__(cls, rule: Rule, options: Mapping[str, Any]) -> FusedTransformation:
-        """Make the pure functions of a rule."""
-        transformation = super().__new__(cls, _initialiser(options), _updater(rule, options))
+    def __new__(cls, rule: Rule, flat_rule: FlatRule, options: Mapping[str, Any]) -> FusedTransformation:
+        """Make the pure functions of a rule, given over lists and over buffers."""
+        transformation = super().__new__(cls, _initialiser(options), _updater(flat_rule, options))
         transformation.rule, transformation.options = _scheduled(rule), options
         return transformation
 
@@ -89,6 +89,7 @@ def sgd(
         raise ValueError(f"nesterov needs momentum above 0 and dampening 0, got {momentum} and {dampening}")
     return FusedTransformation(
         _updates.sgd,
+        _updates.flat_sgd,
         {
             "lr": lr,
             "momentum": momentum,
@@ -177,6 +178,7 @@ def rmsprop(
         raise ValueError(f"nesterov needs momentum above 0, got {momentum}")
     return FusedTransformation(
         _updates.rmsprop,
+        _updates.flat_rmsprop,
         {
             "lr": lr,
             "alpha": alpha,
@@ -227,7 +229,7 @@ def apply_updates(params: Any, updates: Any, *, inplace: bool = True) -> Any:
     """
     tensors, increments = leaves(params), _aligned(leaves(updates), params)
     if not inplace:
-        return rebuild(params, advance(_add, {}, (), tensors, increments)[0])
+        return rebuild(params, advance(over_buffers(_add), {}, (), tensors, increments)[0])
     for p, increment in zip(tensors, increments, strict=True):
         if increment is not None:
             p.data.add_(increment)
@@ -251,6 +253,7 @@ def _adam(
             raise ValueError(f"the {name} of betas must be in [0, 1), got {beta}")
     return FusedTransformation(
         _updates.adam,
+        _updates.flat_adam,
         {
             "lr": lr,
             "betas": betas,
@@ -268,21 +271,26 @@ def _scheduled(rule: Rule) -> Rule:
     """Return a rule whose learning rate may be a function of the number of steps taken."""
 
     def scheduled(
-        params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        layout: Layout,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Mapping[str, Tensor],
+        step: int,
+        options: Mapping[str, Any],
+    ) -> tuple[list[Tensor], State]:
         if callable(options["lr"]):
             options = {**options, "lr": options["lr"](torch.tensor(step - 1))}
-        return rule(params, grads, state, step, options)
+        return rule(layout, params, grads, state, step, options)
 
     return scheduled
 
 
-def _as_update(rule: Rule) -> Rule:
+def _as_update(rule: FlatRule) -> FlatRule:
     """Return a rule whose result is what it adds to the parameters, not their sum."""
 
     def update(
         params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, State]:
         weight_decay, decoupled = options["weight_decay"], options.get("decoupled", False)
         if options["maximize"]:
             grads = -grads
@@ -303,16 +311,16 @@ def _initialiser(options: Mapping[str, Any]) -> _Init:
             return ()  # the state of parameters starts with their first gradient
         tensors = leaves(params)
 
-        def start(flat: Tensor, *_: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        def start(flat: Tensor, *_: Any) -> tuple[Tensor, State]:
             return flat, {name: torch.zeros_like(flat, requires_grad=True) for name in ("exp_avg", "exp_avg_sq")}
 
-        return tuple(part._replace(step=0) for part in advance(start, {}, (), tensors, tensors)[1])
+        return tuple(part._replace(step=0) for part in advance(over_buffers(start), {}, (), tensors, tensors)[1])
 
     return init
 
 
-def _updater(rule: Rule, options: Mapping[str, Any]) -> _Update:
-    as_update = _scheduled(_as_update(rule))
+def _updater(rule: FlatRule, options: Mapping[str, Any]) -> _Update:
+    as_update = _scheduled(over_buffers(_as_update(rule)))
 
     def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
         grads = leaves(updates)
@@ -329,7 +337,7 @@ def _updater(rule: Rule, options: Mapping[str, Any]) -> _Update:
     return update
 
 
-def _add(params: Tensor, increments: Tensor, *_: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def _add(params: Tensor, increments: Tensor, *_: Any) -> tuple[Tensor, State]:
     return params + increments, {}
 
 
