@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metagan_fast.dropin import higher as ours
-from metagan_fast.dropin._flat_module import flat_copies, join, layout_of
+from metagan_fast.dropin._flat_module import join, layout_of
 from support import assert_close
 
 SGD, ADAM, ADAMW, RMSPROP = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop
@@ -389,21 +389,6 @@ def test_steps_share_one_buffer() -> None:
             assert len({p.untyped_storage().data_ptr() for p in params}) == 1
             assert join(layout, params).data_ptr() == params[0].data_ptr()
             diffopt.step(fmodule(torch.randn(5, 4)).square().mean())
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_join_is_differentiable(detach: bool) -> None:
-    """By every tensor, twice, whether the tensors lie in one buffer or not."""
-    originals = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2), (), (33,))]
-    layout = layout_of(tuple(x.shape for x in originals))
-    weights = torch.randn(layout.numel, dtype=torch.float64)
-
-    def through_views(*tensors: Tensor) -> Tensor:
-        copies = flat_copies(tensors, device=None, detach=False) if detach else list(tensors)
-        return join(layout, copies).pow(3) * weights
-
-    assert torch.autograd.gradcheck(through_views, originals)
-    assert torch.autograd.gradgradcheck(through_views, originals)
 
 
 def test_mixed_dtypes_and_a_device(theirs: Any) -> None:

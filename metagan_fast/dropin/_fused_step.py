@@ -128,6 +128,8 @@ class _FusedStep(torch.autograd.Function):
         dtype, device = ctx.kind
         if all(d is None for d in d_results):
             return (None,) * (4 + 2 * count + ctx.states)
+        if op is SGD and not (ctx.by_lr or ctx.options["momentum"] or ctx.options["weight_decay"]):
+            return None, None, None, None, *d_results, *_scaled(d_results, ctx.lr)
         lr = saved.pop(0) if isinstance(ctx.lr, Tensor) else torch.full((), ctx.lr, dtype=torch.float64, device=device)
 
         present = [
@@ -154,6 +156,12 @@ class _FusedStep(torch.autograd.Function):
             *split(layout, d_grads[0]),
             *(d[0] for d in d_old_state[: ctx.states]),
         )
+
+
+def _scaled(d_params: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor | None]:
+    """Return the gradients by the gradients of plain descent: None where nothing depends on the new parameter."""
+    products = iter(torch._foreach_mul([d for d in d_params if d is not None], -lr))
+    return [None if d is None else next(products) for d in d_params]
 
 
 def _row(x: Tensor) -> Tensor:
