@@ -318,7 +318,11 @@ def test_wrapped_and_chained_transformations(theirs: Any) -> None:
             named = dict(zip(names, params, strict=True))
             loss = mse(lambda x, named=named: functional_call(module, named, (x,)), batch)
             params = wrapper.step(loss, params)
-        results[library] = flat(twin.parameters()), flat(params)
+        borrowed = copy.deepcopy(module)
+        meta = library.MetaOptimizer(borrowed, theirs.adam(lr=0.1, eps=1e-3, **EXACT))  # the original's own
+        for batch in data[:2]:
+            meta.step(mse(borrowed, batch))
+        results[library] = flat(twin.parameters()), flat(params), flat(borrowed.parameters())
     for actual, expected in zip(results[ours], results[theirs], strict=True):
         assert_close(actual, expected, "float64-parity")
 
