@@ -179,6 +179,8 @@ def test_steps_go_on_from_the_optimizers_state(kind: Any, track: bool) -> None:
         opt.step()
     before = copy.deepcopy(opt.state_dict()["state"])
     with ours.innerloop_ctx(module, opt, track_higher_grads=track) as (fmodule, diffopt):
+        taken = diffopt.state[0][0]
+        assert all(x is not taken[name] for name, x in opt.state[module[0].weight].items() if name != "step")
         for batch in data[2:]:
             diffopt.step(mse(fmodule, batch))
     for index, state in opt.state_dict()["state"].items():
@@ -365,18 +367,23 @@ def test_learned_hyper_parameters_return_to_the_optimizer() -> None:
 
 def test_tracking_ends_the_graph() -> None:
     module = network().double()
+    module[0].weight.requires_grad_(False)
     data = batches(2)
     opt = SGD(module.parameters(), lr=0.1)
     with ours.innerloop_ctx(module, opt, copy_initial_weights=False, track_higher_grads=False) as (fmodule, diffopt):
         for batch in data:
-            diffopt.step(mse(fmodule, batch))
+            loss = mse(fmodule, batch)
+            diffopt.step(loss)
+            with pytest.raises(RuntimeError, match="second time"):  # the step freed the graph, as it did not keep it
+                loss.backward()
         with pytest.raises(ValueError, match="time=2"):
             fmodule.parameters(time=2)
         with pytest.raises(Exception, match="track_higher_grads=True"):
             _ = fmodule.init_fast_params
         mse(fmodule, data[0]).backward()
     assert all(p.grad is None for p in module.parameters())
-    assert all(p.grad is not None for p in fmodule.parameters())
+    assert [p.grad is not None for p in fmodule.parameters()] == [p.requires_grad for p in module.parameters()]
+    assert torch.equal(fmodule[0].weight, module[0].weight)
 
 
 def test_steps_share_one_buffer() -> None:

@@ -342,6 +342,15 @@ def test_empty_trees(tree: Any) -> None:
         assert ours.apply_updates(tree, updates) == tree == updates
 
 
+def test_trees_are_read_by_sorted_keys() -> None:
+    """So that dictionaries of the same keys fit, whatever their order."""
+    params = {"b": torch.ones(1), "a": {2: torch.zeros(1), 1: torch.ones(2)}}
+    updates = {"a": {1: torch.ones(2), 2: torch.ones(1)}, "b": torch.full((1,), 3.0)}
+    added = ours.apply_updates(params, updates, inplace=False)
+    assert list(added) == ["b", "a"]
+    assert [added["b"].tolist(), added["a"][1].tolist(), added["a"][2].tolist()] == [[4.0], [2.0, 2.0], [1.0]]
+
+
 def test_bad_use_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     module = nn.Linear(2, 2)
     with pytest.raises(TypeError, match="gradient transformation"):

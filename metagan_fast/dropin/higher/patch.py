@@ -7,7 +7,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,8 @@ class FunctionalModule(nn.Module):
     _track_higher_grads: bool
     _fast_indices: dict[str, int]  # of this module's own parameters, among the root's fast weights
     _fast_root: weakref.ref[FunctionalModule] | None
-    _fast_count: int  # the rest of the root alone
+    _fast_count: int  # these two of the root alone
     _fast_places: list[tuple[dict[str, Tensor], str, int]]  # where the fast weights go
-    _fast_recurrent: list[FunctionalModule]  # the twins that keep a list of their weights
 
     def forward(self, *args: Any, params: Iterable[Tensor] | None = None, **kwargs: Any) -> Any:
         """Compute what the original computes, with all fast weights replaced first if `params` is given."""
@@ -100,9 +99,6 @@ class FunctionalModule(nn.Module):
             self._fast_params.append(params)
         for container, name, index in self._fast_places:
             container[name] = params[index]
-        for module in self._fast_recurrent:
-            names = cast("list[str]", module._flat_weights_names)
-            module.__dict__["_flat_weights"] = [module._parameters[name] for name in names]
 
     def parameters(self, recurse: bool = True, time: int | None = None) -> Iterator[Tensor]:  # type: ignore[override]
         """Return the fast weights.
@@ -210,7 +206,6 @@ def _functional(module: nn.Module, device: torch.device | None) -> FunctionalMod
     root.__dict__.update(
         _fast_count=len(indices),
         _fast_places=[(twin._parameters, name, i) for twin in twins.values() for name, i in twin._fast_indices.items()],
-        _fast_recurrent=[twin for twin in twins.values() if "_flat_weights_names" in twin.__dict__],
     )
     reference = weakref.ref(root)
     for twin in twins.values():
