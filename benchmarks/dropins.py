@@ -35,7 +35,9 @@ class DropInCase:
     allowed: float = 1e-4
 
 
-CASES: tuple[DropInCase, ...] = ()
+from .dropin_cases import optim  # noqa: E402  cases are made of the class above
+
+CASES: tuple[DropInCase, ...] = (*optim.CASES,)
 
 
 def run(

@@ -69,10 +69,10 @@ def _tensor_reader() -> _core.TensorReader:
 
 
 def gather(
-    params: list[Tensor], state: dict[Tensor, Any], keys: tuple[str | None, ...], counted: bool
+    params: Sequence[Tensor], state: dict[Tensor, Any], keys: tuple[str | None, ...], counted: bool
 ) -> _core.OptimizerBatch:
     """Return the tensors of an optimizer's group that its native step updates; needs `can_gather`."""
-    return _tensor_reader().gather(params, state, keys, counted)
+    return _tensor_reader().gather(list(params), state, keys, counted)
 
 
 def threads() -> int:

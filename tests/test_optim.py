@@ -16,11 +16,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metagan_fast.benchmarks import dropins
+from metagan_fast.benchmarks.dropin_cases import optim as dropin_cases
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from metagan_fast import _logging, _native, optim
-from support import assert_close, join, relative_error
+from support import assert_close, instruction_set, join, relative_error
 from tolerances import tolerance
 
 NATIVE, WHY_NOT = _native.can_gather()
@@ -212,7 +214,7 @@ def test_copies_and_pickles_go_on(name: str, arguments: dict[str, Any]) -> None:
 
 @needs_native
 @pytest.mark.parametrize("name, arguments", CASES, ids=case_id)
-def test_same_bits_for_every_thread_count(
+def test_same_bits_for_every_instruction_set_and_thread_count(
     name: str, arguments: dict[str, Any], isa: str, set_threads: Callable[[int], None]
 ) -> None:
     def run(threads: int) -> Run:
@@ -222,9 +224,10 @@ def test_same_bits_for_every_thread_count(
             result.step()
         return result
 
-    alone = run(1)
-    for threads in (2, 3):
-        check(run(threads), alone, None)
+    with instruction_set("portable"):
+        expected = run(1)
+    for threads in (1, 2, 3):
+        check(run(threads), expected, None)
 
 
 def flat_run(module: Any, starts: Sequence[int], ends: Sequence[int], whole: bool) -> tuple[list[Tensor], Tensor]:
@@ -396,6 +399,17 @@ def test_capturable_is_refused_on_a_cpu_as_by_torch(name: str) -> None:
         run = Run(module, name, {"capturable": True}, [(3,)])
         with pytest.raises(AssertionError, match="capturable=True"):
             run.step()
+
+
+def test_a_buffer_of_none_in_a_checkpoint_is_none_yet() -> None:
+    run, whole = (Run(module, "SGD", {"lr": 0.1, "momentum": 0.9}, [(3,)]) for module in (optim, torch.optim))
+    state = run.optimizer.state_dict()
+    state["state"] = {0: {"momentum_buffer": None}}
+    run.optimizer.load_state_dict(state)
+    for _ in range(2):
+        run.step()
+        whole.step()
+    check(run, whole, "optimizer-steps")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -666,3 +680,11 @@ def test_training_goes_where_torch_goes(size: int, names: str) -> None:
         return torch.cat([param.flatten() for param in net.parameters()])
 
     assert_close(train(optim), train(torch.optim), "float64-parity")
+
+
+@pytest.mark.parametrize("case", dropin_cases.CASES, ids=lambda case: case.name)
+def test_benchmark_cases_agree(case: Any) -> None:
+    original, *others = dropins.run(case, thread_counts=[1], quick=True)
+    assert original.contender == "torch"
+    assert [record.contender for record in others][-1] == "metagan_fast"
+    assert all(record.error <= record.error_allowed for record in others)
