@@ -62,7 +62,7 @@ def _contender(module: Any, name: str, shapes: Shapes, arguments: dict[str, Any]
     return Prepared(optimizer.step, collect)
 
 
-CASES = tuple(
+CASES: tuple[DropInCase, ...] = tuple(
     DropInCase(f"optim-{name.lower()}-{size}", functools.partial(_prepare, name, shapes), rounds=50, allowed=1e-6)
     for name in ARGUMENTS
     for size, shapes in SHAPES.items()
