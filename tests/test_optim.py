@@ -230,35 +230,42 @@ def test_same_bits_for_every_instruction_set_and_thread_count(
         check(run(threads), expected, None)
 
 
-def flat_run(module: Any, starts: Sequence[int], ends: Sequence[int], whole: bool) -> tuple[list[Tensor], Tensor]:
-    """Return parameters, and all memory, after steps on views of one buffer, or on copies of them."""
-    values, grads = torch.linspace(-1, 1, 100), torch.linspace(3, -2, 100)
-    buffer = values.clone()
-    views = [buffer[a:b] if whole else values[a:b].clone() for a, b in zip(starts, ends, strict=True)]
-    params = [nn.Parameter(view) for view in views]
-    optimizer = module.SGD(params, lr=0.1, weight_decay=0.1)
+def flat_run(module: Any, starts: Sequence[int], ends: Sequence[int], together: frozenset[str]) -> dict[str, Tensor]:
+    """Return what steps with momentum make of parts of three vectors: of views if `together`, else of copies."""
+    vectors = {"params": torch.linspace(-1, 1, 100), "grads": torch.linspace(3, -2, 100), "buffers": torch.ones(100)}
+
+    def parts(name: str) -> list[Tensor]:
+        views = [vectors[name][a:b] for a, b in zip(starts, ends, strict=True)]
+        return views if name in together else [view.clone() for view in views]
+
+    params = [nn.Parameter(part) for part in parts("params")]
+    buffers = parts("buffers")
+    optimizer = module.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1)
+    for param, grad, buffer in zip(params, parts("grads"), buffers, strict=True):
+        param.grad = grad
+        optimizer.state[param]["momentum_buffer"] = buffer
     for _ in range(3):
-        gradients = grads.clone()
-        for param, a, b in zip(params, starts, ends, strict=True):
-            param.grad = gradients[a:b]
         optimizer.step()
-    return list(params), buffer
+    if "params" in together:  # the rest of it as well
+        return {"whole": vectors["params"], "buffers": torch.cat(buffers)}
+    whole = torch.cat([torch.linspace(-1, 1, 100)[: starts[0]], *params, torch.linspace(-1, 1, 100)[ends[-1] :]])
+    return {"whole": whole.detach(), "buffers": torch.cat(buffers)}
 
 
-def test_adjacent_parameters_are_updated_as_if_apart() -> None:
+@pytest.mark.parametrize("together", [{"params"}, {"params", "grads"}, {"params", "buffers"}, {"grads", "buffers"}])
+def test_adjacent_parameters_are_updated_as_if_apart(together: set[str]) -> None:
     starts, ends = [10, 17, 50, 60], [17, 50, 60, 93]
-    with natively():
-        params, buffer = flat_run(optim, starts, ends, whole=True)
-    apart, _ = flat_run(optim, starts, ends, whole=False)
-    expected = torch.cat([torch.linspace(-1, 1, 100)[:10], *apart, torch.linspace(-1, 1, 100)[93:]])
-    assert torch.equal(buffer, expected.detach())
-    assert all(torch.equal(a, b) for a, b in zip(params, apart, strict=True))
+    apart = flat_run(optim, starts, ends, frozenset())
+    for chosen in (together, {"params", "grads", "buffers"}):
+        with natively():
+            actual = flat_run(optim, starts, ends, frozenset(chosen))
+        assert all(torch.equal(actual[name], apart[name]) for name in apart)
 
 
 def test_overlapping_parameters_are_updated_one_after_the_other() -> None:
-    starts, ends = [0, 30], [50, 100]
-    expected = flat_run(torch.optim, starts, ends, whole=True)[1]
-    assert torch.equal(flat_run(optim, starts, ends, whole=True)[1], expected)
+    starts, ends, together = [0, 30], [50, 100], frozenset({"params"})
+    ours, torchs = (flat_run(module, starts, ends, together) for module in (optim, torch.optim))
+    assert all(torch.equal(ours[name], torchs[name]) for name in torchs)
 
 
 def channels_last(x: Tensor) -> Tensor:
