@@ -117,7 +117,8 @@ OptimizerBatch TensorReader::gather(const py::list& params, const py::dict& stat
         const auto grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(param.ptr(), grad_.ptr()));
         if (!grad) throw py::error_already_set();
         if (grad.is_none()) continue;
-        PyObject* const of_param = PyDict_GetItemWithError(state.ptr(), param.ptr());
+        const bool wanted = counted || PyTuple_GET_SIZE(keys.ptr()) > 0;
+        PyObject* const of_param = wanted ? PyDict_GetItemWithError(state.ptr(), param.ptr()) : nullptr;
         if (!of_param && PyErr_Occurred()) throw py::error_already_set();
         if (!add(batch, param.ptr(), grad.ptr(), of_param, keys, counted)) batch.rest.append(param);
         with_grad.push_back(param);

@@ -673,13 +673,13 @@ def test_counts_under_a_float64_default(name: str) -> None:
 
 
 @settings(max_examples=10)
-@given(size=st.integers(1, 200), names=st.sampled_from(NAMES))
-def test_training_goes_where_torch_goes(size: int, names: str) -> None:
+@given(size=st.integers(1, 200), name=st.sampled_from(NAMES))
+def test_training_goes_where_torch_goes(size: int, name: str) -> None:
     def train(module: Any) -> Tensor:
         torch.manual_seed(size)
         net = nn.Sequential(nn.Linear(3, size), nn.Tanh(), nn.Linear(size, 1)).double()
         x, y = torch.randn(16, 3).double(), torch.randn(16, 1).double()
-        optimizer = getattr(module, names)(net.parameters(), lr=1e-2)
+        optimizer = getattr(module, name)(net.parameters(), lr=1e-2)
         for _ in range(10):
             optimizer.zero_grad()
             ((net(x) - y) ** 2).mean().backward()

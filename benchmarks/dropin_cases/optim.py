@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metagan_fast import optim
 
 from ..contenders import Prepared
-from ..dropins import DropInCase
+from . import DropInCase
 
 Shapes = tuple[tuple[int, ...], ...]
 
