@@ -223,20 +223,35 @@ struct Sigmoid {
     }
 };
 
-// Calls body(function, row) for each row.
+// Calls body(function, row, i, kind) for every element of all rows. Rows shorter than a vector are taken piece by
+// piece, the same piece of each, since their ends would cost more than what lies between them.
+template <class FunctionOfRow, class Body>
+METAGAN_INLINE void for_each_element(Rows r, const FunctionOfRow& function, const Body& body) {
+    if (r.length >= kFloats) {
+        for (int64_t row = 0; row < r.rows; ++row) {
+            const auto f = function(row);
+            for_each(r.length, [&](int64_t i, auto kind) { body(f, row, i, kind); });
+        }
+    } else {
+        for_each(r.length, [&](int64_t i, auto kind) {
+            for (int64_t row = 0; row < r.rows; ++row) body(function(row), row, i, kind);
+        });
+    }
+}
+
 template <class Body>
-METAGAN_INLINE void with_activation(const ActivationOptions& options, int64_t rows, const Body& body) {
-    const auto every_row = [&](auto function) {
-        for (int64_t row = 0; row < rows; ++row) body(function, row);
-    };
+METAGAN_INLINE void with_activation(const ActivationOptions& options, Rows r, const Body& body) {
+    const auto every_row = [&](auto function) { for_each_element(r, [=](int64_t) { return function; }, body); };
     switch (options.function) {
         case Activation::relu:
             return every_row(Relu{});
         case Activation::leaky_relu:
             return every_row(LeakyRelu{options.a});
-        case Activation::prelu:
-            for (int64_t row = 0; row < rows; ++row) body(LeakyRelu{options.slopes[row * options.slope_stride]}, row);
-            return;
+        case Activation::prelu: {
+            const float* const slopes = options.slopes;
+            const int64_t stride = options.slope_stride;
+            return for_each_element(r, [=](int64_t row) { return LeakyRelu{slopes[row * stride]}; }, body);
+        }
         case Activation::elu:
             return every_row(Elu{options.a});
         case Activation::silu:
@@ -255,43 +270,44 @@ METAGAN_INLINE void with_activation(const ActivationOptions& options, int64_t ro
 }
 
 void activation(const ActivationOptions& options, Rows r, const float* x, float* y) {
-    with_activation(options, r.rows, [&](auto f, int64_t row) {
-        const int64_t at = row * r.stride;
-        for_each(r.length, [&](int64_t i, auto kind) { store(y + at + i, f.value(load(x + at + i, kind))); });
+    with_activation(options, r, [=](auto f, int64_t row, int64_t i, auto kind) {
+        const int64_t at = row * r.stride + i;
+        store(y + at, f.value(load(x + at, kind)));
     });
 }
 
+// The slope's tangent of a row, 0 where there is none.
+METAGAN_INLINE float slope_dot(const ActivationOptions& options, int64_t row) {
+    return options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
+}
+
 void activation_tangent(const ActivationOptions& options, Rows r, const float* x, const float* x_dot, float* y_dot) {
-    with_activation(options, r.rows, [&](auto f, int64_t row) {
-        const int64_t at = row * r.stride;
-        const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each(r.length, [&](int64_t i, auto kind) {
-            const auto from = load(x + at + i, kind);
-            auto result = f.slope(from) * load(x_dot + at + i, kind);
-            if (options.slopes_dot) result = result + (from > 0 ? splat(0, kind) : slope_dot * from);
-            store(y_dot + at + i, result);
-        });
+    with_activation(options, r, [&](auto f, int64_t row, int64_t i, auto kind) {
+        const int64_t at = row * r.stride + i;
+        const auto from = load(x + at, kind);
+        auto result = f.slope(from) * load(x_dot + at, kind);
+        if (options.slopes_dot) result = result + (from > 0 ? splat(0, kind) : slope_dot(options, row) * from);
+        store(y_dot + at, result);
     });
 }
 
 void activation_reverse(const ActivationOptions& options, Rows r, const float* x, const float* x_dot,
                         const float* y_bar, const float* y_tilde, float* x_bar, float* x_tilde) {
-    const bool curved = options.function > Activation::prelu;
-    with_activation(options, r.rows, [&](auto f, int64_t row) {
-        const int64_t at = row * r.stride;
-        const float slope_dot = options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
-        for_each(r.length, [&](int64_t i, auto kind) {
-            const auto from = load(x + at + i, kind);
-            const auto slope = f.slope(from);
-            auto bar = slope * load(y_bar + at + i, kind);
-            if (y_tilde) {
-                const auto tilde = load(y_tilde + at + i, kind);
-                if (curved) bar = bar + f.curvature(from) * load(x_dot + at + i, kind) * tilde;
-                if (options.slopes_dot) bar = bar + (from > 0 ? splat(0, kind) : slope_dot * tilde);
-                if (x_tilde) store(x_tilde + at + i, slope * tilde);
-            }
-            store(x_bar + at + i, bar);
+    if (!y_tilde)
+        return with_activation(options, r, [=](auto f, int64_t row, int64_t i, auto kind) {
+            const int64_t at = row * r.stride + i;
+            store(x_bar + at, f.slope(load(x + at, kind)) * load(y_bar + at, kind));
         });
+    const bool curved = options.function > Activation::prelu;
+    with_activation(options, r, [&](auto f, int64_t row, int64_t i, auto kind) {
+        const int64_t at = row * r.stride + i;
+        const auto from = load(x + at, kind), tilde = load(y_tilde + at, kind);
+        const auto slope = f.slope(from);
+        auto bar = slope * load(y_bar + at, kind);
+        if (curved) bar = bar + f.curvature(from) * load(x_dot + at, kind) * tilde;
+        if (options.slopes_dot) bar = bar + (from > 0 ? splat(0, kind) : slope_dot(options, row) * tilde);
+        if (x_tilde) store(x_tilde + at, slope * tilde);
+        store(x_bar + at, bar);
     });
 }
 

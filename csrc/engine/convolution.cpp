@@ -420,7 +420,8 @@ class Convolution : public Operation {
         const GemmKernels& kernels = gemm_kernels(pass.precision);
         // As large as a cache holds, but enough of them for the threads to share out.
         const int64_t fits = std::min(kChunk, kPackFloats / rows), share = columns / (4 * pass.threads);
-        const int64_t wanted = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
+        const int64_t even = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
+        const int64_t wanted = std::min(even, columns);
         const int64_t unit = kernels.tile_columns, chunk = (wanted + unit - 1) / unit * unit;
         parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
             const Timed timed(Work::correlate);
