@@ -35,7 +35,9 @@ class DropInCase:
     allowed: float = 1e-4
 
 
-CASES: tuple[DropInCase, ...] = ()
+from .dropin_cases import figr  # noqa: E402  (cases are made of the class above)
+
+CASES: tuple[DropInCase, ...] = (*figr.CASES,)
 
 
 def run(

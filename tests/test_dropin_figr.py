@@ -6,9 +6,11 @@ import copy
 import gzip
 import logging
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from metagan_fast.benchmarks import dropins
 from metagan_fast.benchmarks.baselines.figr_episode import PlainFIGR
+from metagan_fast.benchmarks.dropin_cases.figr import CASES, prepare
 from PIL import Image
 from torch import Tensor, nn
 
@@ -58,6 +62,9 @@ class Writer:
     def add_scalar(self, name: str, value: float, episode: int) -> None:
         self.scalars.setdefault(name, []).append(value)
 
+    def flush(self) -> None:
+        pass
+
     def add_image(self, name: str, image: np.ndarray, episode: int) -> None:
         self.images.append((name, image, episode))
 
@@ -65,7 +72,7 @@ class Writer:
 class Trainer(figr.FIGR):
     """Write no events."""
 
-    def _make_writer(self) -> Any:
+    def make_writer(self) -> Any:
         return Writer()
 
 
@@ -284,6 +291,21 @@ def test_a_resumed_run_ends_with_the_same_bytes() -> None:
         assert torch.equal(everything(trainer)[name], value), name
 
 
+def test_ctrl_c_saves_what_the_running_episode_ends_with() -> None:
+    trainer = make_trainer(validation_every="100")
+
+    def interrupted(batch_size: int) -> tuple[Tensor, str]:
+        if len(trainer.env.images) == 2:  # the first episode also validates
+            signal.raise_signal(signal.SIGINT)
+        return Noise.sample_training_task(trainer.env, batch_size)
+
+    trainer.env.sample_training_task = interrupted
+    trainer.training()
+    assert trainer.learner.step == 2
+    assert torch.load(trainer._folder / "checkpoint")["episode"] == 1
+    assert make_trainer().eps == 2
+
+
 def test_figrs_own_checkpoint_is_taken_up_with_a_fresh_optimizer(caplog: pytest.LogCaptureFixture) -> None:
     first = run_to(3)
     (first._folder / "state.safetensors").unlink()
@@ -439,6 +461,16 @@ def test_data_that_are_too_few_say_so() -> None:
         env.sample_training_task(4)
     with pytest.raises(ValueError, match="'no icon', which is no class"):
         figr.FIGR8MetaEnv(16, 8, validation_task={"no icon"})
+
+
+# The benchmark
+
+
+def test_the_benchmarks_trainers_end_with_the_same_parameters() -> None:
+    case = replace(CASES[0], prepare=lambda quick: prepare(quick, **{"--hidden_size": "2"}))
+    records = list(dropins.run(case, thread_counts=[1], quick=True))
+    assert [record.contender for record in records] == ["FIGR", "drop-in"]
+    assert records[1].error is not None and records[1].error <= case.allowed
 
 
 # The command line

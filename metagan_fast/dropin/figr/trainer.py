@@ -19,6 +19,7 @@ from ...learner import MetaGAN
 from ...meta import Reptile
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from ...tasks import TaskBatch
+from ...trainer import stop_request
 from . import environments, networks
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class FIGR:
         self.env: Environment = env
         self.initialize_gan()
         self.load_checkpoint()
-        self.writer = self._make_writer()
+        self.writer = self.make_writer()
 
     # Setting up
 
@@ -311,17 +312,25 @@ class FIGR:
         self.writer.add_scalar("Validation_generator_loss", generator_loss, self.eps)
 
     def training(self) -> None:
-        """Run the episodes that are left; validate and save as often as the options say, and save after the last."""
-        while self.eps < self.episodes:
-            self.reset_meta_model()
-            self.meta_training_loop()
-            validates = self.eps % self.validation_every == 0
-            if validates:
+        """Run the episodes that are left; validate and save as often as the options say, and save after the last.
+
+        Ctrl-C (or SIGTERM) makes the running episode the last, a second one ends the process at once.
+        """
+        message = "stopping after this episode; Ctrl-C again to exit at once"
+        with stop_request(lambda: logger.warning(message)) as stop:
+            stopping = False
+            while self.eps < self.episodes and not stopping:
                 self.reset_meta_model()
-                self.validation_run()
-            if validates or self.eps == self.episodes - 1:
-                self.checkpoint_model()
-            self.eps += 1
+                self.meta_training_loop()
+                validates = self.eps % self.validation_every == 0
+                if validates:
+                    self.reset_meta_model()
+                    self.validation_run()
+                stopping = stop.is_set()
+                if validates or stopping or self.eps == self.episodes - 1:
+                    self.checkpoint_model()
+                self.eps += 1
+        self.writer.flush()
 
     # Files
 
@@ -329,7 +338,8 @@ class FIGR:
     def _folder(self) -> Path:
         return Path("Runs") / self.id_string
 
-    def _make_writer(self) -> SummaryWriter:
+    def make_writer(self) -> SummaryWriter:
+        """Return what takes scalars and images: TensorBoard's writer; a resumed run hides what it will write again."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         return SummaryWriter(str(self._folder), purge_step=self.eps or None)
