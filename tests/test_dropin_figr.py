@@ -279,16 +279,23 @@ def test_a_checkpoint_is_figrs_file() -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bytes() -> None:
-    halfway = run_to(3)
-    trainer = make_trainer(episodes="5", validation_every="2")
-    assert trainer.eps == 3
-    trainer.env.images = halfway.env.images  # a data set of one's own keeps its place itself
-    trainer.training()
+    write_figr8(58)
+    options = SMALL | {"--validation_every": "2"}
+    Trainer(options | {"--episodes": "3"}, device="cpu").training()
+    resumed = Trainer(options | {"--episodes": "5"}, device="cpu")
+    assert resumed.eps == 3
+    resumed.training()
     Path("Runs").rename("resumed")
-    straight = run_to(5)
-    assert trainer.eps == straight.eps == 5
+    straight = Trainer(options | {"--episodes": "5"}, device="cpu")
+    straight.training()
+    assert resumed.eps == straight.eps == 5
+    assert resumed.env.state() == straight.env.state()
     for name, value in everything(straight).items():
-        assert torch.equal(everything(trainer)[name], value), name
+        assert torch.equal(everything(resumed)[name], value), name
+    for name, losses in resumed.writer.scalars.items():
+        assert losses == straight.writer.scalars[name][-len(losses) :]
+    with pytest.raises(ValueError, match="held out other classes"):
+        Trainer(options | {"--seed": "1"}, device="cpu")
 
 
 def test_ctrl_c_saves_what_the_running_episode_ends_with() -> None:
