@@ -93,7 +93,7 @@ def vector(network: nn.Module) -> Tensor:
 def run_episode(trainer: figr.FIGR, plains: Mapping[Any, PlainFIGR]) -> dict[Any, tuple[float, float]]:
     """Run one episode of the trainer and, on the same images and noise, of each plain loop."""
     images = Noise.sample_training_task(copy.deepcopy(trainer.env), trainer.batch_size)[0] * 2 - 1  # type: ignore[arg-type]
-    noise = trainer.learner.draw_noise(mgf.TaskBatch(images.unsqueeze(0)))
+    noise = trainer.learner.draw_noise(mgf.TaskBatch(images.unsqueeze(0))).to(device="cpu")
     trainer.reset_meta_model()
     trainer.meta_training_loop()
     return {dtype: plain.episode(images.to(dtype), noise) for dtype, plain in plains.items()}
@@ -143,6 +143,23 @@ def test_episodes_are_as_near_to_float64_as_figrs_own_in_float32(kind: str, inne
 def test_the_engine_runs_figrs_networks(kind: str) -> None:
     trainer = make_trainer(kind)
     assert trainer._adapting.explain().startswith("executor: native, float32")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_an_episode_on_a_gpu_is_figrs_own() -> None:
+    trainer = Trainer(SMALL, env=Noise(), device="cuda")
+    plain = PlainFIGR(copy.deepcopy(trainer.g).cpu(), copy.deepcopy(trainer.d).cpu())
+    start = vector(plain.g), vector(plain.d)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        run_episode(trainer, {torch.float32: plain})
+    for name, before in zip(("meta_g", "meta_d"), start, strict=True):
+        ours = vector(getattr(trainer, name)).cpu()
+        assert_close(ours - before, vector(getattr(plain, name)) - before, "gpu-loop")
+    trainer.validation_run()
+    trainer.checkpoint_model()
+    saved = torch.load(trainer._folder / "checkpoint", weights_only=True)
+    assert not any(value.is_cuda for value in saved["generator"].values())
 
 
 def test_inner_steps_one_by_one_are_the_whole_inner_loop() -> None:
