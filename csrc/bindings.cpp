@@ -246,7 +246,17 @@ QueryData query_data(const py::dict& fields) {
     data.discriminator_latents = address(fields, "query_discriminator_latents");
     data.generator_latents = address(fields, "query_generator_latents");
     data.interpolation = address(fields, "query_interpolation");
+    data.adaptation_latents = address(fields, "query_adaptation_latents");
+    data.adaptation_interpolation = address(fields, "query_adaptation_interpolation");
     return data;
+}
+
+Opponent opponent(int objective) {
+    if (objective < 0 || objective > static_cast<int>(Opponent::on_query))
+        throw py::value_error(
+            "the engine judges by the adapted or the initial discriminator, or by one adapted to the "
+            "query images");
+    return static_cast<Opponent>(objective);
 }
 
 Outputs outputs(const py::dict& fields, const std::string& network) {
@@ -484,11 +494,11 @@ PYBIND11_MODULE(_core, module) {
              [](Engine& engine, const py::dict& fields) {
                  const TaskData data = task_data(fields);
                  const QueryData query = query_data(fields);
-                 const int objective = field<int>(fields, "objective");
-                 if (objective != 0 && objective != 1)
-                     throw py::value_error("the engine judges by the adapted or the initial discriminator");
                  const QueryObjective what{list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
-                                           field<int>(fields, "first_order") != 0, objective == 1};
+                                           field<int>(fields, "first_order") != 0,
+                                           opponent(field<int>(fields, "objective"))};
+                 if (what.opponent == Opponent::on_query && !query.adaptation_latents)
+                     throw py::value_error("expected query_adaptation_latents with this objective");
                  if (what.step_weights.size() != static_cast<size_t>(data.steps))
                      throw py::value_error("expected one weight a step");
                  float* const generator = address(fields, "generator_gradient");
@@ -520,12 +530,13 @@ PYBIND11_MODULE(_core, module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
-        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, bool adjoint) {
-            TaskData data;
-            data.batch = batch;
-            data.steps = steps;
-            QueryData of_query;
-            of_query.query = query;
-            return engine.workspace_bytes(data, of_query, adjoint);
-        });
+        .def("workspace_bytes",
+             [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, int objective, bool adjoint) {
+                 TaskData data;
+                 data.batch = batch;
+                 data.steps = steps;
+                 QueryData of_query;
+                 of_query.query = query;
+                 return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
+             });
 }

@@ -259,7 +259,9 @@ class Engine:
         Read, beside what `inner_loop` reads: `query` `[tasks, query_count, C, H, W]`; `query_discriminator_latents`,
         `query_generator_latents` `[evaluations, tasks, query_count, latent]`; `query_interpolation`
         `[evaluations, tasks, query_count]`; `step_weights`, a number a step; `multi_step`, `first_order` 0 or 1;
-        `objective` 0 (the adapted discriminator judges the generator) or 1 (the initial one).
+        `objective` 0 (the adapted discriminator judges the generator), 1 (the initial one) or 2 (the initial one
+        adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks, query_count,
+        latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
         Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: those of
         `inner_loop`, then the query losses of discriminator and generator.
         """
@@ -276,7 +278,7 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
-    def workspace_bytes(self, batch: int, query: int, steps: int, adjoint: bool) -> int:
+    def workspace_bytes(self, batch: int, query: int, steps: int, objective: int, adjoint: bool) -> int:
         """Return the memory that one thread works in, for images an update, query images and steps of an inner loop.
 
         `adjoint` says whether second-order gradients are wanted.

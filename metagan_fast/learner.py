@@ -177,10 +177,8 @@ class MetaGAN:
         like = self._initial.generator
         if not self._is_native_ground:
             raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
-        if isinstance(self.meta, FOMAML):
-            NativeExecutor.check_objective(
-                self.loss, self.inner, self.meta.generator_objective, second_order=isinstance(self.meta, MAML)
-            )
+        if isinstance(self.meta, MAML):
+            NativeExecutor.check_second_order(self.loss, self.inner)
         return NativeExecutor(
             self.generator,
             self.discriminator,
@@ -209,7 +207,11 @@ class MetaGAN:
         """
         self._bind()
         if isinstance(self._executor, NativeExecutor):
-            return f"executor: native, {self.precision}\n\n{self._executor.explain(shots, isinstance(self.meta, MAML))}"
+            objective = self.meta.generator_objective if isinstance(self.meta, FOMAML) else "support"
+            plan = self._executor.explain(
+                shots, second_order=isinstance(self.meta, MAML), generator_objective=objective
+            )
+            return f"executor: native, {self.precision}\n\n{plan}"
         way = f"one by one: {self._why_eager}" if self._graphs is None else f"as CUDA graphs: {self._graphs.describe()}"
         return f"executor: torch, because {self._why_torch}\nmeta-steps run {way}"
 

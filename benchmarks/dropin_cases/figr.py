@@ -15,7 +15,7 @@ from metagan_fast.noise import NoiseShape, draw_noise
 
 from ..baselines.figr_episode import PlainFIGR
 from ..contenders import Prepared
-from ..dropins import DropInCase
+from . import DropInCase
 
 
 class _Data:
