@@ -235,6 +235,7 @@ TaskData task_data(const py::dict& fields) {
     data.generator_updates = updates[0].cast<int64_t>();
     data.discriminator_updates = updates[1].cast<int64_t>();
     data.metrics = address(fields, "metrics");
+    data.step_losses = address(fields, "step_losses");
     return data;
 }
 

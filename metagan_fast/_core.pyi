@@ -316,7 +316,8 @@ class Engine:
         after `updates_done` updates (generator's, discriminator's); empty: zeros, not handed out.
         Written: `generator`, `discriminator` `[tasks, numel]`, or, where they are 0, `generator_difference`,
         `discriminator_difference` `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the
-        discriminator's loss, penalty and the generator's loss of the last step.
+        discriminator's loss, penalty and the generator's loss of the last step; `step_losses` `[steps, 2, tasks]` or
+        0: the discriminator's and the generator's loss of every step.
         """
 
     def query_gradient(self, arguments: dict[str, Any]) -> None:

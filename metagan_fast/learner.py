@@ -270,7 +270,26 @@ class MetaGAN:
             self._updates += 1
             return metrics
         assert noise is not None
-        gradient = self._meta_gradient(batch, noise)
+        return self._apply(self._meta_gradient(batch, noise))
+
+    def apply(self, gradient: MetaGradient) -> dict[str, float]:
+        """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
+
+        Args:
+            gradient: as `meta_gradient` returns it; it is clipped in place.
+
+        Returns:
+            Means over tasks of its metrics, and `gradient_norm`, as `meta_step`.
+
+        Raises:
+            FloatingPointError: as `meta_step`.
+        """
+        self._bind()
+        metrics = self._apply(gradient)
+        self.step += 1
+        return metrics
+
+    def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (gradient.generator, gradient.discriminator)
         norm = torch.stack([self.meta.clip(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
@@ -371,7 +390,8 @@ class MetaGAN:
             steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
 
         Returns:
-            `.generator` and `.discriminator` `[tasks, numel]`, one row a task; `.metrics`, name -> `[tasks]`.
+            `.generator` and `.discriminator` `[tasks, numel]`, one row a task; `.metrics` of the last step, name ->
+            `[tasks]`; `.history`, `loss_discriminator` and `loss_generator` of every step, `[steps, tasks]`.
         """
         return self._adapt(batch, noise, steps, Stream.TRAINING)
 

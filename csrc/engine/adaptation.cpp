@@ -74,6 +74,10 @@ void Adaptation::generator_update(int64_t step) {
     generator_loss_ =
         worker_.update_generator(generator_, discriminator_.params, real(step, engine_.plan().critic_steps - 1),
                                  generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
+    if (data_.step_losses) {
+        data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(scores_.loss);
+        data_.step_losses[(2 * step + 1) * data_.tasks + task_] = static_cast<float>(generator_loss_);
+    }
 }
 
 void Adaptation::step(int64_t step) {

@@ -32,6 +32,7 @@ struct TaskData {
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
     int64_t generator_updates = 0, discriminator_updates = 0;  // made before, by the carried optimizer state
     float* metrics = nullptr;                                  // [rows][tasks]
+    float* step_losses = nullptr;                              // [steps][discriminator's, generator's][tasks]
 };
 
 struct QueryData {

@@ -26,12 +26,15 @@ from ..losses import (
 )
 from ..noise import Noise
 from ..tasks import TaskBatch
-from ._types import Adapted, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from ._types import LOSSES, Adapted, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
 from .plan import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
 _OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1, "query": 2}
 _DIFFERENTIATED = ("sgd", "momentum")
-_NOT_WANTED = ("generator", "discriminator", "generator_difference", "discriminator_difference")  # until asked for
+_NOT_WANTED = (  # until asked for
+    *("generator", "discriminator", "generator_difference", "discriminator_difference"),
+    "step_losses",
+)
 _INNER_METRICS = ("loss_discriminator", "penalty", "loss_generator")
 _QUERY_METRICS = ("query_loss_discriminator", "query_loss_generator")
 
@@ -143,8 +146,10 @@ class NativeExecutor:
         call.update("discriminator_buffers", networks[1].buffers)
         call.arguments["updates_done"] = tuple(before.updates for before in carried) if carried else (0, 0)
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
+        losses = call.write("step_losses", noise.steps, len(LOSSES), batch.tasks)
         self._engine.inner_loop(call.arguments)
-        return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS))
+        history = dict(zip(LOSSES, losses.unbind(1), strict=True))
+        return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS), history)
 
     @property
     def hands_on_state(self) -> bool:
