@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
 from metagan_fast import _backends, models
-from metagan_fast._ops import task_layers
+from metagan_fast._ops import task_passes
 from metagan_fast.executors import Parameters
 from metagan_fast.noise import Noise, NoiseShape
 
@@ -33,10 +33,13 @@ SILENT = {
     *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
     *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
-LAUNCHES = {"clip_grad_norm": 2}  # of the fused ops: all else is one
+LAUNCHES: dict[Any, int] = {
+    "clip_grad_norm": 2,
+    ("task_layer_norm", "backward_twice"): 2,
+}  # of the fused ops: all else is one
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
 
-_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_layers.PLAIN)
+_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_passes.PLAIN)
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True,
 def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
     """Trace the torch executor's inner loops as a whole.
 
-    `layers`: linear layers and convolutions run as those with weights of each task's own do on a GPU.
+    `layers`: linear layers, convolutions and layer norms run as those with weights of each task's own do on a GPU.
     Networks that vmap cannot carry raise what vmap raises.
     """
     inner = mgf.InnerLoop(steps=steps)
