@@ -53,9 +53,10 @@ def test_traffic_of_the_op_cases_is_what_a_trace_finds(case: ops.OpCase) -> None
     assert fused.launches < plain.launches
 
 
-@pytest.mark.parametrize(("tasks", "steps"), [(3, 4)])
-def test_multiples_of_a_step_equal_a_whole_trace(tasks: int, steps: int) -> None:
-    shapes = tiny_shapes()
+@pytest.mark.parametrize("query", [0, 2], ids=["reptile", "maml"])
+def test_multiples_of_a_step_equal_a_whole_trace(query: int) -> None:
+    tasks, steps = 3, 3
+    shapes = dataclasses.replace(tiny_shapes(), query=query, loss="non-saturating" if query else "wgan-gp")
     assert launches.plain_loop(shapes, tasks, steps) == launches.trace_plain_loop(shapes, tasks, steps)
     for how in ({"fused": False}, {"fused": True}, {"fused": True, "layers": True}):
         whole = launches.trace_executor_loop(shapes, tasks, steps, **how)
