@@ -39,9 +39,10 @@ KINDS = ("DCGAN", "ResNet")
 class Noise:
     """A data set of one's own: images of uniform noise, other ones each time."""
 
-    channels, height, length = 1, 16, 8
+    height, length = 16, 8
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
+        self.channels = channels
         self.images: list[Tensor] = []
 
     def sample_training_task(self, batch_size: int) -> tuple[Tensor, str]:
@@ -81,9 +82,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def make_trainer(kind: str = "DCGAN", trainer: type[figr.FIGR] = Trainer, **options: str) -> Any:
+def make_trainer(kind: str = "DCGAN", trainer: type[figr.FIGR] = Trainer, channels: int = 1, **options: str) -> Any:
     given = SMALL | {"--neural_network": kind} | {f"--{name}": value for name, value in options.items()}
-    return trainer(given, env=Noise(), device="cpu")
+    return trainer(given, env=Noise(channels), device="cpu")
 
 
 def vector(network: nn.Module) -> Tensor:
@@ -123,8 +124,11 @@ def test_episodes_in_float64_are_figrs_own(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("inner_epochs", "factor"), [("1", 3), ("10", 10)])
 def test_episodes_are_as_near_to_float64_as_figrs_own_in_float32(kind: str, inner_epochs: str, factor: int) -> None:
-    """A GAN's inner loop amplifies rounding, so the plain loop's own distance is the measure."""
-    trainer = make_trainer(kind, inner_epochs=inner_epochs)
+    """A GAN's inner loop amplifies rounding, so the plain loop's own distance is the measure.
+
+    On images of one channel a pixel's norm has a kink at 0, where two float32 loops part by luck: so three channels.
+    """
+    trainer = make_trainer(kind, inner_epochs=inner_epochs, channels=3)
     exact_start = copy.deepcopy(trainer.g).double(), copy.deepcopy(trainer.d).double()
     plains = {torch.float32: PlainFIGR(trainer.g, trainer.d), torch.float64: PlainFIGR(*exact_start)}
     start = vector(trainer.g), vector(trainer.d)
