@@ -15,6 +15,7 @@
 #endif
 #include "engine/engine.h"
 #include "kernels.h"
+#include "optimizer_batch.h"
 
 namespace py = pybind11;
 
@@ -409,6 +410,41 @@ void define_updates(py::module_& module, const std::string& prefix) {
         no_gil);
 }
 
+// The steps of an optimizer's tensors. All are counted before any is updated.
+void define_optimizers(py::module_& module) {
+    const auto run = [](OptimizerBatch& batch, const auto& body) {
+        batch.count_step();
+        const py::gil_scoped_release release;
+        body();
+    };
+    py::class_<OptimizerBatch>(module, "OptimizerBatch")
+        .def_readonly("written", &OptimizerBatch::written)
+        .def_readonly("rest", &OptimizerBatch::rest)
+        .def("sgd_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double momentum, double dampening,
+                   double weight_decay, bool nesterov) {
+                 run(batch, [&] {
+                     sgd_steps(batch.pieces, threads, maximize, lr, {momentum, dampening, weight_decay, nesterov});
+                 });
+             })
+        .def("adam_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double beta1, double beta2, double eps,
+                   double weight_decay, bool decoupled) {
+                 run(batch, [&] {
+                     adam_steps(batch.pieces, threads, maximize, lr,
+                                {beta1, beta2, 0, 0, eps, 0, weight_decay, decoupled});
+                 });
+             })
+        .def("rmsprop_step", [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double alpha,
+                                   double eps, double weight_decay, double momentum) {
+            run(batch,
+                [&] { rmsprop_steps(batch.pieces, threads, maximize, lr, {alpha, eps, weight_decay, momentum}); });
+        });
+    py::class_<TensorReader>(module, "TensorReader")
+        .def(py::init<const py::capsule&, py::type, py::type>())
+        .def("gather", &TensorReader::gather);
+}
+
 #ifdef METAGAN_WITH_CUDA
 void define_cuda(py::module_& module) {
     define_updates<DeviceLaunch, Queue>(module, "cuda_");
@@ -476,6 +512,7 @@ PYBIND11_MODULE(_core, module) {
         },
         no_gil);
 
+    define_optimizers(module);
     define_cuda(module);
 
     module.def("network_passes", &network_passes, py::arg("network"), py::arg("arguments"),

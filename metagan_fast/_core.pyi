@@ -198,6 +198,73 @@ def ema_update(
     average_out: Matrix,
     decay: float,
 ) -> None: ...
+
+class TensorReader:
+    """Reads tensors of PyTorch, by the functions of DLPack's C interface that the class `Tensor` carries.
+
+    Objects of other classes than `tensor` and `parameter`, subclasses included, do not fit. Raises ValueError when the
+    capsule is of another major version than 1.
+    """
+
+    def __init__(self, exchange_api: object, tensor: type, parameter: type) -> None: ...
+    def gather(
+        self, params: list[Any], state: dict[Any, Any], keys: tuple[str | None, ...], counted: bool
+    ) -> OptimizerBatch:
+        """Take the parameters whose `grad` is not None and whose `state` has what is wanted.
+
+        A parameter fits if it, its gradient and the tensors `keys` of its state (at most 3, in the order of the op's
+        buffers; None where the op is to go without) are plain tensors on a CPU, of one of the three dtypes, with the
+        same strides and without gaps; with `counted`, also "step", a tensor of no dimension. None fits when parameters
+        overlap. Nothing is changed.
+        """
+
+class OptimizerBatch:
+    """What `gather` took: kept alive, and updated by one of the calls.
+
+    These add 1 to each "step" and update everything in place, in at most `threads` threads, with the same result for
+    any number. Autograd's version counters are the caller's. `maximize` steps along the gradient.
+    """
+
+    written: list[Any]  # parameters and their state, without "step"
+    rest: list[Any]  # parameters that do not fit
+
+    def sgd_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        """State: the momentum buffer, exactly when `momentum` is not 0."""
+
+    def adam_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """State: exp_avg, exp_avg_sq and, for AMSGrad, the largest exp_avg_sq so far."""
+
+    def rmsprop_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        """State: square_avg, with momentum its buffer and, where the variance is to be centered, grad_avg."""
+
 def cuda_problem() -> str:
     """Return why the ops that follow cannot run here, or an empty string.
 

@@ -167,7 +167,9 @@ class TorchExecutor:
                 "build the networks for the data's size and channels"
             )
         params = _independent(discriminator.params, create_graph)
-        loss, penalty = self._objectives.discriminator_loss(params, real, fake, interpolation)
+        loss, penalty = self._objectives.discriminator_loss(
+            params, real, fake, interpolation, differentiated_twice=create_graph
+        )
         discriminator = self._update(discriminator, params, loss, self._inner.discriminator_rate(step), create_graph)
         if self._clip is not None:
             clamp = discriminator.params.clamp if create_graph else discriminator.params.clamp_
