@@ -107,27 +107,18 @@ def test_probes_measure_something_possible() -> None:
     assert 1e7 < machine.multiply_add_rate(rounds=2, seconds=0.01) < 1e15
 
 
-def test_peak_is_positive_and_steady() -> None:
+def test_peak_of_every_instruction_set_is_positive() -> None:
     core = pytest.importorskip("metagan_fast._core", reason="the extension is not built")
     before = core.isa()
     try:
         for isa in core.available_isas():
             core.set_isa(isa)
-            first, second = (max(core.multiply_add_rate(2, 0.01) for _ in range(3)) for _ in range(2))
-            assert first > 0
-            assert 1 / 3 < first / second < 3
+            assert core.multiply_add_rate(2, 0.01) > 0
     finally:
         core.set_isa(before)
     for threads, seconds in ((0, 0.1), (1, 0.0), (1, float("nan")), (1, 61.0)):
         with pytest.raises(ValueError, match="at least 1 thread"):
             core.multiply_add_rate(threads, seconds)
-
-
-def test_peak_of_torch_is_not_above_that_of_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("metagan_fast._core", reason="the extension is not built")
-    peak = machine.multiply_add_rate(rounds=10, seconds=0.02)
-    monkeypatch.setattr(_native, "is_available", lambda: (False, "a test"))
-    assert 0 < machine.multiply_add_rate(rounds=5, size=512) < 1.5 * peak  # the cores need not be alike
 
 
 def test_without_the_extension_a_matrix_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
