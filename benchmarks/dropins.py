@@ -7,11 +7,11 @@ import importlib.util
 from collections.abc import Iterator, Sequence
 
 from . import machine
-from .dropin_cases import DropInCase, higher, torchopt
+from .dropin_cases import DropInCase, figr, higher, learn2learn, optim, torchopt
 from .records import Record, timed
 from .timing import alternate
 
-CASES: tuple[DropInCase, ...] = (*higher.CASES, *torchopt.CASES)
+CASES: tuple[DropInCase, ...] = (*figr.CASES, *higher.CASES, *learn2learn.CASES, *optim.CASES, *torchopt.CASES)
 
 
 def run(

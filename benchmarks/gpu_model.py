@@ -79,8 +79,11 @@ def op_rows(case: ops.OpCase, numel: int = 1_000_000) -> list[Row]:
 
 
 def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
-    """Return the forms in which the inner loops of one meta-step of a workload run, and their floor."""
-    shapes = Shapes.of(case.workload, shots=case.shots, loss=case.loss)
+    """Return the forms in which the inner loops of one meta-step of a workload run, and their floor.
+
+    Of MAML that is the meta-gradient: the inner loops, the query losses and the way back.
+    """
+    shapes = Shapes.of(case.workload, shots=case.shots, loss=case.loss, query=case.query)
     tasks, steps = case.tasks, case.steps
     arithmetic = 2 * multiply_adds(case)
     loop = launches.plain_loop(shapes, tasks, steps)
@@ -103,6 +106,8 @@ def multiply_adds(case: workloads.WorkloadCase) -> float:
         generator, discriminator, latent_dim, image_shape = models.workload(case.workload)
         latents, images = torch.zeros(1, latent_dim), torch.zeros(1, *image_shape)
     costs = operations.cost(generator, latents), operations.cost(discriminator, images)
+    if case.algorithm == "maml":
+        return case.tasks * case.steps * operations.maml_step(*costs, case.shots)
     penalty = case.loss in workloads.PENALISED
     return case.tasks * case.steps * operations.inner_step(*costs, case.shots, penalty=penalty)
 
@@ -127,11 +132,11 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
 
 
 def rows(name: str) -> list[Row]:
-    """Return the rows of one case; none where there is no model of it (MAML, a busy machine)."""
+    """Return the rows of one case; none where there is no model of it (a busy machine, drop-ins)."""
     for op in ops.CASES:
         if op.name == name:
             return op_rows(op)
     for workload in workloads.CASES:
-        if workload.name == name and workload.algorithm == "reptile":
+        if workload.name == name:
             return workload_rows(workload)
     return []

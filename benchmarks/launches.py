@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
 from metagan_fast import _backends, models
-from metagan_fast._ops import task_layers
+from metagan_fast._ops import task_passes
 from metagan_fast.executors import Parameters
 from metagan_fast.noise import Noise, NoiseShape
 
@@ -33,10 +33,13 @@ SILENT = {
     *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
     *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
-LAUNCHES = {"clip_grad_norm": 2}  # of the fused ops: all else is one
+LAUNCHES: dict[Any, int] = {
+    "clip_grad_norm": 2,
+    ("task_layer_norm", "backward_twice"): 2,
+}  # of the fused ops: all else is one
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
 
-_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_layers.PLAIN)
+_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_passes.PLAIN)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,10 @@ def _elements(tree: Any) -> int:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Networks without memory, and the sizes of the inner loop that runs on them."""
+    """Networks without memory, and the sizes of the inner loop that runs on them.
+
+    With query images a loop is MAML's meta-gradient: inner steps, query losses, and the way back through the steps.
+    """
 
     generator: nn.Module
     discriminator: nn.Module
@@ -139,6 +145,7 @@ class Shapes:
     image_shape: tuple[int, ...]
     shots: int = 4
     loss: str = "wgan-gp"
+    query: int = 0
 
     @classmethod
     def of(cls, workload: str, **sizes: Any) -> Shapes:
@@ -149,17 +156,22 @@ class Shapes:
 
     def noise(self, tasks: int, steps: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the noise."""
-        return NoiseShape(tasks, self.shots, self.latent_dim, steps).tensors()
+        return NoiseShape(tasks, self.shots, self.latent_dim, steps, query=self.query).tensors()
+
+    def images(self, tasks: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of support and query images; the latter are there for MAML only."""
+        counts = (self.shots, self.query) if self.query else (self.shots,)
+        return tuple((tasks, count, *self.image_shape) for count in counts)
 
 
 def plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
-    """Return the work of the plain loop's inner loops, by tracing one task for one step and for two.
+    """Return the work of the plain loop's inner loops, by tracing one task for one step and for two, and two tasks.
 
-    A task costs as much as any other, and a step as much as the next, so the multiples are exact.
+    A task costs as much as any other beside what is done once, and a step as much as the next, so the multiples are
+    exact.
     """
-    one, two = (trace_plain_loop(shapes, 1, count) for count in (1, 2))
-    step = two - one
-    return tasks * (one - step + steps * step)
+    one, longer, wider = (trace_plain_loop(shapes, *sizes) for sizes in ((1, 1), (1, 2), (2, 1)))
+    return one + (tasks - 1) * (wider - one) + tasks * (steps - 1) * (longer - one)
 
 
 def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
@@ -167,10 +179,13 @@ def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
     noise = SimpleNamespace(
         **{name: torch.empty(size, device="meta") for name, size in shapes.noise(tasks, steps).items()}
     )
-    support = torch.empty(tasks, shapes.shots, *shapes.image_shape, device="meta")
+    networks = shapes.generator, shapes.discriminator
+    support, *query = (torch.empty(size, device="meta") for size in shapes.images(tasks))
     with Trace() as trace:
-        networks = shapes.generator, shapes.discriminator
-        plain.inner_loop(*networks, support, noise, loss=shapes.loss, steps=steps, foreach=True)
+        if query:
+            plain.maml_gradient(*networks, support, query[0], noise, loss=shapes.loss, steps=steps, lr=1e-3)
+        else:
+            plain.inner_loop(*networks, support, noise, loss=shapes.loss, steps=steps, foreach=True)
     return trace.work
 
 
@@ -184,7 +199,7 @@ def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True,
 def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
     """Trace the torch executor's inner loops as a whole.
 
-    `layers`: linear layers and convolutions run as those with weights of each task's own do on a GPU.
+    `layers`: linear layers, convolutions and layer norms run as those with weights of each task's own do on a GPU.
     Networks that vmap cannot carry raise what vmap raises.
     """
     inner = mgf.InnerLoop(steps=steps)
@@ -203,9 +218,13 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
     with FakeTensorMode():
         layouts = learner.generator_layout, learner.discriminator_layout
         initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
-        batch = mgf.TaskBatch.trusted(torch.empty(tasks, shapes.shots, *shapes.image_shape), None)
+        support, *query = (torch.empty(size) for size in shapes.images(tasks))
+        batch = mgf.TaskBatch.trusted(support, query[0] if query else None)
         noise = Noise(**{name: torch.empty(size) for name, size in shapes.noise(tasks, steps).items()})
         setting = {"METAGAN_FAST_TASK_LAYERS": "on" if layers else "off"}
         with patch.dict(os.environ, setting), Trace(fused=fused) as trace:
-            executor.inner_loop(initial, batch, noise)
+            if query:
+                mgf.MAML().meta_gradient(executor, initial, batch, noise, meta_step=0)
+            else:
+                executor.inner_loop(initial, batch, noise)
     return trace.work

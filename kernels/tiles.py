@@ -66,10 +66,12 @@ def launch(
     start(kernel, programs, (*arguments, m, n, k), {**constants, "BM": tile.m, "BN": tile.n, "BK": tile.k})
 
 
-def start(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+def start(
+    kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], options: dict[str, Any] = OPTIONS
+) -> None:
     """Start the programs on the device of the first argument."""
     with torch.cuda.device_of(arguments[0]):
-        kernel[(programs,)](*arguments, **constants, **OPTIONS)
+        kernel[(programs,)](*arguments, **constants, **options)
 
 
 @triton.jit

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from metagan_fast.kernels import task_linear, tiles
+from metagan_fast.kernels import task_layer_norm, task_linear, tiles
 from torch import Tensor
 
-from metagan_fast._ops.task_layers import kernel
+import task_layer_norm_cases as norms
+from metagan_fast._ops.task_layer_norm import LayerNorm
+from metagan_fast._ops.task_passes import kernel
 from support import assert_close
 from task_layer_cases import CASES, expected, operands, oracle
 
@@ -76,3 +78,57 @@ def test_too_many_rows_are_refused(guarded: None) -> None:
     x = torch.zeros(1, 1, 1).new_empty(1, 1, 1)
     with pytest.raises(ValueError, match=r"2\*\*31"):
         tiles.launch(None, 1, (2**31, 1, 1), (x,), PRECISION="ieee")
+
+
+def norm_passes(given: norms.Operands, statistics: Tensor, *, bias: bool = True) -> tuple[Tensor, ...]:
+    """Return the results of every pass, in the order of `norms.Expected`."""
+    layer = LayerNorm(norms.EPS)
+    u, dy, x, weight, b = given
+    y, found = kernel(layer, "forward")(x, weight, b if bias else None)
+    assert_close(found, statistics, "task-layer")
+    return (
+        *(y, kernel(layer, "backward_data")(dy, x, weight, found)),
+        *kernel(layer, "backward_weights")(dy, x, found),
+        *kernel(layer, "backward_twice")(u, dy, x, weight, found),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "tolerance"),
+    [
+        *((name, torch.float32, "task-layer") for name in norms.CASES),
+        ("short", torch.float64, "float64-rounding"),
+        ("several-blocks", torch.float64, "float64-rounding"),
+        ("block", torch.bfloat16, "task-layer-reduced"),
+    ],
+)
+def test_layer_norm(name: str, dtype: torch.dtype, tolerance: str) -> None:
+    given = norms.operands(norms.CASES[name], dtype)
+    actual = norm_passes(given, norms.statistics(given.x))
+    for name, a, b in zip(norms.Expected._fields, actual, norms.expected(given), strict=True):
+        assert a.dtype == dtype
+        assert_close(a, b, "layer-norm-twice" if name.startswith("dd") and tolerance == "task-layer" else tolerance)
+
+
+def test_layer_norm_of_operands_that_lie_anyhow() -> None:
+    drawn = norms.operands(norms.CASES["short"])
+    shared = drawn.x[:1].expand_as(drawn.x)  # a task stride of zero
+    apart = norms.Operands(drawn.u.mT.contiguous().mT, drawn.dy.mT.contiguous().mT, shared, *drawn[3:])
+    statistics = norms.statistics(shared)
+    wanted = norms.expected(apart._replace(bias=torch.zeros_like(apart.bias)))
+    for a, b in zip(norm_passes(apart, statistics, bias=False), wanted, strict=True):
+        assert_close(a, b, "layer-norm-twice")
+
+
+def test_layer_norm_of_one_element_is_its_bias() -> None:
+    given = norms.operands(norms.Case(2, 2, 1))
+    y, dx, dw, db, ddy, *_ = norm_passes(given, norms.statistics(given.x))
+    assert torch.equal(y, given.bias.unsqueeze(1).expand_as(y))
+    assert not dx.any() and not dw.any() and not ddy.any()
+    assert torch.equal(db, given.dy.sum(1))
+
+
+def test_inputs_too_long_for_32_bits_are_refused(guarded: None) -> None:
+    x = torch.zeros(1, 1, 1).new_empty(1, 1, 1)
+    with pytest.raises(ValueError, match=r"2\*\*31"):
+        task_layer_norm._launch(None, x.expand(1, 1, 2**31), 1, 1, ())

@@ -18,14 +18,17 @@ from torch import Tensor
 
 import ops_cases
 import ptx
-from metagan_fast import _backends, functional
+from metagan_fast import FlatLayout, _backends, functional
 from ops_cases import CASES, CLIP_CASES, MARGIN, Case, same_bits
+from ptx_launchers import cuda_as_ptx
 from support import assert_close
 from tolerances import tolerance
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+TELLING = list({case.op: case for case in (*CASES, CLIP_CASES[0])}.values())
+"""One case an op."""
 
 
 def memory(x: Tensor) -> np.ndarray:
@@ -91,7 +94,7 @@ def triton_as_ptx(aot: Any, order: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", list({c.op: c for c in (*CASES, CLIP_CASES[0])}.values()), ids=str)
+@pytest.mark.parametrize("case", TELLING, ids=str)
 def test_triton_kernels_give_the_reference_bits(aot: Any, case: Case, dtype: torch.dtype) -> None:
     if case in CLIP_CASES and dtype == torch.bfloat16:
         pytest.skip("a norm that differs by an ulp rounds elsewhere in 8 bits")
@@ -118,65 +121,51 @@ def cuda() -> Any:
     return build
 
 
-C_NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"}
+@pytest.mark.parametrize("case", (*CASES, *CLIP_CASES), ids=str)
+def test_cuda_kernels_give_the_reference_bits(cuda: Any, case: Case) -> None:
+    check_cuda(cuda, case, torch.float32, 2080, "random", wide=True)
 
 
-def rows_of(x: Tensor | None) -> bytes:
-    """Return `Input<T>`: address and row stride."""
-    return struct.pack("<Qq", 0 if x is None else x.data_ptr(), 0 if x is None or x.ndim < 2 else x.stride(0))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("case", TELLING, ids=str)
+def test_cuda_kernels_of_other_dtypes(cuda: Any, case: Case, dtype: torch.dtype) -> None:
+    if case in CLIP_CASES and dtype == torch.bfloat16:
+        pytest.skip("a norm that differs by an ulp rounds elsewhere in 8 bits")
+    long = case.op in ("adam_step", "meta_adam_step", "rmsprop_step")  # their packs of 8 take seconds to compile
+    wide = dtype == torch.bfloat16 and not long
+    numel, order = (2080, "forward") if wide else (333, "reverse")
+    check_cuda(cuda, case, dtype, numel, order, wide=wide)
 
 
-def aligned(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 8)
+@pytest.mark.parametrize("lr_form", ops_cases.LR_FORMS)
+def test_cuda_learning_rates(cuda: Any, lr_form: str) -> None:
+    adam = next(case for case in CASES if case.op == "adam_step")
+    check_cuda(cuda, adam, torch.float32, 96, "random", wide=True, lr_form=lr_form)
 
 
-def for_each_pack(
-    cuda: Any, source: str, op: str, width: int, shape: tuple[int, int], data: bytes, used: list[Tensor]
+def test_cuda_learning_rate_of_each_parameter_tensor(cuda: Any) -> None:
+    module = torch.nn.Linear(40, 52)
+    layout = FlatLayout.from_module(module)
+    sgd = next(case for case in CASES if case.op == "sgd_step")
+    arguments = ops_cases.make(sgd, 3, layout.numel, torch.float32)
+    arguments |= {"lr": torch.rand(3, len(layout.slots)), "layout": layout}
+    with cuda_as_ptx(cuda, "reverse"):
+        actual = ops_cases.call(sgd.function, ops_cases.clone(arguments))
+    used = layout.flatten(module).bool()
+    for a, b in zip(actual, reference(sgd, arguments), strict=True):
+        assert same_bits(a[:, used], b[:, used])
+
+
+def check_cuda(
+    cuda: Any, case: Case, dtype: torch.dtype, numel: int, order: str, *, wide: bool, lr_form: str = "number"
 ) -> None:
-    kernels = cuda.ptx(source)
-    dtype = C_NAMES[used[0].dtype]
-    (name,) = (x for x in kernels if f"for_each_packILi{width}E" in x and f"{len(op)}{op}I{dtype}E" in x)
-    run = ptx.load(kernels[name])[name]
-    buffers = [memory(x) for x in used]
-    run.launch((2, 2), (32, 2), [*shape, aligned(data)], order="random", seed=2, buffers=buffers)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "wide"), [(torch.float32, True), (torch.bfloat16, True), (torch.float64, False)], ids=str
-)
-@pytest.mark.parametrize("op", ["ema_update", "reptile_gradient", "reptile_interpolate"])
-def test_cuda_kernels_give_the_reference_bits(cuda: Any, op: str, wide: bool, dtype: torch.dtype) -> None:
-    case = next(case for case in CASES if case.op == op)
-    numel = 2080 if wide else 333
-    arguments = ops_cases.make(case, 3, numel, dtype, margin=0 if wide else MARGIN)
-    start = arguments[case.buffers[0]]
-    out = torch.empty_like(start)
-    real = "<d" if dtype == torch.float64 else "<f"
-    data = rows_of(start) + rows_of(out)
-    if op == "ema_update":
-        other = arguments["params"]
-        data += rows_of(other) + struct.pack(real, 1 - arguments["decay"])
-    else:
-        other = arguments["adapted"]
-        data += rows_of(other) + struct.pack("<qQ", len(other), 0) + aligned(struct.pack(real, 1 / len(other)))
-        if op == "reptile_interpolate":
-            data += struct.pack(real, arguments["step_size"])
-    source = "updates" if op == "ema_update" else "tasks"
+    """Compare with the reference, out of place and in place; `wide` asks for accesses of 16 bytes."""
+    arguments = ops_cases.make(case, 3, numel, dtype, lr_form=lr_form, margin=0 if wide else MARGIN)
+    expected = reference(case, arguments)
     width = 16 // dtype.itemsize if wide else 1
-    shape = (3, numel) if start.ndim == 2 else (1, numel)
-    name = "".join(part.title() for part in op.split("_"))
-    for_each_pack(cuda, source, name, width, shape, data, [start, out, other])
-    check(case, (out,), reference(case, arguments))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_cuda_sum_of_squares(cuda: Any, dtype: torch.dtype, order: str) -> None:
-    kernels = cuda.ptx("clip_grad_norm")
-    (name,) = (x for x in kernels if f"sum_of_squaresILi1E{C_NAMES[dtype]}E" in x)
-    grads = torch.randn(3, 1111, dtype=torch.float64).to(dtype)
-    sums = np.full((3, 2), np.nan)
-    run = ptx.load(kernels[name])[name]
-    run.launch((2, 3), 256, [3, 1111, rows_of(grads), sums], order=order, seed=3, buffers=[memory(grads)])
-    expected = grads.double().square().sum(1).numpy()
-    np.testing.assert_allclose(sums.sum(1), expected, rtol=tolerance("float64-rounding"))
+    overwrites = all(name in case.buffers for name in case.written)
+    for function in (case.function, *([case.twin] if overwrites else [])):
+        with cuda_as_ptx(cuda, order) as launcher:
+            actual = ops_cases.call(function, ops_cases.clone(arguments))
+        assert launcher.ran and all(f"ILi{width}E" in name for name in launcher.ran)
+        check(case, actual, expected)

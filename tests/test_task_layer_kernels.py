@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import task_layer_norm_cases as norms
 from metagan_fast import _triton
-from metagan_fast._ops import task_layers
-from metagan_fast._ops.task_layers import Convolution, Linear, kernel
+from metagan_fast._ops import task_layer_norm, task_layers
+from metagan_fast._ops.task_layers import Convolution, Linear
+from metagan_fast._ops.task_passes import kernel
 from metagan_fast.executors.layer_mode import task_layers as mode
 from support import assert_close
 from task_layer_cases import CASES, Case, expected, operands, oracle
@@ -40,7 +42,7 @@ REGISTERS = {"ieee": 128, "tf32": 160, "bf16": 176}
 
 SPILLED = {("convolution", "bf16", "sm_80", "forward"): 8, ("convolution", "ieee", "sm_90", "backward_weights"): 16}
 """Bytes on the stack where ptxas stops at 128 registers, for a second block beside the first; none elsewhere."""
-POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
+POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64"}
 
 
 def output_shape(case: Case) -> tuple[int, ...]:
@@ -62,7 +64,13 @@ def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> di
     return dict(zip(task_layers.PASSES, found, strict=True))
 
 
-def compile_for(target: str, kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> Any:
+def compile_for(
+    target: str,
+    kernel: Any,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    options: dict[str, Any] | None = None,
+) -> Any:
     import triton
     from metagan_fast.kernels import tiles
     from triton.backends.compiler import GPUTarget
@@ -75,6 +83,8 @@ def compile_for(target: str, kernel: Any, arguments: tuple[Any, ...], constants:
         value = values[name]
         if isinstance(value, Tensor):
             return POINTERS[value.dtype]
+        if isinstance(value, float):
+            return "fp64"  # as the kernels annotate numbers
         return "constexpr" if name in constants or value is None or value == 1 else "i32"
 
     signature = {name: kind(name) for name in kernel.arg_names}
@@ -82,11 +92,10 @@ def compile_for(target: str, kernel: Any, arguments: tuple[Any, ...], constants:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(kernel.arg_names)
-        if signature[name] != "constexpr" and (isinstance(values[name], Tensor) or values[name] % 16 == 0)
+        if signature[name] not in ("constexpr", "fp64") and (isinstance(values[name], Tensor) or values[name] % 16 == 0)
     }
-    return triton.compile(
-        ASTSource(kernel, signature, fixed, aligned), target=GPUTarget(*TARGETS[target]), options=tiles.OPTIONS
-    )
+    source = ASTSource(kernel, signature, fixed, aligned)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options or tiles.OPTIONS)
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -158,6 +167,55 @@ def test_offsets_have_64_bits() -> None:
         assert scalars and all("i64" in x.split(" : ")[1] for x in scalars), scalars
 
 
+def record_norm(case: norms.Case, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    """Return the launches of every pass of a layer norm: kernel, arguments, constants, options."""
+    from metagan_fast.kernels import tiles
+
+    found: list[tuple[Any, ...]] = []
+    layer = task_layer_norm.LayerNorm()
+    u, dy, x, weight, bias = norms.operands(case, dtype)
+    statistics = norms.statistics(x)
+    with mock.patch.object(tiles, "start", lambda kernel, programs, *rest: found.append((kernel, *rest))):
+        kernel(layer, "forward")(x, weight, bias)
+        kernel(layer, "backward_data")(dy, x, weight, statistics)
+        kernel(layer, "backward_weights")(dy, x, statistics)
+        kernel(layer, "backward_twice")(u, dy, x, weight, statistics)
+    return found
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [*((target, torch.float32) for target in TARGETS), ("sm_90", torch.bfloat16), ("sm_80", torch.float64)],
+    ids=str,
+)
+def test_compiled_layer_norm(target: str, dtype: torch.dtype) -> None:
+    """No spills, wide accesses, no atomics, and blocks that a processor has registers for."""
+    for launch in record_norm(norms.Case(2, 4, 65536), dtype):
+        compiled = compile_for(target, *launch)
+        name = launch[0].__name__
+        if target == "gfx942":
+            assembly = compiled.asm["amdgcn"]
+            assert not any(map(int, re.findall(r"\.(?:vgpr|sgpr)_spill_count:\s*(\d+)", assembly))), name
+            assert re.search(r"(?:global|buffer)_load_dwordx4", assembly) and "atomic" not in assembly, name
+            continue
+        used = resources(compiled.asm["cubin"])
+        assert used["LOCAL"] == 0 and used["STACK"] == 0, (name, used)
+        threads = 32 * launch[3]["num_warps"]
+        assert used["REG"] * threads <= 2**16, (name, used)
+        assert re.search(r"ld\.global[\w.:]*\.v[24]\.b(?:32|64)", compiled.asm["ptx"]), name
+        assert not re.search(r"\b(?:atom|red)\.(?:\w+\.)*global", compiled.asm["ptx"]), name
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", [norms.Case(2, 1, 1), norms.Case(1, 3, 77)], ids=["one-element", "odd"])
+def test_layer_norm_compiles_for_odd_extents(case: norms.Case) -> None:
+    """Triton makes constants of arguments that are one."""
+    for launch in record_norm(case, torch.float32):
+        assert resources(compile_for("sm_90", *launch).asm["cubin"])["LOCAL"] == 0
+
+
 AVAILABLE, WHY_NOT = _triton.is_available()
 if AVAILABLE and not torch.cuda.is_available():
     AVAILABLE, WHY_NOT = False, "this PyTorch sees no GPU"
@@ -180,6 +238,27 @@ def test_parity_on_a_gpu(case: Case, precision: str) -> None:
 
     for actual, again, exact in zip(passes(), passes(), wanted, strict=True):
         assert_close(actual.cpu(), exact, tolerance)
+        assert torch.equal(actual, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
+@pytest.mark.parametrize("dtype", POINTERS, ids=str)
+@pytest.mark.parametrize("case", [*norms.CASES.values(), norms.Case(2, 4, 65536)], ids=[*norms.CASES, "large"])
+def test_layer_norm_on_a_gpu(case: norms.Case, dtype: torch.dtype) -> None:
+    tolerances = {torch.float32: "layer-norm-twice", torch.bfloat16: "task-layer-reduced"}
+    layer = task_layer_norm.LayerNorm(norms.EPS)
+    given = norms.operands(case, dtype, "cuda")
+    u, dy, x, weight, bias = given
+
+    def passes() -> tuple[Tensor, ...]:
+        y, statistics = kernel(layer, "forward")(x, weight, bias)
+        dx = kernel(layer, "backward_data")(dy, x, weight, statistics)
+        of_weights = kernel(layer, "backward_weights")(dy, x, statistics)
+        return y, dx, *of_weights, *kernel(layer, "backward_twice")(u, dy, x, weight, statistics)
+
+    for actual, again, exact in zip(passes(), passes(), norms.expected(given), strict=True):
+        assert_close(actual.cpu(), exact, tolerances.get(dtype, "float64-rounding"))
         assert torch.equal(actual, again)
 
 

@@ -75,6 +75,11 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         2e-2,
         "products of operands rounded to 8 (bf16) or 11 bits (tf32), results in the operands' dtype",
     ),
+    "layer-norm-twice": (
+        2e-4,
+        "second derivatives of a float32 layer norm: inputs close to one another count most, and their differences and "
+        "the means of products cancel; PyTorch's own are as far from float64",
+    ),
     "engine-times-float32": (
         5.0,
         "where PyTorch's float32 is farther from float64: times its distance, the orders of summation differ",
@@ -82,6 +87,19 @@ TOLERANCES: dict[str, tuple[float, str]] = {
     "interpreted-bf16": (
         0.008,
         "Triton's interpreter truncates to bf16 where a GPU rounds: one ulp",
+    ),
+    "optimizer-steps": (
+        1e-5,
+        "a few float32 steps against torch.optim's in float32; a centered variance is a difference, which magnifies "
+        "rounding where two steps' gradients are alike",
+    ),
+    "optimizer-times-torch": (
+        3.0,
+        "a few float32 steps, of torch.optim's own distance from its float64 self: roundings of other operations",
+    ),
+    "bf16-store": (
+        4e-3,
+        "results rounded to bf16 after float32 operations in another order: at most an ulp apart, 2**-8",
     ),
     "clip-norm": (
         5e-7,

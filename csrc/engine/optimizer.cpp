@@ -70,7 +70,8 @@ void Update::apply(int64_t offset, int64_t size, const float* gradient) {
             break;
         case OptimizerPlan::Kind::adam:
             kernels.adam_step(
-                DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), at(state_.buffers[1]), rate,
+                DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), at(state_.buffers[1]),
+                Buffer{}, rate,
                 {plan_.beta1, plan_.beta2, inverse_bias1_, inverse_bias2_, plan_.eps, 0, plan_.weight_decay, false});
             break;
         case OptimizerPlan::Kind::rmsprop:

@@ -12,9 +12,6 @@ as `torch.get_float32_matmul_precision()` says: "highest" float32, "high" tf32, 
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from metagan_fast._triton import is_available
+from .task_passes import PLAIN, Pass, select
+
+KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,10 @@ class Linear:
     """A linear layer."""
 
     op = "task_linear"
+    kernel_dtypes = KERNEL_DTYPES
+
+    def settings(self, precision: str) -> dict[str, Any]:
+        return {"precision": precision}
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Convolution:
     dilation: tuple[int, int] = (1, 1)
 
     op = "task_convolution"
+    kernel_dtypes = KERNEL_DTYPES
+
+    def settings(self, precision: str) -> dict[str, Any]:
+        return {"layer": self, "precision": precision}
 
     @property
     def output(self) -> tuple[int, int]:
@@ -72,29 +79,12 @@ def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Forward.apply(layer, x, weight, bias)
 
 
-class _Pass(torch.autograd.Function):
-    """What the three passes share."""
-
-    @classmethod
-    def _fold(cls, info: Any, in_dims: tuple[Any, ...], layer: Layer, *operands: Tensor | None) -> Any:
-        def fold(x: Tensor | None, dim: int | None) -> Tensor | None:
-            if x is None:
-                return None
-            x = x.unsqueeze(0).expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            return x.flatten(0, 1)
-
-        results = cls.apply(layer, *map(fold, operands, in_dims[1:]))
-        several = isinstance(results, tuple)
-        parted = tuple(x.unflatten(0, (info.batch_size, -1)) for x in (results if several else (results,)))
-        return (parted, (0,) * len(parted)) if several else (parted[0], 0)
-
-
-class _Forward(_Pass):
+class _Forward(Pass):
     """`F(x, w) + bias`."""
 
     @staticmethod
     def forward(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _pass(layer, "forward", x)(x, weight, bias)
+        return select(layer, "forward", x)(x, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -124,12 +114,12 @@ class _Forward(_Pass):
         return _Forward._fold(info, in_dims, *operands)
 
 
-class _BackwardData(_Pass):
+class _BackwardData(Pass):
     """`D(dy, w)`."""
 
     @staticmethod
     def forward(layer: Layer, dy: Tensor, weight: Tensor) -> Tensor:
-        return _pass(layer, "backward_data", dy)(dy, weight)
+        return select(layer, "backward_data", dy)(dy, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -155,12 +145,12 @@ class _BackwardData(_Pass):
         return _BackwardData._fold(info, in_dims, *operands)
 
 
-class _BackwardWeights(_Pass):
+class _BackwardWeights(Pass):
     """`W(dy, x)` and the sum of `dy` for the bias; the bias's cotangent comes back as a bias."""
 
     @staticmethod
     def forward(layer: Layer, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _pass(layer, "backward_weights", dy)(dy, x)
+        return select(layer, "backward_weights", dy)(dy, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -219,29 +209,13 @@ def _convolution_backward_weights(layer: Convolution, dy: Tensor, x: Tensor) -> 
 
 
 PASSES = ("forward", "backward_data", "backward_weights")
-PLAIN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("task_linear", "forward"): _linear_forward,
-    ("task_linear", "backward_data"): _linear_backward_data,
-    ("task_linear", "backward_weights"): _linear_backward_weights,
-    ("task_convolution", "forward"): _convolution_forward,
-    ("task_convolution", "backward_data"): _convolution_backward_data,
-    ("task_convolution", "backward_weights"): _convolution_backward_weights,
-}
-"""Each pass in plain PyTorch, for devices and dtypes that the kernels do not take."""
-
-KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
-PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
-
-
-def _pass(layer: Layer, name: str, x: Tensor) -> Callable[..., Any]:
-    """Return what runs a pass on the device of `x`."""
-    if x.device.type == "cuda" and x.dtype in KERNEL_DTYPES and x.numel() and is_available()[0]:
-        return kernel(layer, name, PRECISIONS[torch.get_float32_matmul_precision()])
-    return functools.partial(PLAIN[layer.op, name], layer)
-
-
-def kernel(layer: Layer, name: str, precision: str) -> Callable[..., Any]:
-    """Return a pass in Triton."""
-    function = getattr(importlib.import_module(f"metagan_fast.kernels.{layer.op}"), name)
-    settings = {} if isinstance(layer, Linear) else {"layer": layer}
-    return functools.partial(function, **settings, precision=precision)
+PLAIN.update(
+    {
+        ("task_linear", "forward"): _linear_forward,
+        ("task_linear", "backward_data"): _linear_backward_data,
+        ("task_linear", "backward_weights"): _linear_backward_weights,
+        ("task_convolution", "forward"): _convolution_forward,
+        ("task_convolution", "backward_data"): _convolution_backward_data,
+        ("task_convolution", "backward_weights"): _convolution_backward_weights,
+    }
+)

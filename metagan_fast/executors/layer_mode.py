@@ -1,16 +1,18 @@
 """Layers under `torch.func.vmap` whose weights differ from task to task, on kernels of their own.
 
-PyTorch turns a vmapped convolution with batched weights into a grouped one, which its libraries run slowly. While
-`task_layers` is active, `F.linear` and `F.conv2d` with batched weights go to `_ops.task_layers` instead. Layers whose
-weights all tasks share, convolutions in groups, with padding by name or of a single image, and everything else stay
-with PyTorch.
+PyTorch turns a vmapped convolution with batched weights into a grouped one, which its libraries run slowly. It
+has no rule for the derivatives of a layer norm, and takes them apart into dozens of launches. While `task_layers` is
+active, `F.linear`, `F.conv2d` and `F.layer_norm` with batched weights go to `_ops.task_layers` and
+`_ops.task_layer_norm` instead. Layers whose weights all tasks share, convolutions in groups, with padding by name or of
+a single image, and everything else stay with PyTorch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import prod
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .._ops import task_layer_norm
 from .._ops import task_layers as ops
 from .._triton import is_available
 
@@ -77,16 +80,50 @@ def _conv2d(
     return _run(layer, input, weight, bias)
 
 
-_REPLACEMENTS: dict[Callable, Callable[..., Any]] = {F.linear: _linear, F.conv2d: _conv2d}
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    if weight is None or not torch._C._functorch.is_batchedtensor(weight):
+        return NotImplemented
+    shape = tuple(normalized_shape)
+    shapes = {input.shape[-len(shape) :], weight.shape, weight.shape if bias is None else bias.shape}
+    if shapes != {shape} or 0 in shape:
+        return NotImplemented  # PyTorch says what is wrong
+    operands = input.reshape(-1, prod(shape)), weight.flatten(), None if bias is None else bias.flatten()
+    if torch.is_autocast_enabled(input.device.type):
+        operands = _cast(torch.float32, operands)
+    elif weight.dtype != input.dtype or (bias is not None and bias.dtype != input.dtype):
+        return NotImplemented
+    layer = task_layer_norm.LayerNorm(eps)
+    return task_layer_norm.run(layer, *_one_task(operands)).view(input.shape)
+
+
+_REPLACEMENTS: dict[Callable, Callable[..., Any]] = {
+    F.linear: _linear,
+    F.conv2d: _conv2d,
+    F.layer_norm: _layer_norm,
+}
 
 
 def _run(layer: ops.Layer, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Run a layer as a batch of one task; vmap's rule makes them all of it."""
-    if torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight, bias = input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    bias = None if bias is None else bias.unsqueeze(0)
-    return ops.run(layer, input.unsqueeze(0), weight.unsqueeze(0), bias).squeeze(0)
+    operands: tuple[Any, ...] = (input, weight, bias)
+    device = input.device.type
+    if torch.is_autocast_enabled(device):
+        operands = _cast(torch.get_autocast_dtype(device), operands)
+    return ops.run(layer, *_one_task(operands)).squeeze(0)
+
+
+def _one_task(operands: Iterable[Tensor | None]) -> Iterator[Any]:
+    """Make the operands those of a batch of one task; vmap's rule makes them all of it."""
+    return (None if x is None else x.unsqueeze(0) for x in operands)
+
+
+def _cast(dtype: torch.dtype, operands: Iterable[Tensor | None]) -> tuple[Any, ...]:
+    return tuple(None if x is None else x.to(dtype) for x in operands)
 
 
 def _pair(value: Any) -> tuple[int, int]:

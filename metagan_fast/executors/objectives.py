@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..losses import Loss
 from .batched import BatchedModule
+from .exact_norms import ExactNorms
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,22 @@ class Objectives:
     loss: Loss
 
     def discriminator_loss(
-        self, params: Tensor, real: Tensor, fake: Tensor, interpolation: Tensor
+        self, params: Tensor, real: Tensor, fake: Tensor, interpolation: Tensor, *, differentiated_twice: bool = False
     ) -> tuple[Tensor, Tensor | None]:
         """Return the discriminator's loss, penalty included, and the penalty alone (None if there is none).
 
         The penalty takes its gradient by double backward: forward mode under reverse mode is silently wrong for
-        normalisation layers in torch 2.13.
+        normalisation layers in torch 2.13, and so is a third derivative (`exact_norms.py`). `differentiated_twice`
+        says that the caller will take second derivatives of the loss, which are third ones of the penalty's scores.
         """
         real_scores, fake_scores = self._both_scores(params, real, fake)
         loss = self.loss.discriminator_loss(real_scores, fake_scores)
         if self.loss.penalty is None:
             return loss, None
         points = self._penalty_points(self.loss.penalty.location, real, fake, interpolation)
-        (gradient,) = torch.autograd.grad(self._scores(params, points).sum(), points, create_graph=True)
+        with ExactNorms() if differentiated_twice else nullcontext():
+            scores = self._scores(params, points)
+        (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
         penalty = self.loss.penalty.value(gradient)
         return loss + penalty, penalty
 
