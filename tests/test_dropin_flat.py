@@ -148,6 +148,7 @@ def test_tensors_that_only_look_like_a_buffer_are_copied() -> None:
     for pair in (
         [second.view(4, 8), first.view(32)],
         [first, second.clone()],
+        [first, split(layout, torch.ones(64))[1]],
         [first.as_strided((4, 8), (1, 4)), second],
     ):
         flat = join(layout, pair)
