@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
+from collections.abc import Iterator, Sequence
 
 from . import machine
-from .contenders import Prepared
+from .dropin_cases import DropInCase, figr, higher, learn2learn, optim, torchopt
 from .records import Record, timed
 from .timing import alternate
 
-
-@dataclass(frozen=True)
-class DropInCase:
-    """One loop as an original's user writes it.
-
-    Attributes:
-        name: as it stands in the records.
-        prepare: given whether the case is to be short, sets up the contenders by name, the original first.
-            `Prepared.collect` makes of a result one flat tensor.
-        package: what must be installed for the original.
-        rounds: timed calls of each contender.
-        allowed: distance (L2, relative) of a contender's result from the original's.
-    """
-
-    name: str
-    prepare: Callable[[bool], dict[str, Prepared[Tensor]]]
-    package: str | None = None
-    rounds: int = 5
-    allowed: float = 1e-4
-
-
-CASES: tuple[DropInCase, ...] = ()
+CASES: tuple[DropInCase, ...] = (*figr.CASES, *higher.CASES, *learn2learn.CASES, *optim.CASES, *torchopt.CASES)
 
 
 def run(

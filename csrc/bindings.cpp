@@ -15,6 +15,7 @@
 #endif
 #include "engine/engine.h"
 #include "kernels.h"
+#include "optimizer_batch.h"
 
 namespace py = pybind11;
 
@@ -234,6 +235,7 @@ TaskData task_data(const py::dict& fields) {
     data.generator_updates = updates[0].cast<int64_t>();
     data.discriminator_updates = updates[1].cast<int64_t>();
     data.metrics = address(fields, "metrics");
+    data.step_losses = address(fields, "step_losses");
     return data;
 }
 
@@ -245,7 +247,17 @@ QueryData query_data(const py::dict& fields) {
     data.discriminator_latents = address(fields, "query_discriminator_latents");
     data.generator_latents = address(fields, "query_generator_latents");
     data.interpolation = address(fields, "query_interpolation");
+    data.adaptation_latents = address(fields, "query_adaptation_latents");
+    data.adaptation_interpolation = address(fields, "query_adaptation_interpolation");
     return data;
+}
+
+Opponent opponent(int objective) {
+    if (objective < 0 || objective > static_cast<int>(Opponent::on_query))
+        throw py::value_error(
+            "the engine judges by the adapted or the initial discriminator, or by one adapted to the "
+            "query images");
+    return static_cast<Opponent>(objective);
 }
 
 Outputs outputs(const py::dict& fields, const std::string& network) {
@@ -398,6 +410,41 @@ void define_updates(py::module_& module, const std::string& prefix) {
         no_gil);
 }
 
+// The steps of an optimizer's tensors. All are counted before any is updated.
+void define_optimizers(py::module_& module) {
+    const auto run = [](OptimizerBatch& batch, const auto& body) {
+        batch.count_step();
+        const py::gil_scoped_release release;
+        body();
+    };
+    py::class_<OptimizerBatch>(module, "OptimizerBatch")
+        .def_readonly("written", &OptimizerBatch::written)
+        .def_readonly("rest", &OptimizerBatch::rest)
+        .def("sgd_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double momentum, double dampening,
+                   double weight_decay, bool nesterov) {
+                 run(batch, [&] {
+                     sgd_steps(batch.pieces, threads, maximize, lr, {momentum, dampening, weight_decay, nesterov});
+                 });
+             })
+        .def("adam_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double beta1, double beta2, double eps,
+                   double weight_decay, bool decoupled) {
+                 run(batch, [&] {
+                     adam_steps(batch.pieces, threads, maximize, lr,
+                                {beta1, beta2, 0, 0, eps, 0, weight_decay, decoupled});
+                 });
+             })
+        .def("rmsprop_step", [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double alpha,
+                                   double eps, double weight_decay, double momentum) {
+            run(batch,
+                [&] { rmsprop_steps(batch.pieces, threads, maximize, lr, {alpha, eps, weight_decay, momentum}); });
+        });
+    py::class_<TensorReader>(module, "TensorReader")
+        .def(py::init<const py::capsule&, py::type, py::type>())
+        .def("gather", &TensorReader::gather);
+}
+
 #ifdef METAGAN_WITH_CUDA
 void define_cuda(py::module_& module) {
     define_updates<DeviceLaunch, Queue>(module, "cuda_");
@@ -465,6 +512,7 @@ PYBIND11_MODULE(_core, module) {
         },
         no_gil);
 
+    define_optimizers(module);
     define_cuda(module);
 
     module.def("network_passes", &network_passes, py::arg("network"), py::arg("arguments"),
@@ -483,11 +531,11 @@ PYBIND11_MODULE(_core, module) {
              [](Engine& engine, const py::dict& fields) {
                  const TaskData data = task_data(fields);
                  const QueryData query = query_data(fields);
-                 const int objective = field<int>(fields, "objective");
-                 if (objective != 0 && objective != 1)
-                     throw py::value_error("the engine judges by the adapted or the initial discriminator");
                  const QueryObjective what{list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
-                                           field<int>(fields, "first_order") != 0, objective == 1};
+                                           field<int>(fields, "first_order") != 0,
+                                           opponent(field<int>(fields, "objective"))};
+                 if (what.opponent == Opponent::on_query && !query.adaptation_latents)
+                     throw py::value_error("expected query_adaptation_latents with this objective");
                  if (what.step_weights.size() != static_cast<size_t>(data.steps))
                      throw py::value_error("expected one weight a step");
                  float* const generator = address(fields, "generator_gradient");
@@ -519,12 +567,13 @@ PYBIND11_MODULE(_core, module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
-        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, bool adjoint) {
-            TaskData data;
-            data.batch = batch;
-            data.steps = steps;
-            QueryData of_query;
-            of_query.query = query;
-            return engine.workspace_bytes(data, of_query, adjoint);
-        });
+        .def("workspace_bytes",
+             [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, int objective, bool adjoint) {
+                 TaskData data;
+                 data.batch = batch;
+                 data.steps = steps;
+                 QueryData of_query;
+                 of_query.query = query;
+                 return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
+             });
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace metagan {
 
@@ -73,6 +74,24 @@ void reptile_gradient(const Launch&, const void* initial, Matrix adapted, const 
 void meta_adam_step(const Launch&, const void* params, Matrix adapted, const void* weights, const void* exp_avg,
                     const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
                     const LearningRate&, const AdamOptions&);
+
+constexpr int kMostState = 3;
+
+// One tensor of an optimizer: `size` adjacent elements, updated in place.
+struct Piece {
+    DType dtype;
+    int64_t size;
+    void* params;
+    const void* grads;
+    void* state[kMostState];  // the op's buffers in order, null where absent
+    double step;              // the number of this update, counted from 1, where that matters
+};
+
+// Updates of many tensors at once. Threads share elements, not tensors. With `maximize` a step goes up the gradient.
+// Adam's third buffer, if there is one, is AMSGrad's; its bias corrections follow from each piece's step.
+void sgd_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const SgdOptions&);
+void adam_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const AdamOptions&);
+void rmsprop_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const RmspropOptions&);
 
 // Writes the norms, [rows] in the arithmetic dtype, as they were before scaling.
 void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);

@@ -58,6 +58,13 @@ struct AdamUpdate {
 
     template <class V, class R>
     METAGAN_INLINE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq, R lr) const {
+        V* const none = nullptr;
+        (*this)(param, grad, exp_avg, exp_avg_sq, none, lr);
+    }
+
+    // AMSGrad with the largest exp_avg_sq so far; null without.
+    template <class V, class R>
+    METAGAN_INLINE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq, V* max_exp_avg_sq, R lr) const {
         if (weight_decay != 0) {
             if (decoupled)
                 param = param - (lr * weight_decay) * param;
@@ -66,7 +73,9 @@ struct AdamUpdate {
         }
         exp_avg = beta1 * exp_avg + one_minus_beta1 * grad;
         exp_avg_sq = beta2 * exp_avg_sq + one_minus_beta2 * (grad * grad);
-        const V denominator = square_root(exp_avg_sq * inverse_bias2 + eps_root) + eps;
+        V second = exp_avg_sq;
+        if (max_exp_avg_sq) second = *max_exp_avg_sq = *max_exp_avg_sq > exp_avg_sq ? *max_exp_avg_sq : exp_avg_sq;
+        const V denominator = square_root(second * inverse_bias2 + eps_root) + eps;
         param = param - (lr * (exp_avg * inverse_bias1)) / denominator;
     }
 };

@@ -6,7 +6,7 @@ way in; `functional` holds the fused operations for trainers of one's own.
 
 from __future__ import annotations
 
-from . import functional, losses, models, schedules, tasks
+from . import functional, losses, models, optim, schedules, tasks
 from .adapted import AdaptedGAN
 from .checkpoint import CheckpointError
 from .executors import Adapted, MetaGradient
@@ -36,6 +36,7 @@ __all__ = [
     "functional",
     "losses",
     "models",
+    "optim",
     "schedules",
     "tasks",
 ]

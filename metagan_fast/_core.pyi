@@ -198,6 +198,73 @@ def ema_update(
     average_out: Matrix,
     decay: float,
 ) -> None: ...
+
+class TensorReader:
+    """Reads tensors of PyTorch, by the functions of DLPack's C interface that the class `Tensor` carries.
+
+    Objects of other classes than `tensor` and `parameter`, subclasses included, do not fit. Raises ValueError when the
+    capsule is of another major version than 1.
+    """
+
+    def __init__(self, exchange_api: object, tensor: type, parameter: type) -> None: ...
+    def gather(
+        self, params: list[Any], state: dict[Any, Any], keys: tuple[str | None, ...], counted: bool
+    ) -> OptimizerBatch:
+        """Take the parameters whose `grad` is not None and whose `state` has what is wanted.
+
+        A parameter fits if it, its gradient and the tensors `keys` of its state (at most 3, in the order of the op's
+        buffers; None where the op is to go without) are plain tensors on a CPU, of one of the three dtypes, with the
+        same strides and without gaps; with `counted`, also "step", a tensor of no dimension. None fits when parameters
+        overlap. Nothing is changed.
+        """
+
+class OptimizerBatch:
+    """What `gather` took: kept alive, and updated by one of the calls.
+
+    These add 1 to each "step" and update everything in place, in at most `threads` threads, with the same result for
+    any number. Autograd's version counters are the caller's. `maximize` steps along the gradient.
+    """
+
+    written: list[Any]  # parameters and their state, without "step"
+    rest: list[Any]  # parameters that do not fit
+
+    def sgd_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None:
+        """State: the momentum buffer, exactly when `momentum` is not 0."""
+
+    def adam_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        decoupled: bool,
+    ) -> None:
+        """State: exp_avg, exp_avg_sq and, for AMSGrad, the largest exp_avg_sq so far."""
+
+    def rmsprop_step(
+        self,
+        threads: int,
+        maximize: bool,
+        lr: float,
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+        momentum: float,
+    ) -> None:
+        """State: square_avg, with momentum its buffer and, where the variance is to be centered, grad_avg."""
+
 def cuda_problem() -> str:
     """Return why the ops that follow cannot run here, or an empty string.
 
@@ -249,7 +316,8 @@ class Engine:
         after `updates_done` updates (generator's, discriminator's); empty: zeros, not handed out.
         Written: `generator`, `discriminator` `[tasks, numel]`, or, where they are 0, `generator_difference`,
         `discriminator_difference` `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the
-        discriminator's loss, penalty and the generator's loss of the last step.
+        discriminator's loss, penalty and the generator's loss of the last step; `step_losses` `[steps, 2, tasks]` or
+        0: the discriminator's and the generator's loss of every step.
         """
 
     def query_gradient(self, arguments: dict[str, Any]) -> None:
@@ -258,7 +326,9 @@ class Engine:
         Read, beside what `inner_loop` reads: `query` `[tasks, query_count, C, H, W]`; `query_discriminator_latents`,
         `query_generator_latents` `[evaluations, tasks, query_count, latent]`; `query_interpolation`
         `[evaluations, tasks, query_count]`; `step_weights`, a number a step; `multi_step`, `first_order` 0 or 1;
-        `objective` 0 (the adapted discriminator judges the generator) or 1 (the initial one).
+        `objective` 0 (the adapted discriminator judges the generator), 1 (the initial one) or 2 (the initial one
+        adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks, query_count,
+        latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
         Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: those of
         `inner_loop`, then the query losses of discriminator and generator.
         """
@@ -275,7 +345,7 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
-    def workspace_bytes(self, batch: int, query: int, steps: int, adjoint: bool) -> int:
+    def workspace_bytes(self, batch: int, query: int, steps: int, objective: int, adjoint: bool) -> int:
         """Return the memory that one thread works in, for images an update, query images and steps of an inner loop.
 
         `adjoint` says whether second-order gradients are wanted.

@@ -6,6 +6,7 @@ which may hold some of the inputs, or to new tensors when `out` is None. It retu
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 import os
@@ -49,6 +50,29 @@ def cuda_is_available() -> tuple[bool, str]:
     if available:
         reason = _core.cuda_problem()
     return not reason, reason
+
+
+@functools.cache
+def can_gather() -> tuple[bool, str]:
+    """Return whether the tensors of an optimizer can be read by the extension, and if not, why."""
+    available, reason = is_available()
+    if not available:
+        return False, reason
+    if not hasattr(Tensor, "__dlpack_c_exchange_api__"):
+        return False, f"PyTorch {torch.__version__} has no C interface of DLPack"
+    return True, ""
+
+
+@functools.cache
+def _tensor_reader() -> _core.TensorReader:
+    return _core.TensorReader(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
+
+
+def gather(
+    params: Sequence[Tensor], state: dict[Tensor, Any], keys: tuple[str | None, ...], counted: bool
+) -> _core.OptimizerBatch:
+    """Return the tensors of an optimizer's group that its native step updates; needs `can_gather`."""
+    return _tensor_reader().gather(list(params), state, keys, counted)
 
 
 def threads() -> int:

@@ -177,10 +177,8 @@ class MetaGAN:
         like = self._initial.generator
         if not self._is_native_ground:
             raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
-        if isinstance(self.meta, FOMAML):
-            NativeExecutor.check_objective(
-                self.loss, self.inner, self.meta.generator_objective, second_order=isinstance(self.meta, MAML)
-            )
+        if isinstance(self.meta, MAML):
+            NativeExecutor.check_second_order(self.loss, self.inner)
         return NativeExecutor(
             self.generator,
             self.discriminator,
@@ -209,7 +207,11 @@ class MetaGAN:
         """
         self._bind()
         if isinstance(self._executor, NativeExecutor):
-            return f"executor: native, {self.precision}\n\n{self._executor.explain(shots, isinstance(self.meta, MAML))}"
+            objective = self.meta.generator_objective if isinstance(self.meta, FOMAML) else "support"
+            plan = self._executor.explain(
+                shots, second_order=isinstance(self.meta, MAML), generator_objective=objective
+            )
+            return f"executor: native, {self.precision}\n\n{plan}"
         way = f"one by one: {self._why_eager}" if self._graphs is None else f"as CUDA graphs: {self._graphs.describe()}"
         return f"executor: torch, because {self._why_torch}\nmeta-steps run {way}"
 
@@ -268,7 +270,26 @@ class MetaGAN:
             self._updates += 1
             return metrics
         assert noise is not None
-        gradient = self._meta_gradient(batch, noise)
+        return self._apply(self._meta_gradient(batch, noise))
+
+    def apply(self, gradient: MetaGradient) -> dict[str, float]:
+        """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
+
+        Args:
+            gradient: as `meta_gradient` returns it; it is clipped in place.
+
+        Returns:
+            Means over tasks of its metrics, and `gradient_norm`, as `meta_step`.
+
+        Raises:
+            FloatingPointError: as `meta_step`.
+        """
+        self._bind()
+        metrics = self._apply(gradient)
+        self.step += 1
+        return metrics
+
+    def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (gradient.generator, gradient.discriminator)
         norm = torch.stack([self.meta.clip(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
@@ -369,7 +390,8 @@ class MetaGAN:
             steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
 
         Returns:
-            `.generator` and `.discriminator` `[tasks, numel]`, one row a task; `.metrics`, name -> `[tasks]`.
+            `.generator` and `.discriminator` `[tasks, numel]`, one row a task; `.metrics` of the last step, name ->
+            `[tasks]`; `.history`, `loss_discriminator` and `loss_generator` of every step, `[steps, tasks]`.
         """
         return self._adapt(batch, noise, steps, Stream.TRAINING)
 

@@ -168,7 +168,7 @@ class Trainer:
         begun = time.monotonic()
         self.progress.start(learner.step, training.meta_steps)
         with (
-            _stop_request(self._announce_stop) as stop,
+            stop_request(self._announce_stop) as stop,
             contextlib.closing(SummaryWriter(str(self.folder.events), purge_step=learner.step + 1)) as writer,
         ):
             try:
@@ -241,7 +241,7 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
+def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect."""
     requested = threading.Event()
     previous: dict[int, Any] = {}

@@ -207,6 +207,9 @@ def test_wgan_gp_inner_loop_is_within_ten_times_the_plain_loop() -> None:
         ("least-squares", {}, {"optimizer": "momentum", "weight_decay": 0.01}),
         ("hinge", {"generator_objective": "initial"}, {"critic_steps": 2}),
         ("wgan", {}, {}),
+        ("non-saturating", {"generator_objective": "query"}, {"critic_steps": 2}),
+        ("least-squares", {"generator_objective": "query"}, {"optimizer": "momentum", "weight_decay": 0.01}),
+        ("wgan", {"generator_objective": "query"}, {}),
     ],
 )
 def test_maml_equals_float64_autograd(loss: str, meta: dict[str, Any], inner: dict[str, Any]) -> None:
@@ -217,15 +220,19 @@ def test_maml_equals_float64_autograd(loss: str, meta: dict[str, Any], inner: di
     assert_close(native.discriminator, exact.discriminator, "engine-maml")
 
 
-def test_fomaml_with_a_penalty_equals_float64_autograd() -> None:
-    settings = {"loss": "r1", "meta": mgf.FOMAML(), "inner": mgf.InnerLoop(steps=2)}
+@pytest.mark.parametrize("objective", ["support", "query"])
+def test_fomaml_with_a_penalty_equals_float64_autograd(objective: Any) -> None:
+    meta = mgf.FOMAML(generator_objective=objective)
+    settings = {"loss": "r1", "meta": meta, "inner": mgf.InnerLoop(steps=2)}
     native = learner("native", **settings).meta_gradient(batch())
     exact = learner("torch", torch.float64, **settings).meta_gradient(batch())
     assert_close(native.generator, exact.generator, "engine-maml")
     assert_close(native.discriminator, exact.discriminator, "engine-maml")
 
 
-@pytest.mark.parametrize("meta", [mgf.Reptile(), mgf.MAML()], ids=["reptile", "maml"])
+@pytest.mark.parametrize(
+    "meta", [mgf.Reptile(), mgf.MAML(), mgf.MAML(generator_objective="query")], ids=["reptile", "maml", "maml, query"]
+)
 def test_the_same_bytes_for_any_number_of_threads(meta: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gradients = []
     for threads in (1, 2, 4):

@@ -152,6 +152,8 @@ NETWORKS = {
     "winograd-3-transposed": lambda: Case(nn.ConvTranspose2d(40, 17, 3, padding=(0, 1)), (40, 8, 68), 3),
     "padded-pixel": lambda: Case(nn.Conv2d(1, 1, 1, stride=(1, 3), padding=(0, 1)), (1, 1, 1), 3),
     "wide-linear": lambda: Case(nn.Linear(1000, 300), (1000,), 17),
+    "few-images": lambda: Case(nn.Linear(130, 300), (130,), 4),
+    "deep-few-images": lambda: Case(nn.Linear(40000, 5), (40000,), 3),
 }
 
 

@@ -98,6 +98,30 @@ def test_metrics_are_means_over_tasks() -> None:
     assert metrics["gradient_norm"] == pytest.approx(norm, rel=1e-5)
 
 
+@pytest.mark.parametrize("executor", ["auto", "torch"])
+def test_history_has_the_losses_of_every_inner_step(executor: str) -> None:
+    learner = make_learner(executor=executor, inner=mgf.InnerLoop(lr=0.05, steps=3, critic_steps=2))
+    batch = tiny_batch(tasks=2, query=0)
+    history = learner.inner_loop(batch).history
+    assert {name: losses.shape for name, losses in history.items()} == dict.fromkeys(
+        ("loss_discriminator", "loss_generator"), (3, 2)
+    )
+    for step in range(3):
+        metrics = learner.inner_loop(batch, steps=step + 1).metrics
+        for name, losses in history.items():
+            assert torch.equal(losses[step], metrics[name])
+
+
+def test_applying_a_meta_gradient_is_a_meta_step() -> None:
+    together, apart = (make_learner(meta=mgf.Reptile(optimizer="adam", lr=0.01, clip_norm=0.1)) for _ in range(2))
+    for _ in range(2):
+        batch = tiny_batch()
+        metrics = together.meta_step(batch)
+        assert apart.apply(apart.meta_gradient(batch)) == metrics
+    assert torch.equal(parameters(apart), parameters(together))
+    assert apart.step == together.step == 2
+
+
 def test_reptile_reports_query_losses_where_there_are_query_images() -> None:
     batch = tiny_batch()
     metrics = make_learner().meta_step(batch)

@@ -22,7 +22,7 @@ import metagan_fast as mgf
 from metagan_fast import checkpoint, images
 from metagan_fast.run_folder import RunFolder
 from metagan_fast.tasks import TaskBatch
-from metagan_fast.trainer import Trainer, Training, _stop_request
+from metagan_fast.trainer import Trainer, Training, stop_request
 
 
 class Distribution:
@@ -212,7 +212,7 @@ def test_ctrl_c_saves_and_the_second_ends_at_once(tmp_path: Path) -> None:
     assert messages == ["stopping after this meta-step; Ctrl-C again to exit at once"]
     assert trainer.folder.latest()[1]["step"] == 3
     assert signal.getsignal(signal.SIGINT) is before
-    with _stop_request(lambda: None) as stop:
+    with stop_request(lambda: None) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.is_set()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL

@@ -41,15 +41,19 @@ def maml_gradient(
     lr: float,
     steps: int,
     critic_steps: int = 1,
+    library: Any = higher,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective."""
+    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective.
+
+    `library` is the original, or a stand-in with the same names.
+    """
     rule = LOSSES[loss]
     generator_rows, discriminator_rows = [], []
     for task, images in enumerate(support):
         optimizers = (torch.optim.SGD(network.parameters(), lr=lr) for network in (generator, discriminator))
         with (
-            higher.innerloop_ctx(generator, next(optimizers), copy_initial_weights=False) as (g, g_optimizer),
-            higher.innerloop_ctx(discriminator, next(optimizers), copy_initial_weights=False) as (
+            library.innerloop_ctx(generator, next(optimizers), copy_initial_weights=False) as (g, g_optimizer),
+            library.innerloop_ctx(discriminator, next(optimizers), copy_initial_weights=False) as (
                 d,
                 d_optimizer,
             ),

@@ -34,14 +34,18 @@ def maml_gradient(
     lr: float,
     steps: int,
     critic_steps: int = 1,
+    library: Any = torchopt,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective."""
-    rule, optimizer = LOSSES[loss], torchopt.sgd(lr=lr)
+    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective.
+
+    `library` is the original, or a stand-in with the same names.
+    """
+    rule, optimizer = LOSSES[loss], library.sgd(lr=lr)
 
     def update(value: Tensor, parameters: Named, state: Any) -> tuple[Named, Any]:
         gradients = torch.autograd.grad(value, list(parameters.values()), create_graph=True)
         updates, state = optimizer.update(dict(zip(parameters, gradients, strict=True)), state, inplace=False)
-        return torchopt.apply_updates(parameters, updates, inplace=False), state
+        return library.apply_updates(parameters, updates, inplace=False), state
 
     generator_rows, discriminator_rows = [], []
     for task, images in enumerate(support):

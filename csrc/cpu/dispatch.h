@@ -3,6 +3,7 @@
 
 #include "gemm.h"
 #include "layer_kernels.h"
+#include "peak.h"
 #include "update_kernels.h"
 #include "winograd_kernels.h"
 
@@ -12,5 +13,6 @@ const GemmKernels& gemm_kernels(Precision);
 const LayerKernels& layer_kernels();
 const UpdateKernels& update_kernels();
 const WinogradKernels& winograd_kernels();
+const Chains& chains();
 
 }  // namespace metagan

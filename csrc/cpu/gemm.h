@@ -15,6 +15,7 @@
 // Blocking is BLIS's: the micro-kernel holds a tile of Y in registers and walks over k; a block of P, kDepth deep,
 // stays in the second-level cache while every row of W passes by once. W is broadcast element by element, so it is read
 // where it lies; P is too where its columns make up vectors, and is packed into panels as wide as the tile elsewhere.
+// Products with fewer columns than half a vector, by narrow.h, have vectors along the weights.
 #pragma once
 
 #include <cstdint>

@@ -2,11 +2,14 @@
 // compiled here for a newer processor, could be the copy that the linker keeps for all.
 #include "gemm.h"
 
+#include "chains.h"
 #include "correlate.h"
 #include "multiply.h"
 
 namespace metagan {
 
 const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply, correlate, kTileRows, kPanelColumns};
+
+const Chains METAGAN_FOR_ISA(chains_) = {run_chains, kFloats * kChains};
 
 }  // namespace metagan

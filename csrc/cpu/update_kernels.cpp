@@ -30,6 +30,20 @@ struct Elements {
     }
 };
 
+template <class T>
+struct Gradients {
+    Elements<T> elements;
+    bool ascend;
+
+    Gradients(Gradient gradient) : elements(gradient.data), ascend(gradient.ascend) {}
+
+    template <class V>
+    METAGAN_INLINE V load(int64_t i, V kind) const {
+        const V grad = elements.load(i, kind);
+        return ascend ? -grad : grad;
+    }
+};
+
 // Calls body(T{}) with the storage type.
 template <class Body>
 METAGAN_INLINE auto with_type(DType dtype, Body body) {
@@ -55,13 +69,14 @@ METAGAN_INLINE void for_each(int64_t begin, int64_t end, Rate rate, const Body& 
     }
 }
 
-void sgd_step(DType dtype, int64_t size, Buffer params, const void* grads, Buffer momentum_buffer, Rate rate,
+void sgd_step(DType dtype, int64_t size, Buffer params, Gradient grads, Buffer momentum_buffer, Rate rate,
               const SgdOptions& options) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
         using A = Arithmetic<T>;
         const SgdUpdate<A> update(options);
-        const Elements<T> p(params), g(grads), buffer(momentum_buffer);
+        const Elements<T> p(params), buffer(momentum_buffer);
+        const Gradients<T> g(grads);
         if (momentum_buffer.in) {
             for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
                 auto param = p.load(i, kind), momentum = buffer.load(i, kind);
@@ -79,25 +94,32 @@ void sgd_step(DType dtype, int64_t size, Buffer params, const void* grads, Buffe
     });
 }
 
-void adam_step(DType dtype, int64_t size, Buffer params, const void* grads, Buffer exp_avg, Buffer exp_avg_sq,
-               Rate rate, const AdamOptions& options) {
+template <class T, bool kAmsgrad>
+METAGAN_INLINE void adam_loop(int64_t size, Elements<T> p, Gradients<T> g, Elements<T> m, Elements<T> v,
+                              Elements<T> max_v, Rate rate, const AdamUpdate<Arithmetic<T>>& update) {
+    for_each<Arithmetic<T>>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
+        auto param = p.load(i, kind), first = m.load(i, kind), second = v.load(i, kind), largest = kind;
+        if constexpr (kAmsgrad) largest = max_v.load(i, kind);
+        update(param, g.load(i, kind), first, second, kAmsgrad ? &largest : nullptr, lr);
+        p.store(i, param);
+        m.store(i, first);
+        v.store(i, second);
+        if constexpr (kAmsgrad) max_v.store(i, largest);
+    });
+}
+
+void adam_step(DType dtype, int64_t size, Buffer params, Gradient grads, Buffer exp_avg, Buffer exp_avg_sq,
+               Buffer max_exp_avg_sq, Rate rate, const AdamOptions& options) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
-        using A = Arithmetic<T>;
-        const AdamUpdate<A> update(options);
-        const Elements<T> p(params), g(grads), m(exp_avg), v(exp_avg_sq);
-        for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
-            auto param = p.load(i, kind), first = m.load(i, kind), second = v.load(i, kind);
-            update(param, g.load(i, kind), first, second, lr);
-            p.store(i, param);
-            m.store(i, first);
-            v.store(i, second);
-        });
+        const AdamUpdate<Arithmetic<T>> update(options);
+        const auto loop = max_exp_avg_sq.in ? adam_loop<T, true> : adam_loop<T, false>;
+        loop(size, params, grads, exp_avg, exp_avg_sq, max_exp_avg_sq, rate, update);
     });
 }
 
 template <class T, bool kMomentum, bool kCentered>
-METAGAN_INLINE void rmsprop_loop(int64_t size, Elements<T> p, Elements<T> g, Elements<T> v, Elements<T> buffer,
+METAGAN_INLINE void rmsprop_loop(int64_t size, Elements<T> p, Gradients<T> g, Elements<T> v, Elements<T> buffer,
                                  Elements<T> average, Rate rate, const RmspropUpdate<Arithmetic<T>>& update) {
     using A = Arithmetic<T>;
     for_each<A>(0, size, rate, [=](int64_t i, auto kind, auto lr) {
@@ -112,8 +134,8 @@ METAGAN_INLINE void rmsprop_loop(int64_t size, Elements<T> p, Elements<T> g, Ele
     });
 }
 
-void rmsprop_step(DType dtype, int64_t size, Buffer params, const void* grads, Buffer square_avg,
-                  Buffer momentum_buffer, Buffer grad_avg, Rate rate, const RmspropOptions& options) {
+void rmsprop_step(DType dtype, int64_t size, Buffer params, Gradient grads, Buffer square_avg, Buffer momentum_buffer,
+                  Buffer grad_avg, Rate rate, const RmspropOptions& options) {
     with_type(dtype, [&](auto element) {
         using T = decltype(element);
         const RmspropUpdate<Arithmetic<T>> update(options);

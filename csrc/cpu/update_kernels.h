@@ -13,6 +13,13 @@ struct Buffer {
     void* out;
 };
 
+// What a step goes against, or along.
+struct Gradient {
+    Gradient(const void* data, bool ascend = false) : data(data), ascend(ascend) {}
+    const void* data;
+    bool ascend;
+};
+
 // A learning rate for each element, or (null) one for all.
 struct Rate {
     const void* elements;
@@ -27,12 +34,11 @@ struct Tasks {
 };
 
 struct UpdateKernels {
-    void (*sgd_step)(DType, int64_t size, Buffer params, const void* grads, Buffer momentum_buffer, Rate,
-                     const SgdOptions&);
-    void (*adam_step)(DType, int64_t size, Buffer params, const void* grads, Buffer exp_avg, Buffer exp_avg_sq, Rate,
-                      const AdamOptions&);
-    void (*rmsprop_step)(DType, int64_t size, Buffer params, const void* grads, Buffer square_avg,
-                         Buffer momentum_buffer, Buffer grad_avg, Rate, const RmspropOptions&);
+    void (*sgd_step)(DType, int64_t size, Buffer params, Gradient, Buffer momentum_buffer, Rate, const SgdOptions&);
+    void (*adam_step)(DType, int64_t size, Buffer params, Gradient, Buffer exp_avg, Buffer exp_avg_sq,
+                      Buffer max_exp_avg_sq, Rate, const AdamOptions&);
+    void (*rmsprop_step)(DType, int64_t size, Buffer params, Gradient, Buffer square_avg, Buffer momentum_buffer,
+                         Buffer grad_avg, Rate, const RmspropOptions&);
     void (*reptile_interpolate)(DType, int64_t size, Buffer initial, Tasks, double step_size);
     void (*reptile_gradient)(DType, int64_t size, Buffer initial, Tasks);
     void (*meta_adam_step)(DType, int64_t size, Buffer params, Tasks, Buffer exp_avg, Buffer exp_avg_sq, Rate,

@@ -89,6 +89,42 @@ class Addresses {
     int64_t size_;
 };
 
+// A range of one piece.
+struct Part {
+    DType dtype;
+    int64_t size;
+    Buffer params;
+    const void* grads;
+    Buffer state[kMostState];
+    double step;
+
+    Part(const Piece& piece, int64_t begin, int64_t end) : dtype(piece.dtype), size(end - begin), step(piece.step) {
+        const Addresses of(dtype);
+        params = of.at(piece.params, piece.params, begin);
+        grads = of.at(piece.grads, begin);
+        for (int i = 0; i < kMostState; ++i) state[i] = of.at(piece.state[i], piece.state[i], begin);
+    }
+};
+
+// Calls body(part) for parts that cover all pieces. Blocks are cut out of the elements of all of them in a row.
+template <class Body>
+void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& body) {
+    std::vector<int64_t> ends;
+    ends.reserve(pieces.size());
+    int64_t total = 0;
+    for (const Piece& piece : pieces) ends.push_back(total += piece.size);
+    if (total < kSmall) threads = 1;
+    parallel_for(divide_up(total, kBlock), threads, [&](int64_t index) {
+        int64_t begin = index * kBlock;
+        const int64_t end = std::min(begin + kBlock, total);
+        for (size_t i = std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin(); begin < end; ++i) {
+            const int64_t first = ends[i] - pieces[i].size, until = std::min(end, ends[i]);
+            if (begin < until) body(Part(pieces[i], begin - first, until - first));
+            begin = std::max(begin, until);
+        }
+    });
+}
+
 }  // namespace
 
 void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
@@ -110,8 +146,8 @@ void adam_step(const Launch& launch, Matrix params, Matrix grads, Matrix exp_avg
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
         of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
-                   of.at(exp_avg, exp_avg_out, row, begin), of.at(exp_avg_sq, exp_avg_sq_out, row, begin), rate,
-                   options);
+                   of.at(exp_avg, exp_avg_out, row, begin), of.at(exp_avg_sq, exp_avg_sq_out, row, begin), Buffer{},
+                   rate, options);
         });
     });
 }
@@ -128,6 +164,33 @@ void rmsprop_step(const Launch& launch, Matrix params, Matrix grads, Matrix squa
                    of.at(momentum_buffer, momentum_buffer_out, row, begin), of.at(grad_avg, grad_avg_out, row, begin),
                    rate, options);
         });
+    });
+}
+
+void sgd_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr, const SgdOptions& options) {
+    const auto& kernel = update_kernels().sgd_step;
+    for_each_part(pieces, threads, [&](const Part& part) {
+        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], Rate{nullptr, lr}, options);
+    });
+}
+
+void adam_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr, const AdamOptions& options) {
+    const auto& kernel = update_kernels().adam_step;
+    for_each_part(pieces, threads, [&](const Part& part) {
+        AdamOptions at_step = options;
+        at_step.inverse_bias1 = 1 / (1 - std::pow(options.beta1, part.step));
+        at_step.inverse_bias2 = 1 / (1 - std::pow(options.beta2, part.step));
+        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], part.state[1], part.state[2],
+               Rate{nullptr, lr}, at_step);
+    });
+}
+
+void rmsprop_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr,
+                   const RmspropOptions& options) {
+    const auto& kernel = update_kernels().rmsprop_step;
+    for_each_part(pieces, threads, [&](const Part& part) {
+        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], part.state[1], part.state[2],
+               Rate{nullptr, lr}, options);
     });
 }
 

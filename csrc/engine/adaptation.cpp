@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace metagan {
 namespace {
 
 // Slots of a worker's arrays; 0 is for gradients of shared parameters.
-enum Slot : size_t { kBuffers = 1, kParams = 8, kStates, kSweeps };
+enum Slot : size_t { kBuffers = 1, kParams = 8, kStates, kSweeps, kOpponent };
 
 const float* of_task(const float* array, int64_t index, int64_t size) { return array ? array + index * size : nullptr; }
 
@@ -73,6 +74,10 @@ void Adaptation::generator_update(int64_t step) {
     generator_loss_ =
         worker_.update_generator(generator_, discriminator_.params, real(step, engine_.plan().critic_steps - 1),
                                  generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
+    if (data_.step_losses) {
+        data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(scores_.loss);
+        data_.step_losses[(2 * step + 1) * data_.tasks + task_] = static_cast<float>(generator_loss_);
+    }
 }
 
 void Adaptation::step(int64_t step) {
@@ -106,11 +111,6 @@ struct Query {
     }
 };
 
-// Cotangents of a state on their way back through the inner loop: of both networks' parameters, and of their momentum.
-struct Sweep {
-    Pair params, momentum;
-};
-
 // Turns the cotangent of updated parameters (and momentum) into that of the gradient, in `direction`, and of the
 // parameters (and momentum) before the update.
 void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* params, float* momentum,
@@ -127,6 +127,99 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
         direction[i] = of_gradient;
     }
 }
+
+// The way back through one update of the discriminator: the sweeps' cotangents after it become those before it, and the
+// generator's grow by what went through the fake images.
+void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
+                                  const float* after, const float* generator, const float* const* real,
+                                  const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
+    const int64_t size = engine.plan().discriminator.numel;
+    const auto clip = static_cast<float>(engine.plan().loss.clip);
+    for (const Sweep& sweep : sweeps) {
+        float* const cotangent = sweep.params.discriminator;
+        for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
+            if (std::fabs(after[k]) >= clip) cotangent[k] = 0;
+        update_adjoint(engine.plan().optimizer, size, lr, cotangent, sweep.momentum.discriminator, sweep.direction);
+    }
+    worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
+}
+
+// The initial discriminator adapted to a task's query images against the adapted generator, which it then judges.
+class QueryOpponent {
+  public:
+    QueryOpponent(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query, int64_t task,
+                  bool adjoint)
+        : engine_(engine),
+          worker_(worker),
+          data_(data),
+          query_(query),
+          task_(task),
+          images_(engine, data, query, task, 0) {
+        const int64_t floats = opponent_floats(engine.plan(), data.steps, adjoint), d = size();
+        float* memory = worker.array(kOpponent, floats);
+        std::fill_n(memory, floats, 0.f);
+        const auto next = [&memory](int64_t count) {
+            memory += count;
+            return memory - count;
+        };
+        state_.params = next(d);
+        for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next(d));
+        if (!adjoint) return;
+        Sweep& sweep = sweeps_.front();
+        sweep.params.discriminator = next(d);
+        sweep.direction = next(d);
+        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next(d);
+        history_ = next(updates() * d);
+    }
+
+    const float* adapt(const float* generator) {
+        const int64_t d = size();
+        std::copy_n(data_.initial_discriminator, d, state_.params);
+        for (int64_t update = 0; update < updates() && !worker_.stopped(); ++update) {
+            if (history_) std::copy_n(state_.params, d, history_ + update * d);
+            worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
+                                         of_task(query_.adaptation_interpolation, draw(update), query_.query),
+                                         query_.query, rate(update));
+        }
+        return state_.params;
+    }
+
+    // Where the generator's query loss leaves its gradient by this discriminator.
+    float* cotangent() { return sweeps_.front().params.discriminator; }
+
+    // Carries that back through the adaptation and adds the gradient by the generator.
+    void carry_back(const float* generator, float* by_generator) {
+        const int64_t d = size();
+        sweeps_.front().params.generator = by_generator;
+        for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
+            const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
+            discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
+                                         images_.images.data(), latents(update), query_.query, sweeps_);
+        }
+    }
+
+  private:
+    int64_t size() const { return engine_.plan().discriminator.numel; }
+    int64_t updates() const { return data_.steps * engine_.plan().critic_steps; }
+    int64_t draw(int64_t update) const { return update * data_.tasks + task_; }
+    double rate(int64_t update) const {
+        return data_.discriminator_lrs[static_cast<size_t>(update / engine_.plan().critic_steps)];
+    }
+    const float* latents(int64_t update) const {
+        return of_task(query_.adaptation_latents, draw(update),
+                       query_.query * engine_.generator().input_shape().elements());
+    }
+
+    const Engine& engine_;
+    Worker& worker_;
+    const TaskData& data_;
+    const QueryData& query_;
+    int64_t task_;
+    Query images_;
+    NetworkState state_;
+    std::vector<Sweep> sweeps_{1};
+    float* history_ = nullptr;
+};
 
 // Both networks before every update: the initial ones, those in between, and, after the last, the adapted ones.
 class History {
@@ -190,6 +283,12 @@ int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
     return History::floats(plan, steps) + g + d + 2 * std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
 }
 
+int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool adjoint) {
+    const int64_t states = 1 + plan.optimizer.buffers();
+    const int64_t of_adjoint = 2 + (plan.optimizer.buffers() > 0 ? 1 : 0) + steps * plan.critic_steps;
+    return (states + (adjoint ? of_adjoint : 0)) * plan.discriminator.numel;
+}
+
 void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
                    const QueryObjective& objective, int64_t task, Pair gradient) {
     const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
@@ -200,10 +299,9 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
 
     // Sweep 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient. The
     // other halves, the directions and the momentum are the adjoint's alone.
-    Sweep sweeps[2];
+    std::vector<Sweep> sweeps(2);
     sweeps[0].params.generator = gradient.generator;
     sweeps[1].params.discriminator = gradient.discriminator;
-    float* directions[2] = {};
     if (adjoint) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
         float* memory = worker.array(kSweeps, floats);
@@ -214,29 +312,40 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         };
         sweeps[0].params.discriminator = next(d);
         sweeps[1].params.generator = next(g);
-        for (int i = 0; i < 2; ++i) {
-            directions[i] = next(std::max(g, d));
+        for (Sweep& sweep : sweeps) {
+            sweep.direction = next(std::max(g, d));
             if (engine.plan().optimizer.buffers() == 0) continue;
-            sweeps[i].momentum.generator = next(g);
-            sweeps[i].momentum.discriminator = next(d);
+            sweep.momentum.generator = next(g);
+            sweep.momentum.discriminator = next(d);
         }
     }
+
+    std::optional<QueryOpponent> on_query;
+    if (objective.opponent == Opponent::on_query) on_query.emplace(engine, worker, data, query, task, adjoint);
 
     QueryLosses losses;
     const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
         const double weight = objective.step_weights[static_cast<size_t>(step)];
         if (weight == 0) return;
         const float factor = static_cast<float>(weight);
+        const float* opponent = discriminator;
+        float* by_opponent = sweeps[0].params.discriminator;
+        if (objective.opponent == Opponent::initial) {
+            opponent = data.initial_discriminator;  // a constant here
+            by_opponent = nullptr;
+        } else if (on_query) {
+            opponent = on_query->adapt(generator);
+            by_opponent = on_query->cotangent();
+        }
         Accumulate generator_by_generator(sweeps[0].params.generator, factor);
-        Accumulate generator_by_discriminator(sweeps[0].params.discriminator, factor);
+        Accumulate generator_by_opponent(by_opponent, factor);
         Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
         Accumulate discriminator_by_discriminator(sweeps[1].params.discriminator, factor);
-        const bool initial = objective.against_initial;
-        const QueryLosses here =
-            query_losses_of(engine, worker, data, query, task, objective.multi_step ? step : 0, generator,
-                            discriminator, initial ? data.initial_discriminator : discriminator,
-                            {&generator_by_generator, adjoint && !initial ? &generator_by_discriminator : nullptr,
-                             adjoint ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
+        const QueryLosses here = query_losses_of(
+            engine, worker, data, query, task, objective.multi_step ? step : 0, generator, discriminator, opponent,
+            {&generator_by_generator, adjoint && by_opponent ? &generator_by_opponent : nullptr,
+             adjoint ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
+        if (on_query && adjoint) on_query->carry_back(generator, sweeps[0].params.generator);
         if (step + 1 == data.steps) losses = here;
     };
 
@@ -258,32 +367,20 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         }
         adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
-        const double clip = engine.plan().loss.clip;
-        const std::vector<const float*> along{directions[0], directions[1]};
-        const std::vector<Pair> totals{sweeps[0].params, sweeps[1].params};
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
             const int64_t update = step * critic_steps;  // of the discriminator, the step's first
             evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
-            for (int i = 0; i < 2; ++i)
-                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweeps[i].params.generator,
-                               sweeps[i].momentum.generator, directions[i]);
+            for (const Sweep& sweep : sweeps)
+                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
+                               sweep.momentum.generator, sweep.direction);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
-                                     adaptation.generator_latents(step), data.batch, along, totals);
-            for (int64_t critic_step = critic_steps; critic_step-- > 0;) {
-                const float* const after = history.discriminator(update + critic_step + 1);
-                for (int i = 0; i < 2; ++i) {
-                    float* const cotangent = sweeps[i].params.discriminator;
-                    if (clip > 0)  // clamped parameters did not move
-                        for (int64_t k = 0; k < d; ++k)
-                            if (std::fabs(after[k]) >= static_cast<float>(clip)) cotangent[k] = 0;
-                    update_adjoint(optimizer, d, data.discriminator_lrs[static_cast<size_t>(step)], cotangent,
-                                   sweeps[i].momentum.discriminator, directions[i]);
-                }
-                worker.discriminator_adjoint(history.discriminator(update + critic_step), history.generator(step),
+                                     adaptation.generator_latents(step), data.batch, sweeps);
+            for (int64_t critic_step = critic_steps; critic_step-- > 0;)
+                discriminator_update_adjoint(engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
+                                             history.discriminator(update + critic_step),
+                                             history.discriminator(update + critic_step + 1), history.generator(step),
                                              adaptation.real(step, critic_step),
-                                             adaptation.discriminator_latents(step, critic_step), data.batch, along,
-                                             totals);
-            }
+                                             adaptation.discriminator_latents(step, critic_step), data.batch, sweeps);
         }
     }
     if (data.metrics) {

@@ -61,5 +61,7 @@ void task_gradient(const Engine&, Worker&, const TaskData&, const QueryData&, co
 
 // What the way back through the inner loop keeps besides the adapted parameters.
 int64_t adjoint_floats(const EnginePlan&, int64_t steps);
+// What an opponent adapted to the query images takes up, with the way back through its adaptation.
+int64_t opponent_floats(const EnginePlan&, int64_t steps, bool adjoint);
 
 }  // namespace metagan

@@ -179,13 +179,14 @@ bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float
     });
 }
 
-int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, bool adjoint) const {
+int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Opponent opponent, bool adjoint) const {
     const int64_t most = std::max(data.batch, query.query);
     const int64_t generator_images = adjoint ? 2 * most : most;
     const int64_t discriminator_images = std::max<int64_t>(adjoint ? 4 * most : 0, step_images(plan_.loss, most));
     const int64_t both = plan_.generator.numel + plan_.discriminator.numel;
     int64_t floats = (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
+    if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
     return generator_.workspace_bytes(generator_images, Cotangents::passing) +
            discriminator_.workspace_bytes(discriminator_images, discriminator_cotangents()) +
            floats * int64_t{sizeof(float)};

@@ -32,12 +32,15 @@ struct TaskData {
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
     int64_t generator_updates = 0, discriminator_updates = 0;  // made before, by the carried optimizer state
     float* metrics = nullptr;                                  // [rows][tasks]
+    float* step_losses = nullptr;                              // [steps][discriminator's, generator's][tasks]
 };
 
 struct QueryData {
     int64_t query = 0, evaluations = 1;
     const float* images = nullptr;
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
+    // Of the opponent's adaptation to the query images, [steps][critic_steps][tasks][query].
+    const float *adaptation_latents = nullptr, *adaptation_interpolation = nullptr;
 };
 
 // Where adapted parameters go: rows [tasks][numel] of parameters and of each optimizer buffer, or, without rows, the
@@ -48,9 +51,14 @@ struct Outputs {
     float* difference = nullptr;
 };
 
+// Which discriminator judges the generator's query loss: the one adapted with it, the initial one, or the initial one
+// adapted to the query images against the adapted generator.
+enum class Opponent : int { adapted, initial, on_query };
+
 struct QueryObjective {
     std::vector<double> step_weights;
-    bool multi_step = false, first_order = false, against_initial = false;
+    bool multi_step = false, first_order = false;
+    Opponent opponent = Opponent::adapted;
 };
 
 class Worker;
@@ -80,7 +88,7 @@ class Engine {
     bool generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
                   float* images, const Interrupted&);
     // Of one worker thread.
-    int64_t workspace_bytes(const TaskData&, const QueryData&, bool adjoint) const;
+    int64_t workspace_bytes(const TaskData&, const QueryData&, Opponent, bool adjoint) const;
 
   private:
     friend class Worker;

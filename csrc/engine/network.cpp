@@ -99,15 +99,17 @@ void Network::tangent(const Pass& pass, Workspace& workspace, Range primal, Rang
 void Network::reverse(const Pass& pass, Workspace& workspace, const Reverse& reverse) const {
     Activations& a = workspace.activations;
     const bool tangents = reverse.primal.count > 0 && !reverse.tangent_known;
-    std::vector<bool> reached(plan_.values.size());
+    std::vector<bool>& reached = workspace.reached_;
+    std::vector<float*>&x_bar = workspace.x_bar_, &x_tilde = workspace.x_tilde_;
+    std::vector<int>& again = workspace.again_;
+    reached.assign(plan_.values.size(), false);
     reached[static_cast<size_t>(plan_.output)] = true;
-    std::vector<float*> x_bar, x_tilde;
     for (size_t i = operations_.size(); i-- > 0 && !stopped(pass);) {
         const std::vector<int>& inputs = operations_[i]->plan().inputs;
         if (!reached[static_cast<size_t>(operations_[i]->plan().output)]) continue;
         x_bar.assign(inputs.size(), nullptr);
         x_tilde.assign(inputs.size(), nullptr);
-        std::vector<int> again;  // values reached before
+        again.clear();
         for (size_t j = 0; j < inputs.size(); ++j) {
             const auto value = static_cast<size_t>(inputs[j]);
             if (inputs[j] == plan_.input && !reverse.input_wanted) continue;

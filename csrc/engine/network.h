@@ -171,6 +171,10 @@ class Workspace {
     friend class Network;
     std::vector<std::unique_ptr<OperationState>> states_;
     std::vector<Array<float>> extra_;  // a second cotangent, for values that several operations read
+    // Of a reverse pass: values that it has reached, where the inputs' cotangents go, inputs reached before.
+    std::vector<bool> reached_;
+    std::vector<float*> x_bar_, x_tilde_;
+    std::vector<int> again_;
 };
 
 class Network {

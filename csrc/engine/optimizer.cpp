@@ -7,6 +7,17 @@
 #include "../cpu/profile.h"
 
 namespace metagan {
+namespace {
+
+// Calls body(offset, gradient, size) for each row, or once where rows lie one behind the other.
+template <class Body>
+void for_each_row(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
+                  int64_t gradient_stride, const Body& body) {
+    if (columns == row_stride && columns == gradient_stride) return body(offset, gradient, rows * columns);
+    for (int64_t row = 0; row < rows; ++row) body(offset + row * row_stride, gradient + row * gradient_stride, columns);
+}
+
+}  // namespace
 
 int OptimizerPlan::buffers() const {
     switch (kind) {
@@ -35,8 +46,8 @@ void Update::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_str
                   int64_t gradient_stride) {
     if (gradient_) return Accumulate(gradient_).take(offset, rows, columns, row_stride, gradient, gradient_stride);
     const Timed timed(Work::update);
-    for (int64_t row = 0; row < rows; ++row)
-        apply(offset + row * row_stride, columns, gradient + row * gradient_stride);
+    for_each_row(offset, rows, columns, row_stride, gradient, gradient_stride,
+                 [&](int64_t at, const float* from, int64_t size) { apply(at, size, from); });
 }
 
 void Update::finish() {
@@ -59,7 +70,8 @@ void Update::apply(int64_t offset, int64_t size, const float* gradient) {
             break;
         case OptimizerPlan::Kind::adam:
             kernels.adam_step(
-                DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), at(state_.buffers[1]), rate,
+                DType::float32, size, at(state_.params), gradient, at(state_.buffers[0]), at(state_.buffers[1]),
+                Buffer{}, rate,
                 {plan_.beta1, plan_.beta2, inverse_bias1_, inverse_bias2_, plan_.eps, 0, plan_.weight_decay, false});
             break;
         case OptimizerPlan::Kind::rmsprop:
@@ -74,8 +86,9 @@ void Update::apply(int64_t offset, int64_t size, const float* gradient) {
 void Accumulate::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
                       int64_t gradient_stride) {
     const Timed timed(Work::update);
-    for (int64_t row = 0; row < rows; ++row)
-        layer_kernels().add(columns, factor_, gradient + row * gradient_stride, total_ + offset + row * row_stride);
+    for_each_row(
+        offset, rows, columns, row_stride, gradient, gradient_stride,
+        [&](int64_t at, const float* from, int64_t size) { layer_kernels().add(size, factor_, from, total_ + at); });
 }
 
 }  // namespace metagan

@@ -66,7 +66,7 @@ void Worker::make_fake(const float* generator, const float* latents, int64_t cou
         const float* const latent = latents + i * size;
         copy_in(a, input, i, &latent, 1);
     }
-    batches_ = {{0, count}};
+    batches_.assign(1, {0, count});
     engine_.generator().forward(pass(generator), generator_, {0, count});
 }
 
@@ -89,7 +89,7 @@ void Worker::cotangents_to_generator(int64_t from, int64_t count, int64_t to) {
 // Carries the discriminator's cotangents of the fake images, from `from` on, back through the generator.
 void Worker::reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient) {
     cotangents_to_generator(from, count, 0);
-    batches_ = {{0, count}};
+    batches_.assign(1, {0, count});
     Reverse reverse;
     reverse.images = {0, count};
     reverse.input_wanted = false;
@@ -98,14 +98,11 @@ void Worker::reverse_generator(const float* params, int64_t from, int64_t count,
 }
 
 // What batch norm takes together: real and fake images, or each apart, and the penalty's points.
-std::vector<Range> Worker::batches(int64_t count, bool penalty) const {
-    std::vector<Range> batches;
-    if (engine_.plan().loss.separate_batches)
-        batches = {{0, count}, {count, count}};
-    else
-        batches = {{0, 2 * count}};
-    if (penalty) batches.push_back({2 * count, count});
-    return batches;
+void Worker::set_batches(int64_t count, bool penalty) {
+    const bool apart = engine_.plan().loss.separate_batches;
+    batches_.assign(1, {0, apart ? count : 2 * count});
+    if (apart) batches_.push_back({count, count});
+    if (penalty) batches_.push_back({2 * count, count});
 }
 
 // Images: real [0, n), fake [n, 2n), the penalty's points [2n, 3n) and their tangents [3n, 4n). The fake ones are in
@@ -133,7 +130,7 @@ Scores Worker::discriminator_passes(const float* params, const float* const* rea
                 for (int64_t k = 0; k < shape.positions(); ++k) p[k] = w * r[k] + (1 - w) * f[k];
             }
     }
-    batches_ = batches(count, penalised);
+    set_batches(count, penalised);
     const Pass pass = this->pass(params);
     network.forward(pass, discriminator_, {0, penalised ? 3 * count : 2 * count});
     Scores result;
@@ -209,9 +206,9 @@ double Worker::generator_loss(const float* discriminator, const float* generator
     fake_to_discriminator(0, count, first);
     if (loss.relativistic) {
         images_to_discriminator(real, count, 0);
-        batches_ = batches(count, false);
+        set_batches(count, false);
     } else {
-        batches_ = {{0, count}};
+        batches_.assign(1, {0, count});
     }
     network.forward(pass(discriminator), discriminator_, {0, first + count});
     const double value =
@@ -226,8 +223,7 @@ double Worker::generator_loss(const float* discriminator, const float* generator
 }
 
 void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                                   const float* latents, int64_t count, const std::vector<const float*>& directions,
-                                   const std::vector<Pair>& totals) {
+                                   const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     Activations& a = discriminator_.activations;
@@ -236,14 +232,14 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, count);
     images_to_discriminator(real, count, 0);
-    batches_ = batches(count, false);
+    set_batches(count, false);
     network.forward(pass(discriminator), discriminator_, images);
-    for (size_t sweep = 0; sweep < directions.size(); ++sweep) {
-        batches_ = batches(count, false);
+    for (const Sweep& sweep : sweeps) {
+        set_batches(count, false);
         for (int64_t channel = 0; channel < a.shape(image).channels; ++channel)
             std::fill_n(a.x(image, tangents.first) + channel * a.stride(image),
                         tangents.count * a.shape(image).positions(), 0.f);
-        const Pass along = pass(discriminator, directions[sweep]);
+        const Pass along = pass(discriminator, sweep.direction);
         network.tangent(along, discriminator_, images, tangents);
         for (int64_t i = 0; i < 2 * count; ++i) {
             const Term& term = i < count ? loss.real : loss.fake;
@@ -252,7 +248,7 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
             *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / static_cast<double>(count));
             *score_cotangents(tangents.first + i) = static_cast<float>(term.slope(score) / static_cast<double>(count));
         }
-        Accumulate by_discriminator(totals[sweep].discriminator), by_generator(totals[sweep].generator);
+        Accumulate by_discriminator(sweep.params.discriminator), by_generator(sweep.params.generator);
         Reverse reverse;
         reverse.images = reverse.primal = images;
         reverse.tangent = tangents;
@@ -264,7 +260,7 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
 }
 
 void Worker::generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                               const std::vector<const float*>& directions, const std::vector<Pair>& totals) {
+                               const std::vector<Sweep>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network &g = engine_.generator(), &d = engine_.discriminator();
     const Range images{0, count}, tangents{count, count};
@@ -272,12 +268,12 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, 0);
     d.forward(pass(discriminator), discriminator_, images);
-    for (size_t sweep = 0; sweep < directions.size(); ++sweep) {
+    for (const Sweep& sweep : sweeps) {
         Activations& a = generator_.activations;
         for (int64_t channel = 0; channel < a.shape(latent).channels; ++channel)
             std::fill_n(a.x(latent, tangents.first) + channel * a.stride(latent), count * a.shape(latent).positions(),
                         0.f);
-        const Pass along = pass(generator, directions[sweep]);
+        const Pass along = pass(generator, sweep.direction);
         g.tangent(along, generator_, images, tangents);
         fake_to_discriminator(tangents.first, count, tangents.first);
         d.tangent(pass(discriminator), discriminator_, images, tangents);
@@ -287,7 +283,7 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
                 static_cast<float>(loss.generator.curvature(score) * dot / static_cast<double>(count));
             *score_cotangents(count + i) = static_cast<float>(loss.generator.slope(score) / static_cast<double>(count));
         }
-        Accumulate by_discriminator(totals[sweep].discriminator), by_generator(totals[sweep].generator);
+        Accumulate by_discriminator(sweep.params.discriminator), by_generator(sweep.params.generator);
         Reverse reverse;
         reverse.images = reverse.primal = images;
         reverse.tangent = tangents;

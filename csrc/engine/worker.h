@@ -10,6 +10,13 @@ struct Pair {
     float *generator = nullptr, *discriminator = nullptr;
 };
 
+// Cotangents of a state on their way back through the inner loop: of both networks' parameters and of their momentum;
+// and, at an update, the cotangent of its gradient, in which direction second derivatives are taken.
+struct Sweep {
+    Pair params, momentum;
+    float* direction = nullptr;
+};
+
 struct Scores {
     double loss = 0, penalty = 0;
 };
@@ -37,14 +44,14 @@ class Worker {
                           const float* latents, int64_t count, GradientSink* generator_gradient,
                           GradientSink* discriminator_gradient);
 
-    // Adds to `total` the product of `direction` with the second derivatives of a loss: the gradient, by both networks,
-    // of the derivative of the discriminator's loss along a direction in the discriminator's parameters...
+    // Adds to each sweep's `params` the product of its direction with the second derivatives of a loss: the gradient,
+    // by both networks, of the derivative of the discriminator's loss along a direction in the discriminator's
+    // parameters...
     void discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                               const float* latents, int64_t count, const std::vector<const float*>& directions,
-                               const std::vector<Pair>& totals);
+                               const float* latents, int64_t count, const std::vector<Sweep>& sweeps);
     // ... and of the generator's loss along one in the generator's.
     void generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                           const std::vector<const float*>& directions, const std::vector<Pair>& totals);
+                           const std::vector<Sweep>& sweeps);
 
     void generate(const float* generator, const float* latents, int64_t count, float* images);
 
@@ -60,7 +67,7 @@ class Worker {
     void reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient);
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
-    std::vector<Range> batches(int64_t count, bool penalty) const;
+    void set_batches(int64_t count, bool penalty);
     Scores discriminator_passes(const float* discriminator, const float* const* real, const float* interpolation,
                                 int64_t count, GradientSink* gradient, bool input_wanted);
 

@@ -14,6 +14,9 @@ from ..tasks import TaskBatch
 
 GeneratorObjective = Literal["support", "query", "initial"]
 
+LOSSES = ("loss_discriminator", "loss_generator")
+"""The metrics that `Adapted.history` has of every inner step."""
+
 
 class Parameters(NamedTuple):
     """Flat parameters of the two networks, each `[numel]` or `[tasks, numel]`."""
@@ -35,6 +38,7 @@ class Adapted:
 
     networks: Networks
     metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [tasks], of the last inner step
+    history: Mapping[str, Tensor] = field(default_factory=dict)  # name of LOSSES -> [steps, tasks], of every inner step
 
     @property
     def generator(self) -> Tensor:

@@ -26,12 +26,15 @@ from ..losses import (
 )
 from ..noise import Noise
 from ..tasks import TaskBatch
-from ._types import Adapted, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from ._types import LOSSES, Adapted, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
 from .plan import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
-_OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1}
+_OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1, "query": 2}
 _DIFFERENTIATED = ("sgd", "momentum")
-_NOT_WANTED = ("generator", "discriminator", "generator_difference", "discriminator_difference")  # until asked for
+_NOT_WANTED = (  # until asked for
+    *("generator", "discriminator", "generator_difference", "discriminator_difference"),
+    "step_losses",
+)
 _INNER_METRICS = ("loss_discriminator", "penalty", "loss_generator")
 _QUERY_METRICS = ("query_loss_discriminator", "query_loss_generator")
 
@@ -112,18 +115,14 @@ class NativeExecutor:
         self._engine = _native.make_engine(self.generator.to_core(), self.discriminator.to_core(), *settings)
 
     @staticmethod
-    def check_objective(
-        loss: Loss, inner: InnerLoop, generator_objective: GeneratorObjective, *, second_order: bool
-    ) -> None:
-        """Raise ValueError where the engine cannot compute the gradient of the query losses."""
-        if generator_objective not in _OBJECTIVES:
-            raise ValueError(f"the native executor does not take generator_objective={generator_objective!r}")
-        if second_order and inner.optimizer not in _DIFFERENTIATED:
+    def check_second_order(loss: Loss, inner: InnerLoop) -> None:
+        """Raise ValueError where the engine cannot differentiate through the inner loop."""
+        if inner.optimizer not in _DIFFERENTIATED:
             raise ValueError(
                 f"the native executor differentiates inner loops by {' and '.join(_DIFFERENTIATED)}, not by "
                 f"{inner.optimizer}"
             )
-        if second_order and loss.penalty is not None:
+        if loss.penalty is not None:
             raise ValueError("the native executor does not differentiate inner loops with a gradient penalty")
 
     def inner_loop(
@@ -147,8 +146,10 @@ class NativeExecutor:
         call.update("discriminator_buffers", networks[1].buffers)
         call.arguments["updates_done"] = tuple(before.updates for before in carried) if carried else (0, 0)
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
+        losses = call.write("step_losses", noise.steps, len(LOSSES), batch.tasks)
         self._engine.inner_loop(call.arguments)
-        return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS))
+        history = dict(zip(LOSSES, losses.unbind(1), strict=True))
+        return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS), history)
 
     @property
     def hands_on_state(self) -> bool:
@@ -170,9 +171,8 @@ class NativeExecutor:
     def query_gradient(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
     ) -> MetaGradient:
-        self.check_objective(
-            self._loss, self._inner, objective.generator_objective, second_order=not objective.first_order
-        )
+        if not objective.first_order:
+            self.check_second_order(self._loss, self._inner)
         call = self._inner_call(initial, batch, noise)
         evaluations = noise.steps if objective.multi_step else 1
         self._read_query(call, batch, noise, slice(evaluations))
@@ -182,6 +182,10 @@ class NativeExecutor:
             "first_order": int(objective.first_order),
             "objective": _OBJECTIVES[objective.generator_objective],
         }
+        if objective.generator_objective == "query":
+            updates = noise.steps, self._inner.critic_steps, batch.tasks, batch.query_shots
+            call.read("query_adaptation_latents", noise.query_adaptation_latents, *updates, self._latent_dim)
+            call.read("query_adaptation_interpolation", noise.query_adaptation_interpolation, *updates)
         generator = call.write("generator_gradient", self.generator.numel)
         discriminator = call.write("discriminator_gradient", self.discriminator.numel)
         names = (*_INNER_METRICS, *_QUERY_METRICS)
@@ -207,7 +211,9 @@ class NativeExecutor:
         self._engine.generate(call.arguments)
         return images
 
-    def explain(self, shots: int, second_order: bool = False) -> str:
+    def explain(
+        self, shots: int, *, second_order: bool = False, generator_objective: GeneratorObjective = "support"
+    ) -> str:
         """Describe both plans, the arithmetic of an inner step and the memory of a task with `shots` support images.
 
         `second_order`: the memory of a gradient through the inner loop, with as many query images.
@@ -222,8 +228,9 @@ class NativeExecutor:
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * (self.generator.numel + self.discriminator.numel)
-        query = images if second_order else 0
-        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, second_order)
+        query = images if second_order or generator_objective == "query" else 0
+        objective = _OBJECTIVES[generator_objective]
+        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, objective, second_order)
         return (
             f"generator, {self.generator.numel:,} elements\n{describe_plan(self.generator, self._layouts[0])}\n\n"
             f"discriminator, {self.discriminator.numel:,} elements\n"
@@ -276,6 +283,7 @@ class NativeExecutor:
         interpolation = noise.query_interpolation[chosen]
         sizes = (interpolation.shape[0], batch.tasks, batch.query_shots)
         call.arguments |= {"query_count": batch.query_shots, "evaluations": sizes[0]}
+        call.arguments |= {"query_adaptation_latents": 0, "query_adaptation_interpolation": 0}
         call.read("query", batch.query, batch.tasks, batch.query_shots, *self._image_shape)
         for name in ("query_discriminator_latents", "query_generator_latents"):
             call.read(name, getattr(noise, name)[chosen], *sizes, self._latent_dim)

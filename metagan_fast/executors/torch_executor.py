@@ -18,7 +18,7 @@ from ..inner import InnerLoop, Network
 from ..losses import Loss
 from ..noise import Noise
 from ..tasks import TaskBatch
-from ._types import Adapted, MetaGradient, Networks, Parameters, QueryObjective
+from ._types import LOSSES, Adapted, MetaGradient, Networks, Parameters, QueryObjective
 from .batched import BatchedModule
 from .objectives import Objectives
 
@@ -66,7 +66,8 @@ class TorchExecutor:
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None = None
     ) -> Adapted:
         networks, metrics, _ = self._adapt(initial, batch, noise, carried, keep=set())
-        return Adapted(networks, metrics)
+        history = {name: torch.stack([step[name] for step in metrics]) for name in LOSSES}
+        return Adapted(networks, metrics[-1], history)
 
     def query_gradient(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
@@ -74,7 +75,7 @@ class TorchExecutor:
         weights = objective.step_weights
         evaluated = {step + 1 for step in range(noise.steps) if weights[step] != 0}
         keep = evaluated if objective.first_order else set(range(noise.steps + 1))
-        _, metrics, states = self._adapt(initial, batch, noise, None, keep)
+        _, (*_, metrics), states = self._adapt(initial, batch, noise, None, keep)
         of_generator: Sweep = []
         of_discriminator: Sweep = []
         for step in reversed(range(noise.steps)):
@@ -103,8 +104,8 @@ class TorchExecutor:
     @torch.enable_grad()
     def _adapt(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None, keep: set[int]
-    ) -> tuple[Networks, dict[str, Tensor], dict[int, Networks]]:
-        """Run the inner loop in place; also return copies of the states before the steps in `keep`."""
+    ) -> tuple[Networks, list[dict[str, Tensor]], dict[int, Networks]]:
+        """Run the inner loop in place; return each step's metrics, and copies of the states before those to `keep`."""
         networks = Networks(
             *(
                 self._inner.start(params.detach().expand(batch.tasks, -1).clone(), before)
@@ -112,11 +113,12 @@ class TorchExecutor:
             )
         )
         states: dict[int, Networks] = {}
-        metrics: dict[str, Tensor] = {}
+        metrics: list[dict[str, Tensor]] = []
         for step in range(noise.steps):
             if step in keep:
                 states[step] = _copy(networks)
-            networks, metrics = self._step_and_metrics(networks, batch, noise, step, create_graph=False)
+            networks, of_step = self._step_and_metrics(networks, batch, noise, step, create_graph=False)
+            metrics.append(of_step)
         states[noise.steps] = networks
         return networks, metrics, states
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,13 @@ def recognises(path: Path) -> bool:
     return path.is_dir()
 
 
-def read(path: Path, image_size: tuple[int, int] | None = None, channels: int | None = None) -> ImageSet:
+Resize = Callable[["Image.Image", tuple[int, int]], "Image.Image"]
+"""How an image is brought to (height, width)."""
+
+
+def read(
+    path: Path, image_size: tuple[int, int] | None = None, channels: int | None = None, resize: Resize = fit
+) -> ImageSet:
     """Read a tree of class folders; torchvision's ImageFolder, FIGR-8 and Omniglot are such trees.
 
     A class is called by its path below `path`. Where all classes lie directly in `path` there are no groups.
@@ -33,6 +39,7 @@ def read(path: Path, image_size: tuple[int, int] | None = None, channels: int | 
         path: the tree.
         image_size: (height, width); None if all images have one size already.
         channels: 1 or 3; None for 1 if all images are grey, else 3.
+        resize: how an image is brought to that size.
 
     Raises:
         ValueError: no class folder, a folder without images, images beside folders, an image that cannot be
@@ -40,7 +47,7 @@ def read(path: Path, image_size: tuple[int, int] | None = None, channels: int | 
     """
     leaves = _leaves(path)
     files = [file for _, files in leaves for file in files]
-    images = read_files(files, image_size, channels)
+    images = read_files(files, image_size, channels, resize)
     grouped = any(folder.parent != path for folder, _ in leaves)
     return ImageSet(
         images=images,
@@ -55,12 +62,14 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def read_files(files: Sequence[Path], image_size: tuple[int, int] | None, channels: int | None) -> Pixels:
+def read_files(
+    files: Sequence[Path], image_size: tuple[int, int] | None, channels: int | None, resize: Resize = fit
+) -> Pixels:
     """Return `[n, C, H, W]`, all in one size and number of channels; see `read`."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         if channels is None:
             channels = 1 if all(pool.map(_is_grey, files)) else 3
-        arrays = list(pool.map(lambda file: _read_file(file, image_size, channels), files))
+        arrays = list(pool.map(lambda file: _read_file(file, image_size, channels, resize), files))
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         other = next(i for i, array in enumerate(arrays) if array.shape != arrays[0].shape)
@@ -119,7 +128,7 @@ def _is_grey(path: Path) -> bool:
         return image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 
 
-def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int) -> Pixels:
+def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int, resize: Resize) -> Pixels:
     """Return `[C, H, W]`; transparent pixels become white, 16-bit grey 8-bit."""
     from PIL import Image, ImageOps
 
@@ -138,6 +147,6 @@ def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int) ->
             upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
         plain = upright.convert("L" if channels == 1 else "RGB")
         if image_size is not None:
-            plain = fit(plain, image_size)
+            plain = resize(plain, image_size)
         array = np.asarray(plain)
         return array[None] if channels == 1 else array.transpose(2, 0, 1)

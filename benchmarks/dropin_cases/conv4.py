@@ -1,0 +1,64 @@
+"""The few-shot classifier of the MAML papers, on images of Omniglot's size."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+WAYS, SHOTS, QUERY, TASKS, STEPS, LR = 5, 1, 15, 4, 5, 0.1
+
+
+class Conv4(nn.Sequential):
+    """Four blocks of convolution, batch norm, ReLU and pooling, then a linear layer: `[n, 1, 28, 28]` to `[n, 5]`."""
+
+    def __init__(self, channels: int = 64) -> None:
+        layers: list[nn.Module] = []
+        for before in (1, channels, channels, channels):
+            layers += [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(channels, WAYS))
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A network and a meta-batch of 5-way tasks.
+
+    Attributes:
+        network: shared by the contenders, which leave its parameters as they are.
+        support: `[tasks, ways * shots, 1, 28, 28]`.
+        query: `[tasks, ways * query, 1, 28, 28]`.
+        support_labels, query_labels: of each task.
+        steps: inner SGD steps, of learning rate `lr`.
+    """
+
+    network: nn.Module
+    support: Tensor
+    query: Tensor
+    support_labels: Tensor
+    query_labels: Tensor
+    steps: int = STEPS
+    lr: float = LR
+
+    @classmethod
+    def draw(cls, quick: bool = False) -> Episodes:
+        """Initialise the network and draw images of noise: speed does not depend on them."""
+        torch.manual_seed(0)
+        tasks = 1 if quick else TASKS
+        images = torch.rand(tasks, WAYS * (SHOTS + QUERY), 1, 28, 28)
+        labels = torch.arange(WAYS)
+        episodes = cls(
+            Conv4(),
+            images[:, : WAYS * SHOTS],
+            images[:, WAYS * SHOTS :],
+            labels.repeat(SHOTS),
+            labels.repeat(QUERY),
+        )
+        return dataclasses.replace(episodes, steps=2) if quick else episodes
+
+    def meta_gradient(self) -> Tensor:
+        """Return the gradients that a loop left in the network, as one vector, and remove them."""
+        gradient = torch.cat([p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None])
+        self.network.zero_grad(set_to_none=True)
+        return gradient

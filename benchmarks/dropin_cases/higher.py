@@ -1,0 +1,51 @@
+"""Loops of the library `higher`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from metagan_fast.dropin import higher as ours
+
+from ..contenders import Prepared
+from . import DropInCase, maml32
+from .conv4 import Episodes
+
+
+def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
+    from ..baselines.higher_maml import maml_gradient
+
+    return maml32.prepare(
+        quick, {"higher": maml_gradient, "metagan_fast": functools.partial(maml_gradient, library=ours)}
+    )
+
+
+def _conv4(quick: bool) -> dict[str, Prepared[Tensor]]:
+    from ..baselines.higher_maml import higher
+
+    def prepared(library: Any) -> Prepared[Tensor]:
+        episodes = Episodes.draw(quick)
+        return Prepared(lambda: _meta_step(library, episodes), lambda _: episodes.meta_gradient())
+
+    return {"higher": prepared(higher), "metagan_fast": prepared(ours)}
+
+
+def _meta_step(library: Any, episodes: Episodes) -> None:
+    network = episodes.network
+    network.zero_grad(set_to_none=True)
+    optimizer = torch.optim.SGD(network.parameters(), lr=episodes.lr)
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        with library.innerloop_ctx(network, optimizer, copy_initial_weights=False) as (fmodel, diffopt):
+            for _ in range(episodes.steps):
+                diffopt.step(cross_entropy(fmodel(support), episodes.support_labels))
+            cross_entropy(fmodel(query), episodes.query_labels).backward()
+
+
+CASES = (
+    DropInCase("higher-maml-32", _maml32, package="higher"),
+    DropInCase("higher-conv4", _conv4, package="higher"),
+)

@@ -1,0 +1,35 @@
+"""The workload `maml-32`, for loops that return both networks' meta-gradients by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contenders import Prepared
+from ..problem import Problem, join
+
+
+def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, Prepared[Tensor]]:
+    """Set up contenders, functions with the arguments of `baselines.plain.maml_gradient`, on one problem."""
+    problem = Problem.draw(
+        "maml-32",
+        algorithm="maml",
+        loss="non-saturating",
+        lr=1e-3,
+        tasks=1 if quick else 8,
+        shots=4,
+        query=4,
+        steps=2 if quick else 5,
+    )
+    arguments = problem.generator, problem.discriminator, problem.batch.support, problem.batch.query, problem.noise
+    options: dict[str, Any] = {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}
+
+    def prepared(gradient: Callable[..., Any]) -> Prepared[Tensor]:
+        return Prepared(
+            lambda: gradient(*arguments, **options), lambda named: torch.cat([join(network) for network in named])
+        )
+
+    return {name: prepared(gradient) for name, gradient in gradients.items()}

@@ -1,0 +1,230 @@
+// Y = W P where P has so few columns that a vector of them would be half empty: a linear layer of few images. Vectors
+// run along the weights instead: along rows where those are adjacent, along k otherwise. Included by multiply.h.
+#pragma once
+
+#include "gemm.h"
+#include "micro_kernel.h"
+#include "pack.h"
+
+namespace metagan {
+namespace {
+
+bool is_narrow(const Patches& p, const Weights& w) {
+    return p.taps == 1 && p.run == p.columns() && p.columns() <= kFloats / 2 && (w.w_row == 1 || w.w_channel == 1);
+}
+
+// A narrow product: W and P from their first element on, k one channel after another.
+struct NarrowProduct {
+    const float *w, *b;
+    int64_t w_row, w_channel, b_channel, depth;
+    float* y;
+    int64_t y_row;
+    int columns;
+    const float* bias;
+    bool add;
+};
+
+using Lanes = int32_t __attribute__((vector_size(kVectorBytes)));
+
+METAGAN_INLINE Lanes lane_numbers() {
+    Lanes lane;
+    for (int i = 0; i < kFloats; ++i) lane[i] = i;
+    return lane;
+}
+
+constexpr auto load_whole = [](const float* from) { return load(from, FloatVector{}); };
+
+// Lane i of the result is the sum of all lanes of sums[i]: pairs of vectors become one of half sums, four times for 16.
+METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
+    const Lanes lane = lane_numbers();
+#pragma GCC unroll 4
+    for (int half = kFloats / 2; half >= 1; half /= 2) {
+        const Lanes second = lane & half;  // not zero where the second of a pair is summed
+        const Lanes own = second ? lane + kFloats : lane, other = second ? lane - half + kFloats : lane + half;
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            sums[i] =
+                __builtin_shuffle(sums[i], sums[i + half], own) + __builtin_shuffle(sums[i], sums[i + half], other);
+    }
+    return sums[0];
+}
+
+// Columns of sums, one a vector, to rows of kColumns, one behind the other.
+template <int kColumns>
+METAGAN_INLINE void columns_to_rows(FloatVector (&sums)[kColumns]) {
+    const Lanes lane = lane_numbers(), from = lane / 2 + (lane & 1) * kFloats;
+#pragma GCC unroll 4
+    for (int round = 1; round < kColumns; round *= 2) {
+        FloatVector before[kColumns];
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) before[j] = sums[j];
+#pragma GCC unroll 4
+        for (int j = 0; j < kColumns / 2; ++j) {
+            sums[2 * j] = __builtin_shuffle(before[j], before[j + kColumns / 2], from);
+            sums[2 * j + 1] = __builtin_shuffle(before[j], before[j + kColumns / 2], from + kFloats / 2);
+        }
+    }
+}
+
+// Rows of kColumns sums, of which p.columns count, to Y, added to the bias or to what is there.
+template <int kColumns>
+METAGAN_INLINE void store_rows(const NarrowProduct& p, int64_t row, int64_t rows, FloatVector value) {
+    float lanes[kFloats];
+    store(lanes, value);
+    float* const y = p.y + row * p.y_row;
+    const auto count = smaller(kFloats / kColumns, rows - row);
+    if (p.bias)
+        for (int64_t i = 0; i < count; ++i)
+            for (int j = 0; j < kColumns; ++j) lanes[i * kColumns + j] += p.bias[row + i];
+    if (p.columns < kColumns) {
+        for (int64_t i = 0; i < count; ++i)
+            for (int j = 0; j < p.columns; ++j)
+                y[i * p.y_row + j] = lanes[i * kColumns + j] + (p.add ? y[i * p.y_row + j] : 0);
+    } else if (p.add) {
+        for (int64_t i = 0; i < count; ++i)
+            for (int j = 0; j < kColumns; ++j) y[i * p.y_row + j] += lanes[i * kColumns + j];
+    } else {
+        for (int64_t i = 0; i < count; ++i)
+            __builtin_memcpy(y + i * p.y_row, lanes + i * kColumns, kColumns * sizeof(float));
+    }
+}
+
+constexpr int kNarrowSums = kTileRows > 6 ? 16 : 8;
+
+// kVectors of adjacent rows meet all columns; `last` counts the rows of the last vector.
+template <int kColumns, int kVectors>
+[[gnu::noinline]] void narrow_by_rows(const NarrowProduct& p, int64_t row, int64_t rows) {
+    const float *w = p.w + row, *b[kColumns];
+    for (int j = 0; j < kColumns; ++j) b[j] = p.b + smaller(j, p.columns - 1);
+    const auto last = static_cast<int>(smaller(kFloats, rows - row - (kVectors - 1) * kFloats));
+    FloatVector sum[kVectors][kColumns] = {};
+    const auto add_all = [&](auto load_last) {
+        for (int64_t k = 0; k < p.depth; ++k) {
+            FloatVector part[kVectors];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v)
+                part[v] = v + 1 == kVectors ? load_last(w + v * kFloats) : load(w + v * kFloats, FloatVector{});
+#pragma GCC unroll 8
+            for (int j = 0; j < kColumns; ++j) {
+                const float broadcast = b[j][k * p.b_channel];
+#pragma GCC unroll 4
+                for (int v = 0; v < kVectors; ++v) sum[v][j] += broadcast * part[v];
+            }
+            w += p.w_channel;
+        }
+    };
+    if (last == kFloats)
+        add_all(load_whole);
+    else
+        add_all([last](const float* from) { return load_first(from, last); });
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+        columns_to_rows<kColumns>(sum[v]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j)
+            store_rows<kColumns>(p, row + v * kFloats + j * (kFloats / kColumns), rows, sum[v][j]);
+    }
+}
+
+template <int kColumns>
+void narrow_all_rows(const NarrowProduct& p, int64_t rows) {
+    constexpr int kVectors = kNarrowSums / kColumns < 4 ? kNarrowSums / kColumns : 4;
+    int64_t row = 0;
+    for (; row + (kVectors - 1) * kFloats < rows; row += kVectors * kFloats)
+        narrow_by_rows<kColumns, kVectors>(p, row, rows);
+    for (; row < rows; row += kFloats) narrow_by_rows<kColumns, 1>(p, row, rows);
+}
+
+// Dot products of rows of W and columns of P, as many as a vector has lanes. A function of its own, so that what its
+// caller keeps does not push sums out of the registers; kTail says whether k is more than whole vectors.
+template <int kColumns, bool kTail>
+[[gnu::noinline]] FloatVector dot_products_tile(const float* const* rows, const float* transposed, int64_t padded,
+                                                int64_t depth) {
+    constexpr int kRows = kFloats / kColumns;
+    const float *w[kRows], *b[kColumns];
+    for (int i = 0; i < kRows; ++i) w[i] = rows[i];
+    for (int j = 0; j < kColumns; ++j) b[j] = transposed + j * padded;
+    FloatVector sum[kFloats];
+#pragma GCC unroll 16
+    for (int i = 0; i < kFloats; ++i) sum[i] = FloatVector{};
+    const auto add = [&](int64_t k, auto load_weights) {
+        FloatVector column[kColumns];
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) column[j] = load(b[j] + k, FloatVector{});
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i) {
+            const FloatVector part = load_weights(w[i] + k);
+#pragma GCC unroll 8
+            for (int j = 0; j < kColumns; ++j) sum[i * kColumns + j] += part * column[j];
+        }
+    };
+    int64_t k = 0;
+    for (; k + kFloats <= depth; k += kFloats) add(k, load_whole);
+    if constexpr (kTail) {
+        const auto rest = static_cast<int>(depth - k);
+        add(k, [rest](const float* from) { return load_first(from, rest); });
+    }
+    return totals(sum);
+}
+
+template <int kColumns>
+void narrow_dot_products(const NarrowProduct& p, int64_t rows, const float* transposed, int64_t padded) {
+    constexpr int kRows = kFloats / kColumns;
+    const auto tile = p.depth == padded ? dot_products_tile<kColumns, false> : dot_products_tile<kColumns, true>;
+    for (int64_t row = 0; row < rows; row += kRows) {
+        const float *w[kRows], *at = p.w + row * p.w_row;
+        for (int i = 0; i < kRows; ++i) {
+            w[i] = at;
+            if (row + i + 1 < rows) at += p.w_row;
+        }
+        store_rows<kColumns>(p, row, rows, tile(w, transposed, padded, p.depth));
+    }
+}
+
+template <int kColumns>
+void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
+    if (p.w_row == 1) return narrow_all_rows<kColumns>(p, rows);
+    constexpr int64_t kMost = kPackFloats / kColumns;
+    for (int64_t left = p.depth; left > 0; left -= p.depth) {
+        p.depth = smaller(left, kMost);
+        const int64_t padded = (p.depth + kFloats - 1) / kFloats * kFloats;
+        for (int j = 0; j < kColumns; ++j) {
+            const float* const from = p.b + smaller(j, p.columns - 1);
+            for (int64_t k = 0; k < p.depth; ++k) pack[j * padded + k] = from[k * p.b_channel];
+            clear(pack + j * padded + p.depth, padded - p.depth);
+        }
+        narrow_dot_products<kColumns>(p, rows, pack, padded);
+        p.w += p.depth;
+        p.b += p.depth * p.b_channel;
+        p.bias = nullptr;
+        p.add = true;
+    }
+}
+
+// The rows of one product, all its columns. `pack` is as for `multiply`.
+void multiply_narrow(const Product& product, const Weights& w, Interval rows, const float* bias, bool accumulate,
+                     float* pack) {
+    const Patches& p = product.patches;
+    const Result& y = product.result;
+    const NarrowProduct narrow{w.w + product.w_tap[0] + rows.first * w.w_row,
+                               p.b + p.b_tap[0] + p.b_position[0],
+                               w.w_row,
+                               w.w_channel,
+                               p.b_channel,
+                               p.channels,
+                               y.y + y.y_position[0] + rows.first * y.y_row,
+                               y.y_row,
+                               static_cast<int>(p.columns()),
+                               accumulate || !bias ? nullptr : bias + rows.first,
+                               accumulate};
+    const int64_t count = rows.last - rows.first;
+    if constexpr (kFloats >= 16)
+        if (narrow.columns > 4) return multiply_narrow_of<8>(narrow, count, pack);
+    if constexpr (kFloats >= 8)
+        if (narrow.columns > 2) return multiply_narrow_of<4>(narrow, count, pack);
+    return narrow.columns == 2 ? multiply_narrow_of<2>(narrow, count, pack)
+                               : multiply_narrow_of<1>(narrow, count, pack);
+}
+
+}  // namespace
+}  // namespace metagan

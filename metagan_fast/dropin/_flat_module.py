@@ -1,0 +1,316 @@
+"""Parameters in one flat buffer, and one optimizer step over it: what the stand-ins for other projects share.
+
+A group of parameters is stepped in *parts*: the parameters of one dtype and device that have had a gradient in the
+same steps, so one part as a rule. A part's optimizer state is flat and stays flat; its parameters are handed out
+as tensors in the memory of the step's result, and are taken back without a copy where they still lie in one buffer.
+
+Derivatives are those of a loop over single tensors: a step depends on the very tensors that it was given. So
+gradients by parameters of any earlier step count every path from them, the one through the update included.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from metagan_fast._ops._common import in_transform, is_traced
+from metagan_fast.flat import ALIGNMENT, FlatLayout, Slot
+
+State = dict[str, Tensor]
+Rule = Callable[
+    ["Layout", Sequence[Tensor], Sequence[Tensor], Mapping[str, Tensor], int, Mapping[str, Any]],
+    tuple[list[Tensor], State],
+]
+"""An update: (layout, params, grads, flat state, number of this step, options) -> (params, state).
+
+Parameters and gradients are lists in the order of the layout; the new parameters lie in one buffer.
+"""
+FlatRule = Callable[[Tensor, Tensor, Mapping[str, Tensor], int, Mapping[str, Any]], tuple[Tensor, State]]
+"""An update: (params `[numel]`, grads `[numel]`, flat state, number of this step, options) -> (params, state)."""
+
+
+class Layout(FlatLayout):
+    """A layout of tensors in an order, without names that matter; what is asked for at every step is kept."""
+
+    @cached_property
+    def geometry(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """Offset, shape and strides of each tensor."""
+        return [(slot.offset, slot.shape, torch.empty(slot.shape, device="meta").stride()) for slot in self.slots]
+
+    @cached_property
+    def gaps(self) -> list[int]:
+        """Elements of padding after each tensor."""
+        ends = (*self.offsets, self.numel)[1:]
+        return [end - slot.offset - slot.numel for slot, end in zip(self.slots, ends, strict=True)]
+
+    def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return tensors in one new buffer, as `flatten` does, which checks them as well."""
+        first, parts = tensors[0], []
+        for x, gap in zip(tensors, self.gaps, strict=True):
+            parts.append(x.reshape(-1))
+            if gap:
+                parts.append(_zeros(gap, first.dtype, first.device))
+        return torch.cat(parts)
+
+
+class Part(NamedTuple):
+    """Parameters that step together.
+
+    Attributes:
+        positions: which of the group's parameters.
+        layout: where they lie in a buffer.
+        step: how many steps they have taken.
+        state: the optimizer's flat buffers by name.
+    """
+
+    positions: tuple[int, ...]
+    layout: Layout
+    step: int
+    state: State
+
+
+@functools.lru_cache(maxsize=1024)
+def layout_of(shapes: tuple[torch.Size, ...]) -> Layout:
+    """Lay out tensors of these shapes in their order; slots are named "0", "1" and so on."""
+    slots, end = [], 0
+    for index, shape in enumerate(shapes):
+        slots.append(Slot(str(index), (str(index),), tuple(shape), end, shape.numel()))
+        end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
+    return Layout(tuple(slots), end)
+
+
+def split(layout: Layout, flat: Tensor) -> list[Tensor]:
+    """Return the tensors of a layout in `flat [numel]`, in order: no copies, differentiable.
+
+    To autograd they are tensors of their own and not views, so that they can be detached in place.
+    """
+    if in_transform() or is_traced():
+        return list(layout.views(flat).values())
+    if torch.is_grad_enabled() and flat.requires_grad:
+        return list(_Split.apply(flat, layout))
+    return aliases(layout, flat)
+
+
+def join(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors as one buffer `[numel]`, differentiable by each of them; no copy where they lie in one."""
+    flat = None if in_transform() or is_traced() else _shared_buffer(layout, tensors)
+    if flat is None:
+        return layout.concatenate(tensors)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return _Join.apply(flat, layout, *tensors)
+    return flat
+
+
+def aliases(layout: Layout, flat: Tensor) -> list[Tensor]:
+    """Return tensors without a graph in the memory of a flat buffer."""
+    storage, start = flat.untyped_storage(), flat.storage_offset()
+    empty = flat.detach().new_empty
+    return [empty(0).set_(storage, start + offset, shape, strides) for offset, shape, strides in layout.geometry]
+
+
+def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None, detach: bool) -> list[Tensor]:
+    """Copy tensors into flat buffers, one for each dtype and device.
+
+    With `detach` a copy of what requires grad is a leaf of its own, else it depends on the original. What does not
+    require grad is copied by itself and does not require grad.
+    """
+    tensors = list(tensors)
+    copies: list[Tensor | None] = [None if x.requires_grad else x.detach().clone().to(device=device) for x in tensors]
+    for positions in _by_kind(tensors, [i for i, x in enumerate(tensors) if x.requires_grad]):
+        layout = layout_of(tuple(tensors[i].shape for i in positions))
+        originals = [tensors[i] for i in positions]
+        if detach:
+            flat = layout.concatenate([x.detach() for x in originals]).to(device=device)
+            members = [x.requires_grad_() for x in aliases(layout, flat)]
+        else:
+            members = list(_FlatCopies.apply(layout, device, *originals))
+        for i, x in zip(positions, members, strict=True):
+            copies[i] = x
+    return cast("list[Tensor]", copies)
+
+
+def advance(
+    rule: Rule,
+    options: Mapping[str, Any],
+    parts: Sequence[Part],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Part]]:
+    """Step a group's parameters; where the gradient is None, parameter and state stay as they are.
+
+    Args:
+        rule: the update.
+        options: its hyper-parameters.
+        parts: what the step before returned, none at first.
+        params: of any shapes.
+        grads: like `params`, or None.
+
+    Returns:
+        The new parameters, in the memory of flat buffers, and the new parts.
+    """
+    results = list(params)
+    new_parts = []
+    for part in _fit(parts, params, grads):
+        present = [g for i in part.positions if (g := grads[i]) is not None]
+        if present:
+            given = [params[i] for i in part.positions]
+            stepped, state = rule(part.layout, given, present, part.state, part.step + 1, options)
+            for i, x in zip(part.positions, stepped, strict=True):
+                results[i] = x
+            part = part._replace(step=part.step + 1, state=state)
+        new_parts.append(part)
+    return results, new_parts
+
+
+def over_buffers(rule: FlatRule) -> Rule:
+    """Return a rule over lists that gathers them, steps the buffers and hands out the result."""
+
+    def gathered(
+        layout: Layout,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Mapping[str, Tensor],
+        step: int,
+        options: Mapping[str, Any],
+    ) -> tuple[list[Tensor], State]:
+        flat, new_state = rule(join(layout, params), join(layout, grads), state, step, options)
+        return split(layout, flat), new_state
+
+    return gathered
+
+
+def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) -> list[Part]:
+    """Make parts of one state a parameter, as `torch.optim` keeps it: tensors, and a "step" where there is one.
+
+    Args:
+        states: by position in `params`.
+        params: for their dtype, shape and device.
+    """
+    alike: dict[Any, list[int]] = {}
+    for position, state in states.items():
+        buffers = tuple(name for name, x in state.items() if isinstance(x, Tensor) and name != "step")
+        alike.setdefault((int(state.get("step", 1)), buffers), []).append(position)
+    parts = []
+    for (step, names), members in alike.items():
+        for positions in _by_kind(params, members):
+            layout = layout_of(tuple(params[i].shape for i in positions))
+            state = {name: join(layout, [states[i][name] for i in positions]) for name in names}
+            parts.append(Part(positions, layout, step, state))
+    return parts
+
+
+def states_of(parts: Iterable[Part]) -> dict[int, dict[str, Any]]:
+    """Return one state a parameter, by position: tensors in the flat buffers, and "step"."""
+    states: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
+        for n, position in enumerate(part.positions):
+            states[position] = {"step": part.step, **{name: tensors[n] for name, tensors in buffers.items()}}
+    return states
+
+
+def _fit(parts: Sequence[Part], params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Part]:
+    """Return parts in which all parameters have a gradient or none has: split, or made for what is new."""
+    fitted = []
+    known: set[int] = set()
+    for part in parts:
+        known.update(part.positions)
+        present = [grads[i] is not None for i in part.positions]
+        if all(present) or not any(present):
+            fitted.append(part)
+        else:
+            fitted += _split(part, present)
+    new = [i for i, g in enumerate(grads) if g is not None and i not in known]
+    for positions in _by_kind(params, new):
+        fitted.append(Part(positions, layout_of(tuple(params[i].shape for i in positions)), 0, {}))
+    return fitted
+
+
+def _split(part: Part, present: Sequence[bool]) -> list[Part]:
+    """Split a part into the parameters that are present and the others."""
+    buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
+    halves = []
+    for wanted in (True, False):
+        chosen = [n for n, here in enumerate(present) if here is wanted]
+        layout = layout_of(tuple(torch.Size(part.layout.slots[n].shape) for n in chosen))
+        state = {name: join(layout, [tensors[n] for n in chosen]) for name, tensors in buffers.items()}
+        halves.append(Part(tuple(part.positions[n] for n in chosen), layout, part.step, state))
+    return halves
+
+
+def _by_kind(tensors: Sequence[Tensor], positions: Iterable[int]) -> list[tuple[int, ...]]:
+    """Group positions by the dtype and device of their tensors."""
+    kinds: dict[Any, list[int]] = {}
+    for i in positions:
+        kinds.setdefault((tensors[i].dtype, tensors[i].device), []).append(i)
+    return [tuple(members) for members in kinds.values()]
+
+
+@functools.lru_cache(maxsize=1024)
+def _zeros(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.zeros(numel, dtype=dtype, device=device)
+
+
+def _shared_buffer(layout: Layout, tensors: Sequence[Tensor]) -> Tensor | None:
+    """Return the buffer in whose memory these tensors lie as the layout says, or None."""
+    first = tensors[0]
+    if type(first) not in (Tensor, nn.Parameter) or len(tensors) == 1:
+        return None
+    storage, start = first.untyped_storage(), first.storage_offset()
+    for slot, x in zip(layout.slots, tensors, strict=True):
+        if (
+            x.storage_offset() != start + slot.offset
+            or x.dtype != first.dtype
+            or not x.is_contiguous()
+            or x.untyped_storage()._cdata != storage._cdata
+        ):
+            return None
+    if (start + layout.numel) * first.element_size() > storage.nbytes():
+        return None
+    return first.detach().as_strided((layout.numel,), (1,), start)
+
+
+class _Join(torch.autograd.Function):
+    """A flat buffer as a function of the tensors that lie in it."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: Layout, *tensors: Tensor) -> Tensor:
+        ctx.layout = layout
+        return flat.view_as(flat)
+
+    @staticmethod
+    def backward(ctx: Any, d_flat: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *split(ctx.layout, d_flat)
+
+
+class _Split(torch.autograd.Function):
+    """The tensors that lie in a flat buffer as functions of it."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        ctx.layout = layout
+        return tuple(aliases(layout, flat))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return join(ctx.layout, grads), None
+
+
+class _FlatCopies(torch.autograd.Function):
+    """Copies of tensors, side by side in one buffer. What no copy is used of keeps the gradient None."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, device: torch.device | str | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.devices = [x.device for x in tensors]
+        return tuple(aliases(layout, layout.concatenate(tensors).to(device=device)))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, None, *(None if g is None else g.to(d) for g, d in zip(grads, ctx.devices, strict=True))

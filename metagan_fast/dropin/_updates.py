@@ -1,0 +1,176 @@
+"""Update rules over flat buffers, with hyper-parameters that may be tensors.
+
+A rule over lists is what steps parameters, a rule `flat_...` what steps their buffer. The fused ops serve where
+hyper-parameters other than the learning rate are numbers; elsewhere, and where a variant
+has no fused op (amsgrad), plain PyTorch over the whole buffer, differentiable by every one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metagan_fast import _native, functional, reference
+from metagan_fast.dropin import _fused_step
+from metagan_fast.dropin._flat_module import Layout, Rule, State, over_buffers
+
+
+def flat_sgd(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.SGD` with its options; the first step is not dampened.
+
+    State: `momentum_buffer` with momentum.
+    """
+    numbers = {name: options[name] for name in ("momentum", "dampening", "weight_decay")}
+    step_of = _chosen("sgd_step", params, numbers)
+    results = step_of(
+        params,
+        _signed(grads, options),
+        _rate(options),
+        momentum_buffer=state.get("momentum_buffer"),
+        nesterov=options["nesterov"],
+        **numbers,
+    )
+    new_params, *buffer = results if isinstance(results, tuple) else (results,)
+    return new_params, {"momentum_buffer": buffer[0]} if buffer else {}
+
+
+def flat_adam(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.Adam` with its options, or AdamW with `decoupled`; `eps_root` as in `adam_step`.
+
+    State: `exp_avg`, `exp_avg_sq`, and `max_exp_avg_sq` with amsgrad.
+    """
+    grads = _signed(grads, options)
+    zeros = torch.zeros_like(params, requires_grad=False)
+    m, v = state.get("exp_avg", zeros), state.get("exp_avg_sq", zeros)
+    numbers = {name: options[name] for name in ("betas", "eps", "weight_decay")}
+    decoupled, eps_root = options.get("decoupled", False), options.get("eps_root", 0.0)
+    if options.get("amsgrad"):
+        return _amsgrad(params, grads, m, v, state.get("max_exp_avg_sq", zeros), step, options)
+    results = _chosen("adam_step", params, numbers)(
+        params, grads, m, v, _rate(options), step=step, decoupled=decoupled, eps_root=eps_root, **numbers
+    )
+    return results[0], dict(zip(("exp_avg", "exp_avg_sq"), results[1:], strict=True))
+
+
+def flat_rmsprop(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.RMSprop` with its options; `nesterov` looks ahead along the momentum buffer.
+
+    State: `square_avg` (`initial_scale` before the first step), `momentum_buffer` with momentum, `grad_avg` if
+    `centered`.
+    """
+    numbers = {name: options[name] for name in ("alpha", "eps", "weight_decay")}
+    square_avg = state.get("square_avg")
+    if square_avg is None:
+        square_avg = torch.full_like(params, options.get("initial_scale", 0.0), requires_grad=False)
+    momentum, centered, rate = options["momentum"], options["centered"], _rate(options)
+    step_of = _chosen("rmsprop_step", params, {**numbers, "momentum": momentum})
+    given = {"centered": centered, "grad_avg": state.get("grad_avg"), **numbers}
+    grads = _signed(grads, options)
+    if options.get("nesterov"):
+        if numbers["weight_decay"] != 0:
+            grads, given["weight_decay"] = grads + numbers["weight_decay"] * params, 0.0
+        moved, square_avg, *rest = step_of(torch.zeros_like(params), grads, square_avg, 1.0, **given)
+        ahead = {"momentum": momentum, "dampening": 0.0, "weight_decay": 0.0, "nesterov": True, "lr": rate}
+        new_params, buffer = flat_sgd(params, -moved, state, step, ahead)
+        return new_params, {"square_avg": square_avg, **buffer, **({"grad_avg": rest[0]} if centered else {})}
+    results = step_of(
+        params, grads, square_avg, rate, momentum=momentum, momentum_buffer=state.get("momentum_buffer"), **given
+    )
+    names = ["square_avg", *(["momentum_buffer"] if momentum != 0 else []), *(["grad_avg"] if centered else [])]
+    return results[0], dict(zip(names, results[1:], strict=True))
+
+
+rmsprop: Rule = over_buffers(flat_rmsprop)
+
+
+def sgd(
+    layout: Layout,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state: Mapping[str, Tensor],
+    step: int,
+    options: Mapping[str, Any],
+) -> tuple[list[Tensor], State]:
+    """Step lists as `flat_sgd` does, with one node in the graph where that can be."""
+    numbers = {name: options[name] for name in ("momentum", "dampening", "weight_decay")}
+    if options.get("maximize") or not _fused_step.takes(params, rate := _rate(options), numbers):
+        return over_buffers(flat_sgd)(layout, params, grads, state, step, options)
+    buffers = [state["momentum_buffer"]] if numbers["momentum"] != 0 and "momentum_buffer" in state else []
+    if not buffers:  # the first step is not dampened
+        numbers["dampening"] = 0.0
+    numbers["nesterov"] = options["nesterov"]
+    return _fused_step.fused_step(_fused_step.SGD, layout, params, grads, buffers, rate, numbers)
+
+
+def adam(
+    layout: Layout,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state: Mapping[str, Tensor],
+    step: int,
+    options: Mapping[str, Any],
+) -> tuple[list[Tensor], State]:
+    """Step lists as `flat_adam` does, with one node in the graph where that can be."""
+    numbers = {name: options[name] for name in ("betas", "eps", "weight_decay")}
+    plain = options.get("amsgrad") or options.get("maximize")
+    if plain or not _fused_step.takes(params, rate := _rate(options), numbers):
+        return over_buffers(flat_adam)(layout, params, grads, state, step, options)
+    moments = [state[name] if name in state else _zeros(layout, params[0]) for name in ("exp_avg", "exp_avg_sq")]
+    numbers.update(decoupled=options.get("decoupled", False), eps_root=options.get("eps_root", 0.0), step=step)
+    return _fused_step.fused_step(_fused_step.ADAM, layout, params, grads, moments, rate, numbers)
+
+
+def _zeros(layout: Layout, like: Tensor) -> Tensor:
+    return torch.zeros(layout.numel, dtype=like.dtype, device=like.device)
+
+
+def _amsgrad(
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    largest: Tensor,
+    step: int,
+    options: Mapping[str, Any],
+) -> tuple[Tensor, State]:
+    """Step Adam with the largest second moment so far (Reddi et al. 2018), as PyTorch: before bias correction."""
+    beta1, beta2 = options["betas"]
+    inverse_bias1, inverse_bias2 = reference.inverse_bias_corrections(step, options["betas"])
+    rate, weight_decay = _rate(options), options["weight_decay"]
+    if options.get("decoupled"):
+        params = params - (rate * weight_decay) * params
+    else:
+        grads = grads + weight_decay * params
+    exp_avg = beta1 * exp_avg + (1 - beta1) * grads
+    exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * (grads * grads)
+    largest = torch.maximum(largest, exp_avg_sq)
+    denominator = reference.safe_sqrt(largest * inverse_bias2 + options.get("eps_root", 0.0)) + options["eps"]
+    params = params - rate * (exp_avg * inverse_bias1) / denominator
+    return params, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": largest}
+
+
+def _chosen(op: str, params: Tensor, numbers: Mapping[str, Any]) -> Any:
+    """Return the fused op if it takes these options and this dtype, else the reference's."""
+    flat = [x for value in numbers.values() for x in (value if isinstance(value, (tuple, list)) else (value,))]
+    fused = params.dtype in _native.DTYPES and not any(isinstance(x, Tensor) for x in flat)
+    return getattr(functional if fused else reference, op)
+
+
+def _rate(options: Mapping[str, Any]) -> Any:
+    """Return the learning rate, a tensor of one element without dimensions."""
+    rate = options["lr"]
+    return rate.reshape(()) if isinstance(rate, Tensor) and rate.numel() == 1 else rate
+
+
+def _signed(grads: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return the direction of descent's gradient: the negative one where the loss is to grow."""
+    return -grads if options.get("maximize") else grads

@@ -1,0 +1,40 @@
+"""FIGR's trainer (github.com/OctThe16th/FIGR): change the import, and its episodes run in the engine.
+
+    from metagan_fast.dropin.figr import FIGR  # was: from train import FIGR
+    python -m metagan_fast.dropin.figr --dataset Omniglot  # was: python train.py --dataset Omniglot
+
+`docs/migrate/figr.md` says what differs. Clouâtre & Demers 2019, arXiv:1901.02199.
+"""
+
+from __future__ import annotations
+
+from .environments import FIGR8MetaEnv, MetaEnv, MnistMetaEnv, OmniglotMetaEnv, device
+from .networks import DCGANDiscriminator, DCGANGenerator, ResNetDiscriminator, ResNetGenerator
+from .trainer import (
+    FIGR,
+    OPTIONS,
+    Environment,
+    calc_gradient_penalty,
+    normalize_data,
+    unnormalize_data,
+    wassertein_loss,
+)
+
+__all__ = [
+    "FIGR",
+    "OPTIONS",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "Environment",
+    "FIGR8MetaEnv",
+    "MetaEnv",
+    "MnistMetaEnv",
+    "OmniglotMetaEnv",
+    "ResNetDiscriminator",
+    "ResNetGenerator",
+    "calc_gradient_penalty",
+    "device",
+    "normalize_data",
+    "unnormalize_data",
+    "wassertein_loss",
+]

@@ -1,0 +1,209 @@
+"""FIGR's `environnements.py`: MNIST, Omniglot and FIGR-8 as they lie on disk, one class drawn as a task at a time."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...tasks import TaskDistribution, draws, folders, idx
+from ...tasks.images import ImageSet
+
+device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where images go, as in FIGR."""
+
+
+class MetaEnv:
+    """A data set whose classes are tasks, some of them held out for validation.
+
+    Draws depend on the seed and on how many were made before, so a resumed run goes on with the same tasks.
+
+    Args:
+        height, length: pixels of an image; images are stretched to them by Pillow's bilinear filter.
+        seed: of the split and of the tasks drawn.
+        root: the folder of the data, `./data` in FIGR.
+        validation_task: the classes held out, those of an earlier run for example; None: as many as FIGR holds out,
+            drawn by the seed.
+        device: where the images go; None: `device` of this module.
+
+    Attributes:
+        channels: 1.
+        training_task, validation_task: sets of names of classes.
+        draws: how many tasks of each set were drawn.
+
+    Raises:
+        FileNotFoundError: the data are not there; the message says what to do.
+        ValueError: data that cannot be read, or too few classes to hold some out.
+    """
+
+    channels: int = 1
+    name: ClassVar[str]
+    held_out: ClassVar[int]
+    places: ClassVar[tuple[str, ...]]  # below `root`; the first that exists is read
+    help: ClassVar[str]
+
+    def __init__(
+        self,
+        height: int = 32,
+        length: int = 32,
+        *,
+        seed: int = 0,
+        root: str | Path = "./data",
+        validation_task: Collection[str] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.height = height
+        self.length = length
+        self.device = torch.device(device) if device is not None else globals()["device"]
+        self.draws = {"training": 0, "validation": 0}
+        images = self._read(self._find(Path(root)))
+        chosen = self._hold_out(images.classes, seed) if validation_task is None else set(validation_task)
+        unknown = chosen - set(images.classes)
+        if unknown:
+            raise ValueError(f"validation_task names {min(unknown)!r}, which is no class of {self.name} in {root}")
+        self.all_tasks = set(images.classes)
+        self.validation_task = chosen
+        self.training_task = self.all_tasks - chosen
+        self._sets = {
+            part: TaskDistribution(images.select(n for n in images.classes if n in names), seed=seed, name=self.name)
+            for part, names in (("training", self.training_task), ("validation", self.validation_task))
+        }
+
+    def sample_training_task(self, batch_size: int = 4) -> tuple[Tensor, str]:
+        """Draw a class to train on and `batch_size` different images of it.
+
+        Returns:
+            `[batch_size, 1, height, length]` in [0, 1], and the name of the class.
+
+        Raises:
+            ValueError: a class has too few images, or there are no classes.
+        """
+        return self._sample("training", batch_size)
+
+    def sample_validation_task(self, batch_size: int = 4) -> tuple[Tensor, str]:
+        """Draw a class that is held out, as `sample_training_task`."""
+        return self._sample("validation", batch_size)
+
+    def _sample(self, part: str, batch_size: int) -> tuple[Tensor, str]:
+        tasks = self._sets[part]
+        fewest = min(tasks.counts, default=0)
+        if fewest < batch_size:
+            name = tasks.classes[tasks.counts.index(fewest)] if tasks.counts else None
+            raise ValueError(
+                f"{self.name}: "
+                + (f"class {name!r} has {fewest} images" if tasks.counts else f"there are no classes for {part}")
+                + f", but batch_size={batch_size}; lower --batch_size or change the data"
+            )
+        batch = tasks.sample(tasks=1, shots=batch_size, step=self.draws[part])
+        self.draws[part] += 1
+        assert batch.classes is not None
+        return ((batch.support[0] + 1) / 2).to(self.device), batch.classes[0]
+
+    def _find(self, root: Path) -> Path:
+        for place in self.places:
+            if (root / place).exists():
+                return root / place
+        expected = " or ".join(str(root / place) for place in self.places)
+        raise FileNotFoundError(f"{self.name} is not there: expected {expected}; {self.help}")
+
+    def _hold_out(self, classes: Collection[str], seed: int) -> set[str]:
+        if len(classes) <= self.held_out:
+            raise ValueError(
+                f"{self.name} has {len(classes)} classes, of which {self.held_out} are held out for validation: none "
+                "is left to train on; add classes or name fewer with validation_task"
+            )
+        drawn = draws.words(seed, draws.Stream.SPLIT, 0, (len(classes),))
+        names = sorted(classes)
+        return {names[i] for i in np.argsort(drawn, kind="stable")[: self.held_out]}
+
+    def _read(self, path: Path) -> ImageSet:
+        """Return all images, a class after another; FIGR draws every class with the same chance, so without groups."""
+        images = folders.read(path, (self.height, self.length), self.channels, _stretch)
+        return ImageSet(images.images, images.counts, images.classes)
+
+    # What a resumed run needs
+
+    def state(self) -> dict[str, Any]:
+        """Return how far the draws are, and the classes held out."""
+        return {"draws": dict(self.draws), "validation_task": sorted(self.validation_task)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ValueError: other classes were held out then.
+        """
+        if set(state["validation_task"]) != self.validation_task:
+            raise ValueError(
+                f"the run held out other classes of {self.name} than this one does, which would train on what it is "
+                "judged by; start it with the same data and --seed, or with its validation_task"
+            )
+        self.draws = dict(state["draws"])
+
+
+class MnistMetaEnv(MetaEnv):
+    """MNIST's training images, with digit 9 held out; see `MetaEnv`."""
+
+    name = "MNIST"
+    held_out = 1
+    places = tuple(
+        f"{folder}/train-images-idx3-ubyte{suffix}" for folder in ("MNIST/raw", "raw") for suffix in ("", ".gz")
+    )
+    help = (
+        "put train-images-idx3-ubyte and train-labels-idx1-ubyte (or their .gz) there, as torchvision's "
+        "MNIST('./data', download=True) does"
+    )
+
+    def __init__(self, height: int = 28, length: int = 28, **settings: Any) -> None:
+        super().__init__(height, length, **settings)
+
+    def _hold_out(self, classes: Collection[str], seed: int) -> set[str]:
+        return {"9"}
+
+    def _read(self, path: Path) -> ImageSet:
+        found = idx.read(path)
+        size = self.height, self.length
+        images = np.stack([np.asarray(_stretch(Image.fromarray(image), size)) for image in found.images[:, 0]])
+        return ImageSet(images[:, None], found.counts, found.classes)
+
+
+class OmniglotMetaEnv(MetaEnv):
+    """Omniglot's background characters, 20 of them held out; see `MetaEnv`. A class is `alphabet/character`."""
+
+    name = "Omniglot"
+    held_out = 20
+    places = ("omniglot-py/images_background",)
+    help = (
+        "unpack images_background.zip of github.com/brendenlake/omniglot there, as torchvision's "
+        "Omniglot('./data', download=True) does"
+    )
+
+
+class FIGR8MetaEnv(MetaEnv):
+    """FIGR-8's icons, 50 classes held out; see `MetaEnv`.
+
+    The names of the two sets are written to `validation_task.pkl` and `training_task.pkl` in the working directory,
+    as FIGR does.
+    """
+
+    name = "FIGR-8"
+    held_out = 50
+    places = ("FIGR-8/Data",)
+    help = "download FIGR-8 from github.com/marcdemers/FIGR-8 and unzip it there: a folder of images for each class"
+
+    def __init__(self, height: int = 32, length: int = 32, **settings: Any) -> None:
+        super().__init__(height, length, **settings)
+        for name in ("validation_task", "training_task"):
+            Path(f"{name}.pkl").write_bytes(pickle.dumps(getattr(self, name)))
+
+
+def _stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize to (height, width) as torchvision's Resize does for FIGR."""
+    height, width = size
+    return image.resize((width, height), Image.Resampling.BILINEAR)

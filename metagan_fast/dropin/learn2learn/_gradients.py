@@ -1,0 +1,63 @@
+"""Gradients by the parameters of a learner, with errors that say which parameter is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+def gradients(
+    loss: Tensor,
+    parameters: Mapping[str, Tensor],
+    *,
+    create_graph: bool,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+    allow_nograd: bool = False,
+) -> list[Tensor | None]:
+    """Differentiate a loss by named tensors.
+
+    Args:
+        loss: one element.
+        parameters: by name.
+        create_graph: make the gradients differentiable.
+        retain_graph: keep the loss's graph; by default what `create_graph` is.
+        allow_unused: return None for what the loss does not depend on.
+        allow_nograd: return None for what does not require grad.
+
+    Returns:
+        One gradient a parameter, or None.
+
+    Raises:
+        RuntimeError: the loss has no graph, or not of all parameters; or what `torch.autograd.grad` raises.
+    """
+    if isinstance(loss, Tensor) and not loss.requires_grad:
+        raise RuntimeError(
+            "expected a loss that depends on the learner's parameters, got one without a graph; compute it from the "
+            "clone's own outputs, outside of torch.no_grad() and without .detach() or .item()"
+        )
+    frozen = [name for name, x in parameters.items() if not x.requires_grad]
+    if frozen and not allow_nograd:
+        raise RuntimeError(
+            f"expected parameters that require grad, got requires_grad=False for {', '.join(frozen)}; "
+            "pass allow_nograd=True to leave such parameters as they are"
+        )
+    wanted = {name: x for name, x in parameters.items() if x.requires_grad}
+    found = torch.autograd.grad(
+        loss,
+        list(wanted.values()),
+        retain_graph=create_graph if retain_graph is None else retain_graph,
+        create_graph=create_graph,
+        allow_unused=True,
+    )
+    by_name = dict(zip(wanted, found, strict=True))
+    unused = [name for name, gradient in by_name.items() if gradient is None]
+    if unused and not allow_unused:
+        raise RuntimeError(
+            f"expected a loss that depends on every parameter of the learner, it does not on {', '.join(unused)}; "
+            "pass allow_unused=True to leave such parameters as they are, and make sure that the loss came from this "
+            "clone, after its last adapt() and any change to its module"
+        )
+    return [by_name.get(name) for name in parameters]

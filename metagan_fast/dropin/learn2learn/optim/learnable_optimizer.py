@@ -1,0 +1,54 @@
+"""Gradient descent with a learned transform of the gradients."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..utils import update_module
+
+
+class LearnableOptimizer(nn.Module):
+    """Step a module so that its next loss has gradients by the transforms that made the step.
+
+    Args:
+        model: changed by `step`, whose parameters become tensors with a graph; not a submodule of this.
+        transform: takes a parameter, returns a module from its gradient to its update.
+        lr: a factor of every update.
+
+    Raises:
+        AssertionError: `model` is no module.
+    """
+
+    def __init__(self, model: nn.Module, transform: Callable[[Tensor], nn.Module], lr: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise AssertionError(f"expected a module, got {type(model).__name__}")
+        self.info = {"model": model}
+        self.transforms = nn.ModuleList([transform(x) for x in model.parameters()])
+        self.lr = lr
+
+    def step(self, closure: Any = None) -> None:
+        """Step each parameter that has a `grad`; the graph of earlier steps is cut."""
+        model = self.info["model"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PyTorch warns of reading .grad where it may be missing
+            for x, transform in zip(model.parameters(), self.transforms, strict=True):
+                if x.grad is not None:
+                    x.update = -self.lr * transform(x.grad.detach())  # type: ignore[attr-defined]
+                    x.detach_()
+            update_module(model)
+            for x in model.parameters():
+                x.retain_grad()
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        """Reset the gradients of the model, not those of the transforms."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            for x in self.info["model"].parameters():
+                if x.grad is not None:
+                    x.grad = None if set_to_none else torch.zeros_like(x.detach())

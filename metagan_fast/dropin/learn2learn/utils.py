@@ -1,0 +1,159 @@
+"""Modules whose parameters are results of computation: cloned, updated and detached in a differentiable way."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+def magic_box(x: Any) -> Any:
+    """Return 1 with the derivative of `x`: `exp(x - stop_gradient(x))`, for stochastic graphs.
+
+    What is no tensor is returned as it is. Source: DiCE (Foerster et al. 2018, arXiv:1802.05098).
+    """
+    return torch.exp(x - x.detach()) if isinstance(x, Tensor) else x
+
+
+def clone_parameters(param_list: Sequence[Tensor]) -> list[Tensor]:
+    """Clone tensors; each clone depends on its original."""
+    return [x.clone() for x in param_list]
+
+
+def clone_named_parameters(param_dict: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+    """Clone the tensors of a mapping; each clone depends on its original."""
+    return {name: x.clone() for name, x in param_dict.items()}
+
+
+def clone_module(module: T, memo: MutableMapping[Any, Any] | None = None) -> T:
+    """Copy a module so that its parameters depend on the original's: a loss of the copy has gradients by those.
+
+    Parameters are cloned, and buffers that require grad; the other buffers, hooks and attributes are shared with the
+    original, so batch norm in a clone moves the original's running statistics. Tied parameters stay tied, and a
+    submodule that stands in several places is copied once.
+
+    Args:
+        module: any module; what is none is returned as it is.
+        memo: clones by original, which this call reads and extends; hand the same dictionary to several calls where
+            modules share parameters.
+
+    Returns:
+        The copy, of the same class. Its parameters are tensors with a graph, not `nn.Parameter`s.
+    """
+    if not isinstance(module, nn.Module):
+        return module
+    memo = {} if memo is None else memo
+    return replace_tensors(copy_structure(module, memo), torch.clone, memo)
+
+
+def detach_module(module: nn.Module | None, keep_requires_grad: bool = False) -> None:
+    """Cut a cloned module from the graph, in place.
+
+    Args:
+        module: what is no module is left alone.
+        keep_requires_grad: let what required grad require it still, as leaves; else nothing does.
+    """
+
+    def detached(x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return x
+        x = x.detach() if x._is_view() else x.detach_()  # PyTorch detaches no view in place
+        return x.requires_grad_(keep_requires_grad)
+
+    if isinstance(module, nn.Module):
+        replace_tensors(module, detached)
+
+
+def update_module(
+    module: M, updates: Sequence[Tensor | None] | None = None, memo: MutableMapping[Any, Any] | None = None
+) -> M:
+    """Add updates to the parameters of a module: new tensors take their places, with the graph of both.
+
+    Args:
+        module: changed in place, but none of its tensors is.
+        updates: one for each of `module.parameters()`, of the same shape; None leaves a parameter as it is. Without
+            updates, those in the attribute `update` of parameters and buffers are taken, and reset to None.
+        memo: updated tensors by original, which this call reads and extends.
+
+    Returns:
+        The module. With fewer or more updates than parameters the pairs are used and a warning is logged.
+    """
+    if updates is not None:
+        parameters = list(module.parameters())
+        if len(updates) != len(parameters):
+            logger.warning("expected one update a parameter, %d, got %d", len(parameters), len(updates))
+        for x, update in zip(parameters, updates, strict=False):
+            x.update = update  # type: ignore[attr-defined]
+
+    def updated(x: Tensor) -> Tensor:
+        update = getattr(x, "update", None)
+        if update is None:
+            return x
+        x.update = None  # type: ignore[attr-defined]
+        return x + update
+
+    return replace_tensors(module, updated, memo)
+
+
+def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
+    """Return the fraction of rows of `preds [n, classes]` whose largest entry is at `targets [n]`."""
+    return (preds.argmax(dim=1) == targets).sum().float() / preds.size(0)
+
+
+def copy_structure(module: M, memo: MutableMapping[Any, Any] | None = None) -> M:
+    """Copy a module and its submodules, but share every tensor and every other attribute."""
+    memo = {} if memo is None else memo
+    if module in memo:
+        return memo[module]
+    memo[module] = copied = module.__new__(type(module))
+    copied.__dict__ = module.__dict__.copy()
+    for name in ("_parameters", "_buffers", "_modules"):
+        copied.__dict__[name] = module.__dict__[name].copy()
+    for name, child in module._modules.items():
+        copied._modules[name] = copy_structure(child, memo) if isinstance(child, nn.Module) else child
+    return copied
+
+
+def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: MutableMapping[Any, Any] | None = None) -> M:
+    """Put `replace(x)` in the place of each parameter and of each buffer that may have a gradient, or an update.
+
+    Args:
+        module: changed in place.
+        replace: called once for each tensor, so that what is tied stays tied.
+        memo: what took the place of which tensor, read and extended.
+
+    Returns:
+        The module.
+    """
+    memo = {} if memo is None else memo
+    for part in _distinct_modules(module):
+        for tensors in (part._parameters, part._buffers):
+            for name, x in tensors.items():
+                if x is None or (tensors is part._buffers and not _takes_part(x)):
+                    continue
+                if x not in memo:
+                    memo[x] = replace(x)
+                tensors[name] = memo[x]
+    return module
+
+
+def _distinct_modules(module: nn.Module) -> list[nn.Module]:
+    """Return a module and those in it, each once; unlike `modules()` without making names."""
+    found = {module: None}
+    for part in (queue := [module]):
+        new = [child for child in part._modules.values() if isinstance(child, nn.Module) and child not in found]
+        found.update(dict.fromkeys(new))
+        queue += new
+    return list(found)
+
+
+def _takes_part(buffer: Tensor) -> bool:
+    return buffer.requires_grad or getattr(buffer, "update", None) is not None

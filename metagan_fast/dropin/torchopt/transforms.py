@@ -1,0 +1,354 @@
+"""Gradient transformations, pairs of pure functions `init` and `update` over trees of tensors.
+
+Their results are new tensors whatever `inplace` says; only `apply_updates` writes in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from metagan_fast.dropin import _updates
+from metagan_fast.dropin._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
+from metagan_fast.dropin.torchopt._trees import leaves, rebuild
+
+Schedule = Callable[[Tensor], Any]
+"""From the number of steps taken, an int64 tensor, to the learning rate."""
+
+Rate = float | Tensor | Schedule
+
+
+class _Init(Protocol):
+    def __call__(self, params: Any) -> Any: ...
+
+
+class _Update(Protocol):
+    def __call__(self, updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """What turns gradients into updates.
+
+    Attributes:
+        init: from a tree of parameters to a state.
+        update: from `(grads, state, params=, inplace=)` to `(updates, state)`.
+    """
+
+    init: _Init
+    update: _Update
+
+    def chain(self, following: GradientTransformation) -> GradientTransformation:
+        """Return both in a row."""
+        return chain(self, following)
+
+
+class FusedTransformation(GradientTransformation):
+    """A transformation that is one update rule, whose parameters can be stepped in one call.
+
+    Attributes:
+        rule: the update.
+        options: its hyper-parameters.
+    """
+
+    rule: Rule
+    options: Mapping[str, Any]
+
+    def __new__(cls, rule: Rule, flat_rule: FlatRule, options: Mapping[str, Any]) -> FusedTransformation:
+        """Make the pure functions of a rule, given over lists and over buffers."""
+        transformation = super().__new__(cls, _initialiser(options), _updater(flat_rule, options))
+        transformation.rule, transformation.options = _scheduled(rule), options
+        return transformation
+
+
+def sgd(
+    lr: Rate,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    *,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+) -> FusedTransformation:
+    """Return stochastic gradient descent; arguments as in `torch.optim.SGD`.
+
+    Args:
+        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
+        momentum, dampening, weight_decay, nesterov, maximize: as there.
+        moment_requires_grad: accepted; the momentum buffer starts with the first gradient, so nothing depends on it.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    _check(lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if nesterov and (momentum <= 0 or dampening != 0):
+        raise ValueError(f"nesterov needs momentum above 0 and dampening 0, got {momentum} and {dampening}")
+    return FusedTransformation(
+        _updates.sgd,
+        _updates.flat_sgd,
+        {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        },
+    )
+
+
+def adam(
+    lr: Rate = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    *,
+    eps_root: float = 0.0,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> FusedTransformation:
+    """Return Adam.
+
+    Args:
+        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
+        betas: decay of the two moments.
+        eps: added to the square root.
+        weight_decay: L2 penalty.
+        eps_root: added under the square root; keeps its derivative finite. One of the two is above 0.
+        moment_requires_grad: `init` makes moments that require grad.
+        maximize: go up the gradient.
+        use_accelerated_op: accepted; the step is fused in any case.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    return _adam(lr, betas, eps, weight_decay, eps_root, moment_requires_grad, maximize, decoupled=False)
+
+
+def adamw(
+    lr: Rate = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    *,
+    eps_root: float = 0.0,
+    moment_requires_grad: bool = False,
+    maximize: bool = False,
+    use_accelerated_op: bool = False,
+) -> FusedTransformation:
+    """Return AdamW, which shrinks parameters by `lr * weight_decay`; arguments as in `adam`."""
+    return _adam(lr, betas, eps, weight_decay, eps_root, moment_requires_grad, maximize, decoupled=True)
+
+
+def rmsprop(
+    lr: Rate = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    *,
+    initial_scale: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> FusedTransformation:
+    """Return RMSprop.
+
+    Args:
+        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
+        alpha: decay of the mean squared gradient.
+        eps: added to the square root, above 0.
+        weight_decay: L2 penalty.
+        momentum: factor of the momentum buffer.
+        centered: divide by the standard deviation of the gradient.
+        initial_scale: what the mean squared gradient starts with.
+        nesterov: look ahead along the momentum buffer.
+        maximize: go up the gradient.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    _check(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+    if nesterov and momentum <= 0:
+        raise ValueError(f"nesterov needs momentum above 0, got {momentum}")
+    return FusedTransformation(
+        _updates.rmsprop,
+        _updates.flat_rmsprop,
+        {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "initial_scale": initial_scale,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        },
+    )
+
+
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Return transformations in a row, the state of which is a tuple of their states.
+
+    Raises:
+        ValueError: `update` is given a state of another length.
+    """
+    if len(transformations) == 1:
+        return transformations[0]
+
+    def init(params: Any) -> Any:
+        return tuple(transformation.init(params) for transformation in transformations)
+
+    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
+        if len(state) != len(transformations):
+            raise ValueError(
+                f"expected a state of {len(transformations)} parts, got {len(state)}; make it with init() of this chain"
+            )
+        states = []
+        for transformation, part in zip(transformations, state, strict=True):
+            updates, part = transformation.update(updates, part, params=params, inplace=inplace)
+            states.append(part)
+        return updates, tuple(states)
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: Any, updates: Any, *, inplace: bool = True) -> Any:
+    """Return parameters plus updates.
+
+    Args:
+        params: a tree of tensors.
+        updates: a tree of the same form; where it holds None the parameter stays.
+        inplace: add to the parameters' data, and return them; with False return new tensors with a graph.
+    """
+    tensors, increments = leaves(params), _aligned(leaves(updates), params)
+    if not inplace:
+        return rebuild(params, advance(over_buffers(_add), {}, (), tensors, increments)[0])
+    for p, increment in zip(tensors, increments, strict=True):
+        if increment is not None:
+            p.data.add_(increment)
+    return params
+
+
+def _adam(
+    lr: Rate,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    eps_root: float,
+    moment_requires_grad: bool,
+    maximize: bool,
+    *,
+    decoupled: bool,
+) -> FusedTransformation:
+    _check(lr=lr, eps=eps, weight_decay=weight_decay, eps_root=eps_root)
+    for name, beta in zip(("first", "second"), betas, strict=True):
+        if not 0 <= beta < 1:
+            raise ValueError(f"the {name} of betas must be in [0, 1), got {beta}")
+    return FusedTransformation(
+        _updates.adam,
+        _updates.flat_adam,
+        {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "eps_root": eps_root,
+            "moment_requires_grad": moment_requires_grad,
+            "maximize": maximize,
+            "decoupled": decoupled,
+        },
+    )
+
+
+def _scheduled(rule: Rule) -> Rule:
+    """Return a rule whose learning rate may be a function of the number of steps taken."""
+
+    def scheduled(
+        layout: Layout,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        state: Mapping[str, Tensor],
+        step: int,
+        options: Mapping[str, Any],
+    ) -> tuple[list[Tensor], State]:
+        if callable(options["lr"]):
+            options = {**options, "lr": options["lr"](torch.tensor(step - 1))}
+        return rule(layout, params, grads, state, step, options)
+
+    return scheduled
+
+
+def _as_update(rule: FlatRule) -> FlatRule:
+    """Return a rule whose result is what it adds to the parameters, not their sum."""
+
+    def update(
+        params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+    ) -> tuple[Tensor, State]:
+        weight_decay, decoupled = options["weight_decay"], options.get("decoupled", False)
+        if options["maximize"]:
+            grads = -grads
+        if weight_decay != 0 and not decoupled:
+            grads = grads + weight_decay * params
+        without = {**options, "weight_decay": 0.0, "maximize": False}
+        moved, new_state = rule(torch.zeros_like(params, requires_grad=False), grads, state, step, without)
+        if weight_decay != 0 and decoupled:
+            moved = moved - (options["lr"] * weight_decay) * params
+        return moved, new_state
+
+    return update
+
+
+def _initialiser(options: Mapping[str, Any]) -> _Init:
+    def init(params: Any) -> tuple[Part, ...]:
+        if not options.get("moment_requires_grad"):
+            return ()  # the state of parameters starts with their first gradient
+        tensors = leaves(params)
+
+        def start(flat: Tensor, *_: Any) -> tuple[Tensor, State]:
+            return flat, {name: torch.zeros_like(flat, requires_grad=True) for name in ("exp_avg", "exp_avg_sq")}
+
+        return tuple(part._replace(step=0) for part in advance(over_buffers(start), {}, (), tensors, tensors)[1])
+
+    return init
+
+
+def _updater(rule: FlatRule, options: Mapping[str, Any]) -> _Update:
+    as_update = _scheduled(over_buffers(_as_update(rule)))
+
+    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
+        grads = leaves(updates)
+        if params is not None:
+            tensors = _aligned(leaves(params), updates)
+        elif options["weight_decay"] != 0:
+            raise AssertionError("weight decay needs the parameters: call update(grads, state, params=params)")
+        else:
+            tensors = grads
+        results, parts = advance(as_update, options, state, tensors, grads)
+        kept = [None if g is None else result for g, result in zip(grads, results, strict=True)]
+        return rebuild(updates, kept), tuple(parts)
+
+    return update
+
+
+def _add(params: Tensor, increments: Tensor, *_: Any) -> tuple[Tensor, State]:
+    return params + increments, {}
+
+
+def _aligned(found: Sequence[Any], like: Any) -> Sequence[Any]:
+    expected = len(leaves(like))
+    if len(found) != expected:
+        raise ValueError(f"expected trees of the same form; one has {expected} leaves, the other {len(found)}")
+    return found
+
+
+def _check(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, Tensor) and not callable(value) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
