@@ -49,6 +49,7 @@ def adam_step_kernel(
     parts,
     max_norm: tl.float64,
     norms,
+    corrections,
     A: tl.constexpr,
     FORM: tl.constexpr,
     DECAY: tl.constexpr,
@@ -61,6 +62,8 @@ def adam_step_kernel(
     row, start, lanes, mask = locate(numel, BLOCK)
     rate = rate_at(lr, rates, rates_stride, segments, segment_stride, row, start, lanes, mask, A, FORM, RUN)
     grad = read(grads, row * grads_stride + start, lanes, mask, A)
+    if corrections is not None:
+        inverse_bias1, inverse_bias2 = tl.load(corrections), tl.load(corrections + 1)
     if CLIP:
         grad = grad * scale_of_row(sums, parts, max_norm, norms, row, start, A)
     param, mean, mean_sq = adam_update(
@@ -95,7 +98,7 @@ def adam_step(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int,
+    step: int | Tensor,
     betas: tuple[float, float],
     eps: float,
     eps_root: float,
@@ -111,6 +114,9 @@ def adam_step(
     results = out or _launch.new_results(params, 3)
     rate = _launch.learning_rate(lr, params, layout)
     clipping = Clipping.of(grads, max_norm)
+    corrections = None
+    if isinstance(step, Tensor):  # which the host must not read
+        corrections, step = step.contiguous(), 1
     _launch.launch(
         adam_step_kernel,
         _launch.blocks_of(params),
@@ -120,6 +126,7 @@ def adam_step(
         *rate.operands,
         *adam_numbers(step, betas, eps, eps_root, weight_decay),
         *clipping.operands,
+        corrections,
         FORM=rate.form,
         DECAY=weight_decay != 0,
         DECOUPLED=bool(decoupled),

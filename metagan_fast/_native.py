@@ -226,7 +226,7 @@ def adam_step(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int,
+    step: int | Tensor,
     betas: tuple[float, float],
     eps: float,
     eps_root: float,
@@ -235,6 +235,12 @@ def adam_step(
     layout: FlatLayout | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
+    if isinstance(step, Tensor) and step.is_cuda:  # the launcher takes numbers, and to read them is to wait
+        from metagan_fast import _backends
+
+        options = {"eps": eps, "eps_root": eps_root, "weight_decay": weight_decay, "decoupled": decoupled}
+        buffers = (params, grads, exp_avg, exp_avg_sq, lr)
+        return _backends.PLAIN["adam_step"](*buffers, step=step, betas=betas, layout=layout, out=out, **options)
     params, grads, exp_avg, exp_avg_sq = _inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or _new(params, 3)
     rate, _keep = _learning_rate(lr, params, layout)
@@ -250,7 +256,7 @@ def adam_step(
         _matrix(results[2]),
         rate,
         *betas,
-        *reference.inverse_bias_corrections(step, betas),
+        *map(float, reference.inverse_bias_corrections(step, betas)),
         eps,
         eps_root,
         weight_decay,

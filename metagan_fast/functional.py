@@ -127,7 +127,7 @@ def adam_step(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int,
+    step: int | Tensor,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     eps_root: float = 0.0,
@@ -143,7 +143,8 @@ def adam_step(
         exp_avg: like `params`, mean of the gradients; zeros before the first step.
         exp_avg_sq: like `params`, mean of their squares; zeros before the first step.
         lr: learning rate, at least 0, in any form of this module.
-        step: number of this step, from 1.
+        step: number of this step, from 1; or its inverse bias corrections `1 / (1 - beta**step)`, float64 `[2]` on the
+            buffers' device, which a recorded step reads anew each time.
         betas: decay of the two means, in [0, 1).
         eps: added to the square root, at least 0.
         eps_root: added under the square root, at least 0; keeps its derivative finite. One of the two is
@@ -182,7 +183,7 @@ def adam_step_(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int,
+    step: int | Tensor,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     eps_root: float = 0.0,

@@ -131,30 +131,7 @@ class MetaOptimizer:
 
         `meta_step` counts from 0, for the schedule; `update` from 1, for Adam's bias correction.
         """
-        lr = rate_at(self.lr, meta_step)
-        if self.optimizer == "sgd":
-            functional.sgd_step_(
-                params,
-                gradient,
-                lr,
-                momentum_buffer=state[0] if state else None,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-            )
-        else:
-            exp_avg, exp_avg_sq = state
-            functional.adam_step_(
-                params,
-                gradient,
-                exp_avg,
-                exp_avg_sq,
-                lr,
-                step=update,
-                betas=self.betas,
-                eps=self.eps,
-                weight_decay=self.weight_decay,
-                decoupled=self.optimizer == "adamw",
-            )
+        self._step(params, gradient, state, rate_at(self.lr, meta_step), update, in_place=True)
 
     def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
         """Return all that an update reads and that changes from one to the next: rate, inverse bias corrections."""
@@ -165,9 +142,22 @@ class MetaOptimizer:
 
         `numbers` is float64 [3] on the parameters' device, `self.numbers(...)`: nothing is read from it on the host.
         """
-        lr, *inverse_bias = numbers.unbind()
+        return self._step(params, gradient, state, numbers[0], numbers[1:], in_place=False)
+
+    def _step(
+        self,
+        params: Tensor,
+        gradient: Tensor,
+        state: Sequence[Tensor],
+        lr: float | Tensor,
+        step: int | Tensor,
+        *,
+        in_place: bool,
+    ) -> tuple[Tensor, ...]:
+        """Return initialisation and state after an update; `step` is a number or `adam_step`'s corrections."""
         if self.optimizer == "sgd":
-            return reference.sgd_step(
+            sgd_step = functional.sgd_step_ if in_place else functional.sgd_step
+            result = sgd_step(
                 params,
                 gradient,
                 lr,
@@ -175,14 +165,16 @@ class MetaOptimizer:
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
             )
+            return result if isinstance(result, tuple) else (result,)
+        adam_step = functional.adam_step_ if in_place else functional.adam_step
         exp_avg, exp_avg_sq = state
-        return reference.adam_step(
+        return adam_step(
             params,
             gradient,
             exp_avg,
             exp_avg_sq,
             lr,
-            step=(inverse_bias[0], inverse_bias[1]),
+            step=step,
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,

@@ -16,6 +16,8 @@ nothing and know no learning rate forms beyond broadcasting: `metagan_fast.funct
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ def adam_step(
     exp_avg_sq: Tensor,
     lr: float | Tensor,
     *,
-    step: int | tuple[Tensor, Tensor],
+    step: int | Tensor,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     eps_root: float = 0.0,
@@ -63,12 +65,12 @@ def adam_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `(params, exp_avg, exp_avg_sq)` after step number `step`, counted from 1.
 
-    In its place may stand its inverse bias corrections, 0-dim tensors: a recorded step reads new ones each time.
+    In its place may stand its inverse bias corrections, `[2]`: a recorded step reads new ones each time.
     """
     p, g, m, v = widen(params), widen(grads), widen(exp_avg), widen(exp_avg_sq)
     rate = widen(lr, like=p)
     beta1, beta2 = betas
-    inverse_bias1, inverse_bias2 = step if isinstance(step, tuple) else inverse_bias_corrections(step, betas)
+    inverse_bias1, inverse_bias2 = inverse_bias_corrections(step, betas)
     if weight_decay != 0 and decoupled:
         p = p - (rate * weight_decay) * p
     elif weight_decay != 0:
@@ -177,8 +179,13 @@ def ema_update(average: Tensor, params: Tensor, decay: float) -> Tensor:
     return narrow(a + (1 - decay) * (widen(params) - a), average)
 
 
-def inverse_bias_corrections(step: int, betas: tuple[float, float]) -> tuple[float, float]:
-    """Return `1 / (1 - beta**step)` for both betas, so that the kernels multiply instead of dividing."""
+def inverse_bias_corrections(step: int | Tensor, betas: tuple[float, float]) -> tuple[Any, Any]:
+    """Return `1 / (1 - beta**step)` for both betas, so that the kernels multiply instead of dividing.
+
+    A tensor in the place of `step` holds them already.
+    """
+    if isinstance(step, Tensor):
+        return step[0], step[1]
     return 1 / (1 - betas[0] ** step), 1 / (1 - betas[1] ** step)
 
 

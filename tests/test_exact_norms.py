@@ -12,22 +12,8 @@ from torch.autograd import gradcheck
 
 import metagan_fast as mgf
 from metagan_fast.executors.exact_norms import ExactNorms
-from networks import tiny_batch
+from networks import tiny_batch, with_norms_by_hand
 from support import assert_close
-
-
-class ByHand(nn.Module):
-    """A norm of `[n, c, h, w]` over `dims` from elementary operations, with parameters of the shape of `weight`."""
-
-    def __init__(self, norm: nn.Module, dims: tuple[int, ...], align: tuple[int, ...]) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(norm.weight.detach()), nn.Parameter(norm.bias.detach())
-        self.dims, self.align, self.eps = dims, align, norm.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(self.dims, keepdim=True)
-        deviation = (centred.pow(2).mean(self.dims, keepdim=True) + self.eps).pow(0.5)
-        return centred / deviation * self.weight.view(self.align) + self.bias.view(self.align)
 
 
 class OneByOne(nn.Module):
@@ -37,10 +23,10 @@ class OneByOne(nn.Module):
         return x if float(x.detach().sum()) < 1e300 else 2 * x
 
 
-NORMS: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
-    "layer": (nn.LayerNorm([3, 8, 8], eps=1e-2), (1, 2, 3), (3, 8, 8)),
-    "batch": (nn.BatchNorm2d(3, eps=1e-2), (0, 2, 3), (3, 1, 1)),
-    "instance": (nn.InstanceNorm2d(3, eps=1e-2, affine=True), (2, 3), (3, 1, 1)),
+NORMS: dict[str, nn.Module] = {
+    "layer": nn.LayerNorm([3, 8, 8], eps=1e-2),
+    "batch": nn.BatchNorm2d(3, eps=1e-2),
+    "instance": nn.InstanceNorm2d(3, eps=1e-2, affine=True),
 }
 
 
@@ -64,13 +50,13 @@ def meta_gradient(norm: nn.Module, parts: tuple[nn.Module, ...], more: list[nn.M
 @pytest.mark.parametrize("vectorized", [True, False], ids=["vmap", "one-by-one"])
 @pytest.mark.parametrize("name", NORMS)
 def test_meta_gradients(name: str, vectorized: bool) -> None:
-    norm, dims, align = NORMS[name]
+    norm = NORMS[name]
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
     parts = (nn.Conv2d(1, 3, 3, padding=1), nn.Linear(192, 1))
     more: list[nn.Module] = [] if vectorized else [OneByOne()]
     actual = meta_gradient(norm, parts, more)
-    wanted = meta_gradient(ByHand(norm, dims, align), parts, more)
+    wanted = meta_gradient(with_norms_by_hand(norm), parts, more)
     assert_close(actual.generator, wanted.generator, "float64-parity")
     assert_close(actual.discriminator, wanted.discriminator, "float64-parity")
 

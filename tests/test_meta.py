@@ -17,7 +17,14 @@ from torch.nn.functional import softplus
 
 import metagan_fast as mgf
 from metagan_fast.meta import MetaOptimizer
-from networks import BilinearDiscriminator, ConstantGenerator, batch_norm_dcgan, tiny_batch, tiny_gan
+from networks import (
+    BilinearDiscriminator,
+    ConstantGenerator,
+    batch_norm_dcgan,
+    tiny_batch,
+    tiny_gan,
+    with_norms_by_hand,
+)
 from support import assert_close, join, relative_error
 from tolerances import tolerance
 
@@ -49,6 +56,7 @@ def compare_with_plain_loop(
     gradient = learner.meta_gradient(batch, noise)
     images = [batch.support.double()] if batch.query is None else [batch.support.double(), batch.query.double()]
     oracle = getattr(plain, f"{algorithm}_gradient")
+    generator, discriminator = with_norms_by_hand(generator), with_norms_by_hand(discriminator)
     of_generator, of_discriminator = oracle(
         generator, discriminator, *images, noise, loss=loss, lr=inner.lr, steps=inner.steps,
         critic_steps=inner.critic_steps, **plain_options

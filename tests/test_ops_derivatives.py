@@ -39,6 +39,19 @@ def test_first_and_second_derivatives(case: Case, lr_form: str) -> None:
         assert gradgradcheck(function, tensors, fast_mode=True, check_fwd_over_rev=True)
 
 
+def test_derivatives_where_the_step_is_in_a_tensor() -> None:
+    case = next(case for case in DIFFERENTIABLE if case.op == "adam_step")
+    names, tensors, arguments = tensors_of(case, lr_form="task")
+    corrections = torch.tensor([2.0, 3.0], dtype=torch.float64)
+
+    def function(*values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, values, strict=True))
+        return ops_cases.call(case.function, {**arguments, **given, "step": corrections})
+
+    assert gradcheck(function, tensors, check_forward_ad=True, fast_mode=True)
+    assert gradgradcheck(function, tensors, fast_mode=True)
+
+
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 def test_the_other_ops_are_differentiable_in_plain_pytorch(case: Case) -> None:
     names, tensors, arguments = tensors_of(case, lr_form="task")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +17,7 @@ from metagan_fast._ops.task_passes import PLAIN
 from metagan_fast.executors.batched import BatchedModule
 from metagan_fast.executors.layer_mode import task_layers
 from metagan_fast.models import figr
-from networks import tiny_batch
+from networks import tiny_batch, with_norms_by_hand
 from support import assert_close
 from task_layer_norm_cases import CASES, EPS, Case, by_hand, expected, operands, oracle, statistics
 
@@ -167,33 +166,12 @@ def test_wrong_shapes_are_pytorchs_to_report(on: None, calls: list[ops.LayerNorm
     assert not calls
 
 
-class ByHand(nn.LayerNorm):
-    """A layer norm from elementary operations."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape[1:]
-        return by_hand(x.flatten(1)[None], self.weight.flatten()[None], self.bias.flatten()[None])[0].view(-1, *shape)
-
-
-def with_norms_by_hand(module: nn.Module) -> nn.Module:
-    """Return a copy with the same parameters."""
-    module = copy.deepcopy(module)
-    for part in module.modules():
-        if type(part) is nn.LayerNorm:
-            part.__class__ = ByHand
-    return module
-
-
 @pytest.mark.parametrize("meta", [mgf.Reptile(), mgf.MAML()], ids=["Reptile", "MAML"])
 def test_meta_gradients_through_a_penalty(
     meta: mgf.Reptile | mgf.MAML, monkeypatch: pytest.MonkeyPatch, calls: list[ops.LayerNorm]
 ) -> None:
     """Under MAML these are third derivatives."""
     gan = [network.double() for network in figr.dcgan(8, width=2, blocks=1, latent_dim=4)]
-    for network in gan:
-        for part in network.modules():
-            if isinstance(part, nn.LayerNorm):
-                part.eps = EPS
     batch = tiny_batch(tasks=3, query=2, image_shape=(1, 8, 8))
     monkeypatch.setenv(SWITCH, "on")
     gradients = []

@@ -42,6 +42,7 @@ def narrow_accesses(launch: Launch) -> int:
     # Weights: of the first task, of the next ones in the loop, of those that an unrolled loop leaves over.
     count = 3 * (arguments.get("weights") is not None)
     count += {"row": 1, "segment": 16}.get(launch.constants.get("FORM", ""), 0)
+    count += 2 * (arguments.get("corrections") is not None)
     if launch.name == "sum_of_squares_kernel":
         return 1
     return count + 5 * (arguments.get("sums") is not None)  # 512 sums among 128 threads, and the norm

@@ -145,6 +145,7 @@ def launches() -> tuple[Launch, ...]:
     adam = next(case for case in CASES if case.op == "adam_step")
     for lr_form in ("task", "task-element"):
         found += record(adam, torch.float32, lr_form=lr_form)
+    found += record(adam, torch.float32, lr_form="scalar", step=torch.ones(2, dtype=torch.float64))
     layout = FlatLayout.from_module(torch.nn.Linear(40, 52))
     slots = torch.rand(3, len(layout.slots))
     found += record(adam, torch.float32, numel=layout.numel, lr_form="slots", lr=slots, layout=layout)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import ops_cases
 from metagan_fast import FlatLayout, _triton, functional
+from metagan_fast.reference import inverse_bias_corrections
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, Case, same_bits
 from support import assert_close
 
@@ -103,6 +104,16 @@ def test_learning_rates_of_any_dtype_and_stride(case: Case) -> None:
     for lr in (columns, columns.bfloat16(), torch.tensor(0.1, dtype=torch.float64)):
         arguments["lr"] = lr
         check(case, on("triton", case.function, arguments), on("reference", case.function, arguments))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_step_in_a_tensor(dtype: torch.dtype) -> None:
+    case = next(case for case in CASES if case.op == "adam_step")
+    arguments = ops_cases.make(case, 2, 70, dtype)
+    expected = on("reference", case.function, arguments)
+    numbers = [0.0, *inverse_bias_corrections(case.options["step"], (0.9, 0.999))]
+    arguments["step"] = torch.tensor(numbers, dtype=torch.float64)[1:]
+    check(case, on("triton", case.function, arguments), expected)
 
 
 def test_a_step_size_in_a_tensor() -> None:

@@ -122,6 +122,15 @@ def adam(op: str, step: int, betas: tuple[float, float], eps: float, eps_root: f
         raise ValueError(f"{op}: eps and eps_root are both 0, and elements without a gradient would become NaN")
 
 
+def corrections(op: str, step: Tensor, device: torch.device) -> None:
+    """Check Adam's inverse bias corrections in a tensor."""
+    if (step.shape, step.dtype, step.device) != ((2,), torch.float64, device) or step.requires_grad:
+        raise ValueError(
+            f"{op}: step must be a number, or two inverse bias corrections in float64 on {device} that require no "
+            f"grad; got {list(step.shape)}, {step.dtype} on {step.device}, requires_grad={step.requires_grad}"
+        )
+
+
 def step_size(op: str, value: float | Tensor) -> None:
     """Check the step size of an interpolation, which may be negative."""
     if isinstance(value, Tensor):

@@ -30,7 +30,7 @@ def call(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     lr: float | Tensor,
-    step: int,
+    step: int | Tensor,
     betas: tuple[float, float],
     eps: float,
     eps_root: float,
@@ -40,7 +40,9 @@ def call(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
-    _check.adam(op, step, betas, eps, eps_root, weight_decay)
+    if isinstance(step, Tensor):
+        _check.corrections(op, step, params.device)
+    _check.adam(op, 1 if isinstance(step, Tensor) else step, betas, eps, eps_root, weight_decay)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     out = _check.targets(op, written, grads=grads, lr=lr)
     new_params, new_exp_avg, new_exp_avg_sq = run(
