@@ -14,6 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from metagan_fast import optim as native
 from metagan_fast.dropin import higher as ours
 from metagan_fast.dropin._flat_module import join, layout_of
 from support import assert_close
@@ -165,12 +166,14 @@ def test_parameters_without_gradient_wait(theirs: Any, kind: Any, options: dict)
         assert_close(actual, expected, "float64-parity")
 
 
-@pytest.mark.parametrize("kind", [SGD, ADAM, ADAMW, RMSPROP])
+@pytest.mark.parametrize("kind", [SGD, ADAM, ADAMW, RMSPROP, native.SGD, native.Adam, native.AdamW, native.RMSprop])
 @pytest.mark.parametrize("track", [True, False])
 def test_steps_go_on_from_the_optimizers_state(kind: Any, track: bool) -> None:
     """After two steps of an ordinary optimizer, three more are those of the ordinary optimizer."""
     module = network().double()
-    options = {"lr": 0.05, "weight_decay": 0.1} | ({"momentum": 0.9} if kind in (SGD, RMSPROP) else {"amsgrad": True})
+    options = {"lr": 0.05, "weight_decay": 0.1} | (
+        {"momentum": 0.9} if issubclass(kind, (SGD, RMSPROP)) else {"amsgrad": True}
+    )
     opt = kind(module.parameters(), **options)
     data = batches(5)
     for batch in data[:2]:
@@ -192,7 +195,7 @@ def test_steps_go_on_from_the_optimizers_state(kind: Any, track: bool) -> None:
     assert_close(flat(fmodule.parameters()), flat(module.parameters()), "float64-parity")
     assert_close(flat(fmodule.buffers()), flat(module.buffers()), "float64-parity")
     assert all(p.requires_grad and p.is_leaf is not track for p in fmodule.parameters())
-    name = "momentum_buffer" if kind in (SGD, RMSPROP) else "exp_avg_sq"
+    name = "momentum_buffer" if issubclass(kind, (SGD, RMSPROP)) else "exp_avg_sq"
     states = [diffopt.state[0][i][name] for i in range(len(before))]
     assert_close(flat(states), flat(opt.state[p][name] for p in module.parameters()), "float64-parity")
 

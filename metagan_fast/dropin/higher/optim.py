@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from metagan_fast import optim as native
 from metagan_fast.dropin import _updates
 from metagan_fast.dropin._flat_module import Part, Rule, advance, parts_of, states_of
 from metagan_fast.dropin.higher.patch import FunctionalModule
@@ -205,6 +206,10 @@ _OPTIMIZERS: dict[type, type[DifferentiableOptimizer]] = {
     torch.optim.Adam: DifferentiableAdam,
     torch.optim.AdamW: DifferentiableAdamW,
     torch.optim.RMSprop: DifferentiableRMSprop,
+    native.SGD: DifferentiableSGD,
+    native.Adam: DifferentiableAdam,
+    native.AdamW: DifferentiableAdamW,
+    native.RMSprop: DifferentiableRMSprop,
 }
 
 
@@ -309,7 +314,7 @@ def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -
 
 def _differentiable(kind: type) -> type[DifferentiableOptimizer]:
     if kind not in _OPTIMIZERS:
-        known = ", ".join(sorted(known.__name__ for known in _OPTIMIZERS))
+        known = ", ".join(sorted({known.__name__ for known in _OPTIMIZERS}))
         raise ValueError(
             f"optimizers of type {kind.__name__} have no differentiable twin; there are {known}, and register_optim()"
         )
