@@ -8,6 +8,8 @@
 #include <memory>
 #include <new>
 
+#include "huge_pages.h"
+
 namespace metagan {
 
 template <class T>
@@ -20,6 +22,7 @@ class Array {
         const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 11 * kAlignment - 1) / kAlignment * kAlignment;
         data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
         if (!data_) throw std::bad_alloc();
+        ask_for_huge_pages(data_.get(), bytes);
         std::memset(data_.get(), 0, bytes);
     }
 

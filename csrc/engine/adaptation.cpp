@@ -4,6 +4,8 @@
 #include <cmath>
 #include <optional>
 
+#include "../cpu/huge_pages.h"
+
 namespace metagan {
 namespace {
 
@@ -22,6 +24,7 @@ Adaptation::Adaptation(const Engine& engine, Worker& worker, const TaskData& dat
                            const std::vector<float*>& buffers, int64_t updates, size_t slot) {
         state.params = params;
         state.updates = updates;
+        ask_for_huge_pages(params, static_cast<size_t>(numel) * sizeof(float));
         std::copy_n(initial, numel, params);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) {
             const auto number = static_cast<size_t>(i);
