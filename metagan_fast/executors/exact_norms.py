@@ -6,24 +6,14 @@ differences in float64 (group norm's and RMS norm's agree). MAML through a gradi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-
-class ExactNorms(TorchFunctionMode):
-    """Replace `F.layer_norm`, `F.batch_norm` and `F.instance_norm` without running statistics inside the context."""
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        replacement = _REPLACEMENTS.get(func)
-        result = NotImplemented if replacement is None else replacement(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+from .replacing import ReplacingMode
 
 
 def _layer_norm(
@@ -69,11 +59,14 @@ def _instance_norm(
     return _affine(_normalise(input, range(2, input.ndim), eps), *_per_channel(input, weight, bias)).to(input.dtype)
 
 
-_REPLACEMENTS: dict[Callable, Callable[..., Any]] = {
-    F.layer_norm: _layer_norm,
-    F.batch_norm: _batch_norm,
-    F.instance_norm: _instance_norm,
-}
+class ExactNorms(ReplacingMode):
+    """Replace `F.layer_norm`, `F.batch_norm` and `F.instance_norm` without running statistics inside the context."""
+
+    replacements: ClassVar = {
+        F.layer_norm: _layer_norm,
+        F.batch_norm: _batch_norm,
+        F.instance_norm: _instance_norm,
+    }
 
 
 def _normalise(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:

@@ -10,19 +10,19 @@ a single image, and everything else stay with PyTorch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .._ops import task_layer_norm
 from .._ops import task_layers as ops
 from .._triton import is_available
+from .replacing import ReplacingMode
 
 SETTINGS = ("auto", "on", "off")
 
@@ -44,15 +44,6 @@ def task_layers(device: torch.device) -> AbstractContextManager:
     if setting == "auto" and not (device.type == "cuda" and is_available()[0]):
         return nullcontext()
     return _TaskLayers()
-
-
-class _TaskLayers(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        replacement = _REPLACEMENTS.get(func)
-        result = NotImplemented if replacement is None else replacement(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {})) if result is NotImplemented else result
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
@@ -102,11 +93,12 @@ def _layer_norm(
     return task_layer_norm.run(layer, *_one_task(operands)).view(input.shape)
 
 
-_REPLACEMENTS: dict[Callable, Callable[..., Any]] = {
-    F.linear: _linear,
-    F.conv2d: _conv2d,
-    F.layer_norm: _layer_norm,
-}
+class _TaskLayers(ReplacingMode):
+    replacements: ClassVar = {
+        F.linear: _linear,
+        F.conv2d: _conv2d,
+        F.layer_norm: _layer_norm,
+    }
 
 
 def _run(layer: ops.Layer, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
