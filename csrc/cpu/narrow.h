@@ -24,23 +24,15 @@ struct NarrowProduct {
     bool add;
 };
 
-using Lanes = int32_t __attribute__((vector_size(kVectorBytes)));
-
-METAGAN_INLINE Lanes lane_numbers() {
-    Lanes lane;
-    for (int i = 0; i < kFloats; ++i) lane[i] = i;
-    return lane;
-}
-
 constexpr auto load_whole = [](const float* from) { return load(from, FloatVector{}); };
 
 // Lane i of the result is the sum of all lanes of sums[i]: pairs of vectors become one of half sums, four times for 16.
 METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
-    const Lanes lane = lane_numbers();
+    const IndexVector lane = lane_numbers();
 #pragma GCC unroll 4
     for (int half = kFloats / 2; half >= 1; half /= 2) {
-        const Lanes second = lane & half;  // not zero where the second of a pair is summed
-        const Lanes own = second ? lane + kFloats : lane, other = second ? lane - half + kFloats : lane + half;
+        const IndexVector second = lane & half;  // not zero where the second of a pair is summed
+        const IndexVector own = second ? lane + kFloats : lane, other = second ? lane - half + kFloats : lane + half;
 #pragma GCC unroll 8
         for (int i = 0; i < half; ++i)
             sums[i] =
@@ -52,7 +44,7 @@ METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
 // Columns of sums, one a vector, to rows of kColumns, one behind the other.
 template <int kColumns>
 METAGAN_INLINE void columns_to_rows(FloatVector (&sums)[kColumns]) {
-    const Lanes lane = lane_numbers(), from = lane / 2 + (lane & 1) * kFloats;
+    const IndexVector lane = lane_numbers(), from = lane / 2 + (lane & 1) * kFloats;
 #pragma GCC unroll 4
     for (int round = 1; round < kColumns; round *= 2) {
         FloatVector before[kColumns];

@@ -12,14 +12,13 @@ constexpr int kPanelColumns = kPanelVectors * kFloats;
 
 // Writes outer * stride + table[inner] for the indices first to last, where index = outer * size + inner.
 void fill_offsets(int32_t* to, int64_t stride, const int32_t* table, int64_t size, int64_t first, int64_t last) {
-    using Offsets = int32_t __attribute__((vector_size(kVectorBytes)));
     int64_t outer = first / size, inner = first % size;
     while (first < last) {
         const int64_t count = smaller(size - inner, last - first);
         const auto base = static_cast<int32_t>(outer * stride);
         int64_t i = 0;
         for (; i + kFloats <= count; i += kFloats) {
-            Offsets offsets;
+            IndexVector offsets;
             __builtin_memcpy(&offsets, table + inner + i, sizeof offsets);
             offsets += base;
             __builtin_memcpy(to + i, &offsets, sizeof offsets);
@@ -85,14 +84,12 @@ METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float*
     FloatVector row[kFloats];
 #pragma GCC unroll 16
     for (int i = 0; i < kFloats; ++i) row[i] = load(from + i * from_row, FloatVector{});
-    using Index = int32_t __attribute__((vector_size(kVectorBytes)));
-    Index lane;
-    for (int i = 0; i < kFloats; ++i) lane[i] = i;
+    const IndexVector lane = lane_numbers();
 #pragma GCC unroll 4
     for (int half = kFloats / 2; half >= 1; half /= 2) {
-        const Index second = lane & half;                           // not zero in the second half of each block
-        const Index upper = second ? lane - half + kFloats : lane;  // lanes of (a, b)
-        const Index lower = second ? lane + kFloats : lane + half;
+        const IndexVector second = lane & half;                           // not zero in the second half of each block
+        const IndexVector upper = second ? lane - half + kFloats : lane;  // lanes of (a, b)
+        const IndexVector lower = second ? lane + kFloats : lane + half;
 #pragma GCC unroll 16
         for (int i = 0; i < kFloats; ++i) {
             if (i & half) continue;

@@ -29,6 +29,7 @@ using FloatVector = float __attribute__((vector_size(kVectorBytes)));
 using FloatQuad = float __attribute__((vector_size(16)));  // for rows shorter than a vector
 using DoubleVector = double __attribute__((vector_size(kVectorBytes)));
 using BitsVector = uint32_t __attribute__((vector_size(kVectorBytes)));
+using IndexVector = int32_t __attribute__((vector_size(kVectorBytes)));
 using BFloat16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
 
 template <class A>
@@ -41,6 +42,12 @@ template <>
 struct VectorOf<double> {
     using type = DoubleVector;
 };
+
+METAGAN_INLINE IndexVector lane_numbers() {
+    IndexVector lane;
+    for (int i = 0; i < kFloats; ++i) lane[i] = i;
+    return lane;
+}
 
 METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -15,7 +15,7 @@ struct IntegersOf<float> {
 };
 template <>
 struct IntegersOf<FloatVector> {
-    using type = int32_t __attribute__((vector_size(kVectorBytes)));
+    using type = IndexVector;
 };
 #if defined(__AVX2__)
 template <>

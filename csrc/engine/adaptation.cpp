@@ -12,6 +12,20 @@ namespace {
 // Slots of a worker's arrays; 0 is for gradients of shared parameters.
 enum Slot : size_t { kBuffers = 1, kParams = 8, kStates, kSweeps, kOpponent };
 
+// Memory handed out piece by piece, zero to begin with.
+class Pieces {
+  public:
+    Pieces(float* memory, int64_t floats) : memory_(memory) { std::fill_n(memory, floats, 0.f); }
+
+    float* operator()(int64_t size) {
+        memory_ += size;
+        return memory_ - size;
+    }
+
+  private:
+    float* memory_;
+};
+
 const float* of_task(const float* array, int64_t index, int64_t size) { return array ? array + index * size : nullptr; }
 
 }  // namespace
@@ -159,12 +173,7 @@ class QueryOpponent {
           task_(task),
           images_(engine, data, query, task, 0) {
         const int64_t floats = opponent_floats(engine.plan(), data.steps, adjoint), d = size();
-        float* memory = worker.array(kOpponent, floats);
-        std::fill_n(memory, floats, 0.f);
-        const auto next = [&memory](int64_t count) {
-            memory += count;
-            return memory - count;
-        };
+        Pieces next(worker.array(kOpponent, floats), floats);
         state_.params = next(d);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next(d));
         if (!adjoint) return;
@@ -307,12 +316,7 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     sweeps[1].params.discriminator = gradient.discriminator;
     if (adjoint) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
-        float* memory = worker.array(kSweeps, floats);
-        std::fill_n(memory, floats, 0.f);
-        const auto next = [&memory](int64_t size) {
-            memory += size;
-            return memory - size;
-        };
+        Pieces next(worker.array(kSweeps, floats), floats);
         sweeps[0].params.discriminator = next(d);
         sweeps[1].params.generator = next(g);
         for (Sweep& sweep : sweeps) {
