@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from ..contenders import Prepared
 
 WAYS, SHOTS, QUERY, TASKS, STEPS, LR = 5, 1, 15, 4, 5, 0.1
 
@@ -62,3 +65,13 @@ class Episodes:
         gradient = torch.cat([p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None])
         self.network.zero_grad(set_to_none=True)
         return gradient
+
+
+def contenders(quick: bool, meta_steps: Mapping[str, Callable[[Episodes], None]]) -> dict[str, Prepared[Tensor]]:
+    """Prepare each meta-step by name on a meta-batch of its own, all alike; it leaves gradients in the network."""
+
+    def prepared(meta_step: Callable[[Episodes], None]) -> Prepared[Tensor]:
+        episodes = Episodes.draw(quick)
+        return Prepared(lambda: meta_step(episodes), lambda _: episodes.meta_gradient())
+
+    return {name: prepared(meta_step) for name, meta_step in meta_steps.items()}

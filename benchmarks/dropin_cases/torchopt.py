@@ -11,8 +11,7 @@ from torch.nn.functional import cross_entropy
 from metagan_fast.dropin import torchopt as ours
 
 from ..contenders import Prepared
-from . import DropInCase, maml32
-from .conv4 import Episodes
+from . import DropInCase, conv4, maml32
 
 
 def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
@@ -26,14 +25,11 @@ def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
 def _conv4(quick: bool) -> dict[str, Prepared[Tensor]]:
     import torchopt
 
-    def prepared(library: Any) -> Prepared[Tensor]:
-        episodes = Episodes.draw(quick)
-        return Prepared(lambda: _meta_step(library, episodes), lambda _: episodes.meta_gradient())
-
-    return {"torchopt": prepared(torchopt), "metagan_fast": prepared(ours)}
+    libraries = {"torchopt": torchopt, "metagan_fast": ours}
+    return conv4.contenders(quick, {name: functools.partial(_meta_step, x) for name, x in libraries.items()})
 
 
-def _meta_step(library: Any, episodes: Episodes) -> None:
+def _meta_step(library: Any, episodes: conv4.Episodes) -> None:
     network = episodes.network
     network.zero_grad(set_to_none=True)
     optimizer = library.MetaSGD(network, lr=episodes.lr)
