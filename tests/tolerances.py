@@ -58,6 +58,11 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         2e-6,
         "float32 sums of up to a few thousand products of bf16 operands, which are exact, in any order",
     ),
+    "bf16-transforms": (
+        0.02,
+        "Winograd's transforms of 8 points, their results rounded to bf16, against rounded pixels: on random numbers 4 "
+        "times the 2.4e-3 by which rounding pixels alone changes a sum",
+    ),
     "bf16-pass": (
         0.1,
         "one pass through a network with operands of 8 bits: about one activation in 300 lands beyond its kink, and "

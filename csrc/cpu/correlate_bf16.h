@@ -96,7 +96,7 @@ void correlate_bf16(const Patches& p, const Result& y, int64_t rows, Interval co
             for (int64_t k = 0; k < steps; k += vectors * kFloats) {
                 vectors = tile_vectors(most_vectors(tile), whole_panels - k);
                 word_kernel_of(tile, vectors,
-                               1)({(depth + kSteps - 1) / kSteps, words, step_word, pack + k * kWords, nullptr,
+                               1)({(depth + kSteps - 1) / kSteps, words, kWords, step_word, pack + k * kWords, nullptr,
                                    out + row * out_row + k, out_row, kInOrder, kFloats, accumulate || first > 0});
             }
         }

@@ -37,6 +37,9 @@ struct Patches {
 struct Weights {
     const float* w = nullptr;
     int64_t w_row = 0, w_channel = 0;
+    // The same converted beforehand, by GemmKernels::to_words, or null.
+    const float* words = nullptr;
+    int64_t words_row = 0, words_channel = 0;
 };
 
 struct Result {
@@ -73,6 +76,12 @@ struct GemmKernels {
     void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
                       int64_t out_row, float* pack);
     int tile_rows, tile_columns;
+    // Of products in bf16, else null: converts some rows, an even number, of weights [rows][channels][taps] to words,
+    // as W is read, and as it is with rows and channels exchanged. Rows of words are words_row() apart. Different rows
+    // may be converted side by side.
+    void (*to_words)(const float* w, int64_t rows, int64_t channels, int64_t taps, Interval part, float* words,
+                     float* transposed);
+    int64_t (*words_row)(int64_t channels, int64_t taps);
 };
 
 // Of operands as they are, or rounded to bf16 (nearest, ties to even); results and sums are float32 in either.

@@ -1,7 +1,7 @@
 // Y = W P with operands in bf16; see gemm.h and words.h. Included by gemm_bf16_kernels.cpp alone.
 //
 // The two steps of a word are two channels, so that a product may have any of the taps: all products read the same
-// words of W, which are made once for a tile of rows and a block of channels.
+// words of W. Those are made once for a tile of rows and a block of channels, or beforehand for many products.
 #pragma once
 
 #include "chunk.h"
@@ -58,6 +58,42 @@ void convert_weights(float* words, int rows, const float* w, int64_t w_row, int6
         }
 }
 
+// An odd number of cache lines, so that the rows of a tile share few sets of a cache.
+int64_t words_row(int64_t channels, int64_t taps) {
+    constexpr int64_t kLine = 64 / sizeof(float);
+    return ((channels + kSteps - 1) / kSteps * taps + kLine - 1) / kLine / 2 * 2 * kLine + kLine;
+}
+
+// Squares of kSteps rows by kSteps channels become words both ways.
+void to_words(const float* w, int64_t rows, int64_t channels, int64_t taps, Interval part, float* words,
+              float* transposed) {
+    constexpr int64_t kChannels = 32;  // at a time: as many rows of `transposed` grow
+    const int64_t words_row = metagan::words_row(channels, taps), transposed_row = metagan::words_row(rows, taps);
+    for (int64_t first = 0; first < channels; first += kChannels)
+        for (int64_t row = part.first; row < part.last; row += kSteps)
+            for (int64_t channel = first; channel < smaller(first + kChannels, channels); channel += kSteps) {
+                const bool second_row = kSteps == 2 && row + 1 < rows;
+                const bool second_channel = kSteps == 2 && channel + 1 < channels;
+                const float* const from = w + (row * channels + channel) * taps;
+                float* const to = words + row * words_row + channel / kSteps * taps;
+                float* const across = transposed + channel * transposed_row + row / kSteps * taps;
+                for (int64_t tap = 0; tap < taps; tap += kFloats) {
+                    const int count = static_cast<int>(smaller(kFloats, taps - tap));
+                    const auto load_if = [&](bool there, int64_t offset) {
+                        return there ? load_first(from + offset + tap, count) : FloatVector{};
+                    };
+                    const FloatVector a = load_first(from + tap, count), b = load_if(second_channel, taps);
+                    store_first(to + tap, count, join(a, b));
+                    const FloatVector c = load_if(second_row, channels * taps);
+                    store_first(across + tap, count, join(a, c));
+                    if (kSteps == 1) continue;
+                    const FloatVector d = load_if(second_row && second_channel, channels * taps + taps);
+                    if (second_row) store_first(to + words_row + tap, count, join(c, d));
+                    if (second_channel) store_first(across + transposed_row + tap, count, join(b, d));
+                }
+            }
+}
+
 // Words of a panel from columns in parts of vectors; the first `paired` words have two steps, as far as words have.
 template <int kParts>
 void pack_words(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t words, int64_t paired,
@@ -97,12 +133,13 @@ void pack_scattered_words(float* panel, const float* b, int64_t b_channel, const
     }
 }
 
-void prepare_words(Segment& segment, const int32_t* source, const WordBlock& block, float* pack) {
+void prepare_words(Segment& segment, const Weights& w, const int32_t* source, const WordBlock& block, float* pack) {
     const Product& product = *segment.product;
     const Patches& p = product.patches;
     int64_t words = 0, paired = 0;
     for (int64_t channel = block.first; channel < block.last; channel += kSteps) {
-        const int64_t weight = (channel - block.first) / kSteps * block.taps - block.tap;
+        const int64_t weight =
+            w.words ? channel / kSteps * w.words_channel : (channel - block.first) / kSteps * block.taps - block.tap;
         for (int64_t tap = 0; tap < p.taps; ++tap) {
             if (product.w_tap[tap] < block.tap || product.w_tap[tap] >= block.tap + block.taps) continue;
             segment.step_source[words] = static_cast<int32_t>(channel * p.b_channel + p.b_tap[tap]);
@@ -132,12 +169,19 @@ void prepare_words(Segment& segment, const int32_t* source, const WordBlock& blo
     }
 }
 
-// The part of W that the next tile of rows converts, asked for bit by bit while this one meets the columns: a tile is
-// made faster than memory delivers, in strips too short for a processor to foresee.
+// The part of W that the next tile of rows reads, asked for bit by bit while this one meets the columns: it lies in
+// strips too short for a processor to foresee.
 class Ahead {
   public:
     Ahead(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
         if (rows <= 0) return;
+        if (w.words) {
+            strip_ = w.words + row * w.words_row + block.first / kSteps * w.words_channel + block.tap;
+            distance_ = w.words_row;
+            strips_ = rows;
+            length_ = ((block.last - block.first + kSteps - 1) / kSteps - 1) * w.words_channel + block.taps;
+            return;
+        }
         const bool turned = w.w_row < w.w_channel;  // rows are nearer to each other than channels
         const int64_t channels = block.last - block.first;
         strip_ = w.w + row * w.w_row + block.first * w.w_channel + block.tap;
@@ -213,17 +257,18 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                 const WordBlock block{channel, smaller(channel + at_a_time, channels), tap,
                                       smaller(kWords, taps - tap)};
                 const Work before = begin_work(Work::pack);
-                for (int i = 0; i < chunk.count; ++i) prepare_words(chunk.segments[i], chunk.source, block, pack);
+                for (int i = 0; i < chunk.count; ++i) prepare_words(chunk.segments[i], w, chunk.source, block, pack);
                 begin_work(before);
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
-                    convert_weights(words, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
+                    if (!w.words) convert_weights(words, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
                     const int64_t next = row + tile_row;
                     Ahead ahead(w, next, smaller(kTileRows, rows.last - next), block);
                     const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     WordTile tile{};
-                    tile.a = words;
+                    tile.a = w.words ? w.words + row * w.words_row : words;
+                    tile.a_row = w.words ? w.words_row : kWords;
                     tile.add = accumulate || channel > 0 || tap > 0;
                     tile.start = tile.add || !bias ? nullptr : bias + row;
                     for (int i = 0; i < chunk.count; ++i)

@@ -3,7 +3,8 @@
 // those of float32. Either way a product of two operands is exact before it is added. (The instruction adds both
 // products of a pair in one go, with roundings of its own, and takes denormals for zeros.)
 //
-// Both operands are converted on their way into a buffer: B into panels as wide as the tile, A into rows kWords apart.
+// Both operands are converted on their way into a buffer: B into panels as wide as the tile, A into rows kWords apart,
+// unless all of A has been converted beforehand.
 #pragma once
 
 #include "micro_kernel.h"
@@ -54,7 +55,8 @@ METAGAN_INLINE FloatVector multiply_add(FloatVector sum, float word, FloatVector
 
 struct WordTile {
     int64_t words;
-    const float* a;  // row i of word k is a[i * kWords + a_step[k]]
+    const float* a;  // row i of word k is a[i * a_row + a_step[k]]
+    int64_t a_row;
     const int32_t* a_step;
     const float* b;      // panels, word k of a panel at [k * kPanelColumns]
     const float* start;  // and the rest, as in Tile
@@ -75,17 +77,21 @@ void word_kernel(const WordTile& t) {
     }
     const float *const a = t.a, *b = t.b;
     const int32_t* const a_step = t.a_step;
-    const int64_t words = t.words;
+    const int64_t words = t.words, a_row = t.a_row;
     for (int64_t k = 0; k < words; ++k, b += kPanelColumns) {
         FloatVector column[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v)
             column[v] =
                 load(b + v / kPanelVectors * kWords * kPanelColumns + v % kPanelVectors * kFloats, FloatVector{});
-        const float* const row = a + a_step[k];
+        const float* row = a + a_step[k];
 #pragma GCC unroll 12
         for (int i = 0; i < kRows; ++i) {
-            const float broadcast = row[i * kWords];
+            if (i > 0 && i % 3 == 0) {
+                row += 3 * a_row;
+                __asm__("" : "+r"(row));
+            }
+            const float broadcast = row[i % 3 * a_row];
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) sum[i][v] = multiply_add(sum[i][v], broadcast, column[v]);
         }

@@ -81,7 +81,7 @@ const float* Adaptation::generator_latents(int64_t step) const {
 }
 
 void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
-    scores_ = worker_.update_discriminator(discriminator_, generator_.params, real(step, critic_step),
+    scores_ = worker_.update_discriminator(discriminator_, generator_, real(step, critic_step),
                                            discriminator_latents(step, critic_step),
                                            of_task(data_.interpolation, draw(step, critic_step), data_.batch),
                                            data_.batch, data_.discriminator_lrs[static_cast<size_t>(step)]);
@@ -89,7 +89,7 @@ void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
 
 void Adaptation::generator_update(int64_t step) {
     generator_loss_ =
-        worker_.update_generator(generator_, discriminator_.params, real(step, engine_.plan().critic_steps - 1),
+        worker_.update_generator(generator_, discriminator_, real(step, engine_.plan().critic_steps - 1),
                                  generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
     if (data_.step_losses) {
         data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(scores_.loss);
@@ -187,6 +187,7 @@ class QueryOpponent {
     const float* adapt(const float* generator) {
         const int64_t d = size();
         std::copy_n(data_.initial_discriminator, d, state_.params);
+        state_.version = new_version();
         for (int64_t update = 0; update < updates() && !worker_.stopped(); ++update) {
             if (history_) std::copy_n(state_.params, d, history_ + update * d);
             worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),

@@ -19,8 +19,10 @@
 namespace metagan {
 namespace {
 
-struct PaddedImages : OperationState {
-    Array<float> large, small;
+struct ConvolutionState : OperationState {
+    Array<float> large, small;                // images in their border
+    Array<float> gather_words, spread_words;  // weights as products in bf16 read them, of the parameters of a version
+    int64_t version = 0;
 };
 
 class Convolution : public Operation {
@@ -48,7 +50,7 @@ class Convolution : public Operation {
     }
 
     std::unique_ptr<OperationState> state(const Activations& a) const override {
-        auto state = std::make_unique<PaddedImages>();
+        auto state = std::make_unique<ConvolutionState>();
         if (large_border_.needed)
             state->large = Array<float>(geometry_.large_channels * a.images() * large_border_.plane());
         if (small_border_.needed)
@@ -56,8 +58,10 @@ class Convolution : public Operation {
         return state;
     }
 
-    int64_t state_bytes(int64_t images) const override {
+    int64_t state_bytes(int64_t images, Precision precision) const override {
         int64_t floats = 0;
+        for (const bool spreads : {false, true})
+            if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
         if (large_border_.needed) floats += geometry_.large_channels * images * large_border_.plane();
         if (small_border_.needed) floats += geometry_.small_channels * images * small_border_.plane();
         return floats * int64_t{sizeof(float)};
@@ -75,8 +79,8 @@ class Convolution : public Operation {
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const Source source = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), images);
-        apply(pass, a, source, images, pass.params, bias(pass.params), false, a.x(output(), images.first), output(),
-              true);
+        apply(pass, a, state, source, images, pass.params, bias(pass.params), false, a.x(output(), images.first),
+              output(), true);
     }
 
     void tangent(const Pass& pass, Activations& a, OperationState* state, Range primal, Range tangent) const override {
@@ -84,9 +88,9 @@ class Convolution : public Operation {
         float* const y = a.x(output(), tangent.first);
         if (pass.params_dot) {
             const Source of_primal = source_at(a, state, transposed_, a.x(input(), 0), a.stride(input()));
-            apply(pass, a, of_primal, primal, pass.params_dot, bias(pass.params_dot), false, y, output());
+            apply(pass, a, state, of_primal, primal, pass.params_dot, bias(pass.params_dot), false, y, output());
         }
-        apply(pass, a, of_tangent, tangent, pass.params, nullptr, pass.params_dot != nullptr, y, output());
+        apply(pass, a, state, of_tangent, tangent, pass.params, nullptr, pass.params_dot != nullptr, y, output());
     }
 
     void reverse(const Pass& pass, Activations& a, OperationState* state, const Reverse& r, float* const* x_bar,
@@ -101,14 +105,14 @@ class Convolution : public Operation {
                             x_tilde[0] || large_needed ? all : r.images);
         if (x_bar[0]) {
             const bool adjacent = x_tilde[0] == x_bar[0] + r.images.count * a.shape(input()).positions();
-            apply(pass, a, source, adjacent ? all : r.images, pass.params, nullptr, false, x_bar[0], input());
+            apply(pass, a, state, source, adjacent ? all : r.images, pass.params, nullptr, false, x_bar[0], input());
             if (x_tilde[0] && !adjacent)
-                apply(pass, a, source, r.tangent, pass.params, nullptr, false, x_tilde[0], input());
+                apply(pass, a, state, source, r.tangent, pass.params, nullptr, false, x_tilde[0], input());
             if (paired && pass.params_dot) {
                 if (!x_tilde[0] && !large_needed)
                     source = padded(pass, a, state, !transposed_, a.bar(output(), 0), a.stride(output()), r.tangent);
                 const int64_t first = r.primal.first - r.images.first;
-                apply(pass, a, source, r.tangent, pass.params_dot, nullptr, true,
+                apply(pass, a, state, source, r.tangent, pass.params_dot, nullptr, true,
                       x_bar[0] + first * a.shape(input()).positions(), input());
             }
         }
@@ -140,7 +144,7 @@ class Convolution : public Operation {
         if (!border.needed)
             return {images, stride,
                     (small ? geometry_.y.small * geometry_.x.small : geometry_.y.large * geometry_.x.large)};
-        auto* const own = static_cast<PaddedImages*>(state);
+        auto* const own = static_cast<ConvolutionState*>(state);
         return {(small ? own->small : own->large).data(), a.images() * border.plane(), border.plane()};
     }
 
@@ -167,16 +171,17 @@ class Convolution : public Operation {
     // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
     // times the plain loop's distance from float64, and to about its own where values are summed as they are).
     // Derivatives go through Winograd's transforms.
-    void apply(const Pass& pass, Activations& a, const Source& source, Range range, const float* params,
-               const float* bias, bool accumulate, float* y, int value, bool primal = false) const {
+    void apply(const Pass& pass, Activations& a, OperationState* state, const Source& source, Range range,
+               const float* params, const float* bias, bool accumulate, float* y, int value,
+               bool primal = false) const {
         const bool spreads = (value == output()) == transposed_;
         const Shape& shape = a.shape(value);
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
         if (!primal && winograd.suits(range.count, pass.precision)) {
-            return winograd.apply(pass.threads, {source.b + range.first * source.image, source.channel, source.image},
-                                  range.count, params + plan().parameters[0], bias, accumulate,
-                                  {y, a.stride(value), shape.positions()},
-                                  a.scratch(winograd.scratch_floats(range.count, pass.threads)));
+            return winograd.apply(
+                pass.threads, pass.precision, {source.b + range.first * source.image, source.channel, source.image},
+                range.count, params + plan().parameters[0], bias, accumulate, {y, a.stride(value), shape.positions()},
+                a.scratch(winograd.scratch_floats(range.count, pass.threads)));
         }
         const std::vector<Tables>& groups = spreads ? spread_ : gather_;
         const bool holes = std::any_of(groups.begin(), groups.end(), [](const Tables& t) { return t.b_tap.empty(); });
@@ -185,19 +190,57 @@ class Convolution : public Operation {
                 std::fill_n(y + channel * a.stride(value), range.count * shape.positions(), bias ? bias[channel] : 0.f);
             accumulate = true;
         }
-        const Weights weights{params + plan().parameters[0], spreads ? geometry_.taps() : geometry_.weights_of_small(),
-                              spreads ? geometry_.weights_of_small() : geometry_.taps()};
+        Weights weights = weights_of(params, spreads);
+        if (params == pass.params && pass.version != 0 && keeps_words(pass.precision)) {
+            weights.words = words(pass, *static_cast<ConvolutionState*>(state), spreads);
+            weights.words_row = words_row(spreads);
+            weights.words_channel = geometry_.taps();
+        }
         thread_local std::vector<Product> products;  // keeps its memory
         products.clear();
         for (const Tables& t : groups) {
             if (t.b_tap.empty()) continue;
-            Product product{patches_of(t, source, range, spreads ? geometry_.small_channels : geometry_.large_channels),
+            Product product{patches_of(t, source, range, channels(spreads)),
                             t.w_tap.data(),
                             {y, a.stride(value), shape.positions(), t.y_position.data()}};
             if (one_pixel_) product.result.y_position = product.patches.b_position;
             products.push_back(product);
         }
         if (!products.empty()) multiply(pass, products, weights, shape.channels, bias, accumulate);
+    }
+
+    // Rows and channels of the weights, as a product to either image reads them.
+    int64_t rows(bool spreads) const { return spreads ? geometry_.large_channels : geometry_.small_channels; }
+    int64_t channels(bool spreads) const { return rows(!spreads); }
+
+    Weights weights_of(const float* params, bool spreads) const {
+        Weights weights;
+        weights.w = params + plan().parameters[0];
+        weights.w_row = spreads ? geometry_.taps() : geometry_.weights_of_small();
+        weights.w_channel = spreads ? geometry_.weights_of_small() : geometry_.taps();
+        return weights;
+    }
+
+    // A single tap's weights are converted on their way: they are few, or meet as few columns.
+    bool keeps_words(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
+    int64_t words_row(bool spreads) const {
+        return gemm_kernels(Precision::bf16).words_row(channels(spreads), geometry_.taps());
+    }
+
+    const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
+        if (state.version != pass.version) {
+            const int64_t rows = geometry_.small_channels, share = 16;
+            float* const gather = state.gather_words.at_least(rows * words_row(false));
+            float* const spread = state.spread_words.at_least(geometry_.large_channels * words_row(true));
+            parallel_for((rows + share - 1) / share, pass.threads, [&](int64_t part) {
+                const Timed timed(Work::pack);
+                gemm_kernels(pass.precision)
+                    .to_words(pass.params + plan().parameters[0], rows, geometry_.large_channels, geometry_.taps(),
+                              {part * share, std::min(rows, (part + 1) * share)}, gather, spread);
+            });
+            state.version = pass.version;
+        }
+        return (spreads ? state.spread_words : state.gather_words).data();
     }
 
     Patches patches_of(const Tables& t, const Source& source, Range range, int64_t channels) const {
@@ -221,7 +264,8 @@ class Convolution : public Operation {
         return p;
     }
 
-    // Threads share out columns, or rows where columns are few: then each reads its part of the weights only.
+    // Threads share out columns, or rows where columns are few: then each reads its part of the weights only, which
+    // matters where they must be converted.
     static void multiply(const Pass& pass, const std::vector<Product>& products, const Weights& weights, int64_t rows,
                          const float* bias, bool accumulate) {
         const GemmKernels& kernels = gemm_kernels(pass.precision);
@@ -229,9 +273,11 @@ class Convolution : public Operation {
         int64_t panels = 0;
         for (const Product& product : products)
             panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
-        const bool by_columns = panels * kernels.tile_columns >= threads * (kWidth / 2);
+        const bool by_columns =
+            weights.words ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
         const int64_t size = by_columns ? panels : rows, unit = by_columns ? 1 : kernels.tile_rows;
-        const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>((size + unit - 1) / unit, 4 * threads);
+        const int64_t most = weights.words ? std::max<int64_t>(threads, panels / 3) : 4 * threads;
+        const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>((size + unit - 1) / unit, most);
         const int64_t share = ((size + pieces - 1) / pieces + unit - 1) / unit * unit;
         parallel_for((size + share - 1) / share, threads, [&](int64_t piece) {
             const Timed timed(Work::multiply);
@@ -250,7 +296,7 @@ class Convolution : public Operation {
         const Source source = source_at(a, state, false, large, a.stride(large_value));
         if (gather_winograd_.suits_gradient(range.count)) {
             return gather_winograd_.weight_gradient(
-                pass.threads, {source.b + range.first * source.image, source.channel, source.image},
+                pass.threads, pass.precision, {source.b + range.first * source.image, source.channel, source.image},
                 {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,
                 plan().parameters[0], a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
         }

@@ -187,8 +187,8 @@ int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Op
     int64_t floats = (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
     if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
-    return generator_.workspace_bytes(generator_images, Cotangents::passing) +
-           discriminator_.workspace_bytes(discriminator_images, discriminator_cotangents()) +
+    return generator_.workspace_bytes(generator_images, Cotangents::passing, plan_.precision) +
+           discriminator_.workspace_bytes(discriminator_images, discriminator_cotangents(), plan_.precision) +
            floats * int64_t{sizeof(float)};
 }
 

@@ -1,6 +1,7 @@
 #include "network.h"
 
 #include <algorithm>
+#include <atomic>
 #include <set>
 
 #include "../cpu/dispatch.h"
@@ -11,6 +12,11 @@ namespace {
 bool stopped(const Pass& pass) { return pass.stop && (*pass.stop)(); }
 
 }  // namespace
+
+int64_t new_version() {
+    static std::atomic<int64_t> last{0};
+    return ++last;
+}
 
 Activations::Activations(const std::vector<Shape>& shapes, Placement cotangents, int64_t images)
     : shapes_(shapes), placement_(std::move(cotangents)), images_(images) {
@@ -71,7 +77,7 @@ Placement Network::place(Cotangents cotangents) const {
     return placement;
 }
 
-int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents) const {
+int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision) const {
     int64_t elements = 0;
     for (size_t value = 0; value < plan_.values.size(); ++value)
         elements += plan_.values[value].elements() * (readers_[value] > 1 ? 2 : 1);
@@ -79,7 +85,7 @@ int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents) const {
     int64_t bytes = elements * images * int64_t{sizeof(float)};
     int64_t scratch = 0;
     for (const auto& operation : operations_) {
-        bytes += operation->state_bytes(images);
+        bytes += operation->state_bytes(images, precision);
         scratch = std::max(scratch, operation->scratch_bytes(images));
     }
     return bytes + scratch;

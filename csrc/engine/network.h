@@ -95,9 +95,14 @@ class Activations {
     Array<float> scratch_;
 };
 
+// A number that no other parameters have had, for as long as these do not change: what has been made of parameters may
+// be kept under it.
+int64_t new_version();
+
 // One pass: with which parameters, over which images, in which precision, on how many threads.
 struct Pass {
     const float* params = nullptr;
+    int64_t version = 0;                       // of the parameters, by new_version(); 0: not known
     const float* params_dot = nullptr;         // direction of the tangent in parameter space; null: zero
     Precision precision = Precision::float32;  // of the operands of products
     int threads = 1;
@@ -128,7 +133,7 @@ class Operation {
 
     const OperationPlan& plan() const { return plan_; }
     virtual std::unique_ptr<OperationState> state(const Activations&) const { return nullptr; }
-    virtual int64_t state_bytes(int64_t images) const {
+    virtual int64_t state_bytes(int64_t images, Precision) const {
         static_cast<void>(images);
         return 0;
     }
@@ -185,7 +190,7 @@ class Network {
     const Shape& input_shape() const { return plan_.values[static_cast<size_t>(plan_.input)]; }
     const Shape& output_shape() const { return plan_.values[static_cast<size_t>(plan_.output)]; }
     bool shares_parameters() const { return shares_parameters_; }
-    int64_t workspace_bytes(int64_t images, Cotangents) const;
+    int64_t workspace_bytes(int64_t images, Cotangents, Precision) const;
 
     void forward(const Pass&, Workspace&, Range) const;
     void tangent(const Pass&, Workspace&, Range primal, Range tangent) const;

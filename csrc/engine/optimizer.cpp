@@ -53,6 +53,7 @@ void Update::take(int64_t offset, int64_t rows, int64_t columns, int64_t row_str
 void Update::finish() {
     const Timed timed(Work::update);
     if (gradient_) apply(0, numel_, gradient_);
+    state_.version = new_version();
 }
 
 void Update::apply(int64_t offset, int64_t size, const float* gradient) {

@@ -21,6 +21,7 @@ struct NetworkState {
     float* params = nullptr;
     std::vector<float*> buffers;
     int64_t updates = 0;
+    int64_t version = new_version();
 };
 
 // Updates parameters part by part. Gradients of parameters that several operations share are added up first, and

@@ -10,14 +10,16 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kBlockRows = 36;      // channels of the result at a time: three tiles of the micro-kernel
-constexpr int64_t kCache = 128 * 1024;  // floats of transformed images that a thread works on at a time
-constexpr int64_t kColumns = 128;       // tiles at a time, at least: less, and transforms outweigh products
-constexpr int64_t kSlack = 64;          // behind an array, for vectors that reach beyond it
-constexpr int64_t kMostTaps = 64;       // rows of a kernel
-// Of an image, where transforms in float32 overtake products in bf16; below, figr's steps took 1.13 times as long with
-// them on one core of a Zen 4, which has bf16 instructions, and 1.04 times on two. Gradients by the weights gained from
-// them at every size.
+constexpr int64_t kBlockRows = 36;  // channels of the result at a time: three tiles of the micro-kernel
+// Floats of transformed images that are worked on at a time. More than a second-level cache holds, since each round is
+// two waits where threads share a task: 128 Ki took figr 1.03 times as long on two Zen 4 cores, in either precision.
+constexpr int64_t kCache = 512 * 1024;
+constexpr int64_t kColumns = 128;  // tiles at a time, at least: less, and transforms outweigh products
+constexpr int64_t kSlack = 64;     // behind an array, for vectors that reach beyond it
+constexpr int64_t kMostTaps = 64;  // rows of a kernel
+// Of an image, from which on transforms pay in bf16, where weights are transformed for every product but converted
+// once: with 256, figr's steps took 1.02 to 1.05 times as long on two Zen 4 cores, which have bf16 instructions.
+// Gradients by the weights gain from them at every size.
 constexpr int64_t kBf16Positions = 1024;
 constexpr int64_t kWeightsAtATime = 4096;  // rows of kernels
 
@@ -94,10 +96,11 @@ int64_t Winograd::gradient_scratch_floats(int64_t images) const {
            (gradient_plane() + source_channels_ * bordered_plane(at_a_time) + channels_ * small_plane(at_a_time));
 }
 
-void Winograd::apply(int threads, const Images<const float>& source, int64_t images, const float* weights,
-                     const float* bias, bool accumulate, const Images<float>& y, float* scratch) const {
+void Winograd::apply(int threads, Precision precision, const Images<const float>& source, int64_t images,
+                     const float* weights, const float* bias, bool accumulate, const Images<float>& y,
+                     float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
-    const GemmKernels& gemm = gemm_kernels(Precision::float32);
+    const GemmKernels& gemm = gemm_kernels(precision);
     const int64_t kernel_rows = channels_ * steps();
     const int64_t weight_plane = kernel_rows + kSlack;
     float* const planes = scratch + points_ * weight_plane;
@@ -180,10 +183,11 @@ void Winograd::apply(int threads, const Images<const float>& source, int64_t ima
 }
 
 // Sums over images are gathered in the transformed weights, one plane a point, and turned into weights at the end.
-void Winograd::weight_gradient(int threads, const Images<const float>& large, const Images<const float>& small,
-                               int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const {
+void Winograd::weight_gradient(int threads, Precision precision, const Images<const float>& large,
+                               const Images<const float>& small, int64_t images, GradientSink& gradients,
+                               int64_t offset, float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
-    const GemmKernels& gemm = gemm_kernels(Precision::float32);
+    const GemmKernels& gemm = gemm_kernels(precision);
     const int64_t at_a_time = batch_of_gradient(images);
     float* const from_large = scratch + points_ * gradient_plane();
     float* const from_small = from_large + points_ * source_channels_ * bordered_plane(at_a_time);

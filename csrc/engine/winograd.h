@@ -1,5 +1,7 @@
 // Convolutions of stride 1 with fewer multiplications: Winograd's along rows, the usual sum over the rows of a kernel.
-// In float32 whatever the precision asked for: transforms would magnify the rounding of bf16.
+// In bf16 it is transformed pixels and weights that are rounded. That makes four times the error of rounding the pixels
+// themselves (1e-2 of a derivative on random numbers), but leaves inner steps as far from float32's as they are without
+// transforms: 5.1e-2 of the change after one step of FIGR's generator, 5.2e-2 without; 8.2e-2 and 7.9e-2 after three.
 #pragma once
 
 #include <vector>
@@ -28,13 +30,13 @@ class Winograd {
     bool suits_gradient(int64_t images) const;
     int64_t scratch_floats(int64_t images, int threads) const;
     // y (+)= the convolution of images in their border, with weights [small channels][large channels][taps].
-    void apply(int threads, const Images<const float>& source, int64_t images, const float* weights, const float* bias,
-               bool accumulate, const Images<float>& y, float* scratch) const;
+    void apply(int threads, Precision, const Images<const float>& source, int64_t images, const float* weights,
+               const float* bias, bool accumulate, const Images<float>& y, float* scratch) const;
 
     int64_t gradient_scratch_floats(int64_t images) const;
     // The gradient by the weights, from the large image in its border and the small one; handed to the sink, whose
     // parameter begins at `offset`.
-    void weight_gradient(int threads, const Images<const float>& large, const Images<const float>& small,
+    void weight_gradient(int threads, Precision, const Images<const float>& large, const Images<const float>& small,
                          int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const;
 
   private:

@@ -39,9 +39,10 @@ float* Worker::array(size_t slot, int64_t floats) {
     return arrays_[slot].at_least(floats);
 }
 
-Pass Worker::pass(const float* params, const float* params_dot) const {
+Pass Worker::pass(Parameters params, const float* params_dot) const {
     Pass pass;
-    pass.params = params;
+    pass.params = params.values;
+    pass.version = params.version;
     pass.params_dot = params_dot;
     pass.precision = engine_.plan().precision;
     pass.threads = threads;
@@ -58,7 +59,7 @@ float* Worker::score_cotangents(int64_t image) {
     return discriminator_.activations.bar(engine_.discriminator().plan().output, image);
 }
 
-void Worker::make_fake(const float* generator, const float* latents, int64_t count) {
+void Worker::make_fake(Parameters generator, const float* latents, int64_t count) {
     Activations& a = generator_.activations;
     const int input = engine_.generator().plan().input;
     const int64_t size = a.shape(input).elements();
@@ -87,7 +88,7 @@ void Worker::cotangents_to_generator(int64_t from, int64_t count, int64_t to) {
 }
 
 // Carries the discriminator's cotangents of the fake images, from `from` on, back through the generator.
-void Worker::reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient) {
+void Worker::reverse_generator(Parameters params, int64_t from, int64_t count, GradientSink& gradient) {
     cotangents_to_generator(from, count, 0);
     batches_.assign(1, {0, count});
     Reverse reverse;
@@ -108,7 +109,7 @@ void Worker::set_batches(int64_t count, bool penalty) {
 // Images: real [0, n), fake [n, 2n), the penalty's points [2n, 3n) and their tangents [3n, 4n). The fake ones are in
 // their place. The points' input gradient is taken first; its cotangents, kept at the tangents' place, are those of the
 // tangent that follows, and one reverse pass serves all.
-Scores Worker::discriminator_passes(const float* params, const float* const* real, const float* interpolation,
+Scores Worker::discriminator_passes(Parameters params, const float* const* real, const float* interpolation,
                                     int64_t count, GradientSink* gradient, bool input_wanted) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
@@ -162,29 +163,29 @@ Scores Worker::discriminator_passes(const float* params, const float* const* rea
     return result;
 }
 
-Scores Worker::update_discriminator(NetworkState& discriminator, const float* generator, const float* const* real,
+Scores Worker::update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
                                     const float* latents, const float* interpolation, int64_t count, double lr) {
     const Network& network = engine_.discriminator();
     float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, discriminator, lr, engine_.plan().loss.clip, shared, network.plan().numel);
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, count);
-    const Scores result = discriminator_passes(discriminator.params, real, interpolation, count, &update, false);
+    const Scores result = discriminator_passes(discriminator, real, interpolation, count, &update, false);
     update.finish();
     return result;
 }
 
-double Worker::update_generator(NetworkState& generator, const float* discriminator, const float* const* real,
+double Worker::update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
                                 const float* latents, int64_t count, double lr) {
     const Network& network = engine_.generator();
     float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, generator, lr, 0, shared, network.plan().numel);
-    const double loss = generator_loss(discriminator, generator.params, real, latents, count, &update, nullptr);
+    const double loss = generator_loss(discriminator, generator, real, latents, count, &update, nullptr);
     update.finish();
     return loss;
 }
 
-Scores Worker::discriminator_loss(const float* discriminator, const float* generator, const float* const* real,
+Scores Worker::discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
                                   const float* latents, const float* interpolation, int64_t count,
                                   GradientSink* discriminator_gradient, GradientSink* generator_gradient) {
     make_fake(generator, latents, count);
@@ -195,7 +196,7 @@ Scores Worker::discriminator_loss(const float* discriminator, const float* gener
     return result;
 }
 
-double Worker::generator_loss(const float* discriminator, const float* generator, const float* const* real,
+double Worker::generator_loss(Parameters discriminator, Parameters generator, const float* const* real,
                               const float* latents, int64_t count, GradientSink* generator_gradient,
                               GradientSink* discriminator_gradient) {
     const LossPlan& loss = engine_.plan().loss;

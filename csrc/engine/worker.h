@@ -17,6 +17,15 @@ struct Sweep {
     float* direction = nullptr;
 };
 
+// A network's parameters and their version, which is not known of some.
+struct Parameters {
+    const float* values;
+    int64_t version = 0;
+
+    Parameters(const float* array) : values(array) {}
+    Parameters(const NetworkState& state) : values(state.params), version(state.version) {}
+};
+
 struct Scores {
     double loss = 0, penalty = 0;
 };
@@ -31,16 +40,16 @@ class Worker {
     bool stopped() const { return stop && (*stop)(); }
 
     // One update of the discriminator: `real` holds the rows of images [count] (addresses), latents [count][latent].
-    Scores update_discriminator(NetworkState& discriminator, const float* generator, const float* const* real,
+    Scores update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
                                 const float* latents, const float* interpolation, int64_t count, double lr);
-    double update_generator(NetworkState& generator, const float* discriminator, const float* const* real,
+    double update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
                             const float* latents, int64_t count, double lr);
 
     // Losses on given images and, where sinks are given, their gradients.
-    Scores discriminator_loss(const float* discriminator, const float* generator, const float* const* real,
+    Scores discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
                               const float* latents, const float* interpolation, int64_t count,
                               GradientSink* discriminator_gradient, GradientSink* generator_gradient);
-    double generator_loss(const float* discriminator, const float* generator, const float* const* real,
+    double generator_loss(Parameters discriminator, Parameters generator, const float* const* real,
                           const float* latents, int64_t count, GradientSink* generator_gradient,
                           GradientSink* discriminator_gradient);
 
@@ -59,16 +68,16 @@ class Worker {
     float* array(size_t slot, int64_t floats);
 
   private:
-    Pass pass(const float* params, const float* params_dot = nullptr) const;
-    void make_fake(const float* generator, const float* latents, int64_t count);
+    Pass pass(Parameters, const float* params_dot = nullptr) const;
+    void make_fake(Parameters generator, const float* latents, int64_t count);
     void fake_to_discriminator(int64_t fake_first, int64_t count, int64_t to);
     void images_to_discriminator(const float* const* images, int64_t count, int64_t to);
     void cotangents_to_generator(int64_t from, int64_t count, int64_t to);
-    void reverse_generator(const float* params, int64_t from, int64_t count, GradientSink& gradient);
+    void reverse_generator(Parameters, int64_t from, int64_t count, GradientSink& gradient);
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
     void set_batches(int64_t count, bool penalty);
-    Scores discriminator_passes(const float* discriminator, const float* const* real, const float* interpolation,
+    Scores discriminator_passes(Parameters discriminator, const float* const* real, const float* interpolation,
                                 int64_t count, GradientSink* gradient, bool input_wanted);
 
     const Engine& engine_;
