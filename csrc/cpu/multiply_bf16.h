@@ -67,39 +67,37 @@ int64_t words_row(int64_t channels, int64_t taps) {
 // Squares of kSteps rows by kSteps channels become words both ways.
 void to_words(const float* w, int64_t rows, int64_t channels, int64_t taps, Interval part, float* words,
               float* transposed) {
-    constexpr int64_t kChannels = 32;  // at a time: as many rows of `transposed` grow
     const int64_t words_row = metagan::words_row(channels, taps), transposed_row = metagan::words_row(rows, taps);
-    for (int64_t first = 0; first < channels; first += kChannels)
-        for (int64_t row = part.first; row < part.last; row += kSteps)
-            for (int64_t channel = first; channel < smaller(first + kChannels, channels); channel += kSteps) {
-                const bool second_row = kSteps == 2 && row + 1 < rows;
-                const bool second_channel = kSteps == 2 && channel + 1 < channels;
-                const float* const from = w + (row * channels + channel) * taps;
-                float* const to = words + row * words_row + channel / kSteps * taps;
-                float* const across = transposed + channel * transposed_row + row / kSteps * taps;
-                for (int64_t tap = 0; tap < taps; tap += kFloats) {
-                    const int count = static_cast<int>(smaller(kFloats, taps - tap));
-                    const auto load_if = [&](bool there, int64_t offset) {
-                        return there ? load_first(from + offset + tap, count) : FloatVector{};
-                    };
-                    const FloatVector a = load_first(from + tap, count), b = load_if(second_channel, taps);
-                    store_first(to + tap, count, join(a, b));
-                    const FloatVector c = load_if(second_row, channels * taps);
-                    store_first(across + tap, count, join(a, c));
-                    if (kSteps == 1) continue;
-                    const FloatVector d = load_if(second_row && second_channel, channels * taps + taps);
-                    if (second_row) store_first(to + words_row + tap, count, join(c, d));
-                    if (second_channel) store_first(across + transposed_row + tap, count, join(b, d));
-                }
+    for (int64_t row = part.first; row < part.last; row += kSteps)
+        for (int64_t channel = 0; channel < channels; channel += kSteps) {
+            const bool second_row = kSteps == 2 && row + 1 < rows;
+            const bool second_channel = kSteps == 2 && channel + 1 < channels;
+            const float* const from = w + (row * channels + channel) * taps;
+            float* const to = words + row * words_row + channel / kSteps * taps;
+            float* const across = transposed + channel * transposed_row + row / kSteps * taps;
+            for (int64_t tap = 0; tap < taps; tap += kFloats) {
+                const int count = static_cast<int>(smaller(kFloats, taps - tap));
+                const auto load_if = [&](bool there, int64_t offset) {
+                    return there ? load_first(from + offset + tap, count) : FloatVector{};
+                };
+                const FloatVector a = load_first(from + tap, count), b = load_if(second_channel, taps);
+                const FloatVector c = load_if(second_row, channels * taps);
+                const FloatVector d = load_if(second_row && second_channel, channels * taps + taps);
+                store_first(to + tap, count, join(a, b));
+                store_first(across + tap, count, join(a, c));
+                if (second_row) store_first(to + words_row + tap, count, join(c, d));
+                if (second_channel) store_first(across + transposed_row + tap, count, join(b, d));
             }
+        }
 }
 
-// Words of a panel from columns in parts of vectors; the first `paired` words have two steps, as far as words have.
+// Words of some vectors of a panel from columns in parts; the first `paired` words have two steps, as far as words
+// have.
 template <int kParts>
 void pack_words(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t words, int64_t paired,
-                const int32_t* columns) {
+                const int32_t* columns, int64_t vectors) {
     const float *first[kParts], *second[kParts];
-    for (int v = 0; v < kPanelVectors; ++v, panel += kFloats) {
+    for (int v = 0; v < vectors; ++v, panel += kFloats) {
         for (int p = 0; p < kParts; ++p) {
             first[p] = b + columns[v * kFloats + p * (kFloats / kParts)];
             second[p] = first[p] + b_channel;
@@ -155,13 +153,14 @@ void prepare_words(Segment& segment, const Weights& w, const int32_t* source, co
         const int32_t* const columns = source + segment.at + j;
         const int64_t count = smaller(kPanelColumns, segment.count - j);
         const auto run = [&](auto pack_parts) {
-            pack_parts(panel, p.b, p.b_channel, segment.step_source, words, paired, columns);
+            pack_parts(panel, p.b, p.b_channel, segment.step_source, words, paired, columns, count / kFloats);
         };
-        if (count == kPanelColumns && length >= kFloats)
+        const bool whole = count % kFloats == 0;
+        if (whole && length >= kFloats)
             run(pack_words<1>);
-        else if (count == kPanelColumns && length == kFloats / 2)
+        else if (whole && length == kFloats / 2)
             run(pack_words<2>);
-        else if (count == kPanelColumns && length == kFloats / 4)
+        else if (whole && length == kFloats / 4)
             run(pack_words<4>);
         else
             pack_scattered_words(panel, p.b, p.b_channel, segment.step_source, words, paired, columns, count,

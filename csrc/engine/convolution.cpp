@@ -229,7 +229,7 @@ class Convolution : public Operation {
 
     const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
         if (state.version != pass.version) {
-            const int64_t rows = geometry_.small_channels, share = 16;
+            const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
             float* const gather = state.gather_words.at_least(rows * words_row(false));
             float* const spread = state.spread_words.at_least(geometry_.large_channels * words_row(true));
             parallel_for((rows + share - 1) / share, pass.threads, [&](int64_t part) {
@@ -264,22 +264,20 @@ class Convolution : public Operation {
         return p;
     }
 
-    // Threads share out columns, or rows where columns are few: then each reads its part of the weights only, which
-    // matters where they must be converted.
+    // Threads share out columns, or rows where columns are few: then each packs all columns, but reads its part of the
+    // weights only, which matters where they must be converted.
     static void multiply(const Pass& pass, const std::vector<Product>& products, const Weights& weights, int64_t rows,
                          const float* bias, bool accumulate) {
         const GemmKernels& kernels = gemm_kernels(pass.precision);
-        const int threads = pass.threads;
+        const int64_t threads = pass.threads;
         int64_t panels = 0;
         for (const Product& product : products)
             panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
         const bool by_columns =
             weights.words ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
         const int64_t size = by_columns ? panels : rows, unit = by_columns ? 1 : kernels.tile_rows;
-        const int64_t most = weights.words ? std::max<int64_t>(threads, panels / 3) : 4 * threads;
-        const int64_t pieces = threads == 1 ? 1 : std::min<int64_t>((size + unit - 1) / unit, most);
-        const int64_t share = ((size + pieces - 1) / pieces + unit - 1) / unit * unit;
-        parallel_for((size + share - 1) / share, threads, [&](int64_t piece) {
+        const int64_t share = ((size + threads - 1) / threads + unit - 1) / unit * unit;
+        parallel_for((size + share - 1) / share, pass.threads, [&](int64_t piece) {
             const Timed timed(Work::multiply);
             const Interval part{piece * share, std::min(size, (piece + 1) * share)};
             kernels.multiply(products.data(), static_cast<int>(products.size()), weights,
