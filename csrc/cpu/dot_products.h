@@ -15,14 +15,6 @@ bool suits_dot_products(const Patches& p, const Result& y, int64_t rows) {
     return rows <= kFloats / 2 && long_sums && parts_of(p) && adjacent;
 }
 
-template <bool kRounded, class V>
-METAGAN_INLINE V operand(V x) {
-    if constexpr (kRounded)
-        return round_to_bfloat16(x);
-    else
-        return x;
-}
-
 // A sum runs over each lane of the vectors, then over the lanes. With kRounded operands are rounded to bf16.
 template <bool kRounded, int kRows, int kTaps, int kParts>
 void dot_products(const float* y, int64_t y_row, const float* b, const int32_t* steps, const int32_t* columns,

@@ -87,7 +87,7 @@ void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, 
 void multiply(const Product* products, int count, const Weights& w, Interval rows, Interval panels, const float* bias,
               bool accumulate, float* pack) {
     if (count == 1 && is_narrow(products[0].patches, w))
-        return multiply_narrow(products[0], w, rows, bias, accumulate, pack);
+        return multiply_narrow<false>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
     int32_t step_panel[kDepth];
     for (int i = 0; i < kDepth; ++i) step_panel[i] = i * kPanelColumns;

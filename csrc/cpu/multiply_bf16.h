@@ -5,6 +5,7 @@
 #pragma once
 
 #include "chunk.h"
+#include "narrow.h"
 #include "profile.h"
 #include "words.h"
 
@@ -240,6 +241,8 @@ void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row
 // As the product in float32, but that a tile's part of W is converted before it meets the columns.
 void multiply_bf16(const Product* products, int count, const Weights& w, Interval rows, Interval panels,
                    const float* bias, bool accumulate, float* pack) {
+    if (count == 1 && is_narrow(products[0].patches, w))
+        return multiply_narrow<true>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
     alignas(64) float words[kTileWords];
     int64_t taps = 1;  // of W, as far as any product reads

@@ -1,5 +1,6 @@
 // Y = W P where P has so few columns that a vector of them would be half empty: a linear layer of few images. Vectors
-// run along the weights instead: along rows where those are adjacent, along k otherwise. Included by multiply.h.
+// run along the weights instead: along rows where those are adjacent, along k otherwise. With kRounded operands are
+// rounded to bf16. Included by multiply.h and multiply_bf16.h.
 #pragma once
 
 #include "gemm.h"
@@ -24,7 +25,8 @@ struct NarrowProduct {
     bool add;
 };
 
-constexpr auto load_whole = [](const float* from) { return load(from, FloatVector{}); };
+template <bool kRounded>
+constexpr auto load_whole = [](const float* from) { return operand<kRounded>(load(from, FloatVector{})); };
 
 // Lane i of the result is the sum of all lanes of sums[i]: pairs of vectors become one of half sums, four times for 16.
 METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
@@ -83,8 +85,8 @@ METAGAN_INLINE void store_rows(const NarrowProduct& p, int64_t row, int64_t rows
 
 constexpr int kNarrowSums = kTileRows > 6 ? 16 : 8;
 
-// kVectors of adjacent rows meet all columns; `last` counts the rows of the last vector.
-template <int kColumns, int kVectors>
+// kVectors of adjacent rows meet all columns, which are rounded; `last` counts the rows of the last vector.
+template <bool kRounded, int kColumns, int kVectors>
 [[gnu::noinline]] void narrow_by_rows(const NarrowProduct& p, int64_t row, int64_t rows) {
     const float *w = p.w + row, *b[kColumns];
     for (int j = 0; j < kColumns; ++j) b[j] = p.b + smaller(j, p.columns - 1);
@@ -95,7 +97,7 @@ template <int kColumns, int kVectors>
             FloatVector part[kVectors];
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
-                part[v] = v + 1 == kVectors ? load_last(w + v * kFloats) : load(w + v * kFloats, FloatVector{});
+                part[v] = v + 1 == kVectors ? load_last(w + v * kFloats) : load_whole<kRounded>(w + v * kFloats);
 #pragma GCC unroll 8
             for (int j = 0; j < kColumns; ++j) {
                 const float broadcast = b[j][k * p.b_channel];
@@ -106,9 +108,9 @@ template <int kColumns, int kVectors>
         }
     };
     if (last == kFloats)
-        add_all(load_whole);
+        add_all(load_whole<kRounded>);
     else
-        add_all([last](const float* from) { return load_first(from, last); });
+        add_all([last](const float* from) { return operand<kRounded>(load_first(from, last)); });
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
         columns_to_rows<kColumns>(sum[v]);
@@ -118,18 +120,18 @@ template <int kColumns, int kVectors>
     }
 }
 
-template <int kColumns>
+template <bool kRounded, int kColumns>
 void narrow_all_rows(const NarrowProduct& p, int64_t rows) {
     constexpr int kVectors = kNarrowSums / kColumns < 4 ? kNarrowSums / kColumns : 4;
     int64_t row = 0;
     for (; row + (kVectors - 1) * kFloats < rows; row += kVectors * kFloats)
-        narrow_by_rows<kColumns, kVectors>(p, row, rows);
-    for (; row < rows; row += kFloats) narrow_by_rows<kColumns, 1>(p, row, rows);
+        narrow_by_rows<kRounded, kColumns, kVectors>(p, row, rows);
+    for (; row < rows; row += kFloats) narrow_by_rows<kRounded, kColumns, 1>(p, row, rows);
 }
 
 // Dot products of rows of W and columns of P, as many as a vector has lanes. A function of its own, so that what its
 // caller keeps does not push sums out of the registers; kTail says whether k is more than whole vectors.
-template <int kColumns, bool kTail>
+template <bool kRounded, int kColumns, bool kTail>
 [[gnu::noinline]] FloatVector dot_products_tile(const float* const* rows, const float* transposed, int64_t padded,
                                                 int64_t depth) {
     constexpr int kRows = kFloats / kColumns;
@@ -151,18 +153,19 @@ template <int kColumns, bool kTail>
         }
     };
     int64_t k = 0;
-    for (; k + kFloats <= depth; k += kFloats) add(k, load_whole);
+    for (; k + kFloats <= depth; k += kFloats) add(k, load_whole<kRounded>);
     if constexpr (kTail) {
         const auto rest = static_cast<int>(depth - k);
-        add(k, [rest](const float* from) { return load_first(from, rest); });
+        add(k, [rest](const float* from) { return operand<kRounded>(load_first(from, rest)); });
     }
     return totals(sum);
 }
 
-template <int kColumns>
+template <bool kRounded, int kColumns>
 void narrow_dot_products(const NarrowProduct& p, int64_t rows, const float* transposed, int64_t padded) {
     constexpr int kRows = kFloats / kColumns;
-    const auto tile = p.depth == padded ? dot_products_tile<kColumns, false> : dot_products_tile<kColumns, true>;
+    const auto tile =
+        p.depth == padded ? dot_products_tile<kRounded, kColumns, false> : dot_products_tile<kRounded, kColumns, true>;
     for (int64_t row = 0; row < rows; row += kRows) {
         const float *w[kRows], *at = p.w + row * p.w_row;
         for (int i = 0; i < kRows; ++i) {
@@ -173,20 +176,30 @@ void narrow_dot_products(const NarrowProduct& p, int64_t rows, const float* tran
     }
 }
 
-template <int kColumns>
+template <bool kRounded, int kColumns>
 void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
-    if (p.w_row == 1) return narrow_all_rows<kColumns>(p, rows);
+    const bool along_rows = p.w_row == 1;
+    if (along_rows && !kRounded) return narrow_all_rows<kRounded, kColumns>(p, rows);
     constexpr int64_t kMost = kPackFloats / kColumns;
     for (int64_t left = p.depth; left > 0; left -= p.depth) {
         p.depth = smaller(left, kMost);
         const int64_t padded = (p.depth + kFloats - 1) / kFloats * kFloats;
         for (int j = 0; j < kColumns; ++j) {
             const float* const from = p.b + smaller(j, p.columns - 1);
-            for (int64_t k = 0; k < p.depth; ++k) pack[j * padded + k] = from[k * p.b_channel];
-            clear(pack + j * padded + p.depth, padded - p.depth);
+            float* const to = along_rows ? pack + j : pack + j * padded;
+            const int64_t step = along_rows ? kColumns : 1;
+            for (int64_t k = 0; k < p.depth; ++k) to[k * step] = operand<kRounded>(from[k * p.b_channel]);
+            if (!along_rows) clear(to + p.depth, padded - p.depth);
         }
-        narrow_dot_products<kColumns>(p, rows, pack, padded);
-        p.w += p.depth;
+        if (along_rows) {
+            NarrowProduct packed = p;
+            packed.b = pack;
+            packed.b_channel = kColumns;
+            narrow_all_rows<kRounded, kColumns>(packed, rows);
+        } else {
+            narrow_dot_products<kRounded, kColumns>(p, rows, pack, padded);
+        }
+        p.w += p.depth * p.w_channel;
         p.b += p.depth * p.b_channel;
         p.bias = nullptr;
         p.add = true;
@@ -194,6 +207,7 @@ void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
 }
 
 // The rows of one product, all its columns. `pack` is as for `multiply`.
+template <bool kRounded>
 void multiply_narrow(const Product& product, const Weights& w, Interval rows, const float* bias, bool accumulate,
                      float* pack) {
     const Patches& p = product.patches;
@@ -211,11 +225,11 @@ void multiply_narrow(const Product& product, const Weights& w, Interval rows, co
                                accumulate};
     const int64_t count = rows.last - rows.first;
     if constexpr (kFloats >= 16)
-        if (narrow.columns > 4) return multiply_narrow_of<8>(narrow, count, pack);
+        if (narrow.columns > 4) return multiply_narrow_of<kRounded, 8>(narrow, count, pack);
     if constexpr (kFloats >= 8)
-        if (narrow.columns > 2) return multiply_narrow_of<4>(narrow, count, pack);
-    return narrow.columns == 2 ? multiply_narrow_of<2>(narrow, count, pack)
-                               : multiply_narrow_of<1>(narrow, count, pack);
+        if (narrow.columns > 2) return multiply_narrow_of<kRounded, 4>(narrow, count, pack);
+    return narrow.columns == 2 ? multiply_narrow_of<kRounded, 2>(narrow, count, pack)
+                               : multiply_narrow_of<kRounded, 1>(narrow, count, pack);
 }
 
 }  // namespace

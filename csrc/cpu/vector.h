@@ -124,13 +124,27 @@ METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
 }
 
 METAGAN_INLINE FloatVector round_to_bfloat16(FloatVector value) {
+#if defined(__AVX512BF16__)  // takes denormals for zeros, as products do there
+    const auto rounded = reinterpret_cast<BFloat16Vector>(_mm512_cvtneps_pbh(value));
+    return reinterpret_cast<FloatVector>(__builtin_convertvector(rounded, BitsVector) << 16);
+#else
     return reinterpret_cast<FloatVector>(bfloat16_bits(value) << 16);
+#endif
 }
 
 METAGAN_INLINE float round_to_bfloat16(float value) {
     BFloat16 rounded;
     narrow(value, rounded);
     return widen(rounded);
+}
+
+// Of a product: rounded to bf16, or as it is.
+template <bool kRounded, class V>
+METAGAN_INLINE V operand(V x) {
+    if constexpr (kRounded)
+        return round_to_bfloat16(x);
+    else
+        return x;
 }
 
 // The first `count` elements, at most a vector of them; the others are 0 and left alone.
