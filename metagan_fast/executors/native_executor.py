@@ -78,9 +78,9 @@ class NativeExecutor:
         latent_dim: size of a latent.
         loss: what the inner loop minimises.
         inner: its settings.
-        precision: "float32", or "bf16" to round the operands of matrix products to bf16; sums, activations,
-            parameters and updates are float32 either way, and so are derivatives of convolutions that go by
-            Winograd's transforms, which save more than bf16 would and would magnify its rounding.
+        precision: "float32", or "bf16" to round the operands of matrix products to bf16, after Winograd's transforms
+            where derivatives of convolutions go by these; sums, activations, parameters and updates are float32 either
+            way.
 
     Raises:
         ValueError: a network, a loss or a machine that the engine cannot serve; a `PlanError` names the layer.
