@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,15 +36,15 @@ class Grid(NamedTuple):
     words: int
 
 
-def philox(counter: tuple[Tensor, ...], key: Key) -> tuple[Tensor, ...]:
+def philox(counter: tuple[Any, ...], key: Key) -> tuple[Any, ...]:
     """Encrypt counters by Philox 4x32-10 (section 3.3).
 
     Args:
-        counter: four int64 tensors of one shape, each element a 32-bit word.
+        counter: four int64 tensors of one shape, each element a 32-bit word; or four words as numbers.
         key: two 32-bit words.
 
     Returns:
-        Four int64 tensors of 32-bit words, uniform and independent.
+        Four of the same kind, words uniform and independent.
     """
     # The product of two 32-bit words fills 64 bits and wraps into int64's sign: the bits stay right, and the masks
     # after each shift undo the sign.
@@ -64,10 +64,8 @@ def philox(counter: tuple[Tensor, ...], key: Key) -> tuple[Tensor, ...]:
 
 def derive_key(seed: int, index: int, stream: int) -> Key:
     """Return the key of (seed, index, stream) by Philox itself: neighbouring seeds and indices share nothing."""
-    words = (index & _MASK, index >> 32, stream, 0)
-    counter = tuple(torch.tensor(word, dtype=torch.int64) for word in words)
-    k0, k1, _, _ = philox(counter, (seed & _MASK, seed >> 32))
-    return int(k0), int(k1)
+    k0, k1, _, _ = philox((index & _MASK, index >> 32, stream, 0), (seed & _MASK, seed >> 32))
+    return k0, k1
 
 
 def derive_key_on_device(seed: Tensor, index: Tensor, stream: Tensor) -> Key:

@@ -224,16 +224,17 @@ class FlatLayout:
         parameters = dict(module.named_parameters(remove_duplicate=False))
         if sum(len(slot.names) for slot in self.slots) != len(parameters):
             return False
+        start, size, dtype, device = flat.data_ptr(), flat.element_size(), flat.dtype, flat.device
         for slot in self.slots:
-            address = flat.data_ptr() + slot.offset * flat.element_size()
             for name in slot.names:
                 parameter = parameters.get(name)
                 if (
                     parameter is None
-                    or tuple(parameter.shape) != slot.shape
-                    or (parameter.dtype, parameter.device) != (flat.dtype, flat.device)
+                    or parameter.shape != slot.shape
+                    or parameter.dtype != dtype
+                    or parameter.device != device
                     or not parameter.is_contiguous()
-                    or (slot.numel > 0 and parameter.data_ptr() != address)
+                    or (slot.numel > 0 and parameter.data_ptr() != start + slot.offset * size)
                 ):
                     return False
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, losses, meta
-from ._logging import log_once
+from . import checkpoint, learner_state, losses, meta
 from .adapted import AdaptedGAN
-from .executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters, TorchExecutor
+from .executors import Adapted, MetaGradient, NativeExecutor, Networks, Parameters
+from .executors.choice import EXECUTORS, PRECISIONS, choose
 from .flat import FlatLayout
 from .inner import InnerLoop, Network
 from .losses import Loss
@@ -21,11 +20,6 @@ from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .meta_graph import MetaStepGraphs, why_not
 from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
 from .tasks import TaskBatch
-
-logger = logging.getLogger(__name__)
-
-EXECUTORS = ("auto", "torch", "native")
-PRECISIONS = ("float32", "bf16")
 
 
 class MetaGAN:
@@ -97,7 +91,7 @@ class MetaGAN:
         self.generator_layout = FlatLayout.from_module(generator)
         self.discriminator_layout = FlatLayout.from_module(discriminator)
         self._initial = self._bound_parameters()
-        self._executor = self._make_executor()
+        self._choose_executor()
         self._meta_state = [self.meta.initial_state(params) for params in self._initial]
         self._graphs = self._make_graphs()
         self._carried: Networks | None = None  # with inner_state="persist"
@@ -123,7 +117,7 @@ class MetaGAN:
         ) and self.discriminator_layout.is_bound(self.discriminator, self._initial.discriminator):
             return
         self._initial = self._bound_parameters()
-        self._executor = self._make_executor()
+        self._choose_executor()
         like = self._initial.generator
         self._meta_state = [tuple(b.to(like) for b in buffers) for buffers in self._meta_state]
         self._graphs = self._make_graphs()
@@ -143,51 +137,19 @@ class MetaGAN:
         self.discriminator_layout.bind(self.discriminator, discriminator)
         return Parameters(generator, discriminator)
 
-    def _make_executor(self) -> Executor:
-        """Return the executor that the settings ask for, or the best one that can run them."""
-        self._why_torch = 'executor="torch" was asked for'
-        if self.executor_name != "torch":
-            try:
-                return self._make_native_executor()
-            except ValueError as error:
-                if self.executor_name == "native":
-                    raise ValueError(f'executor="native" cannot run this: {error}; use executor="auto"') from error
-                self._why_torch = str(error)
-                if self._is_native_ground:
-                    message = f"the torch executor runs the inner loops, expect less speed: {error}"
-                    log_once(logger, logging.WARNING, message)
-        return TorchExecutor(
-            self.generator,
-            self.discriminator,
-            self.generator_layout,
-            self.discriminator_layout,
-            loss=self.loss,
-            inner=self.inner,
-            allow_random=self.allow_random,
-            autocast=self.precision == "bf16",
-        )
-
-    @property
-    def _is_native_ground(self) -> bool:
-        """Whether the networks are where the native executor works."""
-        return self._initial.generator.is_cpu and self._initial.generator.dtype == torch.float32
-
-    def _make_native_executor(self) -> NativeExecutor:
-        """Return a native executor, or raise ValueError with the reason why there is none."""
-        like = self._initial.generator
-        if not self._is_native_ground:
-            raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
-        if isinstance(self.meta, MAML):
-            NativeExecutor.check_second_order(self.loss, self.inner)
-        return NativeExecutor(
-            self.generator,
-            self.discriminator,
-            self.generator_layout,
-            self.discriminator_layout,
+    def _choose_executor(self) -> None:
+        """Set the executor that the settings ask for, or the best one that can run them."""
+        self._executor, self._why_torch = choose(
+            self.executor_name,
+            (self.generator, self.discriminator),
+            (self.generator_layout, self.discriminator_layout),
+            self._initial,
             latent_dim=self.latent_dim,
             loss=self.loss,
             inner=self.inner,
+            second_order=isinstance(self.meta, MAML),
             precision=self.precision,
+            allow_random=self.allow_random,
         )
 
     def _make_graphs(self) -> MetaStepGraphs | None:
@@ -318,6 +280,7 @@ class MetaGAN:
                 f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
                 "use Reptile(serial=False) for their mean"
             )
+        self._bind()
         return self._meta_gradient(*self._prepare(batch, noise))
 
     def _meta_gradient(self, batch: TaskBatch, noise: Noise) -> MetaGradient:
@@ -375,7 +338,6 @@ class MetaGAN:
         return batch, noise.to(device=like.device, dtype=like.dtype)
 
     def _fit_images(self, batch: TaskBatch) -> TaskBatch:
-        self._bind()
         like = self._initial.generator
         return batch.to(device=like.device, dtype=like.dtype)
 
@@ -422,8 +384,8 @@ class MetaGAN:
         steps = steps if steps is not None else noise.steps if noise is not None else self.inner.steps
         if steps < 0:
             raise ValueError(f"expected steps of at least 0, got {steps}")
+        self._bind()
         if steps == 0:
-            self._bind()
             rows = (params.expand(batch.tasks, -1).clone() for params in self._initial)
             return Adapted(Networks(*(Network(row) for row in rows)))
         batch, noise = self._fit(batch, noise, steps, stream)
@@ -463,11 +425,6 @@ class MetaGAN:
             ValueError: a schedule that is a function of one's own, which cannot be written down.
         """
         self._bind()
-        tensors: dict[str, Tensor] = {}
-        for role, module in self._modules().items():
-            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
-        for role, buffers in zip(self._modules(), self._meta_state, strict=True):
-            tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
         metadata = {
             "latent_dim": self.latent_dim,
             "loss": self.loss.to_config(),
@@ -479,13 +436,9 @@ class MetaGAN:
             "allow_random": self.allow_random,
             "step": self.step,
             "updates": self._updates,
-            "inner_updates": None,
+            "inner_updates": None if self._carried is None else [network.updates for network in self._carried],
         }
-        if self._carried is not None:
-            metadata["inner_updates"] = [network.updates for network in self._carried]
-            for role, network in zip(self._modules(), self._carried, strict=True):
-                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(network.tensors)}
-        return tensors, metadata
+        return self._live_tensors() | learner_state.carried_tensors(self._carried), metadata
 
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
@@ -494,37 +447,10 @@ class MetaGAN:
             ValueError: the tensors belong to other networks or another meta-optimizer; nothing is changed.
         """
         self._bind()
-        expected = self.state()[0]
-        inner = {name for name in tensors if name.startswith("inner.")}
-        mine = [name for name in expected if not name.startswith("inner.")]  # in order, the networks first
-        different = set(mine) ^ (tensors.keys() - inner)
-        if different:
-            name = min(different)
-            raise ValueError(
-                f"the saved state does not fit this learner: {name!r} is {'missing' if name in mine else 'unknown'}; "
-                "build the same networks with the same meta-optimizer"
-            )
-        for name in mine:
-            if tensors[name].shape != expected[name].shape:
-                raise ValueError(
-                    f"the saved state does not fit this learner: expected {name!r} to be {list(expected[name].shape)}, "
-                    f"got {list(tensors[name].shape)}"
-                )
-        with torch.no_grad():
-            for name in mine:  # state_dict's tensors and the meta-state are the live ones
-                expected[name].copy_(tensors[name])
+        learner_state.copy_into(self._live_tensors(), tensors)
         self.step, self._updates = metadata["step"], metadata["updates"]
-        self._carried = None
-        if metadata["inner_updates"] is not None:
-            like = self._initial.generator
-            networks = []
-            for role, updates in zip(self._modules(), metadata["inner_updates"], strict=True):
-                names = sorted(
-                    (n for n in inner if n.startswith(f"inner.{role}.")), key=lambda n: int(n.split(".")[-1])
-                )
-                params, *buffers = (tensors[name].to(like) for name in names)
-                networks.append(Network(params, tuple(buffers), updates))
-            self._carried = Networks(*networks)
+        updates = metadata["inner_updates"]
+        self._carried = learner_state.restore_carried(tensors, updates, self._initial.generator)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything needed to go on exactly to one file, atomically.
@@ -561,5 +487,5 @@ class MetaGAN:
         learner.load_state(tensors, metadata)
         return learner
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator}
+    def _live_tensors(self) -> dict[str, Tensor]:
+        return learner_state.live_tensors((self.generator, self.discriminator), self._meta_state)

@@ -1,18 +1,10 @@
-"""The stand-in for FIGR's trainer: its episodes, networks, files, data and command line."""
+"""The stand-in for FIGR's trainer: its episodes and networks."""
 
 from __future__ import annotations
 
 import copy
-import gzip
-import logging
-import pickle
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,74 +13,17 @@ import torch
 from metagan_fast.benchmarks import dropins
 from metagan_fast.benchmarks.baselines.figr_episode import PlainFIGR
 from metagan_fast.benchmarks.dropin_cases.figr import CASES, prepare
-from PIL import Image
 from torch import Tensor, nn
 
 import metagan_fast as mgf
+from figr_cases import KINDS, SMALL, Noise, Trainer, make_trainer, vector
 from figr_networks import OUTPUTS, PARAMETERS
 from metagan_fast import _native
 from metagan_fast.dropin import figr
-from metagan_fast.dropin.figr.__main__ import main
-from support import assert_close, join
+from support import assert_close
 from tolerances import tolerance
 
-SMALL = {"--height": "16", "--length": "8", "--hidden_size": "2", "--blocks": "2", "--inner_epochs": "3"}
-KINDS = ("DCGAN", "ResNet")
-
-
-class Noise:
-    """A data set of one's own: images of uniform noise, other ones each time."""
-
-    height, length = 16, 8
-
-    def __init__(self, channels: int = 1) -> None:
-        self.channels = channels
-        self.images: list[Tensor] = []
-
-    def sample_training_task(self, batch_size: int) -> tuple[Tensor, str]:
-        generator = torch.Generator().manual_seed(len(self.images))
-        self.images.append(torch.rand(batch_size, self.channels, self.height, self.length, generator=generator))
-        return self.images[-1], "a task"
-
-    sample_validation_task = sample_training_task
-
-
-class Writer:
-    """Keep what goes to TensorBoard."""
-
-    def __init__(self) -> None:
-        self.scalars: dict[str, list[float]] = {}
-        self.images: list[tuple[str, np.ndarray, int]] = []
-
-    def add_scalar(self, name: str, value: float, episode: int) -> None:
-        self.scalars.setdefault(name, []).append(value)
-
-    def flush(self) -> None:
-        pass
-
-    def add_image(self, name: str, image: np.ndarray, episode: int) -> None:
-        self.images.append((name, image, episode))
-
-
-class Trainer(figr.FIGR):
-    """Write no events."""
-
-    def make_writer(self) -> Any:
-        return Writer()
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def make_trainer(kind: str = "DCGAN", trainer: type[figr.FIGR] = Trainer, channels: int = 1, **options: str) -> Any:
-    given = SMALL | {"--neural_network": kind} | {f"--{name}": value for name, value in options.items()}
-    return trainer(given, env=Noise(channels), device="cpu")
-
-
-def vector(network: nn.Module) -> Tensor:
-    return join(dict(network.named_parameters())).detach().double()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def run_episode(trainer: figr.FIGR, plains: Mapping[Any, PlainFIGR]) -> dict[Any, tuple[float, float]]:
@@ -274,223 +209,6 @@ def test_sides_that_cannot_be_halved_are_refused() -> None:
         figr.DCGANGenerator(100, 1, 28, 28)
 
 
-# Checkpoints
-
-
-def run_to(episodes: int, **options: str) -> Any:
-    trainer = make_trainer(episodes=str(episodes), validation_every="2", **options)
-    trainer.training()
-    return trainer
-
-
-def everything(trainer: figr.FIGR) -> dict[str, Tensor]:
-    return trainer.learner.state()[0]
-
-
-def test_a_checkpoint_is_figrs_file() -> None:
-    trainer = run_to(3)
-    saved = torch.load(trainer._folder / "checkpoint", weights_only=True)
-    assert list(saved) == ["discriminator", "generator", "episode"] and saved["episode"] == 2
-    assert trainer._folder == Path("Runs/DCGAN_FIGR8_olr0.0001_ilr0.001_bsize4_ie3_h16_l8_hs2_b2")
-    assert tuple(saved["generator"]) == tuple(PARAMETERS["DCGANGenerator"])
-    for role, network in (("generator", trainer.g), ("discriminator", trainer.d)):
-        assert all(torch.equal(saved[role][name], value) for name, value in network.state_dict().items())
-        for value in saved[role].values():  # not a view of all parameters, each of which would be written again
-            assert value.untyped_storage().nbytes() == 4 * value.numel()
-
-
-def test_a_resumed_run_ends_with_the_same_bytes() -> None:
-    write_figr8(58)
-    options = SMALL | {"--validation_every": "2"}
-    Trainer(options | {"--episodes": "3"}, device="cpu").training()
-    resumed = Trainer(options | {"--episodes": "5"}, device="cpu")
-    assert resumed.eps == 3
-    resumed.training()
-    Path("Runs").rename("resumed")
-    straight = Trainer(options | {"--episodes": "5"}, device="cpu")
-    straight.training()
-    assert resumed.eps == straight.eps == 5
-    assert resumed.env.state() == straight.env.state()
-    for name, value in everything(straight).items():
-        assert torch.equal(everything(resumed)[name], value), name
-    for name, losses in resumed.writer.scalars.items():
-        assert losses == straight.writer.scalars[name][-len(losses) :]
-    with pytest.raises(ValueError, match="held out other classes"):
-        Trainer(options | {"--seed": "1"}, device="cpu")
-
-
-def test_ctrl_c_saves_what_the_running_episode_ends_with() -> None:
-    trainer = make_trainer(validation_every="100")
-
-    def interrupted(batch_size: int) -> tuple[Tensor, str]:
-        if len(trainer.env.images) == 2:  # the first episode also validates
-            signal.raise_signal(signal.SIGINT)
-        return Noise.sample_training_task(trainer.env, batch_size)
-
-    trainer.env.sample_training_task = interrupted
-    trainer.training()
-    assert trainer.learner.step == 2
-    assert torch.load(trainer._folder / "checkpoint")["episode"] == 1
-    assert make_trainer().eps == 2
-
-
-def test_figrs_own_checkpoint_is_taken_up_with_a_fresh_optimizer(caplog: pytest.LogCaptureFixture) -> None:
-    first = run_to(3)
-    (first._folder / "state.safetensors").unlink()
-    with caplog.at_level(logging.WARNING):
-        trainer = make_trainer()
-    assert "Adam starts afresh" in caplog.text
-    assert trainer.eps == 3 and torch.equal(vector(trainer.g), vector(first.g))
-    assert torch.equal(vector(trainer.d), vector(first.d))
-    assert not any(value.any() for name, value in everything(trainer).items() if name.startswith("meta."))
-
-
-def test_the_optimizer_of_other_networks_is_not_taken() -> None:
-    first = run_to(1)
-    path = first._folder / "checkpoint"
-    saved = torch.load(path)
-    saved["generator"]["final_conv.bias"] += 1
-    torch.save(saved, path)
-    trainer = make_trainer()
-    assert trainer.g.final_conv.bias.item() == saved["generator"]["final_conv.bias"].item()
-    assert not everything(trainer)["meta.generator.0"].any()
-
-
-def test_checkpoints_that_do_not_fit_are_refused() -> None:
-    folder = make_trainer()._folder
-    folder.mkdir(parents=True)
-    (folder / "checkpoint").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"cannot read .*checkpoint"):
-        make_trainer()
-    networks = figr.ResNetGenerator(100, 1, 16, 8, 2, 2), figr.ResNetDiscriminator(1, 16, 8, 2, 2)
-    states = [network.state_dict() for network in networks]
-    torch.save({"discriminator": states[1], "generator": states[0], "episode": 4}, folder / "checkpoint")
-    with pytest.raises(ValueError, match="is of other networks than DCGAN's"):
-        make_trainer()
-
-
-# Data
-
-
-def drawing(number: int, height: int = 20, width: int = 12) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(number).integers(0, 256, (height, width), dtype=np.uint8))
-
-
-def write_figr8(classes: int = 52, images: int = 4) -> None:
-    for number in range(classes):
-        folder = Path(f"data/FIGR-8/Data/icon {number:02}")
-        folder.mkdir(parents=True)
-        for i in range(images):
-            drawing(100 * number + i).save(folder / f"{i}.png")
-
-
-def write_omniglot() -> None:
-    for number in range(24):
-        folder = Path(f"data/omniglot-py/images_background/Alphabet{number % 3}/character{number // 3:02}")
-        folder.mkdir(parents=True)
-        for i in range(4):
-            drawing(100 * number + i).convert("1").save(folder / f"{number:04}_{i}.png")
-
-
-def write_mnist(folder: str = "data/MNIST/raw", compressed: bool = False) -> None:
-    Path(folder).mkdir(parents=True)
-    labels = np.repeat(np.arange(10, dtype=np.uint8), 5)
-    images = np.stack([np.asarray(drawing(number, 28, 28)) for number in range(50)])
-    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
-        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-        content = header + array.tobytes()
-        path = Path(folder, f"train-{name}-ubyte")
-        if compressed:
-            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(content))
-        else:
-            path.write_bytes(content)
-
-
-def test_figr8_holds_out_fifty_classes_by_the_seed() -> None:
-    write_figr8(60)
-    env, again, other = (figr.FIGR8MetaEnv(16, 8, seed=seed) for seed in (1, 1, 2))
-    assert len(env.validation_task) == 50 and len(env.training_task) == 10
-    assert not env.validation_task & env.training_task and env.all_tasks == env.validation_task | env.training_task
-    assert env.validation_task == again.validation_task != other.validation_task
-    for name in ("validation_task", "training_task"):
-        assert pickle.loads(Path(f"{name}.pkl").read_bytes()) == getattr(other, name)
-    kept = figr.FIGR8MetaEnv(16, 8, seed=3, validation_task=env.validation_task)
-    assert kept.training_task == env.training_task
-
-
-def test_images_are_figrs() -> None:
-    write_figr8()
-    env = figr.FIGR8MetaEnv(16, 8)
-    batch, task = env.sample_training_task(4)
-    files = sorted(Path("data/FIGR-8/Data", task).iterdir())
-    pixels = [np.asarray(Image.open(file).resize((8, 16), Image.Resampling.BILINEAR)) for file in files]
-    expected = torch.tensor(np.stack(pixels)).float().div(255).unsqueeze(1)
-    assert batch.shape == (4, 1, 16, 8) and batch.dtype == torch.float32
-    order = [(expected - image).flatten(1).norm(dim=1).argmin().item() for image in batch]
-    assert sorted(order) == [0, 1, 2, 3]
-    assert_close(batch, expected[order], "float32-rounding")
-
-
-def test_omniglot_holds_out_twenty_characters_across_alphabets() -> None:
-    write_omniglot()
-    env = figr.OmniglotMetaEnv(16, 8)
-    assert len(env.validation_task) == 20 and len(env.training_task) == 4
-    drawn = {env.sample_training_task(2)[1] for _ in range(40)}
-    assert drawn == env.training_task
-    assert {env.sample_validation_task(2)[1] for _ in range(20)} <= env.validation_task
-
-
-@pytest.mark.parametrize("write", [write_mnist, lambda: write_mnist("data/raw", True)], ids=["torchvision", "old, gz"])
-def test_mnist_holds_out_nine(write: Callable[[], None]) -> None:
-    write()
-    env = figr.MnistMetaEnv()
-    assert env.validation_task == {"9"} and env.training_task == set("012345678")
-    batch, task = env.sample_validation_task(5)
-    assert task == "9" and batch.shape == (5, 1, 28, 28)
-    expected = torch.tensor(np.stack([np.asarray(drawing(number, 28, 28)) for number in range(45, 50)])) / 255
-    assert_close(batch.flatten(1).sum(1).sort()[0], expected.flatten(1).sum(1).sort()[0], "float32-rounding")
-
-
-def test_draws_go_on_where_they_stood() -> None:
-    write_figr8(70)
-    env = figr.FIGR8MetaEnv(16, 8)
-    drawn = [env.sample_training_task(2) for _ in range(6)]
-    assert len({task for _, task in drawn}) > 1
-    resumed = figr.FIGR8MetaEnv(16, 8)
-    for _ in range(3):
-        resumed.sample_training_task(2)
-    state, resumed = resumed.state(), figr.FIGR8MetaEnv(16, 8)
-    resumed.load_state(state)
-    images, task = resumed.sample_training_task(2)
-    assert task == drawn[3][1] and torch.equal(images, drawn[3][0])
-    with pytest.raises(ValueError, match="held out other classes"):
-        figr.FIGR8MetaEnv(16, 8, seed=1).load_state(state)
-
-
-@pytest.mark.parametrize(
-    ("env", "place"),
-    [
-        (figr.MnistMetaEnv, r"data/MNIST/raw/train-images-idx3-ubyte .*download=True"),
-        (figr.OmniglotMetaEnv, r"data/omniglot-py/images_background; .*images_background.zip"),
-        (figr.FIGR8MetaEnv, r"data/FIGR-8/Data; download FIGR-8 from github.com/marcdemers/FIGR-8"),
-    ],
-)
-def test_missing_data_say_what_to_do(env: type[figr.MetaEnv], place: str) -> None:
-    with pytest.raises(FileNotFoundError, match=place):
-        env(16, 8)
-
-
-def test_data_that_are_too_few_say_so() -> None:
-    write_figr8(50, images=3)
-    with pytest.raises(ValueError, match="50 are held out for validation: none is left"):
-        figr.FIGR8MetaEnv(16, 8)
-    env = figr.FIGR8MetaEnv(16, 8, validation_task={"icon 00"})
-    with pytest.raises(ValueError, match=r"class 'icon 01' has 3 images, but batch_size=4; lower --batch_size"):
-        env.sample_training_task(4)
-    with pytest.raises(ValueError, match="'no icon', which is no class"):
-        figr.FIGR8MetaEnv(16, 8, validation_task={"no icon"})
-
-
 # The benchmark
 
 
@@ -499,61 +217,3 @@ def test_the_benchmarks_trainers_end_with_the_same_parameters() -> None:
     records = list(dropins.run(case, thread_counts=[1], quick=True))
     assert [record.contender for record in records] == ["FIGR", "drop-in"]
     assert records[1].error is not None and records[1].error <= case.allowed
-
-
-# The command line
-
-
-def test_options_have_figrs_defaults() -> None:
-    """As FIGR's help text has them."""
-    defaults = {name: option.default for name, option in figr.OPTIONS.items()}
-    assert SimpleNamespace(**{name[2:]: value for name, value in list(defaults.items())[:8]}) == SimpleNamespace(
-        inner_learning_rate="1e-3",
-        outer_learning_rate="1e-4",
-        batch_size="4",
-        inner_epochs="10",
-        height="32",
-        length="32",
-        dataset="FIGR8",
-        neural_network="DCGAN",
-    )
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dataset": "Mnits"}, "expected --dataset of Mnist, Omniglot, FIGR8; got 'Mnits'"),
-        ({"neural_network": "MLP"}, "expected --neural_network of ResNet, DCGAN; got 'MLP'"),
-        ({"batch_sise": "4"}, "got '--batch_sise'"),
-        ({"validation_every": "0"}, "expected --validation_every of at least 1, got 0"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_trainer(**options)
-
-
-def test_the_command_line_trains_and_writes_what_figr_writes() -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    write_figr8(51)
-    arguments = [f"{name}={value}" for name, value in (SMALL | {"--episodes": "2", "--batch_size": "3"}).items()]
-    command = [sys.executable, "-m", "metagan_fast.dropin.figr", "--dataset", "FIGR8", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    (run,) = Path("Runs").iterdir()
-    assert run.name == "DCGAN_FIGR8_olr0.0001_ilr0.001_bsize3_ie3_h16_l8_hs2_b2"
-    assert {"checkpoint", "state.safetensors"} < {path.name for path in run.iterdir()}
-    assert torch.load(run / "checkpoint")["episode"] == 1
-    events = EventAccumulator(str(run)).Reload()
-    assert [event.step for event in events.Scalars("Training_discriminator_loss")] == [0, 1]
-    assert [event.step for event in events.Scalars("Validation_generator_loss")] == [0]
-    (image,) = events.Images("Validation_generated")
-    assert (image.height, image.width) == (64, 24)
-
-
-def test_the_command_line_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--dataset", "Omniglot"])
-    assert stop.value.code == 2
-    assert "Omniglot is not there" in capsys.readouterr().err

@@ -11,19 +11,17 @@ from typing import Any
 import pytest
 import torch
 from metagan_fast.benchmarks.baselines import plain
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 import metagan_fast as mgf
+from engine_passes import autograd_passes, draw_passes, engine_passes
+from layer_cases import Case
 from metagan_fast import _native
-from metagan_fast.executors.plan import make_plan
 from metagan_fast.flat import FlatLayout
-from support import assert_close, instruction_set, relative_error
+from support import assert_close, relative_error
 
 if not _native.is_available()[0]:
     pytest.skip("the extension is not installed", allow_module_level=True)
-
-from metagan_fast import _core
 
 IMAGES = 3
 
@@ -68,54 +66,14 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def random_like(layout: FlatLayout, scale: float) -> Tensor:
-    """Return random parameters, zero in the padding."""
-    return layout.flatten({slot.name: scale * torch.randn(slot.shape) for slot in layout.slots})
-
-
-@pytest.mark.parametrize("isa", _core.available_isas())
 @pytest.mark.parametrize("name", NETWORKS)
 def test_four_passes_equal_double_backward(name: str, isa: str) -> None:
-    torch.manual_seed(0)
     build, shape = NETWORKS[name]
-    module = build()
-    layout = FlatLayout.from_module(module)
-    params = layout.flatten(module) + random_like(layout, 0.05)
-    given = {
-        "params": params,
-        "params_tangent": random_like(layout, 0.1),
-        "inputs": torch.randn(IMAGES, *shape),
-        "inputs_tangent": torch.randn(IMAGES, *shape),
-    }
-    like = module(given["inputs"])
-    given |= {key: torch.randn(like.shape) for key in ("output_cotangent", "tangent_cotangent")}
-    results = {key: torch.empty(like.shape) for key in ("outputs", "outputs_tangent")}
-    results |= {key: torch.empty(IMAGES, *shape) for key in ("inputs_cotangent", "inputs_tangent_cotangent")}
-    results["params_gradient"] = torch.zeros_like(params)
-    with instruction_set(isa):
-        addresses = {key: tensor.data_ptr() for key, tensor in (given | results).items()}
-        plan = make_plan(module, layout, shape).to_core()
-        _core.network_passes(plan, {"images": IMAGES, "paired": 1, "threads": 2, **addresses})
-    for key, expected in double_backward(module.double(), layout, given).items():
-        assert_close(results[key], expected, "engine-pass")
-
-
-def double_backward(module: nn.Module, layout: FlatLayout, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the four passes in float64, without forward mode: <y_tilde, y_dot> is a product with a backward pass."""
-    exact = {key: tensor.double().requires_grad_() for key, tensor in given.items()}
-    params, inputs = exact["params"], exact["inputs"]
-    outputs = functional_call(module, layout.views(params), (inputs,))
-
-    def paired(cotangent: Tensor) -> Tensor:
-        by_params, by_inputs = torch.autograd.grad(outputs, (params, inputs), cotangent, create_graph=True)
-        return (by_params * exact["params_tangent"]).sum() + (by_inputs * exact["inputs_tangent"]).sum()
-
-    direction = torch.zeros_like(outputs, requires_grad=True)
-    (outputs_tangent,) = torch.autograd.grad(paired(direction), direction)
-    total = (outputs * exact["output_cotangent"]).sum() + paired(exact["tangent_cotangent"])
-    wanted = torch.autograd.grad(total, (params, inputs, exact["inputs_tangent"]))
-    names = ("params_gradient", "inputs_cotangent", "inputs_tangent_cotangent")
-    return {"outputs": outputs, "outputs_tangent": outputs_tangent, **dict(zip(names, wanted, strict=True))}
+    case = Case(build(), shape, IMAGES)
+    given = draw_passes(case)
+    found = engine_passes(case, given, threads=2)
+    for key, expected in autograd_passes(case, given).items():
+        assert_close(found[key], expected, "engine-pass")
 
 
 LOSSES = [

@@ -6,94 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 import metagan_fast as mgf
+from engine_passes import READ, WRITTEN, assert_passes, autograd_passes, draw_passes, engine_passes, unpaired_autograd
 from layer_cases import CASES, Case
 from metagan_fast import _native
 from metagan_fast.executors.plan import make_plan
 from networks import batch_norm_dcgan, tiny_gan
-from plan_interpreter import interpret
-from support import instruction_set, relative_error
-from tolerances import tolerance
+from support import instruction_set
 
 _core = pytest.importorskip("metagan_fast._core", reason="the extension is not built")
-
-READ = ("params", "params_tangent", "inputs", "inputs_tangent", "output_cotangent", "tangent_cotangent")
-WRITTEN = ("outputs", "outputs_tangent", "inputs_cotangent", "inputs_tangent_cotangent", "params_gradient")
-UNPAIRED = ("outputs", "inputs_cotangent", "params_gradient")
-
-Passes = dict[str, Tensor]
-
-
-def draw_passes(case: Case) -> Passes:
-    """Return random values for all that the passes read, in float32."""
-    layout = mgf.FlatLayout.from_module(case.module)
-    inputs = torch.randn(case.images, *case.input_shape)
-    output = functional_call(case.module, layout.views(layout.flatten(case.module)), (inputs.clone(),))
-    views = {slot.name: torch.randn(slot.shape) for slot in layout.slots}
-    return {
-        "params": layout.flatten(case.module),
-        "params_tangent": layout.flatten(views),  # zero in the padding
-        "inputs": inputs,
-        "inputs_tangent": torch.randn_like(inputs),
-        "output_cotangent": torch.randn_like(output),
-        "tangent_cotangent": torch.randn_like(output),
-    }
-
-
-def engine_passes(case: Case, given: Passes, *, paired: bool = True, threads: int = 1) -> Passes:
-    """Return what the engine makes of them."""
-    plan = make_plan(case.module, mgf.FlatLayout.from_module(case.module), case.input_shape)
-    call = _native.EngineCall(images=case.images, threads=threads, paired=int(paired))
-    shapes = dict(zip(WRITTEN, (READ[4], READ[4], READ[2], READ[2], READ[0]), strict=True))
-    for name in READ:
-        call.read(
-            name,
-            given[name] if paired or name in ("params", "inputs", "output_cotangent") else None,
-            *given[name].shape,
-        )
-    written = {name: call.write(name, *given[shapes[name]].shape).zero_() for name in WRITTEN}
-    _core.network_passes(plan.to_core(), call.arguments)
-    return {name: written[name] for name in (WRITTEN if paired else UNPAIRED)}
-
-
-def autograd_passes(case: Case, given: Passes, dtype: torch.dtype = torch.float64) -> Passes:
-    """Return the same by PyTorch's double backward; the tangent is the derivative of a gradient by its cotangent."""
-    params, params_tangent, inputs, inputs_tangent, output_cotangent, tangent_cotangent = (
-        given[name].to(dtype) for name in READ
-    )
-    for leaf in (params, inputs, inputs_tangent):
-        leaf.requires_grad_()
-    options = {"allow_unused": True, "materialize_grads": True}
-    plan = make_plan(case.module, mgf.FlatLayout.from_module(case.module), case.input_shape)
-    outputs = interpret(plan.to_core(), params, inputs).reshape(given["output_cotangent"].shape)
-    cotangent = torch.randn_like(outputs).requires_grad_()
-    by_params, by_inputs = torch.autograd.grad(outputs, (params, inputs), cotangent, create_graph=True, **options)
-    along = (by_params * params_tangent).sum() + (by_inputs * inputs_tangent).sum()
-    (outputs_tangent,) = torch.autograd.grad(along, cotangent, create_graph=True, **options)
-    total = (outputs * output_cotangent).sum() + (outputs_tangent * tangent_cotangent).sum()
-    gradients = torch.autograd.grad(total, (inputs, inputs_tangent, params), **options)
-    return dict(zip(WRITTEN, (outputs, outputs_tangent, *gradients), strict=True))
-
-
-def unpaired_autograd(case: Case, given: Passes, dtype: torch.dtype = torch.float64) -> Passes:
-    """Return outputs and first derivatives."""
-    still = {name: torch.zeros_like(v) if "tangent" in name and name != READ[4] else v for name, v in given.items()}
-    still["output_cotangent"] = given["output_cotangent"]
-    passes = autograd_passes(case, still, dtype)
-    return {name: passes[name] for name in UNPAIRED}
-
-
-def assert_passes(found: Passes, exact: Passes, rounded: Passes) -> None:
-    """Assert that each is as close to float64 as float32 autograd is, several times over, or within the tolerance."""
-    for name, expected in exact.items():
-        bound = max(
-            tolerance("engine-layer"), tolerance("engine-times-float32") * relative_error(rounded[name], expected)
-        )
-        error = relative_error(found[name], expected)
-        assert error <= bound, f"{name}: relative error {error:.2e} exceeds {bound:.2e}"
 
 
 @pytest.mark.parametrize("kind", CASES)

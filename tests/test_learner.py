@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -183,6 +184,14 @@ def test_the_next_call_binds_again_after_a_move() -> None:
     learner.discriminator.load_state_dict(tiny_gan()[1].double().state_dict(), assign=True)
     learner.meta_step(batch)
     assert learner.discriminator[0].weight.data_ptr() == learner.discriminator_parameters.data_ptr()
+
+
+@pytest.mark.parametrize("call", ["meta_step", "meta_gradient", "inner_loop"])
+def test_a_call_looks_once_whether_the_modules_are_bound(call: str) -> None:
+    learner, batch = make_learner(), tiny_batch()
+    with mock.patch.object(mgf.FlatLayout, "is_bound", autospec=True, side_effect=mgf.FlatLayout.is_bound) as is_bound:
+        getattr(learner, call)(batch)
+    assert [seen.args[1] for seen in is_bound.call_args_list] == [learner.generator, learner.discriminator]
 
 
 def test_adapt_is_deterministic_and_changes_nothing() -> None:

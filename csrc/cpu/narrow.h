@@ -37,8 +37,7 @@ METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
         const IndexVector own = second ? lane + kFloats : lane, other = second ? lane - half + kFloats : lane + half;
 #pragma GCC unroll 8
         for (int i = 0; i < half; ++i)
-            sums[i] =
-                __builtin_shuffle(sums[i], sums[i + half], own) + __builtin_shuffle(sums[i], sums[i + half], other);
+            sums[i] = shuffle(sums[i], sums[i + half], own) + shuffle(sums[i], sums[i + half], other);
     }
     return sums[0];
 }
@@ -54,8 +53,8 @@ METAGAN_INLINE void columns_to_rows(FloatVector (&sums)[kColumns]) {
         for (int j = 0; j < kColumns; ++j) before[j] = sums[j];
 #pragma GCC unroll 4
         for (int j = 0; j < kColumns / 2; ++j) {
-            sums[2 * j] = __builtin_shuffle(before[j], before[j + kColumns / 2], from);
-            sums[2 * j + 1] = __builtin_shuffle(before[j], before[j + kColumns / 2], from + kFloats / 2);
+            sums[2 * j] = shuffle(before[j], before[j + kColumns / 2], from);
+            sums[2 * j + 1] = shuffle(before[j], before[j + kColumns / 2], from + kFloats / 2);
         }
     }
 }

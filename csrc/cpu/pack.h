@@ -77,10 +77,6 @@ METAGAN_INLINE void clear(float* to, int64_t count) {
 
 // Transposes a square of kFloats x kFloats, rows `from_row` and `to_row` apart, by exchanging ever smaller blocks.
 METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float* to, int64_t to_row) {
-#ifdef __clang__
-    for (int i = 0; i < kFloats; ++i)
-        for (int j = 0; j < kFloats; ++j) to[j * to_row + i] = from[i * from_row + j];
-#else
     FloatVector row[kFloats];
 #pragma GCC unroll 16
     for (int i = 0; i < kFloats; ++i) row[i] = load(from + i * from_row, FloatVector{});
@@ -94,13 +90,12 @@ METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float*
         for (int i = 0; i < kFloats; ++i) {
             if (i & half) continue;
             const FloatVector a = row[i], b = row[i + half];
-            row[i] = __builtin_shuffle(a, b, upper);
-            row[i + half] = __builtin_shuffle(a, b, lower);
+            row[i] = shuffle(a, b, upper);
+            row[i + half] = shuffle(a, b, lower);
         }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kFloats; ++i) store(to + i * to_row, row[i]);
-#endif
 }
 
 }  // namespace

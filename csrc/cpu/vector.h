@@ -49,6 +49,18 @@ METAGAN_INLINE IndexVector lane_numbers() {
     return lane;
 }
 
+// Lanes of a and b, those of b counted on from a's. Indices must be known to the compiler, so that loops around are to
+// be unrolled.
+METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, IndexVector from) {
+#ifdef __clang__  // makes one instruction of this
+    FloatVector result;
+    for (int i = 0; i < kFloats; ++i) result[i] = from[i] < kFloats ? a[from[i]] : b[from[i] - kFloats];
+    return result;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // The last argument says how much to load: one element or a vector of them.
