@@ -85,6 +85,19 @@ struct type_caster<metagan::LearningRate> {
     }
 };
 
+template <>
+struct type_caster<metagan::Number> {
+    PYBIND11_TYPE_CASTER(metagan::Number, const_name("float | tuple[int]"));
+
+    bool load(handle source, bool) {
+        if (metagan::is_tuple(source, 1))
+            value = metagan::Number(static_cast<const double*>(metagan::address(source.ptr(), 0)));
+        else
+            value = PyFloat_AsDouble(source.ptr());
+        return metagan::without_error();
+    }
+};
+
 #ifdef METAGAN_WITH_CUDA
 template <>
 struct type_caster<metagan::Queue> {
@@ -352,7 +365,7 @@ void define_updates(py::module_& module, const std::string& prefix) {
         named("adam_step").c_str(),
         [](DType dtype, int64_t rows, int64_t columns, Where where, Matrix params, Matrix grads, Matrix exp_avg,
            Matrix exp_avg_sq, Matrix params_out, Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr,
-           double beta1, double beta2, double inverse_bias1, double inverse_bias2, double eps, double eps_root,
+           double beta1, double beta2, Number inverse_bias1, Number inverse_bias2, double eps, double eps_root,
            double weight_decay, bool decoupled) {
             adam_step(To{dtype, rows, columns, where}, params, grads, exp_avg, exp_avg_sq, params_out, exp_avg_out,
                       exp_avg_sq_out, lr,
@@ -375,7 +388,7 @@ void define_updates(py::module_& module, const std::string& prefix) {
     module.def(
         named("reptile_interpolate").c_str(),
         [](DType dtype, int64_t tasks, int64_t columns, Where where, uintptr_t initial, Matrix adapted,
-           uintptr_t weights, uintptr_t out, double step_size) {
+           uintptr_t weights, uintptr_t out, Number step_size) {
             reptile_interpolate(To{dtype, tasks, columns, where}, pointer(initial), adapted, pointer(weights),
                                 pointer(out), step_size);
         },
@@ -394,8 +407,8 @@ void define_updates(py::module_& module, const std::string& prefix) {
         named("meta_adam_step").c_str(),
         [](DType dtype, int64_t tasks, int64_t columns, Where where, uintptr_t params, Matrix adapted,
            uintptr_t weights, uintptr_t exp_avg, uintptr_t exp_avg_sq, uintptr_t params_out, uintptr_t exp_avg_out,
-           uintptr_t exp_avg_sq_out, const LearningRate& lr, double beta1, double beta2, double inverse_bias1,
-           double inverse_bias2, double eps, double weight_decay, bool decoupled) {
+           uintptr_t exp_avg_sq_out, const LearningRate& lr, double beta1, double beta2, Number inverse_bias1,
+           Number inverse_bias2, double eps, double weight_decay, bool decoupled) {
             meta_adam_step(To{dtype, tasks, columns, where}, pointer(params), adapted, pointer(weights),
                            pointer(exp_avg), pointer(exp_avg_sq), pointer(params_out), pointer(exp_avg_out),
                            pointer(exp_avg_sq_out), lr,

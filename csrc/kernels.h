@@ -37,13 +37,25 @@ struct LearningRate {
     int64_t segments = 1;
 };
 
+// A number, or where it lies: a double in the memory that the launch works in, read when the op runs. So what a
+// recorded launch is given may change from one replay to the next.
+struct Number {
+    double value = 0;
+    const double* data = nullptr;  // null: `value`
+
+    Number(double number = 0) : value(number) {}  // implicit: wherever a number will do
+    explicit Number(const double* address) : data(address) {}
+};
+
 struct SgdOptions {
     double momentum, dampening, weight_decay;
     bool nesterov;
 };
 
 struct AdamOptions {
-    double beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay;
+    double beta1, beta2;
+    Number inverse_bias1, inverse_bias2;
+    double eps, eps_root, weight_decay;
     bool decoupled;
 };
 
@@ -67,7 +79,7 @@ void rmsprop_step(const Launch&, Matrix params, Matrix grads, Matrix square_avg,
 // The three that combine tasks: Launch::rows counts the rows of `adapted`, everything else is one row. `weights` is
 // [rows] in the arithmetic dtype, or null for the mean.
 void reptile_interpolate(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out,
-                         double step_size);
+                         Number step_size);
 
 void reptile_gradient(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out);
 

@@ -235,15 +235,10 @@ def adam_step(
     layout: FlatLayout | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
-    if isinstance(step, Tensor) and step.is_cuda:  # the launcher takes numbers, and to read them is to wait
-        from metagan_fast import _backends
-
-        options = {"eps": eps, "eps_root": eps_root, "weight_decay": weight_decay, "decoupled": decoupled}
-        buffers = (params, grads, exp_avg, exp_avg_sq, lr)
-        return _backends.PLAIN["adam_step"](*buffers, step=step, betas=betas, layout=layout, out=out, **options)
     params, grads, exp_avg, exp_avg_sq = _inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or _new(params, 3)
     rate, _keep = _learning_rate(lr, params, layout)
+    corrections = [_number(x, params) for x in reference.inverse_bias_corrections(step, betas)]
     _run(
         "adam_step",
         params,
@@ -256,7 +251,7 @@ def adam_step(
         _matrix(results[2]),
         rate,
         *betas,
-        *map(float, reference.inverse_bias_corrections(step, betas)),
+        *(number for number, _ in corrections),
         eps,
         eps_root,
         weight_decay,
@@ -319,6 +314,7 @@ def reptile_interpolate(
     initial, adapted = _inputs(initial, adapted)
     results = out or _new(initial, 1)
     combine = _weights(weights, initial)
+    size, _keep = _number(step_size, initial)
     _run(
         "reptile_interpolate",
         adapted,
@@ -326,7 +322,7 @@ def reptile_interpolate(
         _matrix(adapted),
         combine.data_ptr() if combine is not None else 0,
         results[0].data_ptr(),
-        float(step_size),
+        size,
     )
     return results
 
@@ -452,6 +448,16 @@ def _arithmetic(dtype: torch.dtype) -> torch.dtype:
 
 def _weights(weights: Tensor | None, like: Tensor) -> Tensor | None:
     return None if weights is None else weights.to(_arithmetic(like.dtype)).contiguous()
+
+
+def _number(x: float | Tensor, like: Tensor) -> tuple[float | tuple[int], Tensor | None]:
+    """Return a number as the kernels take it, and what must outlive the call: a tensor is read when they run."""
+    if not isinstance(x, Tensor):
+        return float(x), None
+    if x.device != like.device:
+        return x.item(), None
+    x = x.double()
+    return (x.data_ptr(),), x
 
 
 def _learning_rate(

@@ -12,7 +12,7 @@ import cuda_build
 import ops_cases
 from cuda_on_cpu import ORDERS, kernels_on_cpu
 from metagan_fast import FlatLayout, _backends, _native, functional
-from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, Case, same_bits
+from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from support import assert_close
 from test_ops_parity import check, on, ulps
 
@@ -98,6 +98,14 @@ def test_one_learning_rate_a_parameter_tensor(case: Case, per_task: bool) -> Non
     used = layout.flatten(module).bool()
     for a, b in zip(on_kernels(case, arguments), on("reference", case.function, arguments), strict=True):
         assert same_bits(a[..., used], b[..., used])
+
+
+@pytest.mark.parametrize("case", NUMBERED, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_are_read_where_they_lie(case: Case, dtype: torch.dtype) -> None:
+    arguments = ops_cases.make(case, 2, 70, dtype)
+    in_tensors = ops_cases.in_tensors(case, arguments)
+    check(case, on_kernels(case, in_tensors), on("reference", case.function, arguments))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -33,7 +33,7 @@ void rmsprop_step(const DeviceLaunch&, Matrix params, Matrix grads, Matrix squar
                   Matrix grad_avg_out, const LearningRate&, const RmspropOptions&);
 
 void reptile_interpolate(const DeviceLaunch&, const void* initial, Matrix adapted, const void* weights, void* out,
-                         double step_size);
+                         Number step_size);
 
 void reptile_gradient(const DeviceLaunch&, const void* initial, Matrix adapted, const void* weights, void* out);
 
