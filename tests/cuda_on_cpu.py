@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import cuda_build
-from metagan_fast import _native
+from metagan_fast._native import ops
 
 ORDERS = ("forward", "reverse", "shuffled")
 
@@ -64,14 +64,14 @@ def library() -> ctypes.CDLL:
 def kernels_on_cpu(order: str = "forward", seed: int = 0) -> Iterator[None]:
     """Let the native backend run the CUDA kernels, their threads in some order."""
     library().shim_order(ORDERS.index(order), seed)
-    with mock.patch.object(_native, "_run", _run):
+    with mock.patch.object(ops, "run", _run):
         yield
 
 
 def _run(op: str, like: Tensor, *arguments: Any) -> None:
-    """Stand in for `_native._run`."""
-    rows, columns = _native._sizes(like)
-    launch = _Launch(_native.DTYPES[like.dtype], rows, columns, 0, None)
+    """Stand in for `ops.run`."""
+    rows, columns = ops.sizes(like)
+    launch = _Launch(ops.DTYPES[like.dtype], rows, columns, 0, None)
     if op == "clip_grad_norm":
         sums = torch.full((rows, library().shim_clip_grad_norm_parts(columns)), torch.nan, dtype=torch.float64)
         arguments = (*arguments, sums.data_ptr())

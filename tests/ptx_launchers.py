@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 import ptx
-from metagan_fast import _backends, _native
+from metagan_fast import _backends
+from metagan_fast._native import ops
 
 NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"}
 """Mangled names of the storage types."""
@@ -209,8 +210,8 @@ class Launcher:
     ran: list[str] = field(default_factory=list)
 
     def __call__(self, op: str, like: Tensor, *arguments: Any) -> None:
-        """Stand in for `_native._run`."""
-        of = Operands(like.dtype, *_native._sizes(like))
+        """Stand in for `ops.run`."""
+        of = Operands(like.dtype, *ops.sizes(like))
         if op == "clip_grad_norm":
             return self._clip_grad_norm(of, *arguments)
         source, pack = OPS[op]
@@ -250,7 +251,7 @@ def cuda_as_ptx(build: Any, order: str) -> Iterator[Launcher]:
     """Have the ops on CPU tensors run what nvcc made of their CUDA kernels."""
     launcher = Launcher(build, order)
     with (
-        mock.patch.object(_native, "_run", launcher),
-        mock.patch.object(_backends, "select", lambda op, *_: _native.OPS[op]),
+        mock.patch.object(ops, "run", launcher),
+        mock.patch.object(_backends, "select", lambda op, *_: ops.OPS[op]),
     ):
         yield launcher
