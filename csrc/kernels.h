@@ -37,13 +37,25 @@ struct LearningRate {
     int64_t segments = 1;
 };
 
+// A number, or where it lies: a double in the memory that the launch works in, read when the op runs. So what a
+// recorded launch is given may change from one replay to the next.
+struct Number {
+    double value = 0;
+    const double* data = nullptr;  // null: `value`
+
+    Number(double number = 0) : value(number) {}  // implicit: wherever a number will do
+    explicit Number(const double* address) : data(address) {}
+};
+
 struct SgdOptions {
     double momentum, dampening, weight_decay;
     bool nesterov;
 };
 
 struct AdamOptions {
-    double beta1, beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay;
+    double beta1, beta2;
+    Number inverse_bias1, inverse_bias2;
+    double eps, eps_root, weight_decay;
     bool decoupled;
 };
 
@@ -51,29 +63,46 @@ struct RmspropOptions {
     double alpha, eps, weight_decay, momentum;
 };
 
+// The ops as types of functions, since those of csrc/cuda/kernels.h differ in nothing but To, where and how they run.
 // Every output may be one of the inputs (the same address and stride), and may not overlap any other way.
-// The momentum buffer is absent (null) when momentum is 0.
-void sgd_step(const Launch&, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
-              Matrix momentum_buffer_out, const LearningRate&, const SgdOptions&);
+template <class To>
+struct Ops {
+    // The momentum buffer is absent (null) when momentum is 0.
+    using sgd_step = void(const To&, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
+                          Matrix momentum_buffer_out, const LearningRate&, const SgdOptions&);
 
-void adam_step(const Launch&, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
-               Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate&, const AdamOptions&);
+    using adam_step = void(const To&, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
+                           Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate&, const AdamOptions&);
 
-// The momentum buffer is absent when momentum is 0; grad_avg is absent unless the variance is centered.
-void rmsprop_step(const Launch&, Matrix params, Matrix grads, Matrix square_avg, Matrix momentum_buffer,
-                  Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
-                  Matrix grad_avg_out, const LearningRate&, const RmspropOptions&);
+    // The momentum buffer is absent when momentum is 0; grad_avg is absent unless the variance is centered.
+    using rmsprop_step = void(const To&, Matrix params, Matrix grads, Matrix square_avg, Matrix momentum_buffer,
+                              Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
+                              Matrix grad_avg_out, const LearningRate&, const RmspropOptions&);
 
-// The three that combine tasks: Launch::rows counts the rows of `adapted`, everything else is one row. `weights` is
-// [rows] in the arithmetic dtype, or null for the mean.
-void reptile_interpolate(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out,
-                         double step_size);
+    // The three that combine tasks: To::rows counts the rows of `adapted`, everything else is one row. `weights` is
+    // [rows] in the arithmetic dtype, or null for the mean.
+    using reptile_interpolate = void(const To&, const void* initial, Matrix adapted, const void* weights, void* out,
+                                     Number step_size);
 
-void reptile_gradient(const Launch&, const void* initial, Matrix adapted, const void* weights, void* out);
+    using reptile_gradient = void(const To&, const void* initial, Matrix adapted, const void* weights, void* out);
 
-void meta_adam_step(const Launch&, const void* params, Matrix adapted, const void* weights, const void* exp_avg,
-                    const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
-                    const LearningRate&, const AdamOptions&);
+    using meta_adam_step = void(const To&, const void* params, Matrix adapted, const void* weights, const void* exp_avg,
+                                const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
+                                const LearningRate&, const AdamOptions&);
+
+    using ema_update = void(const To&, Matrix average, Matrix params, Matrix average_out, double decay);
+};
+
+Ops<Launch>::sgd_step sgd_step;
+Ops<Launch>::adam_step adam_step;
+Ops<Launch>::rmsprop_step rmsprop_step;
+Ops<Launch>::reptile_interpolate reptile_interpolate;
+Ops<Launch>::reptile_gradient reptile_gradient;
+Ops<Launch>::meta_adam_step meta_adam_step;
+Ops<Launch>::ema_update ema_update;
+
+// Writes the norms, [rows] in the arithmetic dtype, as they were before scaling.
+void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);
 
 constexpr int kMostState = 3;
 
@@ -92,10 +121,5 @@ struct Piece {
 void sgd_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const SgdOptions&);
 void adam_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const AdamOptions&);
 void rmsprop_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const RmspropOptions&);
-
-// Writes the norms, [rows] in the arithmetic dtype, as they were before scaling.
-void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);
-
-void ema_update(const Launch&, Matrix average, Matrix params, Matrix average_out, double decay);
 
 }  // namespace metagan

@@ -39,6 +39,8 @@ struct SgdUpdate {
     }
 };
 
+// Of bias corrections that lie in memory nothing is known here; `inverse_bias1` and `2` are then set where they are
+// read.
 template <class A>
 struct AdamUpdate {
     A beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay;
@@ -49,8 +51,8 @@ struct AdamUpdate {
           one_minus_beta1(static_cast<A>(1 - options.beta1)),
           beta2(static_cast<A>(options.beta2)),
           one_minus_beta2(static_cast<A>(1 - options.beta2)),
-          inverse_bias1(static_cast<A>(options.inverse_bias1)),
-          inverse_bias2(static_cast<A>(options.inverse_bias2)),
+          inverse_bias1(static_cast<A>(options.inverse_bias1.value)),
+          inverse_bias2(static_cast<A>(options.inverse_bias2.value)),
           eps(static_cast<A>(options.eps)),
           eps_root(static_cast<A>(options.eps_root)),
           weight_decay(static_cast<A>(options.weight_decay)),

@@ -12,13 +12,13 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from metagan_fast import _native
+from metagan_fast._native import ops
 from metagan_fast.flat import ALIGNMENT, FlatLayout
 
 BLOCK = 1024  # elements a program: 8 a thread, one 128-bit access in bfloat16 and two in float32
 THREADS = 128
 
-inputs, new_results = _native._inputs, _native._new
+inputs, new_results = ops.inputs, ops.new_results
 
 
 class LearningRate(NamedTuple):

@@ -2,6 +2,11 @@
 
 Two, since no block may wait for another without atomics. The second adds the at most PARTS sums of its row in every
 program, always in the same order; that is cheaper than a third launch.
+
+One launch would take one program for a row, which goes through it twice, block after block, with as many
+multiprocessors at work as there are rows. `sgd_step` and `adam_step`, which clip where they update, would need that
+loop as a second form of their kernels. It is no way out that every program sums up its whole row: in place, one would
+scale what another has yet to read.
 """
 
 from __future__ import annotations

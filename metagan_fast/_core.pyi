@@ -11,7 +11,8 @@ vouches for devices, shapes, strides and lifetimes. Conventions of every op:
 - At most `threads` threads work on a call, the caller among them; the result is the same bits for any number.
   The GIL is released.
 - Arguments of a wrong type, dtype code or element stride raise TypeError.
-- Python floats are rounded to the arithmetic dtype once.
+- Python floats are rounded to the arithmetic dtype once. A `Number` is one, or `(address,)` of one in float64, which is
+  read when the op runs.
 - An optional buffer is None in the input exactly when its output is None.
 
 A `LearningRate` is a float, or `(address, row_stride, segment_stride, element_stride, segment_ends, segments)`:
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 Matrix: TypeAlias = tuple[int, int]
+Number: TypeAlias = float | tuple[int]
 LearningRate: TypeAlias = float | tuple[int, int, int, int, int, int]
 
 FLOAT32: int
@@ -93,8 +95,8 @@ def adam_step(
     lr: LearningRate,
     beta1: float,
     beta2: float,
-    inverse_bias1: float,
-    inverse_bias2: float,
+    inverse_bias1: Number,
+    inverse_bias2: Number,
     eps: float,
     eps_root: float,
     weight_decay: float,
@@ -133,7 +135,7 @@ def reptile_interpolate(
     adapted: Matrix,
     weights: int,
     out: int,
-    step_size: float,
+    step_size: Number,
 ) -> None:
     """`initial` and `out` are the addresses of one row. `weights`: `[tasks]` in the arithmetic dtype; 0: the mean.
 
@@ -168,8 +170,8 @@ def meta_adam_step(
     lr: LearningRate,
     beta1: float,
     beta2: float,
-    inverse_bias1: float,
-    inverse_bias2: float,
+    inverse_bias1: Number,
+    inverse_bias2: Number,
     eps: float,
     weight_decay: float,
     decoupled: bool,

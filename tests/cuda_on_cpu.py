@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import cuda_build
-from metagan_fast import _native
+from metagan_fast._native import ops
 
 ORDERS = ("forward", "reverse", "shuffled")
 
@@ -38,6 +38,19 @@ class _Rate(ctypes.Structure):
     )
 
 
+class _Number(ctypes.Structure):
+    _fields_ = (("value", _double), ("data", _address))
+
+
+class _AdamOptions(ctypes.Structure):
+    _fields_ = (
+        *((name, _double) for name in ("beta1", "beta2")),
+        *((name, _Number) for name in ("inverse_bias1", "inverse_bias2")),
+        *((name, _double) for name in ("eps", "eps_root", "weight_decay")),
+        ("decoupled", ctypes.c_bool),
+    )
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """Return the compiled kernels."""
@@ -51,14 +64,14 @@ def library() -> ctypes.CDLL:
 def kernels_on_cpu(order: str = "forward", seed: int = 0) -> Iterator[None]:
     """Let the native backend run the CUDA kernels, their threads in some order."""
     library().shim_order(ORDERS.index(order), seed)
-    with mock.patch.object(_native, "_run", _run):
+    with mock.patch.object(ops, "run", _run):
         yield
 
 
 def _run(op: str, like: Tensor, *arguments: Any) -> None:
-    """Stand in for `_native._run`."""
-    rows, columns = _native._sizes(like)
-    launch = _Launch(_native.DTYPES[like.dtype], rows, columns, 0, None)
+    """Stand in for `ops.run`."""
+    rows, columns = ops.sizes(like)
+    launch = _Launch(ops.DTYPES[like.dtype], rows, columns, 0, None)
     if op == "clip_grad_norm":
         sums = torch.full((rows, library().shim_clip_grad_norm_parts(columns)), torch.nan, dtype=torch.float64)
         arguments = (*arguments, sums.data_ptr())
@@ -69,8 +82,10 @@ def _run(op: str, like: Tensor, *arguments: Any) -> None:
 
 def _converted(op: str, arguments: tuple[Any, ...]) -> list[Any]:
     """Return the arguments of `_core` as those of tests/cuda_shim/library.cpp."""
-    if op in ("sgd_step", "adam_step", "rmsprop_step"):
-        count = {"sgd_step": 5, "adam_step": 7, "rmsprop_step": 9}[op]
+    if op == "adam_step":
+        return [_matrices(arguments[:7]), _rate(arguments[7]), _adam(*arguments[8:])]
+    if op in ("sgd_step", "rmsprop_step"):
+        count = {"sgd_step": 5, "rmsprop_step": 9}[op]
         numbers = arguments[count + 1 :]
         flags = [ctypes.c_bool(numbers[-1])] if op != "rmsprop_step" else []
         numbers = numbers[:-1] if flags else numbers
@@ -78,12 +93,12 @@ def _converted(op: str, arguments: tuple[Any, ...]) -> list[Any]:
     if op == "reptile_interpolate" or op == "reptile_gradient":
         initial, adapted, weights, out, *step_size = arguments
         addresses = _address(initial), _matrices([adapted]), _address(weights), _address(out)
-        return [*addresses, *map(_double, step_size)]
+        return [*addresses, *(ctypes.byref(_number(x)) for x in step_size)]
     if op == "meta_adam_step":
         params, adapted, weights, *rest = arguments
-        buffers, lr, numbers, decoupled = rest[:5], rest[5], rest[6:-1], rest[-1]
+        buffers, lr, (*corrections, eps, decay, decoupled) = rest[:5], rest[5], rest[6:]
         head = _address(params), _matrices([adapted]), _address(weights), (_address * 5)(*buffers)
-        return [*head, _rate(lr), (_double * len(numbers))(*numbers), ctypes.c_bool(decoupled)]
+        return [*head, _rate(lr), _adam(*corrections, eps, 0.0, decay, decoupled)]
     if op == "clip_grad_norm":
         grads, out, norms, max_norm, sums = arguments
         return [_matrices([grads, out]), _address(norms), _double(max_norm), _address(sums)]
@@ -93,6 +108,14 @@ def _converted(op: str, arguments: tuple[Any, ...]) -> list[Any]:
 
 def _matrices(matrices: Any) -> ctypes.Array:
     return (_Matrix * len(matrices))(*(_Matrix(*(matrix or (None, 0))) for matrix in matrices))
+
+
+def _number(x: float | tuple[int]) -> _Number:
+    return _Number(0.0, *x) if isinstance(x, tuple) else _Number(x, None)
+
+
+def _adam(beta1: float, beta2: float, bias1: Any, bias2: Any, *rest: Any) -> Any:
+    return ctypes.byref(_AdamOptions(beta1, beta2, _number(bias1), _number(bias2), *rest))
 
 
 def _rate(lr: float | tuple[int, ...]) -> Any:

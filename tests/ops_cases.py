@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metagan_fast import functional
+from metagan_fast.reference import inverse_bias_corrections
 
 Arguments = dict[str, Any]
 
@@ -98,6 +99,8 @@ CASES = (
     _meta_adam(weight_decay=0.1, decoupled=True, weighted=True),
     Case("ema_update", ("average", "params"), ("average",), {"decay": 0.99}),
 )
+NUMBERED = tuple(case for case in CASES if case.op in ("adam_step", "reptile_interpolate"))
+"""Cases of the ops that take numbers in tensors, too, which a recorded launch reads anew."""
 CLIP_CASES = (
     Case("clip_grad_norm", ("grads",), ("grads",), {"max_norm": 0.5}),
     Case("clip_grad_norm", ("grads",), ("grads",), {"max_norm": 1e9}),
@@ -149,6 +152,15 @@ def learning_rate(form: str, shape: tuple[int, ...], dtype: torch.dtype) -> floa
         else:
             del forms["element"]
     return 0.1 if form not in forms else torch.rand(forms[form], dtype=dtype)
+
+
+def in_tensors(case: Case, arguments: Arguments) -> Arguments:
+    """Return arguments of one of NUMBERED with their numbers in tensors, side by side in one float64 buffer."""
+    if case.op == "reptile_interpolate":
+        return {**arguments, "step_size": torch.tensor([torch.nan, arguments["step_size"]], dtype=torch.float64)[1]}
+    corrections = inverse_bias_corrections(arguments["step"], arguments.get("betas", (0.9, 0.999)))
+    numbers = torch.tensor([arguments["lr"], *corrections], dtype=torch.float64)
+    return {**arguments, "lr": numbers[0], "step": numbers[1:]}
 
 
 def clone(arguments: Arguments) -> Arguments:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 import ptx
-from metagan_fast import _backends, _native
+from metagan_fast import _backends
+from metagan_fast._native import ops
 
 NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"}
 """Mangled names of the storage types."""
@@ -27,6 +28,7 @@ NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"
 Address = ctypes.c_uint64
 Int64 = ctypes.c_int64
 Matrix = tuple[int, int] | None
+Number = float | tuple[int]
 Rate = float | tuple[int, int, int, int, int, int]
 
 
@@ -45,26 +47,27 @@ def structs(A: Any) -> dict[str, Any]:
     Buffer = _struct("Buffer", input=Input, out=Address, out_stride=Int64)
     strides = _numbers(Int64, "row_stride segment_stride element_stride")
     Rate = _struct("Rate", value=A, data=Address, **strides, segment_ends=Address, segments=Int64)
+    Scalar = _struct("Scalar", value=A, data=Address)
     sgd = _struct("SgdUpdate", **_numbers(A, "momentum one_minus_dampening weight_decay"), nesterov=ctypes.c_bool)
     names = "beta1 one_minus_beta1 beta2 one_minus_beta2 inverse_bias1 inverse_bias2 eps eps_root weight_decay"
     adam = _struct("AdamUpdate", **_numbers(A, names), decoupled=ctypes.c_bool)
     rmsprop = _struct("RmspropUpdate", **_numbers(A, "alpha one_minus_alpha eps weight_decay momentum"))
     TaskSum = _struct("TaskSum", adapted=Input, tasks=Int64, weights=Address, scale=A)
 
-    def step(name: str, buffers: str, update: Any) -> Any:
-        return _struct(name, **_numbers(Buffer, buffers), grads=Input, lr=Rate, update=update)
+    def step(name: str, buffers: str, update: Any, **more: Any) -> Any:
+        return _struct(name, **_numbers(Buffer, buffers), grads=Input, lr=Rate, update=update, **more)
 
-    AdamStep = step("AdamStep", "params exp_avg exp_avg_sq", adam)
+    AdamStep = step("AdamStep", "params exp_avg exp_avg_sq", adam, **_numbers(Scalar, "inverse_bias1 inverse_bias2"))
     of_ops = (
         step("SgdStep", "params momentum_buffer", sgd),
         AdamStep,
         step("RmspropStep", "params square_avg momentum_buffer grad_avg", rmsprop),
-        _struct("ReptileInterpolate", initial=Buffer, tasks=TaskSum, step_size=A),
+        _struct("ReptileInterpolate", initial=Buffer, tasks=TaskSum, step_size=Scalar),
         _struct("ReptileGradient", initial=Buffer, tasks=TaskSum),
         _struct("MetaAdamStep", adam=AdamStep, tasks=TaskSum),
         _struct("EmaUpdate", average=Buffer, params=Input, one_minus_decay=A),
     )
-    return {x.__name__: x for x in (Input, Buffer, Rate, TaskSum, sgd, adam, rmsprop, *of_ops)}
+    return {x.__name__: x for x in (Input, Buffer, Rate, Scalar, TaskSum, sgd, adam, rmsprop, *of_ops)}
 
 
 @dataclass
@@ -118,6 +121,11 @@ class Operands:
             self.memory(ends, 8 * segments)
         return self.of["Rate"](0, *lr)
 
+    def scalar(self, x: Number) -> Any:
+        if not isinstance(x, tuple):
+            return self.of["Scalar"](x, 0)
+        return self.of["Scalar"](0, self.memory(x[0], 8))
+
     def tasks(self, adapted: Matrix, weights: int, count: int) -> Any:
         return self.of["TaskSum"](self.input(adapted, count), count, self.numbers(weights, count), 1 / count)
 
@@ -133,14 +141,16 @@ def _sgd_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
     )
 
 
-def _adam(of: Operands, beta1: float, beta2: float, *rest: Any) -> Any:
-    return of.of["AdamUpdate"](beta1, 1 - beta1, beta2, 1 - beta2, *rest)
+def _adam(of: Operands, beta1: float, beta2: float, bias1: Number, bias2: Number, *rest: Any) -> tuple[Any, ...]:
+    scalars = of.scalar(bias1), of.scalar(bias2)
+    update = of.of["AdamUpdate"](beta1, 1 - beta1, beta2, 1 - beta2, *(x.value for x in scalars), *rest)
+    return update, *scalars
 
 
 def _adam_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
     params, grads, first, second, params_out, first_out, second_out, lr, *options = arguments
     buffers = ((params, params_out), (first, first_out), (second, second_out))
-    return of.of["AdamStep"](*(of.buffer(*x) for x in buffers), of.input(grads), of.rate(lr), _adam(of, *options))
+    return of.of["AdamStep"](*(of.buffer(*x) for x in buffers), of.input(grads), of.rate(lr), *_adam(of, *options))
 
 
 def _rmsprop_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
@@ -155,7 +165,7 @@ def _reptile_interpolate(of: Operands, like: Tensor, *arguments: Any) -> Any:
     initial, adapted, weights, out, step_size = arguments
     of.rows = 1
     row = of.buffer((initial, 0), (out, 0))
-    return of.of["ReptileInterpolate"](row, of.tasks(adapted, weights, len(like)), step_size)
+    return of.of["ReptileInterpolate"](row, of.tasks(adapted, weights, len(like)), of.scalar(step_size))
 
 
 def _reptile_gradient(of: Operands, like: Tensor, *arguments: Any) -> Any:
@@ -170,7 +180,7 @@ def _meta_adam_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
     starts, outs = (params, *state[:2]), state[2:]
     rows = [of.buffer((start, 0), (out, 0)) for start, out in zip(starts, outs, strict=True)]
     update = _adam(of, beta1, beta2, bias1, bias2, eps, 0, decay, decoupled)
-    adam = of.of["AdamStep"](*rows, of.input(None), of.rate(lr), update)
+    adam = of.of["AdamStep"](*rows, of.input(None), of.rate(lr), *update)
     return of.of["MetaAdamStep"](adam, of.tasks(adapted, weights, len(like)))
 
 
@@ -200,8 +210,8 @@ class Launcher:
     ran: list[str] = field(default_factory=list)
 
     def __call__(self, op: str, like: Tensor, *arguments: Any) -> None:
-        """Stand in for `_native._run`."""
-        of = Operands(like.dtype, *_native._sizes(like))
+        """Stand in for `ops.run`."""
+        of = Operands(like.dtype, *ops.sizes(like))
         if op == "clip_grad_norm":
             return self._clip_grad_norm(of, *arguments)
         source, pack = OPS[op]
@@ -241,7 +251,7 @@ def cuda_as_ptx(build: Any, order: str) -> Iterator[Launcher]:
     """Have the ops on CPU tensors run what nvcc made of their CUDA kernels."""
     launcher = Launcher(build, order)
     with (
-        mock.patch.object(_native, "_run", launcher),
-        mock.patch.object(_backends, "select", lambda op, *_: _native.OPS[op]),
+        mock.patch.object(ops, "run", launcher),
+        mock.patch.object(_backends, "select", lambda op, *_: ops.OPS[op]),
     ):
         yield launcher

@@ -182,7 +182,7 @@ def test_the_environment_chooses_the_instruction_set(name: str) -> None:
     assert result.stdout.strip() == name
 
 
-def test_a_wrong_dtype_or_rate_is_refused() -> None:
+def test_a_wrong_dtype_rate_or_number_is_refused() -> None:
     x = torch.zeros(1, 4)
     matrix = (x.data_ptr(), 4)
     with pytest.raises(TypeError):
@@ -190,3 +190,6 @@ def test_a_wrong_dtype_or_rate_is_refused() -> None:
     for rate in ((x.data_ptr(), 0, 0, 2, 0, 1), (x.data_ptr(), 0), "fast", (x.data_ptr(), 0, 0, 2**64, 0, 1)):
         with pytest.raises(TypeError):
             _core.sgd_step(_core.FLOAT32, 1, 4, 1, matrix, matrix, None, matrix, None, rate, 0.0, 0.0, 0.0, False)
+    for number in ((), (x.data_ptr(), 0), "large", (2**64,), (0.5,)):
+        with pytest.raises(TypeError):
+            _core.reptile_interpolate(_core.FLOAT32, 1, 4, 1, x.data_ptr(), matrix, 0, x.data_ptr(), number)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import ops_cases
 from metagan_fast import FlatLayout, _native, functional
-from ops_cases import CASES, CLIP_CASES, LR_FORMS, Case, same_bits
+from ops_cases import CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from test_ops_parity import ulps
 
 AVAILABLE, WHY_NOT = _native.cuda_is_available()
@@ -93,6 +93,24 @@ def test_graph_capture(case: Case) -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert all(map(same_bits, results, expected))
+
+
+@pytest.mark.parametrize("case", NUMBERED, ids=str)
+def test_a_graph_reads_numbers_anew(case: Case) -> None:
+    arguments = ops_cases.make(case, 2, 1000, torch.float32)
+    later = {**arguments, **({"step": 7, "lr": 0.01} if case.has_lr else {"step_size": 0.7})}
+    given, then = (moved(ops_cases.in_tensors(case, x)) for x in (arguments, later))
+    on("cuda", case, given)  # the warm-up
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = on("cuda", case, given)
+    for numbers in (arguments, later):
+        graph.replay()
+        for actual, expected in zip(results, on("reference", case, numbers), strict=True):
+            assert same_bits(actual.cpu(), expected)
+        for name in {"lr", "step", "step_size"} & given.keys():
+            given[name].copy_(then[name])
 
 
 def test_beyond_two_to_the_31_elements() -> None:

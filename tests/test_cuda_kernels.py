@@ -12,7 +12,8 @@ import cuda_build
 import ops_cases
 from cuda_on_cpu import ORDERS, kernels_on_cpu
 from metagan_fast import FlatLayout, _backends, _native, functional
-from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, Case, same_bits
+from metagan_fast._native import ops
+from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from support import assert_close
 from test_ops_parity import check, on, ulps
 
@@ -100,20 +101,28 @@ def test_one_learning_rate_a_parameter_tensor(case: Case, per_task: bool) -> Non
         assert same_bits(a[..., used], b[..., used])
 
 
+@pytest.mark.parametrize("case", NUMBERED, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_are_read_where_they_lie(case: Case, dtype: torch.dtype) -> None:
+    arguments = ops_cases.make(case, 2, 70, dtype)
+    in_tensors = ops_cases.in_tensors(case, arguments)
+    check(case, on_kernels(case, in_tensors), on("reference", case.function, arguments))
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_segments_that_end_within_a_pack(dtype: torch.dtype) -> None:
     """Lengths that no layout has: the kernel's own contract is any ascending ends, empty segments among them."""
     ends = torch.tensor([1, 1, 3, 10, 64])
-    rates = torch.rand(5, dtype=_native._arithmetic(dtype))
+    rates = torch.rand(5, dtype=ops.arithmetic(dtype))
     params, grads = torch.randn(2, 64).to(dtype), torch.randn(2, 64).to(dtype)
     out = torch.empty_like(params)
     lengths = ends.diff(prepend=torch.tensor([0]))
     with functional.use_backend("reference"):
         expected = functional.sgd_step(params, grads, rates.repeat_interleave(lengths))
     with kernels_on_cpu():
-        matrices = [_native._matrix(params), _native._matrix(grads), None, _native._matrix(out), None]
+        matrices = [ops.matrix(params), ops.matrix(grads), None, ops.matrix(out), None]
         rate = (rates.data_ptr(), 0, 1, 0, ends.data_ptr(), 5)
-        _native._run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
+        ops.run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
     assert isinstance(expected, Tensor) and same_bits(out, expected)
 
 

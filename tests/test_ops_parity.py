@@ -13,8 +13,7 @@ from torch import Tensor
 
 import ops_cases
 from metagan_fast import FlatLayout, _native, functional
-from metagan_fast.reference import inverse_bias_corrections
-from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, Case, same_bits
+from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from support import ISAS, assert_close
 
 AVAILABLE, WHY_NOT = _native.is_available()
@@ -124,18 +123,23 @@ def test_learning_rates_of_any_dtype_and_stride(case: Case) -> None:
             assert same_bits(a, b)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.op == "adam_step"], ids=str)
+@pytest.mark.parametrize("case", NUMBERED, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_step_in_a_tensor(case: Case, dtype: torch.dtype) -> None:
-    """Its inverse bias corrections, and the learning rate beside them, change no bit."""
+def test_numbers_in_tensors_change_no_bit(case: Case, dtype: torch.dtype) -> None:
     arguments = ops_cases.make(case, 2, 70, dtype)
     expected = on("reference", case.function, arguments)
-    betas = case.options.get("betas", (0.9, 0.999))
-    corrections = inverse_bias_corrections(case.options["step"], betas)
-    numbers = torch.tensor([arguments["lr"], *corrections], dtype=torch.float64)
-    arguments |= {"lr": numbers[0], "step": numbers[1:]}
     for backend in ("native", "reference"):
-        check(case, on(backend, case.function, arguments), expected)
+        check(case, on(backend, case.function, ops_cases.in_tensors(case, arguments)), expected)
+
+
+def test_a_step_size_of_any_dtype() -> None:
+    arguments = {"initial": torch.randn(40), "adapted": torch.randn(2, 40)}
+    for dtype in DTYPES:
+        size = torch.tensor(0.3, dtype=dtype)
+        numbers = {**arguments, "step_size": size.item()}
+        (expected,) = on("reference", functional.reptile_interpolate, numbers)
+        (actual,) = on("native", functional.reptile_interpolate, {**arguments, "step_size": size})
+        assert same_bits(actual, expected)
 
 
 @pytest.mark.parametrize("case", CASES + CLIP_CASES, ids=str)

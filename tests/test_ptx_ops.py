@@ -19,7 +19,7 @@ from torch import Tensor
 import ops_cases
 import ptx
 from metagan_fast import FlatLayout, _backends, functional
-from ops_cases import CASES, CLIP_CASES, MARGIN, Case, same_bits
+from ops_cases import CASES, CLIP_CASES, MARGIN, NUMBERED, Case, same_bits
 from ptx_launchers import cuda_as_ptx
 from support import assert_close
 from tolerances import tolerance
@@ -141,6 +141,14 @@ def test_cuda_kernels_of_other_dtypes(cuda: Any, case: Case, dtype: torch.dtype)
 def test_cuda_learning_rates(cuda: Any, lr_form: str) -> None:
     adam = next(case for case in CASES if case.op == "adam_step")
     check_cuda(cuda, adam, torch.float32, 96, "random", wide=True, lr_form=lr_form)
+
+
+@pytest.mark.parametrize("case", NUMBERED[::4], ids=str)
+def test_cuda_numbers_in_memory(cuda: Any, case: Case) -> None:
+    arguments = ops_cases.make(case, 3, 96, torch.float32)
+    with cuda_as_ptx(cuda, "random"):
+        actual = ops_cases.call(case.function, ops_cases.in_tensors(case, arguments))
+    check(case, actual, reference(case, arguments))
 
 
 def test_cuda_learning_rate_of_each_parameter_tensor(cuda: Any) -> None:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 import ops_cases
 from metagan_fast import FlatLayout, _triton, functional
-from metagan_fast.reference import inverse_bias_corrections
-from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, Case, same_bits
+from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, NUMBERED, Case, same_bits
 from support import assert_close
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -106,21 +105,12 @@ def test_learning_rates_of_any_dtype_and_stride(case: Case) -> None:
         check(case, on("triton", case.function, arguments), on("reference", case.function, arguments))
 
 
+@pytest.mark.parametrize("case", NUMBERED[::4], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_step_in_a_tensor(dtype: torch.dtype) -> None:
-    case = next(case for case in CASES if case.op == "adam_step")
+def test_numbers_in_tensors(case: Case, dtype: torch.dtype) -> None:
     arguments = ops_cases.make(case, 2, 70, dtype)
-    expected = on("reference", case.function, arguments)
-    numbers = [0.0, *inverse_bias_corrections(case.options["step"], (0.9, 0.999))]
-    arguments["step"] = torch.tensor(numbers, dtype=torch.float64)[1:]
-    check(case, on("triton", case.function, arguments), expected)
-
-
-def test_a_step_size_in_a_tensor() -> None:
-    initial, adapted = torch.randn(40), torch.randn(2, 40)
-    arguments = {"initial": initial, "adapted": adapted, "step_size": torch.tensor(0.3, dtype=torch.float64)}
-    (actual,), (expected,) = (on(name, functional.reptile_interpolate, arguments) for name in ("triton", "reference"))
-    assert same_bits(actual, expected)
+    in_tensors = ops_cases.in_tensors(case, arguments)
+    check(case, on("triton", case.function, in_tensors), on("reference", case.function, arguments))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of the interpreter

@@ -125,6 +125,15 @@ void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& bo
     });
 }
 
+// The number itself.
+double read(const Number& number) { return number.data ? *number.data : number.value; }
+
+AdamOptions read(AdamOptions options) {
+    options.inverse_bias1 = read(options.inverse_bias1);
+    options.inverse_bias2 = read(options.inverse_bias2);
+    return options;
+}
+
 }  // namespace
 
 void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
@@ -142,12 +151,13 @@ void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum
 void adam_step(const Launch& launch, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
                Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr, const AdamOptions& options) {
     const Addresses of(launch.dtype);
+    const AdamOptions known = read(options);
     const auto& kernel = update_kernels().adam_step;
     for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
         of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
                    of.at(exp_avg, exp_avg_out, row, begin), of.at(exp_avg_sq, exp_avg_sq_out, row, begin), Buffer{},
-                   rate, options);
+                   rate, known);
         });
     });
 }
@@ -195,12 +205,13 @@ void rmsprop_steps(const std::vector<Piece>& pieces, int threads, bool maximize,
 }
 
 void reptile_interpolate(const Launch& launch, const void* initial, Matrix adapted, const void* weights, void* out,
-                         double step_size) {
+                         Number step_size) {
     const Addresses of(launch.dtype);
+    const double known = read(step_size);
     const auto& kernel = update_kernels().reptile_interpolate;
     for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t begin, int64_t end) {
         kernel(launch.dtype, end - begin, of.at(initial, out, begin), of.at(adapted, launch.rows, weights, begin),
-               step_size);
+               known);
     });
 }
 
@@ -216,12 +227,13 @@ void meta_adam_step(const Launch& launch, const void* params, Matrix adapted, co
                     const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
                     const LearningRate& lr, const AdamOptions& options) {
     const Addresses of(launch.dtype);
+    const AdamOptions known = read(options);
     const auto& kernel = update_kernels().meta_adam_step;
     for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t first, int64_t last) {
         of.for_each_segment(lr, 0, first, last, [&](int64_t begin, int64_t end, Rate rate) {
             kernel(launch.dtype, end - begin, of.at(params, params_out, begin),
                    of.at(adapted, launch.rows, weights, begin), of.at(exp_avg, exp_avg_out, begin),
-                   of.at(exp_avg_sq, exp_avg_sq_out, begin), rate, options);
+                   of.at(exp_avg_sq, exp_avg_sq_out, begin), rate, known);
         });
     });
 }

@@ -99,6 +99,15 @@ struct Buffer {
     }
 };
 
+// Number in the arithmetic type.
+template <class A>
+struct Scalar {
+    A value;
+    const double* data;
+
+    METAGAN_DEVICE A load() const { return data ? static_cast<A>(*data) : value; }
+};
+
 // LearningRate in the arithmetic type; `segment_ends` on the device.
 template <class A>
 struct Rate {

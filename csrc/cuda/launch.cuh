@@ -74,6 +74,10 @@ class Operands {
                 lr.segments};
     }
 
+    Scalar<Arithmetic<T>> scalar(const Number& number) {
+        return {static_cast<Arithmetic<T>>(number.value), number.data};
+    }
+
     template <bool kTowardsAdapted>
     TaskSum<T, kTowardsAdapted> tasks(Matrix adapted, int64_t count, const void* weights) {
         using A = Arithmetic<T>;

@@ -4,12 +4,12 @@
 namespace metagan {
 
 void reptile_interpolate(const DeviceLaunch& launch, const void* initial, Matrix adapted, const void* weights,
-                         void* out, double step_size) {
+                         void* out, Number step_size) {
     with_type(launch.dtype, [&](auto element) {
         using T = decltype(element);
         Operands<T> of(launch, 1);
         const ReptileInterpolate<T> op{of.buffer(initial, out), of.template tasks<true>(adapted, launch.rows, weights),
-                                       static_cast<Arithmetic<T>>(step_size)};
+                                       of.scalar(step_size)};
         run(launch, 1, op, of.aligned());
     });
 }
@@ -34,7 +34,9 @@ void meta_adam_step(const DeviceLaunch& launch, const void* params, Matrix adapt
                                of.buffer(exp_avg_sq, exp_avg_sq_out),
                                {nullptr, 0},
                                of.rate(lr),
-                               AdamUpdate<Arithmetic<T>>(options)};
+                               AdamUpdate<Arithmetic<T>>(options),
+                               of.scalar(options.inverse_bias1),
+                               of.scalar(options.inverse_bias2)};
         const MetaAdamStep<T> op{adam, of.template tasks<false>(adapted, launch.rows, weights)};
         run(launch, 1, op, of.aligned());
     });

@@ -25,7 +25,9 @@ void adam_step(const DeviceLaunch& launch, Matrix params, Matrix grads, Matrix e
                              of.buffer(exp_avg_sq, exp_avg_sq_out),
                              of.input(grads),
                              of.rate(lr),
-                             AdamUpdate<Arithmetic<T>>(options)};
+                             AdamUpdate<Arithmetic<T>>(options),
+                             of.scalar(options.inverse_bias1),
+                             of.scalar(options.inverse_bias2)};
         run(launch, launch.rows, op, of.aligned());
     });
 }

@@ -57,6 +57,7 @@ struct AdamStep {
     Input<T> grads;
     Rate<A> lr;
     AdamUpdate<A> update;
+    Scalar<A> inverse_bias1, inverse_bias2;
 
     template <int kWidth>
     METAGAN_DEVICE void apply(int64_t row, int64_t column) const {
@@ -68,8 +69,11 @@ struct AdamStep {
         auto first = exp_avg.template load<kWidth>(row, column);
         auto second = exp_avg_sq.template load<kWidth>(row, column);
         const auto rate = lr.template load<kWidth>(row, column);
+        AdamUpdate<A> corrected = update;
+        corrected.inverse_bias1 = inverse_bias1.load();
+        corrected.inverse_bias2 = inverse_bias2.load();
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) update(param.at[i], grad.at[i], first.at[i], second.at[i], rate.at[i]);
+        for (int i = 0; i < kWidth; ++i) corrected(param.at[i], grad.at[i], first.at[i], second.at[i], rate.at[i]);
         params.template store<kWidth>(row, column, param);
         exp_avg.template store<kWidth>(row, column, first);
         exp_avg_sq.template store<kWidth>(row, column, second);
@@ -160,15 +164,15 @@ struct ReptileInterpolate {
     using A = Arithmetic<T>;
     Buffer<T> initial;
     TaskSum<T, true> tasks;
-    A step_size;
+    Scalar<A> step_size;
 
     template <int kWidth>
     METAGAN_DEVICE void apply(int64_t row, int64_t column) const {
         const auto start = initial.template load<kWidth>(row, column);
         auto total = tasks.template sum<kWidth>(column, start);
+        const A size = step_size.load();
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i)
-            total.at[i] = metagan::reptile_interpolate(start.at[i], total.at[i], step_size);
+        for (int i = 0; i < kWidth; ++i) total.at[i] = metagan::reptile_interpolate(start.at[i], total.at[i], size);
         initial.template store<kWidth>(row, column, total);
     }
 };

@@ -39,12 +39,9 @@ int shim_sgd_step(char* message, const DeviceLaunch* launch, const Matrix* m, co
                    [=] { sgd_step(*launch, m[0], m[1], m[2], m[3], m[4], *lr, {x[0], x[1], x[2], nesterov}); });
 }
 
-int shim_adam_step(char* message, const DeviceLaunch* launch, const Matrix* m, const LearningRate* lr, const double* x,
-                   bool decoupled) {
-    return guarded(message, [=] {
-        adam_step(*launch, m[0], m[1], m[2], m[3], m[4], m[5], m[6], *lr,
-                  {x[0], x[1], x[2], x[3], x[4], x[5], x[6], decoupled});
-    });
+int shim_adam_step(char* message, const DeviceLaunch* launch, const Matrix* m, const LearningRate* lr,
+                   const AdamOptions* options) {
+    return guarded(message, [=] { adam_step(*launch, m[0], m[1], m[2], m[3], m[4], m[5], m[6], *lr, *options); });
 }
 
 int shim_rmsprop_step(char* message, const DeviceLaunch* launch, const Matrix* m, const LearningRate* lr,
@@ -55,8 +52,8 @@ int shim_rmsprop_step(char* message, const DeviceLaunch* launch, const Matrix* m
 }
 
 int shim_reptile_interpolate(char* message, const DeviceLaunch* launch, void* initial, const Matrix* adapted,
-                             void* weights, void* out, double step_size) {
-    return guarded(message, [=] { reptile_interpolate(*launch, initial, *adapted, weights, out, step_size); });
+                             void* weights, void* out, const Number* step_size) {
+    return guarded(message, [=] { reptile_interpolate(*launch, initial, *adapted, weights, out, *step_size); });
 }
 
 int shim_reptile_gradient(char* message, const DeviceLaunch* launch, void* initial, const Matrix* adapted,
@@ -65,10 +62,10 @@ int shim_reptile_gradient(char* message, const DeviceLaunch* launch, void* initi
 }
 
 int shim_meta_adam_step(char* message, const DeviceLaunch* launch, void* params, const Matrix* adapted, void* weights,
-                        void* const* buffers, const LearningRate* lr, const double* x, bool decoupled) {
+                        void* const* buffers, const LearningRate* lr, const AdamOptions* options) {
     return guarded(message, [=] {
         meta_adam_step(*launch, params, *adapted, weights, buffers[0], buffers[1], buffers[2], buffers[3], buffers[4],
-                       *lr, {x[0], x[1], x[2], x[3], x[4], 0, x[5], decoupled});
+                       *lr, *options);
     });
 }
 

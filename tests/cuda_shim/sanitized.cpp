@@ -52,14 +52,19 @@ void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
     segments.segment_ends = ends.get<int64_t>();
     segments.segments = 2;
     const AdamOptions adam{0.9, 0.999, 10, 1000, 1e-8, 0, 0.1, true};
+    const Memory numbers(2 * sizeof(double));
+    const Number first(numbers.get<double>()), second(numbers.get<double>() + 1);
 
     const Matrix m = matrix(), n = matrix();
     sgd_step(launch, m, matrix(), n, m, n, elements, {0.9, 0, 0.1, true});  // in place
     sgd_step(launch, matrix(), matrix(), {}, matrix(), {}, segments, {0, 0, 0, false});
     adam_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), number, adam);
+    adam_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), number,
+              {0.9, 0.999, first, second, 1e-8, 0, 0.1, true});
     rmsprop_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(),
                  segments, {0.9, 1e-8, 0, 0.9});
     reptile_interpolate(launch, row(), matrix(), nullptr, row(), 0.5);
+    reptile_interpolate(launch, row(), matrix(), weights.get(), row(), first);
     reptile_gradient(launch, row(), matrix(), weights.get(), row());
     meta_adam_step(launch, row(), matrix(), weights.get(), row(), row(), row(), row(), row(), elements, adam);
     clip_grad_norm(launch, m, m, norms.get(), 1.0, sums.get<double>());

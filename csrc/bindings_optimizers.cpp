@@ -1,12 +1,47 @@
-#include "optimizer_batch.h"
-
+// The tensors of an optimizer's group: Python's objects in, addresses out, in one pass over the parameters; and its
+// steps.
 #include <algorithm>
 #include <string>
+#include <vector>
 
-namespace py = pybind11;
+#include "bindings.h"
+#include "dlpack.h"
+#include "kernels.h"
 
 namespace metagan {
 namespace {
+
+// What one step updates. Keeps the tensors alive, so that the step can run without the GIL.
+struct OptimizerBatch {
+    std::vector<Piece> pieces;
+    std::vector<dlpack::Tensor> steps;  // the tensors that count each parameter's steps
+    py::list written;                   // parameters and state, without `steps`
+    py::list rest;                      // parameters with a gradient that do not fit here
+    py::list read;                      // gradients and `steps`
+
+    // Adds one to every count. Needs the GIL, as every tensor does that others may read meanwhile.
+    void count_step() const;
+};
+
+// Reads plain tensors of one framework, known by its classes and its table of DLPack functions.
+class TensorReader {
+  public:
+    TensorReader(const py::capsule& exchange_api, py::type tensor, py::type parameter);
+
+    // Takes the parameters that have a gradient. One fits where it, its gradient and the tensors `keys` of its state (a
+    // dict of `state`; None: no such tensor) are plain tensors on a CPU, of one dtype that the kernels know, laid out
+    // alike without gaps. With `counted`, state "step" is the number of the steps before this one.
+    OptimizerBatch gather(const py::list& params, const py::dict& state, const py::tuple& keys, bool counted) const;
+
+  private:
+    bool read(PyObject* object, dlpack::Tensor& out) const;
+    bool add(OptimizerBatch& batch, PyObject* param, PyObject* grad, PyObject* state, const py::tuple& keys,
+             bool counted) const;
+
+    const dlpack::ExchangeApi* api_;
+    py::type tensor_, parameter_;
+    py::str grad_ = "grad", step_ = "step", is_neg_ = "is_neg";
+};
 
 constexpr int kMostDims = 16;
 
@@ -87,8 +122,6 @@ bool any_overlap(const std::vector<Piece>& pieces) {
         if (spans[i].first < spans[i - 1].second) return true;
     return false;
 }
-
-}  // namespace
 
 void OptimizerBatch::count_step() const {
     for (const dlpack::Tensor& step : steps) {
@@ -181,6 +214,43 @@ bool TensorReader::add(OptimizerBatch& batch, PyObject* param, PyObject* grad, P
         if (piece.state[i]) batch.written.append(py::handle(tensors[i]));
     if (batch.pieces.empty() || !extend(batch.pieces.back(), piece)) batch.pieces.push_back(piece);
     return true;
+}
+
+}  // namespace
+
+// The steps of an optimizer's tensors. All are counted before any is updated.
+void define_optimizers(py::module_& module) {
+    const auto run = [](OptimizerBatch& batch, const auto& body) {
+        batch.count_step();
+        const py::gil_scoped_release release;
+        body();
+    };
+    py::class_<OptimizerBatch>(module, "OptimizerBatch")
+        .def_readonly("written", &OptimizerBatch::written)
+        .def_readonly("rest", &OptimizerBatch::rest)
+        .def("sgd_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double momentum, double dampening,
+                   double weight_decay, bool nesterov) {
+                 run(batch, [&] {
+                     sgd_steps(batch.pieces, threads, maximize, lr, {momentum, dampening, weight_decay, nesterov});
+                 });
+             })
+        .def("adam_step",
+             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double beta1, double beta2, double eps,
+                   double weight_decay, bool decoupled) {
+                 run(batch, [&] {
+                     adam_steps(batch.pieces, threads, maximize, lr,
+                                {beta1, beta2, 0, 0, eps, 0, weight_decay, decoupled});
+                 });
+             })
+        .def("rmsprop_step", [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double alpha,
+                                   double eps, double weight_decay, double momentum) {
+            run(batch,
+                [&] { rmsprop_steps(batch.pieces, threads, maximize, lr, {alpha, eps, weight_decay, momentum}); });
+        });
+    py::class_<TensorReader>(module, "TensorReader")
+        .def(py::init<const py::capsule&, py::type, py::type>())
+        .def("gather", &TensorReader::gather);
 }
 
 }  // namespace metagan

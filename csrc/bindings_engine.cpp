@@ -1,0 +1,289 @@
+// The engine: plans and arguments out of dictionaries, and the passes of one network on its own.
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "bindings.h"
+#include "engine/engine.h"
+
+namespace metagan {
+namespace {
+
+// Fields of a dictionary, by name.
+template <class T>
+T field(const py::dict& fields, const char* name) {
+    if (!fields.contains(name)) throw py::value_error(std::string("missing '") + name + "'");
+    return fields[name].cast<T>();
+}
+
+template <class T = float>
+T* address(const py::dict& fields, const char* name) {
+    return static_cast<T*>(pointer(field<uintptr_t>(fields, name)));
+}
+
+template <class T>
+std::vector<T> list(const py::handle& sequence) {
+    std::vector<T> values;
+    for (const py::handle item : sequence) values.push_back(item.cast<T>());
+    return values;
+}
+
+// The index of a name in a list of names.
+int one_of(const std::string& name, std::initializer_list<const char*> names, const char* what) {
+    int i = 0;
+    for (const char* candidate : names) {
+        if (name == candidate) return i;
+        ++i;
+    }
+    throw py::value_error(std::string("unknown ") + what + " '" + name + "'");
+}
+
+NetworkPlan network_plan(const py::dict& fields) {
+    NetworkPlan plan;
+    for (const py::handle shape : fields["values"]) {
+        const std::vector<int64_t> sides = list<int64_t>(shape);
+        if (sides.size() != 3) throw py::value_error("expected a shape (channels, height, width)");
+        plan.values.push_back({sides[0], sides[1], sides[2]});
+    }
+    for (const py::handle item : fields["operations"]) {
+        const auto operation = py::reinterpret_borrow<py::dict>(item);
+        plan.operations.push_back({field<std::string>(operation, "kind"), field<std::string>(operation, "name"),
+                                   list<int>(operation["inputs"]), field<int>(operation, "output"),
+                                   list<int64_t>(operation["parameters"]), list<int64_t>(operation["integers"]),
+                                   list<double>(operation["numbers"])});
+    }
+    plan.input = field<int>(fields, "input");
+    plan.output = field<int>(fields, "output");
+    plan.numel = field<int64_t>(fields, "numel");
+    return plan;
+}
+
+Term term(const py::handle& fields) {
+    const auto values = py::reinterpret_borrow<py::tuple>(fields);
+    const int kind = one_of(values[0].cast<std::string>(),
+                            {"linear", "softplus", "negative_softplus", "hinge", "half_square"}, "term of a loss");
+    return {static_cast<Term::Kind>(kind), values[1].cast<double>(), values[2].cast<double>()};
+}
+
+Precision precision_of(const std::string& name) {
+    return static_cast<Precision>(one_of(name, {"float32", "bf16"}, "precision"));
+}
+
+std::unique_ptr<Engine> make_engine(const py::dict& generator, const py::dict& discriminator, const py::dict& loss,
+                                    const py::dict& inner, const std::string& precision) {
+    EnginePlan plan;
+    plan.precision = precision_of(precision);
+    plan.generator = network_plan(generator);
+    plan.discriminator = network_plan(discriminator);
+    plan.loss.real = term(loss["real"]);
+    plan.loss.fake = term(loss["fake"]);
+    plan.loss.generator = term(loss["generator"]);
+    plan.loss.relativistic = field<int>(loss, "relativistic") != 0;
+    plan.loss.separate_batches = field<int>(loss, "separate_batches") != 0;
+    plan.loss.clip = field<double>(loss, "clip");
+    plan.loss.penalty = static_cast<LossPlan::Penalty>(
+        one_of(field<std::string>(loss, "penalty"), {"", "sample", "pixel", "zero_centered"}, "penalty"));
+    plan.loss.location = static_cast<LossPlan::Location>(
+        one_of(field<std::string>(loss, "penalty_location"), {"interpolate", "real", "fake"}, "location of a penalty"));
+    plan.loss.penalty_weight = field<double>(loss, "penalty_weight");
+    plan.optimizer.kind = static_cast<OptimizerPlan::Kind>(
+        one_of(field<std::string>(inner, "optimizer"), {"sgd", "momentum", "adam", "rmsprop"}, "inner optimizer"));
+    plan.optimizer.momentum = field<double>(inner, "momentum");
+    plan.optimizer.beta1 = field<double>(inner, "beta1");
+    plan.optimizer.beta2 = field<double>(inner, "beta2");
+    plan.optimizer.eps = field<double>(inner, "eps");
+    plan.optimizer.alpha = field<double>(inner, "alpha");
+    plan.optimizer.weight_decay = field<double>(inner, "weight_decay");
+    plan.critic_steps = field<int64_t>(inner, "critic_steps");
+    return std::make_unique<Engine>(std::move(plan));
+}
+
+TaskData task_data(const py::dict& fields) {
+    TaskData data;
+    data.tasks = field<int64_t>(fields, "tasks");
+    data.shots = field<int64_t>(fields, "shots");
+    data.steps = field<int64_t>(fields, "steps");
+    data.batch = field<int64_t>(fields, "batch");
+    data.threads = field<int64_t>(fields, "threads");
+    data.generator_lrs = list<double>(fields["generator_lrs"]);
+    data.discriminator_lrs = list<double>(fields["discriminator_lrs"]);
+    const auto steps = static_cast<size_t>(data.steps);
+    if (data.generator_lrs.size() != steps || data.discriminator_lrs.size() != steps)
+        throw py::value_error("expected one learning rate a step");
+    data.initial_generator = address(fields, "initial_generator");
+    data.initial_discriminator = address(fields, "initial_discriminator");
+    data.support = address(fields, "support");
+    data.support_index = address<int64_t>(fields, "support_index");
+    data.discriminator_latents = address(fields, "discriminator_latents");
+    data.generator_latents = address(fields, "generator_latents");
+    data.interpolation = address(fields, "interpolation");
+    const auto updates = py::reinterpret_borrow<py::tuple>(fields["updates_done"]);
+    data.generator_updates = updates[0].cast<int64_t>();
+    data.discriminator_updates = updates[1].cast<int64_t>();
+    data.metrics = address(fields, "metrics");
+    data.step_losses = address(fields, "step_losses");
+    return data;
+}
+
+QueryData query_data(const py::dict& fields) {
+    QueryData data;
+    data.query = field<int64_t>(fields, "query_count");
+    data.evaluations = field<int64_t>(fields, "evaluations");
+    data.images = address(fields, "query");
+    data.discriminator_latents = address(fields, "query_discriminator_latents");
+    data.generator_latents = address(fields, "query_generator_latents");
+    data.interpolation = address(fields, "query_interpolation");
+    data.adaptation_latents = address(fields, "query_adaptation_latents");
+    data.adaptation_interpolation = address(fields, "query_adaptation_interpolation");
+    return data;
+}
+
+Opponent opponent(int objective) {
+    if (objective < 0 || objective > static_cast<int>(Opponent::on_query))
+        throw py::value_error(
+            "the engine judges by the adapted or the initial discriminator, or by one adapted to the "
+            "query images");
+    return static_cast<Opponent>(objective);
+}
+
+Outputs outputs(const py::dict& fields, const std::string& network) {
+    Outputs result;
+    result.params = address(fields, network.c_str());
+    for (const uintptr_t buffer : list<uintptr_t>(fields[(network + "_buffers").c_str()]))
+        result.buffers.push_back(static_cast<float*>(pointer(buffer)));
+    result.difference = address(fields, (network + "_difference").c_str());
+    return result;
+}
+
+// Runs body(interrupted) without the GIL, where interrupted() looks for Ctrl-C.
+template <class Body>
+void run(const Body& body) {
+    bool completed;
+    {
+        const py::gil_scoped_release release;
+        completed = body([] {
+            const py::gil_scoped_acquire acquire;
+            return PyErr_CheckSignals() != 0;
+        });
+    }
+    if (!completed) throw py::error_already_set();
+}
+
+// The four passes of one network on its own, for tests; names as in the equations of csrc/engine/network.h.
+void network_passes(const py::dict& plan, const py::dict& fields, const std::string& precision) {
+    const Network network(network_plan(plan));
+    const auto images = field<int64_t>(fields, "images");
+    const bool paired = field<int>(fields, "paired") != 0;
+    Workspace workspace(network, paired ? 2 * images : images, Cotangents::passing);
+    Activations& a = workspace.activations;
+    const Range primal{0, images}, tangent{images, images};
+    const std::vector<Range> batches{primal};
+    Pass pass;
+    pass.params = address(fields, "params");
+    pass.precision = precision_of(precision);
+    pass.threads = field<int>(fields, "threads");
+    pass.batches = &batches;
+    const auto copy = [&](int value, bool cotangent, int64_t first, const char* name, bool in) {
+        const Shape& shape = a.shape(value);
+        float* outside = address(fields, name);
+        for (int64_t i = first; i < first + images; ++i)
+            for (int64_t channel = 0; channel < shape.channels; ++channel, outside += shape.positions()) {
+                float* const inside = (cotangent ? a.bar(value, i) : a.x(value, i)) + channel * a.stride(value);
+                if (in)
+                    std::copy_n(outside, shape.positions(), inside);
+                else
+                    std::copy_n(inside, shape.positions(), outside);
+            }
+    };
+    const int input = network.plan().input, output = network.plan().output;
+    copy(input, false, 0, "inputs", true);
+    network.forward(pass, workspace, primal);
+    Reverse reverse;
+    reverse.images = primal;
+    if (paired) {
+        pass.params_dot = address(fields, "params_tangent");
+        copy(input, false, images, "inputs_tangent", true);
+        network.tangent(pass, workspace, primal, tangent);
+        copy(output, false, images, "outputs_tangent", false);
+        copy(output, true, images, "tangent_cotangent", true);
+        reverse.primal = primal;
+        reverse.tangent = tangent;
+    }
+    copy(output, false, 0, "outputs", false);
+    copy(output, true, 0, "output_cotangent", true);
+    Accumulate gradient(address(fields, "params_gradient"));
+    reverse.gradients = &gradient;
+    network.reverse(pass, workspace, reverse);
+    copy(input, true, 0, "inputs_cotangent", false);
+    if (paired) copy(input, true, images, "inputs_tangent_cotangent", false);
+}
+
+}  // namespace
+
+void define_engine(py::module_& module) {
+    module.def("network_passes", &network_passes, py::arg("network"), py::arg("arguments"),
+               py::arg("precision") = "float32");
+
+    py::class_<Engine>(module, "Engine")
+        .def(py::init(&make_engine))
+        .def("inner_loop",
+             [](Engine& engine, const py::dict& fields) {
+                 const TaskData data = task_data(fields);
+                 const Outputs generator = outputs(fields, "generator"),
+                               discriminator = outputs(fields, "discriminator");
+                 run([&](auto interrupted) { return engine.inner_loop(data, generator, discriminator, interrupted); });
+             })
+        .def("query_gradient",
+             [](Engine& engine, const py::dict& fields) {
+                 const TaskData data = task_data(fields);
+                 const QueryData query = query_data(fields);
+                 const QueryObjective what{list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
+                                           field<int>(fields, "first_order") != 0,
+                                           opponent(field<int>(fields, "objective"))};
+                 if (what.opponent == Opponent::on_query && !query.adaptation_latents)
+                     throw py::value_error("expected query_adaptation_latents with this objective");
+                 if (what.step_weights.size() != static_cast<size_t>(data.steps))
+                     throw py::value_error("expected one weight a step");
+                 float* const generator = address(fields, "generator_gradient");
+                 float* const discriminator = address(fields, "discriminator_gradient");
+                 run([&](auto interrupted) {
+                     return engine.query_gradient(data, query, what, generator, discriminator, interrupted);
+                 });
+             })
+        .def("query_losses",
+             [](Engine& engine, const py::dict& fields) {
+                 TaskData data;
+                 data.tasks = field<int64_t>(fields, "tasks");
+                 data.threads = field<int64_t>(fields, "threads");
+                 data.metrics = address(fields, "metrics");
+                 const QueryData query = query_data(fields);
+                 const float *generator = address(fields, "generator"),
+                             *discriminator = address(fields, "discriminator");
+                 run([&](auto interrupted) {
+                     return engine.query_losses(data, query, generator, discriminator, interrupted);
+                 });
+             })
+        .def("generate",
+             [](Engine& engine, const py::dict& fields) {
+                 const auto tasks = field<int64_t>(fields, "tasks"), count = field<int64_t>(fields, "count"),
+                            threads = field<int64_t>(fields, "threads");
+                 const float *generator = address(fields, "generator"), *latents = address(fields, "latents");
+                 float* const images = address(fields, "images");
+                 run([&](auto interrupted) {
+                     return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
+                 });
+             })
+        .def("workspace_bytes",
+             [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, int objective, bool adjoint) {
+                 TaskData data;
+                 data.batch = batch;
+                 data.steps = steps;
+                 QueryData of_query;
+                 of_query.query = query;
+                 return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
+             });
+}
+
+}  // namespace metagan

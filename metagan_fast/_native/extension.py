@@ -1,0 +1,53 @@
+"""Loads the compiled extension: whether it is there, what it can run on, how many threads it may use."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+try:
+    from metagan_fast import _core
+
+    _import_error = ""
+except ImportError as error:
+    _core = None  # type: ignore[assignment]
+    _import_error = str(error)
+
+# The codes of _core.FLOAT32, BFLOAT16 and FLOAT64, readable without the extension.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+
+
+def is_available() -> tuple[bool, str]:
+    """Return whether the extension loaded, and if not, why."""
+    if not _import_error:
+        return True, ""
+    if importlib.util.find_spec("metagan_fast._core") is None:
+        return (
+            False,
+            "this installation has no compiled extension: install it without METAGAN_FAST_NO_EXT",
+        )
+    return False, f"the compiled extension metagan_fast._core did not load ({_import_error})"
+
+
+def cuda_is_available() -> tuple[bool, str]:
+    """Return whether the extension has kernels for a GPU and there is one, and if not, why."""
+    available, reason = is_available()
+    if available:
+        reason = _core.cuda_problem()
+    return not reason, reason
+
+
+def threads() -> int:
+    """Return how many threads a call may use: METAGAN_FAST_THREADS if set, else `torch.get_num_threads()`.
+
+    Raises:
+        ValueError: METAGAN_FAST_THREADS is not a positive integer.
+    """
+    override = os.environ.get("METAGAN_FAST_THREADS")
+    if not override:
+        return torch.get_num_threads()
+    if not override.isdecimal() or int(override) < 1:
+        raise ValueError(f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it")
+    return int(override)
