@@ -182,6 +182,7 @@ void network_passes(const py::dict& plan, const py::dict& fields, const std::str
     const std::vector<Range> batches{primal};
     Pass pass;
     pass.params = address(fields, "params");
+    pass.version = new_version();
     pass.precision = precision_of(precision);
     pass.threads = field<int>(fields, "threads");
     pass.batches = &batches;
