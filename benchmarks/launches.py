@@ -100,7 +100,8 @@ class Trace(TorchDispatchMode):
             before = self.work
             results = function(*operands, **options) if out is None else function(*operands, out=out, **options)
             arithmetic = self.work.operations - before.operations
-            self.work = before + Work(launches, _bytes((operands, options)) + _bytes(results), arithmetic)
+            clipping = options.get("max_norm") is not None  # in `sgd_step` and `adam_step`: the sums of squares
+            self.work = before + Work(launches + clipping, _bytes((operands, options)) + _bytes(results), arithmetic)
             return results
 
         return run

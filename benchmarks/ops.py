@@ -107,6 +107,17 @@ def _adam_ours(b: Buffers) -> Run:
     return lambda: functional.adam_step_(b["params"], b["grads"], *state, LR, step=STEP, betas=BETAS, eps=EPS)
 
 
+def _clipped_adam_plain(b: Buffers) -> Run:
+    clip, step = _clip_plain(b), _adam_plain(b)
+    return lambda: (clip(), step())
+
+
+def _clipped_adam_ours(b: Buffers) -> Run:
+    state = b["exp_avg"], b["exp_avg_sq"]
+    options = {"step": STEP, "betas": BETAS, "eps": EPS}
+    return lambda: functional.adam_step_(b["params"], b["grads"], *state, LR, max_norm=next(b.bounds), **options)
+
+
 def _rmsprop_plain(b: Buffers) -> Run:
     def run() -> None:
         b["average_sq"].mul_(0.99).addcmul_(b["grads"], b["grads"], value=0.01)
@@ -254,6 +265,14 @@ CASES = (
         _pair(_momentum_ours, _momentum_plain),
     ),
     OpCase("adam_step", (*_STATE, "grads"), (7, 0), _STATE, _pair(_adam_ours, _adam_plain)),
+    OpCase(
+        "adam_step-clipped",
+        (*_STATE, "grads"),
+        (8, 0),
+        _STATE,
+        _pair(_clipped_adam_ours, _clipped_adam_plain),
+        tolerance=1e-4,
+    ),
     OpCase(
         "rmsprop_step",
         ("params", "grads", "average_sq"),

@@ -5,7 +5,7 @@ from typing import Any
 import triton
 import triton.language as tl
 from metagan_fast.kernels import _launch
-from metagan_fast.kernels.blocks import locate, number, rate_at, read, scale_of_row, write
+from metagan_fast.kernels.blocks import locate, number, rate_at, read, read_clipped, write
 from metagan_fast.kernels.clip_grad_norm import Clipping
 from metagan_fast.kernels.updates import adam_update
 from torch import Tensor
@@ -48,7 +48,6 @@ def adam_step_kernel(
     sums,
     parts,
     max_norm: tl.float64,
-    norms,
     corrections,
     A: tl.constexpr,
     FORM: tl.constexpr,
@@ -61,11 +60,12 @@ def adam_step_kernel(
 ):
     row, start, lanes, mask = locate(numel, BLOCK)
     rate = rate_at(lr, rates, rates_stride, segments, segment_stride, row, start, lanes, mask, A, FORM, RUN)
-    grad = read(grads, row * grads_stride + start, lanes, mask, A)
+    if CLIP:
+        grad = read_clipped(grads, row * grads_stride + start, lanes, mask, sums, parts, max_norm, row, A)
+    else:
+        grad = read(grads, row * grads_stride + start, lanes, mask, A)
     if corrections is not None:
         inverse_bias1, inverse_bias2 = tl.load(corrections), tl.load(corrections + 1)
-    if CLIP:
-        grad = grad * scale_of_row(sums, parts, max_norm, norms, row, start, A)
     param, mean, mean_sq = adam_update(
         read(params, row * params_stride + start, lanes, mask, A),
         grad,
@@ -125,7 +125,7 @@ def adam_step(
         params.shape[-1],
         *rate.operands,
         *adam_numbers(step, betas, eps, eps_root, weight_decay),
-        *clipping.operands,
+        *clipping,
         corrections,
         FORM=rate.form,
         DECAY=weight_decay != 0,
@@ -134,7 +134,7 @@ def adam_step(
         ZERO_GRADS=zero_grads,
         RUN=ALIGNMENT,
     )
-    return results if clipping.norms is None else (*results, clipping.norms)
+    return results
 
 
 def adam_numbers(

@@ -102,10 +102,18 @@ def sum_over_tasks(
 
 
 @triton.jit
+def read_clipped(data, offset, lanes, mask, sums, parts, max_norm, row, A: tl.constexpr):
+    """Return elements as `clip_grad_norm` stores them, rounded to the storage type."""
+    clipped = read(data, offset, lanes, mask, A) * scale_of_row(sums, parts, max_norm, None, row, 1, A)
+    return clipped.to(data.dtype.element_ty).to(A)
+
+
+@triton.jit
 def scale_of_row(sums, parts, max_norm, norms, row, start, A: tl.constexpr):
-    """Return the factor that clips a row; the row's first program stores the norm."""
+    """Return the factor that clips a row; the row's first program stores the norm, where it is asked for."""
     norm = row_norm(sums, row, parts)
-    tl.store(norms + row, norm.to(A), mask=start == 0)
+    if norms is not None:
+        tl.store(norms + row, norm.to(A), mask=start == 0)
     return clip_scale(norm, number(max_norm, tl.float64)).to(A)
 
 

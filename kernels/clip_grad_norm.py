@@ -11,7 +11,7 @@ scale what another has yet to read.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -19,6 +19,8 @@ import triton.language as tl
 from metagan_fast.kernels import _launch
 from metagan_fast.kernels.blocks import PARTS, locate, read, scale_of_row, write
 from torch import Tensor
+
+from metagan_fast._native import ops
 
 
 @triton.jit
@@ -70,12 +72,11 @@ def clip_grad_norm_kernel(
 
 
 class Clipping(NamedTuple):
-    """What a kernel that scales gradients needs, as `blocks.scale_of_row` takes it; Nones where none are scaled."""
+    """A kernel's arguments `sums, parts, max_norm` where it scales gradients; None and zeros where it does not."""
 
     sums: Tensor | None = None
     parts: int = 0
     max_norm: float = 0.0
-    norms: Tensor | None = None
 
     @classmethod
     def of(cls, grads: Tensor, max_norm: float | None) -> Clipping:
@@ -86,9 +87,6 @@ class Clipping(NamedTuple):
         blocks = -(-numel // _launch.BLOCK)
         blocks_a_part = max(1, -(-blocks // PARTS.value))
         parts = -(-blocks // blocks_a_part)
-        dtype = torch.float64 if grads.dtype == torch.float64 else torch.float32
-        new_norms = torch.empty if numel else torch.zeros
-        norms = new_norms(grads.shape[:-1], dtype=dtype, device=grads.device)
         sums = torch.empty(rows * parts, dtype=torch.float64, device=grads.device)
         _launch.launch(
             sum_of_squares_kernel,
@@ -100,26 +98,22 @@ class Clipping(NamedTuple):
             parts,
             blocks_a_part,
         )
-        return cls(sums, parts, float(max_norm), norms)
-
-    @property
-    def operands(self) -> tuple[Any, ...]:
-        """The kernel's arguments `sums, parts, max_norm, norms`."""
-        return tuple(self)
+        return cls(sums, parts, float(max_norm))
 
 
 def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     """Run `clip_grad_norm`."""
     (grads,) = _launch.inputs(grads)
     (clipped,) = out or _launch.new_results(grads, 1)
-    clipping = Clipping.of(grads, max_norm)
-    assert clipping.norms is not None
+    new_norms = torch.empty if grads.shape[-1] else torch.zeros
+    norms = new_norms(grads.shape[:-1], dtype=ops.arithmetic(grads.dtype), device=grads.device)
     _launch.launch(
         clip_grad_norm_kernel,
         _launch.blocks_of(grads),
         grads,
         *_launch.matrices(grads, clipped),
         grads.shape[-1],
-        *clipping.operands,
+        *Clipping.of(grads, max_norm),
+        norms,
     )
-    return clipped, clipping.norms
+    return clipped, norms

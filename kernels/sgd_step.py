@@ -5,7 +5,7 @@ from typing import Any
 import triton
 import triton.language as tl
 from metagan_fast.kernels import _launch
-from metagan_fast.kernels.blocks import locate, number, rate_at, read, scale_of_row, write
+from metagan_fast.kernels.blocks import locate, number, rate_at, read, read_clipped, write
 from metagan_fast.kernels.clip_grad_norm import Clipping
 from metagan_fast.kernels.updates import sgd_momentum_update, sgd_update
 from torch import Tensor
@@ -37,7 +37,6 @@ def sgd_step_kernel(
     sums,
     parts,
     max_norm: tl.float64,
-    norms,
     A: tl.constexpr,
     FORM: tl.constexpr,
     MOMENTUM: tl.constexpr,
@@ -51,9 +50,10 @@ def sgd_step_kernel(
     row, start, lanes, mask = locate(numel, BLOCK)
     rate = rate_at(lr, rates, rates_stride, segments, segment_stride, row, start, lanes, mask, A, FORM, RUN)
     param = read(params, row * params_stride + start, lanes, mask, A)
-    grad = read(grads, row * grads_stride + start, lanes, mask, A)
     if CLIP:
-        grad = grad * scale_of_row(sums, parts, max_norm, norms, row, start, A)
+        grad = read_clipped(grads, row * grads_stride + start, lanes, mask, sums, parts, max_norm, row, A)
+    else:
+        grad = read(grads, row * grads_stride + start, lanes, mask, A)
     decay = number(weight_decay, A)
     if MOMENTUM:
         velocity = read(buffer, row * buffer_stride + start, lanes, mask, A)
@@ -85,8 +85,7 @@ def sgd_step(
 ) -> tuple[Tensor, ...]:
     """Run `sgd_step`; with `max_norm` along clipped gradients, which are not stored.
 
-    With `zero_grads` the gradients are overwritten with zeros (their elements must be adjacent). With `max_norm`
-    the norms before clipping are returned after the results.
+    With `zero_grads` the gradients are overwritten with zeros (their elements must be adjacent).
     """
     params, grads, momentum_buffer = _launch.inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or _launch.new_results(params, 1 if momentum == 0 else 2)
@@ -102,7 +101,7 @@ def sgd_step(
         float(momentum),
         float(1 - dampening),
         float(weight_decay),
-        *clipping.operands,
+        *clipping,
         FORM=rate.form,
         MOMENTUM=momentum != 0,
         NESTEROV=bool(nesterov),
@@ -111,4 +110,4 @@ def sgd_step(
         ZERO_GRADS=zero_grads,
         RUN=ALIGNMENT,
     )
-    return results if clipping.norms is None else (*results, clipping.norms)
+    return results

@@ -69,13 +69,40 @@ def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
     return run
 
 
+def with_clipping(
+    step: Callable[..., tuple[Tensor, ...]], clip: Callable[..., tuple[Tensor, ...]]
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Return a step that also takes `max_norm` and `zero_grads`, which are passes of their own before and after it."""
+
+    def run(
+        params: Tensor,
+        grads: Tensor,
+        *others: Any,
+        max_norm: float | None = None,
+        zero_grads: bool = False,
+        **options: Any,
+    ) -> tuple[Tensor, ...]:
+        direction = grads if max_norm is None else clip(grads, max_norm, out=None)[0]
+        results = step(params, direction, *others, **options)
+        if zero_grads:
+            grads.zero_()
+        return results
+
+    return run
+
+
 FLOATING = frozenset(_native.DTYPES)
+CLIPPING = ("sgd_step", "adam_step")
+"""The ops that take `max_norm` and `zero_grads`; only Triton's kernels do all in one."""
+NATIVE = dict(_native.OPS)
 PLAIN = {op: plain(op) for op in OPS}
+for forms in (NATIVE, PLAIN):
+    forms |= {op: with_clipping(forms[op], forms["clip_grad_norm"]) for op in CLIPPING}
 
 IMPLEMENTATIONS: tuple[Implementation, ...] = (
-    *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, _native.OPS[op]) for op in OPS),
+    *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, NATIVE[op]) for op in OPS),
     *(Implementation(op, "triton", "cuda", FLOATING, _triton.is_available, _triton.implementation(op)) for op in OPS),
-    *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, _native.OPS[op]) for op in OPS),
+    *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, NATIVE[op]) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
     # After the reference, so by name only: Triton's interpreter, which is slow and serves tests.
     *(Implementation(op, "triton", "cpu", FLOATING, _triton.is_interpreted, _triton.implementation(op)) for op in OPS),

@@ -238,7 +238,7 @@ class MetaGAN:
         """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
 
         Args:
-            gradient: as `meta_gradient` returns it; it is clipped in place.
+            gradient: as `meta_gradient` returns it; `clip_value` clamps it in place.
 
         Returns:
             Means over tasks of its metrics, and `gradient_norm`, as `meta_step`.
@@ -253,7 +253,7 @@ class MetaGAN:
 
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (gradient.generator, gradient.discriminator)
-        norm = torch.stack([self.meta.clip(direction) for direction in directions]).norm().item()
+        norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
         self._updates += 1
         for params, direction, state in zip(self._initial, directions, self._meta_state, strict=True):

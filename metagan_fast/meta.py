@@ -117,17 +117,15 @@ class MetaOptimizer:
         buffers = 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
         return tuple(torch.zeros_like(params) for _ in range(buffers))
 
-    def clip(self, gradient: Tensor) -> Tensor:
-        """Clip a meta-gradient [numel] in place; return its L2 norm before that."""
+    def clamp(self, gradient: Tensor) -> Tensor:
+        """Clamp a meta-gradient [numel] to `clip_value` in place; return its L2 norm before that."""
         norm = torch.linalg.vector_norm(gradient)
         if self.clip_value is not None:
             gradient.clamp_(-self.clip_value, self.clip_value)
-        if self.clip_norm is not None:
-            functional.clip_grad_norm_(gradient, self.clip_norm)
         return norm
 
     def apply(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], meta_step: int, update: int) -> None:
-        """Update the initialisation [numel] and the state in place.
+        """Update the initialisation [numel] and the state in place, along the gradient clipped to `clip_norm`.
 
         `meta_step` counts from 0, for the schedule; `update` from 1, for Adam's bias correction.
         """
@@ -164,6 +162,7 @@ class MetaOptimizer:
                 momentum_buffer=state[0] if state else None,
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
+                max_norm=self.clip_norm,
             )
             return result if isinstance(result, tuple) else (result,)
         adam_step = functional.adam_step_ if in_place else functional.adam_step
@@ -179,6 +178,7 @@ class MetaOptimizer:
             eps=self.eps,
             weight_decay=self.weight_decay,
             decoupled=self.optimizer == "adamw",
+            max_norm=self.clip_norm,
         )
 
     def settings_at(self, meta_step: int, steps: int) -> Hashable:

@@ -112,7 +112,7 @@ class MetaStepGraphs:
             noise = draw_noise_at(shape, given["counters"], dtype=batch.support.dtype)
         gradient = meta.meta_gradient(self._executor, self._initial, batch, noise, meta_step)
         directions = (gradient.generator, gradient.discriminator)
-        norm = torch.stack([meta.clip(direction) for direction in directions]).norm()
+        norm = torch.stack([meta.clamp(direction) for direction in directions]).norm()
         with torch.no_grad():
             for params, direction, state in zip(self._initial, directions, self._state, strict=True):
                 before = (params, *state)

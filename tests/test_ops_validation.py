@@ -118,6 +118,12 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("step size", lambda: reptile(step_size=float("nan")), "step_size must be finite"),
     ("step size shape", lambda: reptile(step_size=ones(4)), "step_size must be a number or a 0-dim tensor"),
     ("max norm", lambda: F.clip_grad_norm(ones(3), float("inf")), "max_norm must be a finite number"),
+    ("max norm of a step", lambda: sgd(max_norm=float("nan")), "max_norm must be a finite number"),
+    (
+        "max norm of a step, negative",
+        lambda: adam(max_norm=-1.0),
+        "max_norm must be a finite number of at least 0, got -1",
+    ),
     ("max norm negative", lambda: F.clip_grad_norm(ones(3), -1.0), "max_norm must be"),
     ("decay", lambda: F.ema_update(ones(3), ones(3), 1.1), r"decay must be in \[0, 1\], got 1.1"),
     ("gradient", lambda: F.reptile_gradient_(ones(3), ones(4), ones(2, 4)), "gradient must have the shape"),

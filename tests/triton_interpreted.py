@@ -7,12 +7,10 @@ without a word, so buffers have canaries around them. It takes milliseconds a pr
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from metagan_fast.kernels import _launch
-from metagan_fast.kernels.adam_step import adam_step
 from metagan_fast.kernels.blocks import PARTS
 from metagan_fast.kernels.sgd_step import sgd_step
 from torch import Tensor
@@ -171,22 +169,47 @@ def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(norms, grads.norm(dim=-1), "clip-norm")
 
 
-@pytest.mark.parametrize("step", [sgd_step, adam_step], ids=["sgd_step", "adam_step"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_fused_clipping_and_reset(step: Callable, dtype: torch.dtype) -> None:
-    case = next(case for case in CASES if case.op == step.__name__ and case.options.get("weight_decay"))
-    arguments = ops_cases.make(case, 2, 70, dtype, margin=MARGIN)
-    clipped, norms = on("triton", functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
-    expected = on("reference", case.function, {**arguments, "grads": clipped})
-    fused: dict[str, Any] = ops_cases.clone(arguments)
-    options = {
-        "sgd_step": {"momentum_buffer": None, "momentum": 0.0, "dampening": 0.0, "nesterov": False},
-        "adam_step": {"betas": (0.9, 0.999), "eps": 1e-8, "eps_root": 0.0, "decoupled": False},
-    }[case.op]
-    out = tuple(fused[name] for name in case.written)
-    tensors = [fused.pop(name) for name in (*case.buffers, "lr")]
-    *actual, fused_norms = step(*tensors, **options, **fused, layout=None, out=out, max_norm=0.5, zero_grads=True)
-    check(case, tuple(actual), expected)
-    assert same_bits(fused_norms, norms)
-    assert not tensors[1].any()
-    check_margins(dict(zip(case.buffers, tensors, strict=False)))
+@pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[6]], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows, numel", [(None, 70), (2, _launch.BLOCK + 7)])
+def test_fused_clipping_and_reset(
+    case: Case, dtype: torch.dtype, rows: int | None, numel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch beside the sums of squares, with the bytes of clipping, step and reset one by one."""
+    arguments = ops_cases.make(case, rows, numel, dtype, lr_form="task-column", margin=MARGIN)
+    clipped, _ = on("triton", functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
+    expected = on("triton", case.function, {**arguments, "grads": clipped})
+    for a, b in zip(expected, on("reference", case.function, {**arguments, "max_norm": 0.5}), strict=True):
+        assert_close(a, b, "interpreted-bf16" if dtype == torch.bfloat16 else "clip-norm")
+    fused = {**ops_cases.clone(arguments), "max_norm": 0.5}
+    started = []
+    start = _launch.start
+    monkeypatch.setattr(_launch, "start", lambda kernel, *rest: started.append(kernel.__name__) or start(kernel, *rest))
+    results = [on("triton", case.function, fused)]
+    assert same_bits(fused["grads"], arguments["grads"])
+    version = fused["grads"]._version
+    results.append(on("triton", case.twin, {**fused, "zero_grads": True}))
+    assert started == 2 * ["sum_of_squares_kernel", f"{case.op}_kernel"]
+    for found in results:
+        assert all(map(same_bits, found, expected))
+    assert same_bits(fused["grads"], torch.zeros_like(fused["grads"]))
+    assert fused["grads"]._version > version
+    check_margins(fused)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=str)
+def test_reset_alone(case: Case) -> None:
+    arguments = ops_cases.make(case, 2, 70, torch.float32, margin=MARGIN)
+    expected = on("reference", case.function, arguments)
+    check(case, on("triton", case.twin, {**arguments, "zero_grads": True}), expected)
+    assert not arguments["grads"].any()
+    check_margins(arguments)
+
+
+def test_fused_clipping_of_rows_that_are_not_finite() -> None:
+    grads = torch.ones(3, 20)
+    grads[0, 3], grads[1, 4] = torch.nan, torch.inf
+    arguments = {"params": torch.zeros(3, 20), "grads": grads, "lr": 0.1, "max_norm": 1.0}
+    (expected,), (actual,) = (on(name, functional.sgd_step, arguments) for name in ("reference", "triton"))
+    assert same_bits(actual[:2], expected[:2])
+    assert_close(actual[2], expected[2], "clip-norm")

@@ -157,6 +157,23 @@ def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tu
     return tuple(outputs.values())
 
 
+def step_targets(
+    op: str,
+    written: Mapping[str, Tensor | None],
+    grads: Tensor,
+    lr: float | Tensor,
+    max_norm: float | None,
+    zero_grads: bool,
+) -> tuple[Tensor, ...] | None:
+    """Return `targets` of a step along gradients that are clipped before and with `zero_grads` written after it."""
+    if max_norm is not None:
+        non_negative(op, max_norm=max_norm)
+    if not zero_grads:
+        return targets(op, written, grads=grads, lr=lr)
+    out = targets(op, {**written, "grads": grads}, lr=lr)
+    return out and out[:-1]
+
+
 def _writable(op: str, written: dict[str, Tensor], inputs: dict[str, Tensor]) -> None:
     functional = op.removesuffix("_")
     if in_transform():

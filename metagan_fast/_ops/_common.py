@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +41,12 @@ def run(
     if way is Route.KERNEL:
         results = _backends.dispatch(op, *tensors, out=out, **options)
         if out is not None:  # tell autograd, which sees no kernel, that saved tensors have changed
-            torch.autograd.graph.increment_version(out)
+            written = (*out, tensors[1]) if options.get("zero_grads") else out
+            torch.autograd.graph.increment_version(written)
         return results
     if way is Route.DIFFERENTIABLE and differentiable is not None:
+        if op in _backends.CLIPPING:
+            differentiable = _backends.with_clipping(differentiable, functools.partial(run, "clip_grad_norm"))
         return differentiable(*tensors, **options)
     return _backends.PLAIN[op](*tensors, out=out, **options)
 

@@ -37,6 +37,8 @@ def call(
     weight_decay: float,
     decoupled: bool,
     layout: FlatLayout | None,
+    max_norm: float | None,
+    zero_grads: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
@@ -44,7 +46,7 @@ def call(
         _check.corrections(op, step, params.device)
     _check.adam(op, 1 if isinstance(step, Tensor) else step, betas, eps, eps_root, weight_decay)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    out = _check.targets(op, written, grads=grads, lr=lr)
+    out = _check.step_targets(op, written, grads, lr, max_norm, zero_grads)
     new_params, new_exp_avg, new_exp_avg_sq = run(
         "adam_step",
         params,
@@ -59,6 +61,8 @@ def call(
         weight_decay=weight_decay,
         decoupled=decoupled,
         layout=layout,
+        max_norm=max_norm,
+        zero_grads=zero_grads,
         out=out,
         differentiable=differentiable,
     )

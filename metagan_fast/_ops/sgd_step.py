@@ -34,6 +34,8 @@ def call(
     nesterov: bool,
     weight_decay: float,
     layout: FlatLayout | None,
+    max_norm: float | None,
+    zero_grads: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     _check.buffers(op, params=params, grads=grads, momentum_buffer=momentum_buffer)
     lr = _check.learning_rate(op, lr, params, layout)
@@ -43,7 +45,7 @@ def call(
     written: dict[str, Tensor | None] = {"params": params}
     if momentum != 0:
         written["momentum_buffer"] = momentum_buffer
-    out = _check.targets(op, written, grads=grads, lr=lr)
+    out = _check.step_targets(op, written, grads, lr, max_norm, zero_grads)
     if momentum == 0:
         momentum_buffer = None
     elif momentum_buffer is None:
@@ -59,6 +61,8 @@ def call(
         nesterov=nesterov,
         weight_decay=weight_decay,
         layout=layout,
+        max_norm=max_norm,
+        zero_grads=zero_grads,
         out=out,
         differentiable=differentiable,
     )

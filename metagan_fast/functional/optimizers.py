@@ -26,6 +26,7 @@ def sgd_step(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     layout: FlatLayout | None = None,
+    max_norm: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Take one step of stochastic gradient descent, as `torch.optim.SGD` does.
 
@@ -39,6 +40,7 @@ def sgd_step(
         nesterov: look ahead along the buffer (Sutskever et al. 2013); needs momentum and no dampening.
         weight_decay: L2 penalty, at least 0.
         layout: makes `lr` one value a parameter tensor.
+        max_norm: scale each row of `grads` down to this L2 norm first, as `clip_grad_norm` does; None: never.
 
     Returns:
         The new parameters, or `(params, momentum_buffer)` when `momentum` is not 0.
@@ -47,7 +49,17 @@ def sgd_step(
         ValueError: shapes, dtypes, devices or numbers do not fit.
     """
     return _sgd_step.call(
-        "sgd_step", params, grads, lr, momentum_buffer, momentum, dampening, nesterov, weight_decay, layout
+        "sgd_step",
+        params,
+        grads,
+        lr,
+        momentum_buffer,
+        momentum,
+        dampening,
+        nesterov,
+        weight_decay,
+        layout,
+        max_norm,
     )
 
 
@@ -62,13 +74,27 @@ def sgd_step_(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     layout: FlatLayout | None = None,
+    max_norm: float | None = None,
+    zero_grads: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Overwrite `params` and `momentum_buffer` with the result of `sgd_step`.
 
-    With momentum the buffer is required: zeros before the first step, and `dampening=0.0` in it.
+    With momentum the buffer is required: zeros before the first step, and `dampening=0.0` in it. With `zero_grads`
+    `grads` ends as zeros, else it is left as it is; what is clipped is not stored.
     """
     return _sgd_step.call(
-        "sgd_step_", params, grads, lr, momentum_buffer, momentum, dampening, nesterov, weight_decay, layout
+        "sgd_step_",
+        params,
+        grads,
+        lr,
+        momentum_buffer,
+        momentum,
+        dampening,
+        nesterov,
+        weight_decay,
+        layout,
+        max_norm,
+        zero_grads,
     )
 
 
@@ -86,6 +112,7 @@ def adam_step(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     layout: FlatLayout | None = None,
+    max_norm: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one step of Adam (Kingma and Ba 2015, algorithm 1) or AdamW (Loshchilov and Hutter 2019).
 
@@ -104,6 +131,7 @@ def adam_step(
         weight_decay: at least 0; an L2 penalty, or with `decoupled` AdamW's shrinking by `lr * weight_decay`.
         decoupled: AdamW.
         layout: makes `lr` one value a parameter tensor.
+        max_norm: scale each row of `grads` down to this L2 norm first, as `clip_grad_norm` does; None: never.
 
     Returns:
         `(params, exp_avg, exp_avg_sq)`.
@@ -125,6 +153,7 @@ def adam_step(
         weight_decay,
         decoupled,
         layout,
+        max_norm,
     )
 
 
@@ -142,8 +171,10 @@ def adam_step_(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     layout: FlatLayout | None = None,
+    max_norm: float | None = None,
+    zero_grads: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Overwrite `params`, `exp_avg` and `exp_avg_sq` with the result of `adam_step`."""
+    """Overwrite `params`, `exp_avg` and `exp_avg_sq` with the result of `adam_step`; `zero_grads` as in `sgd_step_`."""
     return _adam_step.call(
         "adam_step_",
         params,
@@ -158,6 +189,8 @@ def adam_step_(
         weight_decay,
         decoupled,
         layout,
+        max_norm,
+        zero_grads,
     )
 
 
