@@ -101,7 +101,8 @@ class Trace(TorchDispatchMode):
             results = function(*operands, **options) if out is None else function(*operands, out=out, **options)
             arithmetic = self.work.operations - before.operations
             clipping = options.get("max_norm") is not None  # in `sgd_step` and `adam_step`: the sums of squares
-            self.work = before + Work(launches + clipping, _bytes((operands, options)) + _bytes(results), arithmetic)
+            written = (results, operands[1]) if options.get("zero_grads") else results
+            self.work = before + Work(launches + clipping, _bytes((operands, options)) + _bytes(written), arithmetic)
             return results
 
         return run

@@ -6,6 +6,7 @@ find the caches emptied by the others.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,8 +115,8 @@ def _clipped_adam_plain(b: Buffers) -> Run:
 
 def _clipped_adam_ours(b: Buffers) -> Run:
     state = b["exp_avg"], b["exp_avg_sq"]
-    options = {"step": STEP, "betas": BETAS, "eps": EPS}
-    return lambda: functional.adam_step_(b["params"], b["grads"], *state, LR, max_norm=next(b.bounds), **options)
+    step = functools.partial(functional.adam_step_, step=STEP, betas=BETAS, eps=EPS)
+    return lambda: step(b["params"], b["grads"], *state, LR, max_norm=next(b.bounds))
 
 
 def _rmsprop_plain(b: Buffers) -> Run:

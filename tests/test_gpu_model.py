@@ -9,6 +9,7 @@ import torch
 from metagan_fast.benchmarks import command, gpu_model, launches, ops, workloads
 from metagan_fast.benchmarks.launches import Shapes, Trace, Work
 
+import metagan_fast as mgf
 from metagan_fast import functional
 from networks import tiny_gan
 
@@ -54,6 +55,29 @@ def test_traffic_of_the_op_cases_is_what_a_trace_finds(case: ops.OpCase) -> None
     plain, fused = gpu_model.op_rows(case)
     assert fused.bytes == case.bytes(1_000_000) < plain.bytes
     assert fused.launches < plain.launches
+
+
+def test_clipping_and_reset_in_a_step_save_their_launches() -> None:
+    params, grads, m, v = (torch.ones(2, 64) for _ in range(4))
+    with Trace() as together:
+        functional.adam_step_(params, grads, m, v, 0.1, step=1, max_norm=1.0, zero_grads=True)
+    with Trace() as apart:
+        functional.clip_grad_norm_(grads, 1.0)
+        functional.adam_step_(params, grads, m, v, 0.1, step=1)
+        grads.zero_()
+    assert (together.work.launches, apart.work.launches) == (2, 4)
+    assert together.work.bytes == 4 * 8 * 128  # reads 4 arrays, writes 4
+
+
+def test_a_clipped_meta_update_has_a_launch_less() -> None:
+    meta = mgf.Reptile(clip_norm=0.5)
+    params, gradient = torch.ones(64), torch.ones(64)
+    numbers, state = torch.tensor(meta.numbers(0, 1), dtype=torch.float64), meta.initial_state(params)
+    with Trace() as together:
+        meta.updated(params, gradient, state, numbers)
+    with Trace() as apart:
+        mgf.Reptile().updated(params, functional.clip_grad_norm(gradient, 0.5)[0], state, numbers)
+    assert (together.work.launches, apart.work.launches) == (2, 3)
 
 
 @pytest.mark.parametrize("query", [0, 2], ids=["reptile", "maml"])

@@ -85,6 +85,17 @@ def test_nvidia(launch: Launch, target: str) -> None:
     assert used["REG"] <= REGISTERS[launch.name][is_double(launch)], used
 
 
+def test_what_a_step_clips_is_rounded_as_if_it_were_stored() -> None:
+    """In bfloat16, else a step would not have the bytes of clipping and step apart."""
+    fused = [x for x in LAUNCHES if "bfloat16-clip-reset" in str(x) and x.name != "sum_of_squares_kernel"]
+    results = {"sgd_step_kernel": 1, "adam_step_kernel": 3}
+    assert {launch.name for launch in fused} == set(results)
+    for launch in fused:
+        ptx = launch.compile("sm_90").asm["ptx"]
+        rounded = ptx.count("cvt.rn.bf16.f32") + 2 * ptx.count("cvt.rn.bf16x2.f32")
+        assert rounded == 8 * (1 + results[launch.name])  # 8 elements a thread
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launch", [launch for launch in LAUNCHES if is_telling(launch) and not is_double(launch)], ids=str

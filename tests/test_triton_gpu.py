@@ -59,6 +59,19 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
         assert same_bits(actual.cpu(), again.cpu())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.op in ("sgd_step", "adam_step")], ids=str)
+def test_clipping_and_reset_within_a_step(case: Case, dtype: torch.dtype) -> None:
+    """The bytes of clipping and step one after the other."""
+    arguments = on_gpu(ops_cases.make(case, 3, 5000, dtype, lr_form="task"))
+    clipped, _ = run(functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
+    expected = run(case.function, {**arguments, "grads": clipped})
+    for more in ({}, {"zero_grads": True}):
+        fused = {**ops_cases.clone(arguments), "max_norm": 0.5, **more}
+        assert all(map(same_bits, run(case.twin, fused), expected))
+        assert bool(fused["grads"].any()) != bool(more)
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case.has_lr], ids=str)
 def test_one_learning_rate_a_parameter_tensor(case: Case) -> None:
     module = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 40))

@@ -152,7 +152,8 @@ def launches() -> tuple[Launch, ...]:
     for op in ("sgd_step", "adam_step"):
         case = next(case for case in CASES if case.op == op)
         fused: dict[str, Any] = {"max_norm": 1.0, "zero_grads": True}
-        found += record(case, torch.float32, lr_form="clip-reset", function=case.twin, **fused)
+        for dtype in (torch.float32, torch.bfloat16):
+            found += record(case, dtype, lr_form="clip-reset", function=case.twin, **fused)
     return tuple(found)
 
 
