@@ -20,11 +20,11 @@ from torch import Tensor
 import task_layer_norm_cases as norms
 from metagan_fast import _triton
 from metagan_fast._ops import task_layer_norm, task_layers
-from metagan_fast._ops.task_layers import Convolution, Linear
+from metagan_fast._ops.task_layers import Convolution, Linear, TransposedConvolution
 from metagan_fast._ops.task_passes import kernel
 from metagan_fast.executors.layer_mode import task_layers as mode
 from support import assert_close
-from task_layer_cases import CASES, Case, expected, operands, oracle
+from task_layer_cases import CASES, Case, expected, operands, oracle, slopes
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -47,7 +47,8 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp
 
 def output_shape(case: Case) -> tuple[int, ...]:
     layer, shape, outputs = case
-    return shape[0], shape[1], outputs, *(layer.output if isinstance(layer, Convolution) else ())
+    sides = layer.image if isinstance(layer, TransposedConvolution) else getattr(layer, "output", ())
+    return shape[0], shape[1], outputs, *sides
 
 
 def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
@@ -56,12 +57,15 @@ def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> di
 
     found: list[tuple[Any, ...]] = []
     x, weight, bias = operands(case, dtype)
+    slope = slopes(case, dtype)
     dy = torch.zeros(output_shape(case), dtype=dtype)
+    through = {"kept": dy.clone(), "slope": slope} if case[0].activation is not None else {}
     with mock.patch.object(tiles, "start", lambda kernel, programs, *rest: found.append((kernel, *rest))):
-        kernel(case[0], "forward", precision)(x, weight, bias)
-        kernel(case[0], "backward_data", precision)(dy, weight)
-        kernel(case[0], "backward_weights", precision)(dy, x)
-    return dict(zip(task_layers.PASSES, found, strict=True))
+        kernel(case[0], "forward", precision)(x, weight, bias, slope=slope)
+        if case[0].activation is None or case[0].reads_through_activation:
+            kernel(case[0], "backward_data", precision)(dy, weight, **through)
+            kernel(case[0], "backward_weights", precision)(dy, x, **through)
+    return dict(zip(task_layers.PASSES, found, strict=False))
 
 
 def compile_for(
