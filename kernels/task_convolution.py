@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from metagan_fast._ops.task_layers import Convolution
 
 
+OUTSIDE = tl.constexpr(-(2**30))  # a row or column of lanes beyond the product: further than any padding
+
+
 @triton.jit
 def split(number, ROWS, COLUMNS):
     """Return (number // (ROWS * COLUMNS), row, column)."""
@@ -103,9 +106,9 @@ def task_convolution_forward_kernel(
         channel, ky, kx = split(k, KH, KW)
         a = tl.load(weight_rows + k[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
         taps = channel.to(tl.int64) * (H * W) + (ky * DY * W + kx * DX)
-        y = top[None, :] + (ky * DY)[:, None]
-        x = left[None, :] + (kx * DX)[:, None]
-        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        y = top[None, :] + tl.where(k < K, ky * DY, OUTSIDE)[:, None]
+        x = tl.where(n < N, left, OUTSIDE)[None, :] + (kx * DX)[:, None]
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
         b = tl.load(corners[None, :] + taps[:, None], mask, other=0.0)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
@@ -255,9 +258,9 @@ def task_convolution_backward_weights_kernel(
         columns = image.to(tl.int64) * M * (OH * OW) + (oy * OW + ox)
         a = tl.load(derivative_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
         corners = image.to(tl.int64) * image_size + (oy * SY * W + ox * SX)
-        y = (oy * SY)[:, None] + down[None, :]
-        x = (ox * SX)[:, None] + right[None, :]
-        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        y = tl.where(k < K, oy * SY, OUTSIDE)[:, None] + down[None, :]
+        x = (ox * SX)[:, None] + tl.where(n < N, right, OUTSIDE)[None, :]
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
         b = tl.load(taps[None, :] + corners[:, None], mask, other=0.0)
         if kept is not None:
             of_k = tl.load(kept_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
