@@ -298,6 +298,7 @@ def past_all_functions(self: Network, x: Tensor) -> Tensor:
     return torch.tanh(y) + doubled
 
 
+@pytest.mark.slow
 def test_what_gets_at_an_output_past_all_functions_ends_pairs(found: list[str]) -> None:
     harness = Harness(past_all_functions)
     harness.check()

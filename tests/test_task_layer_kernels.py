@@ -45,7 +45,6 @@ LARGE |= {
     for name, activation in (
         ("linear", Activation("gelu")),
         ("convolution", Activation("prelu")),
-        ("convolution", Activation("tanh")),
         ("transposed", Activation("tanh")),
     )
 }
@@ -144,12 +143,11 @@ COMPILED = [
     *(("convolution", "bf16", target, task_layers.PASSES) for target in TARGETS),
     ("convolution-stride", "ieee", "sm_90", ("backward_data",)),
     ("convolution-stride", "tf32", "sm_90", ("backward_data",)),
-    *(("linear-gelu", precision, "sm_90", task_layers.PASSES) for precision in ("ieee", "bf16")),
-    ("convolution-tanh", "ieee", "sm_90", task_layers.PASSES),
-    ("convolution-prelu", "ieee", "sm_80", task_layers.PASSES),
+    ("linear-gelu", "bf16", "sm_90", task_layers.PASSES),
+    ("convolution-prelu", "ieee", "sm_90", task_layers.PASSES),
     ("convolution-prelu", "tf32", "sm_100", task_layers.PASSES),
     *(("convolution-prelu", "bf16", target, task_layers.PASSES) for target in ("sm_80", "gfx942")),
-    *(("transposed-tanh", precision, "sm_90", ("forward",)) for precision in ("ieee", "bf16")),
+    ("transposed-tanh", "ieee", "sm_90", ("forward",)),
 ]
 
 
@@ -269,7 +267,9 @@ def test_parity_on_a_gpu(case: Case, precision: str) -> None:
             return first
         return *first, data(dy, weight, **through), *weights(dy, x, **through)
 
-    for actual, again, exact in zip(passes(), passes(), wanted, strict=False):
+    for actual, again, exact in zip(
+        passes(), passes(), wanted, strict=False
+    ):  # a transposed one may have but its output
         assert_close(actual.cpu(), exact, tolerance)
         assert torch.equal(actual, again)
 
