@@ -5,12 +5,17 @@ of m and n; it walks k in steps and is the only one to write its tile, so that t
 is atomic. Programs lie on one axis, task by task, and within a task m varies fastest.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from metagan_fast._ops.activations import Activation
 
 
 class Tile(NamedTuple):
@@ -48,6 +53,13 @@ def adjacent(x: Tensor) -> Tensor:
 def precision_of(x: Tensor, precision: str) -> str:
     """Return the precision of the products: bf16 operands are what they are."""
     return "bf16" if x.dtype == torch.bfloat16 else precision
+
+
+def activation_constants(activation: Activation | None) -> dict[str, Any]:
+    """Return what a kernel has of an activation compiled in."""
+    if activation is None:
+        return {"NAME": "none", "NUMBER": 0.0}
+    return {"NAME": activation.name, "NUMBER": activation.numbers[0] if activation.numbers else 0.0}
 
 
 def launch(
