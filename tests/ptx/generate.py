@@ -233,6 +233,26 @@ class Generator:
         ]
         return " ".join(lines + ([self.assign(i, i.operands[0], kind, "a")] if returns else []))
 
+    def copy(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 3, 4)
+        to, source, size, *present = i.operands
+        if size not in (("16",) if match["cache"] == "cg" else ("4", "8", "16")):
+            raise i.error(f"a copy of {size} bytes")
+        from_size = self.operand(i, present[0] if present else size, "u32")
+        return f"start_copy(t, {i.line}, {self.address(i, to)}, {self.address(i, source)}, {size}u, {from_size});"
+
+    def commit_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 0)
+        return "commit_copies(t);"
+
+    def wait_for_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 1)
+        return f"wait_for_copies(t, {i.line}, {self.operand(i, i.operands[0], 'u32')});"
+
+    def wait_for_all_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 0)
+        return f"commit_copies(t); wait_for_copies(t, {i.line}, 0);"
+
     def branch(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 1)
         if i.operands[0] not in self.labels:
@@ -276,6 +296,8 @@ class Generator:
     def load_matrix(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)
         names = split(i.operands[0].strip("{}"))
+        if len(names) != int(match["count"]):
+            raise i.error(f"{len(names)} elements")
         transposed = "true" if match["trans"] else "false"
         call = f"load_matrix<{match['count']}, {transposed}>(t, {i.line}, {self.address(i, i.operands[1])}, v);"
         lines = [f"uint32_t v[{match['count']}]; {call}"]
@@ -286,6 +308,8 @@ class Generator:
         if (match["t"], match["k"]) not in (("tf32", "8"), ("bf16", "16")):
             raise i.error(f"unknown instruction {i.opcode}")
         d, a, b, c = (split(x.strip("{}")) for x in i.operands)
+        if [len(x) for x in (d, a, b, c)] != [4, 4, 2, 4]:
+            raise i.error("fragments of another size")
         lines = [
             f"const {kind} {name}[] = {{{', '.join(self.operand(i, x, of) for x in names)}}};"
             for name, kind, of, names in (

@@ -1,0 +1,35 @@
+"""Launches of Triton kernels (`triton_aot.Launch`) as PTX on the CPU, on the memory of their tensors and no other."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+import ptx
+
+if TYPE_CHECKING:
+    from triton_aot import Launch
+
+
+def memory(x: Tensor) -> np.ndarray:
+    """Return the bytes from a tensor's first element to its last: what a kernel may touch."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    size = (last + 1) * x.element_size() if x.numel() else 0
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
+
+
+def run(launch: Launch, order: str) -> None:
+    """Compile a launch for sm_80 and run the PTX; its tensors change in place."""
+    compiled = launch.compile("sm_80")
+    kernel = ptx.load(compiled.asm["ptx"])[launch.name]
+    values = [launch.arguments[name] for name in launch.passed]
+    buffers = [memory(x) for x in values if isinstance(x, Tensor)]
+    passed = [struct.pack("<Q", x.data_ptr()) if isinstance(x, Tensor) else x for x in values]
+    threads = kernel.kernel.bounds["reqntid"]
+    scratch = [0] * (len(kernel.kernel.parameters) - len(passed))  # of the GPU's memory: the kernels use none
+    shared = compiled.metadata.shared
+    kernel.launch(launch.programs, threads, [*passed, *scratch], shared, order=order, seed=1, buffers=buffers)
