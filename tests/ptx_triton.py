@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,17 @@ def memory(x: Tensor) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
 
 
-def run(launch: Launch, order: str) -> None:
-    """Compile a launch for sm_80 and run the PTX; its tensors change in place."""
+def run(launch: Launch, order: str, without: str | None = None) -> str:
+    """Compile a launch for sm_80, run the PTX, and return it; its tensors change in place.
+
+    `without` is an opcode whose instructions are taken out, to see that they are missed.
+    """
     compiled = launch.compile("sm_80")
-    kernel = ptx.load(compiled.asm["ptx"])[launch.name]
+    text = compiled.asm["ptx"]
+    if without is not None:
+        text, count = re.subn(rf"{re.escape(without)}\b[^;]*;", "", text)
+        assert count, f"{launch} has no {without}"
+    kernel = ptx.load(text)[launch.name]
     values = [launch.arguments[name] for name in launch.passed]
     buffers = [memory(x) for x in values if isinstance(x, Tensor)]
     passed = [struct.pack("<Q", x.data_ptr()) if isinstance(x, Tensor) else x for x in values]
@@ -33,3 +41,4 @@ def run(launch: Launch, order: str) -> None:
     scratch = [0] * (len(kernel.kernel.parameters) - len(passed))  # of the GPU's memory: the kernels use none
     shared = compiled.metadata.shared
     kernel.launch(launch.programs, threads, [*passed, *scratch], shared, order=order, seed=1, buffers=buffers)
+    return text

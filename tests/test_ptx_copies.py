@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 START = """
 mov.u32 %r1, memory; shl.b32 %r2, %r39, 3; add.s32 %r3, %r1, %r2;
 xor.b32 %r4, %r2, 504; add.s32 %r4, %r1, %r4;"""
-COPY = "cp.async.ca.shared.global [%r3], [%d1], 8;"
+COPY = "cp.async.ca.shared.global [%r3], [%d1], 0x8;"
 DONE = "cp.async.commit_group; cp.async.wait_group 0; bar.sync 0;"
 READ = "ld.shared.b64 %d9, [%r4]; st.global.b64 [%d2], %d9;"
 """A thread copies to its place (%r3) in shared memory and reads that of its mirror image (%r4)."""

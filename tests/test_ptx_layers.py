@@ -25,10 +25,11 @@ MARGIN, CANARY = 300, 1234.5
 
 
 @pytest.fixture
-def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
+def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
     """Return a function that has kernels compiled for sm_80 and run as PTX from then on, threads in an order.
 
-    It returns the list that the PTX of what ran goes to. Results start as NaNs with canaries around them.
+    It returns the list that the PTX of what ran goes to; `without` is an opcode that is left out. Results start as
+    NaNs with canaries around them.
     """
     pytest.importorskip("triton", reason="needs Triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -46,14 +47,13 @@ def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str
         buffers.append(buffer)
         return buffer[MARGIN:-MARGIN].view(shape)
 
-    def start(order: str) -> list[str]:
+    def start(order: str, without: str | None = None) -> list[str]:
         def run(kernel: Any, programs: int, arguments: Any, constants: Any, options: Any = tiles.OPTIONS) -> None:
             names = [name for name in kernel.arg_names if name not in constants]
             given = dict(zip(names, arguments, strict=True))
             mode = f"ptx{id(ran)}-{next(count)}"
             launch = triton_aot.Launch(mode, kernel, programs, given, constants, options)
-            ptx_triton.run(launch, order)
-            ran.append(launch.compile("sm_80").asm["ptx"])
+            ran.append(ptx_triton.run(launch, order, without))
 
         monkeypatch.setattr(tiles, "start", run)
         monkeypatch.setattr(Tensor, "new_empty", new_empty)
@@ -81,8 +81,7 @@ UNITS = {"ieee": "fma.rn.f32", "tf32": ".tf32.tf32.f32", "bf16": ".bf16.bf16.f32
         ("convolution-oblong", "bf16", "reverse"),
     ],
 )
-def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[[str], list[str]]) -> None:
-    """In tf32, operands have 10 bits and their products are exact, so errors are those of float32 sums."""
+def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[..., list[str]]) -> None:
     case = CASES[name]
     layer = case[0]
     x, weight, bias = operands(case, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -100,6 +99,18 @@ def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[[s
 
 
 @pytest.mark.parametrize(
+    ("without", "message"),
+    [("cp.async.wait_group", "no wait between"), ("bar.sync", "no wait between|no barrier between")],
+)
+def test_a_missing_wait_is_an_error(without: str, message: str, as_ptx: Callable[..., list[str]]) -> None:
+    layer = CASES["linear-one-output"][0]
+    x, weight, bias = operands(CASES["linear-one-output"])
+    as_ptx("random", without)
+    with pytest.raises(ptx.PtxError, match=message):
+        kernel(layer, "forward", "ieee")(x, weight, bias)
+
+
+@pytest.mark.parametrize(
     ("name", "dtype", "order"),
     [
         ("short", torch.float32, "random"),
@@ -107,7 +118,7 @@ def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[[s
         ("block", torch.bfloat16, "random"),
     ],
 )
-def test_layer_norm(name: str, dtype: torch.dtype, order: str, as_ptx: Callable[[str], list[str]]) -> None:
+def test_layer_norm(name: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]) -> None:
     given = norms.operands(norms.CASES[name], dtype)
     u, dy, x, weight, bias = given
     layer, exact = LayerNorm(norms.EPS), norms.statistics(x)

@@ -236,10 +236,12 @@ class Generator:
     def copy(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 3, 4)
         to, source, size, *present = i.operands
-        if size not in (("16",) if match["cache"] == "cg" else ("4", "8", "16")):
+        literal = _INTEGER.fullmatch(size)
+        if literal is None or int(literal[2], 0) not in ((16,) if match["cache"] == "cg" else (4, 8, 16)):
             raise i.error(f"a copy of {size} bytes")
-        from_size = self.operand(i, present[0] if present else size, "u32")
-        return f"start_copy(t, {i.line}, {self.address(i, to)}, {self.address(i, source)}, {size}u, {from_size});"
+        sizes = (self.operand(i, x, "u32") for x in (size, *(present or [size])))
+        addresses = (self.address(i, x) for x in (to, source))
+        return f"start_copy(t, {i.line}, {', '.join((*addresses, *sizes))});"
 
     def commit_copies(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 0)
