@@ -52,9 +52,9 @@ def test_reading_without_a_wait_is_an_error(done, order):
 
 @pytest.mark.parametrize("order", ptx.ORDERS)
 def test_a_wait_is_for_the_own_copies_only(order):
-    with pytest.raises(PtxError, match="no wait between|no barrier between"):
+    with pytest.raises(PtxError, match=r"no wait between|no barrier between"):
         launch(f"{COPY} cp.async.wait_all; {READ}", order)
-    with pytest.raises(PtxError, match="no wait between|no barrier between"):
+    with pytest.raises(PtxError, match=r"no wait between|no barrier between"):
         launch(f"{COPY} bar.sync 0; cp.async.wait_all; {READ}", order)
     x, out = launch(f"{COPY} cp.async.wait_all; ld.shared.b64 %d9, [%r3]; st.global.b64 [%d2], %d9;", order)
     np.testing.assert_array_equal(out, x)
@@ -114,7 +114,7 @@ def test_nothing_may_touch_where_a_copy_goes_or_comes_from(order):
         launch(f"{COPY} atom.shared.add.u32 %r5, [%r3], 1;", order)
     with pytest.raises(PtxError, match="no wait between"):
         launch(f"{COPY} {COPY}", order)
-    with pytest.raises(PtxError, match="no barrier between|no wait between"):  # others read what it replaces
+    with pytest.raises(PtxError, match=r"no barrier between|no wait between"):  # others read what it replaces
         launch(f"{COPY} {DONE} {READ} {COPY}", order)
     x, out = launch(f"{COPY} {DONE} {READ} bar.sync 0; {COPY}", order)
     np.testing.assert_array_equal(out, x[::-1])

@@ -34,8 +34,9 @@ def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]
     pytest.importorskip("triton", reason="needs Triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("needs Triton's compiler, not its interpreter")
-    import triton_aot
     from metagan_fast.kernels import tiles
+
+    import triton_aot
 
     ran: list[str] = []
     buffers: list[Tensor] = []
