@@ -114,10 +114,11 @@ class BatchedModule:
                 logger, logging.WARNING, f"the {self.name} runs task by task, since vmap cannot carry it: {reason}"
             )
             return
-        try:
-            self._vectorized(params[:2], inputs[:2])
-        except Exception:  # a module that gets at a layer's output by a way of its own
-            self._pairs.found = set()
+        if self._pairs.found:
+            try:
+                self._vectorized(params[:2], inputs[:2])
+            except Exception:  # a module that gets at a layer's output by a way of its own
+                self._pairs.found = set()
 
 
 def _random_state(device: torch.device) -> Tensor:
