@@ -56,6 +56,9 @@ def test_a_wait_is_for_the_own_copies_only(order):
         launch(f"{COPY} cp.async.wait_all; {READ}", order)
     with pytest.raises(PtxError, match=r"no wait between|no barrier between"):
         launch(f"{COPY} bar.sync 0; cp.async.wait_all; {READ}", order)
+    last = "setp.ne.u32 %p1, %r39, 63; @%p1 bra end;"  # all others have waited
+    with pytest.raises(PtxError, match="no barrier between"):
+        launch(f"{COPY} bar.sync 0; cp.async.wait_all; {last} {READ} end:", "forward")
     x, out = launch(f"{COPY} cp.async.wait_all; ld.shared.b64 %d9, [%r3]; st.global.b64 [%d2], %d9;", order)
     np.testing.assert_array_equal(out, x)
 
@@ -116,6 +119,8 @@ def test_nothing_may_touch_where_a_copy_goes_or_comes_from(order):
         launch(f"{COPY} {COPY}", order)
     with pytest.raises(PtxError, match=r"no barrier between|no wait between"):  # others read what it replaces
         launch(f"{COPY} {DONE} {READ} {COPY}", order)
+    with pytest.raises(PtxError, match="no barrier between"):  # a thread before it has
+        launch(f"{COPY} {DONE} {READ} setp.eq.u32 %p1, %r39, 63; @%p1 {COPY}", "forward")
     x, out = launch(f"{COPY} {DONE} {READ} bar.sync 0; {COPY}", order)
     np.testing.assert_array_equal(out, x[::-1])
     with pytest.raises(PtxError, match="source has changed"):
