@@ -49,7 +49,7 @@ def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]
         return buffer[MARGIN:-MARGIN].view(shape)
 
     def start(order: str, without: str | None = None) -> list[str]:
-        def run(kernel: Any, programs: int, arguments: Any, constants: Any, options: Any = tiles.OPTIONS) -> None:
+        def run(kernel: Any, programs: int, arguments: Any, constants: Any, options: Any) -> None:
             names = [name for name in kernel.arg_names if name not in constants]
             given = dict(zip(names, arguments, strict=True))
             mode = f"ptx{id(ran)}-{next(count)}"

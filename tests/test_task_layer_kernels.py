@@ -84,10 +84,9 @@ def compile_for(
     kernel: Any,
     arguments: tuple[Any, ...],
     constants: dict[str, Any],
-    options: dict[str, Any] | None = None,
+    options: dict[str, Any],
 ) -> Any:
     import triton
-    from metagan_fast.kernels import tiles
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -110,20 +109,36 @@ def compile_for(
         if signature[name] not in ("constexpr", "fp64") and (isinstance(values[name], Tensor) or values[name] % 16 == 0)
     }
     source = ASTSource(kernel, signature, fixed, aligned)
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options or tiles.OPTIONS)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Return what `cuobjdump -res-usage` says: REG, STACK, LOCAL, SHARED."""
+def cuobjdump(option: str, cubin: bytes) -> str:
+    """Return what cuobjdump says of compiled code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    line = next(line for line in text.splitlines() if "REG:" in line)
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Return the code's REG, STACK, LOCAL and SHARED."""
+    line = next(line for line in cuobjdump("-res-usage", cubin).splitlines() if "REG:" in line)
     return {key: int(value) for key, _, value in (x.partition(":") for x in line.split()) if value.isdigit()}
+
+
+def spills_in_loops(cubin: bytes) -> list[str]:
+    """Return the instructions between a loop's start and its branch back that move registers to the stack or back."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);", cuobjdump("-sass", cubin))
+    code = [(int(address, 16), instruction) for address, instruction in found]
+    assert code, "no instructions"
+    branches = [(address, re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", instruction)) for address, instruction in code]
+    loops = [(int(target[1], 16), address) for address, target in branches if target and int(target[1], 16) <= address]
+    assert any(first < last for first, last in loops), "no loop"
+    spills = [(address, x) for address, x in code if re.search(r"\b(?:STL|LDL)\b", x)]
+    return [x for address, x in spills if any(first <= address <= last for first, last in loops)]
 
 
 @functools.cache
@@ -141,8 +156,8 @@ COMPILED = [
     *(("convolution", "ieee", target, task_layers.PASSES) for target in ("sm_90", "gfx942")),
     *(("convolution", "tf32", target, task_layers.PASSES) for target in ("sm_80", "sm_100")),
     *(("convolution", "bf16", target, task_layers.PASSES) for target in TARGETS),
-    ("convolution-stride", "ieee", "sm_90", ("backward_data",)),
-    ("convolution-stride", "tf32", "sm_90", ("backward_data",)),
+    ("convolution-stride", "ieee", "sm_90", task_layers.PASSES),
+    ("convolution-stride", "tf32", "sm_80", task_layers.PASSES),
     ("linear-gelu", "bf16", "sm_90", task_layers.PASSES),
     ("convolution-prelu", "ieee", "sm_90", task_layers.PASSES),
     ("convolution-prelu", "tf32", "sm_100", task_layers.PASSES),
@@ -155,7 +170,8 @@ COMPILED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "target", "passes"), COMPILED)
 def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str, ...]) -> None:
-    """No spills, few enough registers, and the units that multiply matrices where operands are reduced."""
+    """No spills in a loop and next to none outside, few enough registers, and the units that multiply matrices where
+    operands are reduced."""
     for which in passes:
         compiled = compile_for(target, *recorded(name, precision)[which])
         most = REGISTERS[precision] + THROUGH_ACTIVATION * (LARGE[name][0].activation is not None)
@@ -169,7 +185,8 @@ def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str
             assert ("bf16" in "".join(re.findall(r"v_mfma_\w+", assembly))) == (precision == "bf16")
         else:
             used = resources(compiled.asm["cubin"])
-            assert used["LOCAL"] == used["STACK"] == 0, (which, used)
+            assert used["LOCAL"] == 0 and used["STACK"] <= 16, (which, used)
+            assert not used["STACK"] or not spills_in_loops(compiled.asm["cubin"]), (which, used)
             assert used["REG"] <= most, (which, used)
             kind = {"ieee": "no unit", "tf32": "tf32", "bf16": "bf16"}[precision]
             units = re.findall(r"(?:wgmma|tcgen05\.mma|mma\.sync)[\w.:]*", compiled.asm["ptx"])
