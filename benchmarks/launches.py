@@ -215,18 +215,22 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
     # Whether a module draws random numbers is found by their generator's state, which a trace has not.
     learner = mgf.MetaGAN(*networks, **settings, allow_random=True)
     executor: Any = learner._executor
-    for module in (executor._generator, executor._discriminator):
-        module.vectorized = True  # their first look at whether vmap can carry them would be counted
+    modules = executor._generator, executor._discriminator
+    for module in modules:
+        module.vectorized = True  # whether vmap can carry them is not looked at
     with FakeTensorMode():
         layouts = learner.generator_layout, learner.discriminator_layout
         initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
         support, *query = (torch.empty(size) for size in shapes.images(tasks))
         batch = mgf.TaskBatch.trusted(support, query[0] if query else None)
         noise = Noise(**{name: torch.empty(size) for name, size in shapes.noise(tasks, steps).items()})
-        setting = {"METAGAN_FAST_TASK_LAYERS": "on" if layers else "off"}
-        with patch.dict(os.environ, setting), Trace(fused=fused) as trace:
-            if query:
-                mgf.MAML().meta_gradient(executor, initial, batch, noise, meta_step=0)
-            else:
-                executor.inner_loop(initial, batch, noise)
+        inputs = noise.discriminator_latents[0, 0], support
+        with patch.dict(os.environ, {"METAGAN_FAST_TASK_LAYERS": "on" if layers else "off"}):
+            for module, x, params in zip(modules, inputs, initial, strict=True):
+                module(params.expand(tasks, -1), x)  # a first pass, in which it finds what runs together
+            with Trace(fused=fused) as trace:
+                if query:
+                    mgf.MAML().meta_gradient(executor, initial, batch, noise, meta_step=0)
+                else:
+                    executor.inner_loop(initial, batch, noise)
     return trace.work

@@ -18,7 +18,8 @@ a lane whose mask is off: it reads zero, and adds nothing to the sum.
 
 Along n adjacent lanes are adjacent pixels, or adjacent weights, in memory; along m the weights lie a row apart. The
 bias is added before the store; its derivative is the sum of `left` over k in backward-weights, which the first programs
-along n have read anyway.
+along n have read anyway. Activations are taken as in `task_linear.py`. A transposed convolution runs backward-data with
+a bias and an activation.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.tiles import adjacent, launch, locate, multiply, precision_of
+from metagan_fast.kernels.activations import activate, activation_derivative
+from metagan_fast.kernels.tiles import activation_constants, adjacent, launch, locate, multiply, precision_of
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from metagan_fast._ops.activations import Activation
     from metagan_fast._ops.task_layers import Convolution
+
+
+OUTSIDE = tl.constexpr(-(2**30))  # a row or column of lanes beyond the product: further than any padding
 
 
 @triton.jit
@@ -39,6 +45,17 @@ def split(number, ROWS, COLUMNS):
     """Return (number // (ROWS * COLUMNS), row, column)."""
     rest = number % (ROWS * COLUMNS)
     return number // (ROWS * COLUMNS), rest // COLUMNS, rest % COLUMNS
+
+
+@triton.jit
+def finish(out, before, place, mask, sums, slope, slope_place, slope_mask, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Store the sums, if they are to be kept, and their activation; slopes go along the rows."""
+    if before is not None:
+        tl.store(before + place, sums.to(before.dtype.element_ty), mask)
+    p = 0.0
+    if slope is not None:
+        p = tl.load(slope + slope_place, slope_mask, other=0.0).to(tl.float32)[:, None]
+    tl.store(out + place, activate(sums, p, NAME, NUMBER).to(out.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -51,6 +68,10 @@ def task_convolution_forward_kernel(
     weight_task,
     bias,
     bias_task,
+    before,
+    slope,
+    slope_task,
+    slope_step,
     image_size,
     H,
     W,
@@ -67,6 +88,8 @@ def task_convolution_forward_kernel(
     PX: tl.constexpr,
     DY: tl.constexpr,
     DX: tl.constexpr,
+    NAME: tl.constexpr,
+    NUMBER: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -83,16 +106,17 @@ def task_convolution_forward_kernel(
         channel, ky, kx = split(k, KH, KW)
         a = tl.load(weight_rows + k[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
         taps = channel.to(tl.int64) * (H * W) + (ky * DY * W + kx * DX)
-        y = top[None, :] + (ky * DY)[:, None]
-        x = left[None, :] + (kx * DX)[:, None]
-        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        y = top[None, :] + tl.where(k < K, ky * DY, OUTSIDE)[:, None]
+        x = tl.where(n < N, left, OUTSIDE)[None, :] + (kx * DX)[:, None]
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
         b = tl.load(corners[None, :] + taps[:, None], mask, other=0.0)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
     plane = image.to(tl.int64)[None, :] * M + m[:, None]
-    place = out + task * out_task + plane * (OH * OW) + (oy * OW + ox)[None, :]
-    tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    place = task * out_task + plane * (OH * OW) + (oy * OW + ox)[None, :]
+    mask = (m < M)[:, None] & (n < N)[None, :]
+    finish(out, before, place, mask, sums, slope, task * slope_task + m * slope_step, m < M, NAME, NUMBER)
 
 
 @triton.jit
@@ -103,6 +127,14 @@ def task_convolution_backward_data_kernel(
     derivative_task,
     weight,
     weight_task,
+    bias,
+    bias_task,
+    before,
+    kept,
+    kept_task,
+    slope,
+    slope_task,
+    slope_step,
     image_size,
     H,
     W,
@@ -119,6 +151,8 @@ def task_convolution_backward_data_kernel(
     PX: tl.constexpr,
     DY: tl.constexpr,
     DX: tl.constexpr,
+    NAME: tl.constexpr,
+    NUMBER: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -129,6 +163,8 @@ def task_convolution_backward_data_kernel(
     planes = derivative + task * derivative_task + image.to(tl.int64) * image_size
     weight_rows = weight + task * weight_task + m.to(tl.int64)[:, None] * (KH * KW)
     sums = tl.zeros((BM, BN), tl.float32)
+    if kept is not None:
+        kept_planes = kept + task * kept_task + image.to(tl.int64) * image_size
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         channel, ky, kx = split(k, KH, KW)
@@ -145,10 +181,23 @@ def task_convolution_backward_data_kernel(
         mask = mask & (oy < OH) & (ox < OW)
         channels = channel.to(tl.int64) * (OH * OW)
         b = tl.load(planes[None, :] + channels[:, None] + (oy * OW + ox), mask, other=0.0)
+        if kept is not None:
+            of_k = tl.load(kept_planes[None, :] + channels[:, None] + (oy * OW + ox), mask, other=0.0)
+            p = 0.0
+            if slope is not None:
+                p = tl.load(slope + task * slope_task + channel * slope_step, k < K, other=0.0)
+                p = p.to(tl.float32)[:, None]
+            b = (b.to(tl.float32) * activation_derivative(of_k.to(tl.float32), p, NAME, NUMBER)).to(b.dtype)
         sums = multiply(a, b, sums, PRECISION)
+    if bias is not None:
+        sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
     plane = image.to(tl.int64)[None, :] * M + m[:, None]
-    place = out + task * out_task + plane * (H * W) + (y * W + x)[None, :]
-    tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    place = task * out_task + plane * (H * W) + (y * W + x)[None, :]
+    mask = (m < M)[:, None] & (n < N)[None, :]
+    if kept is None:
+        finish(out, before, place, mask, sums, slope, task * slope_task + m * slope_step, m < M, NAME, NUMBER)
+    else:
+        tl.store(out + place, sums.to(out.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -161,6 +210,12 @@ def task_convolution_backward_weights_kernel(
     derivative_task,
     images,
     images_task,
+    kept,
+    kept_task,
+    slope,
+    slope_task,
+    slope_step,
+    slope_out,
     image_size,
     H,
     W,
@@ -177,6 +232,8 @@ def task_convolution_backward_weights_kernel(
     PX: tl.constexpr,
     DY: tl.constexpr,
     DX: tl.constexpr,
+    NAME: tl.constexpr,
+    NUMBER: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -189,16 +246,29 @@ def task_convolution_backward_weights_kernel(
     derivative_rows = derivative + task * derivative_task + m.to(tl.int64)[:, None] * (OH * OW)
     sums = tl.zeros((BM, BN), tl.float32)
     of_derivative = tl.zeros((BM, BK), tl.float32)
+    p = 0.0
+    if slope is not None:
+        p = tl.load(slope + task * slope_task + m * slope_step, m < M, other=0.0).to(tl.float32)[:, None]
+        of_slope = tl.zeros((BM, BK), tl.float32)
+    if kept is not None:
+        kept_rows = kept + task * kept_task + m.to(tl.int64)[:, None] * (OH * OW)
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         image, oy, ox = split(k, OH, OW)
         columns = image.to(tl.int64) * M * (OH * OW) + (oy * OW + ox)
         a = tl.load(derivative_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
         corners = image.to(tl.int64) * image_size + (oy * SY * W + ox * SX)
-        y = (oy * SY)[:, None] + down[None, :]
-        x = (ox * SX)[:, None] + right[None, :]
-        mask = (k < K)[:, None] & (n < N)[None, :] & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        y = tl.where(k < K, oy * SY, OUTSIDE)[:, None] + down[None, :]
+        x = (ox * SX)[:, None] + tl.where(n < N, right, OUTSIDE)[None, :]
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
         b = tl.load(taps[None, :] + corners[:, None], mask, other=0.0)
+        if kept is not None:
+            of_k = tl.load(kept_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
+            of_k = of_k.to(tl.float32)
+            dy = a.to(tl.float32)
+            if slope is not None:
+                of_slope += tl.where(of_k > 0, 0.0, dy * of_k)
+            a = (dy * activation_derivative(of_k, p, NAME, NUMBER)).to(a.dtype)
         sums = multiply(a, b, sums, PRECISION)
         of_derivative += a.to(tl.float32)
     place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
@@ -206,69 +276,145 @@ def task_convolution_backward_weights_kernel(
     if is_first:
         total = tl.sum(of_derivative, 1).to(bias_out.dtype.element_ty)
         tl.store(bias_out + task * bias_out_task + m, total, m < M)
+        if slope is not None:
+            total = tl.sum(of_slope, 1).to(slope_out.dtype.element_ty)
+            tl.store(slope_out + task * bias_out_task + m, total, m < M)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, layer: Convolution, precision: str = "ieee") -> Tensor:
-    """Return `[tasks, n, o, oh, ow]` for `x [tasks, n, c, h, w]`, `weight [tasks, o, c, kh, kw]`, `bias [tasks, o]`."""
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    layer: Convolution,
+    precision: str = "ieee",
+    slope: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `[tasks, n, o, oh, ow]` for `x [tasks, n, c, h, w]`, `weight [tasks, o, c, kh, kw]`, `bias [tasks, o]`.
+
+    With an activation whose derivative needs them, the sums before it come second; `slope [tasks, o]` is PReLU's.
+    """
     x, weight = adjacent(x), adjacent(weight)
-    bias = None if bias is None else adjacent(bias)
     tasks, images, channels = x.shape[:3]
     outputs = weight.shape[1]
-    y = x.new_empty(tasks, images, outputs, *layer.output)
     height, width = layer.output
-    bias_task = 0 if bias is None else bias.stride(0)
+    y, before = _outputs(x, layer, tasks, images, outputs, height, width)
     launch(
         task_convolution_forward_kernel,
         tasks,
         (outputs, images * height * width, weight[0, 0].numel()),
         (
-            *(y, y.stride(0), x, x.stride(0), weight, weight.stride(0), bias, bias_task),
+            *(y, y.stride(0), x, x.stride(0), weight, weight.stride(0), *_with_stride(bias), before, *_strided(slope)),
             *(channels * layer.image[0] * layer.image[1], *layer.image, *layer.output),
         ),
-        **_constants(layer, x, precision),
+        **_constants(layer, x, precision, layer.activation),
     )
-    return y
+    return y if before is None else (y, before)
 
 
-def backward_data(dy: Tensor, weight: Tensor, layer: Convolution, precision: str = "ieee") -> Tensor:
-    """Return the derivative `[tasks, n, c, h, w]` by `x`."""
+def backward_data(
+    dy: Tensor,
+    weight: Tensor,
+    layer: Convolution,
+    precision: str = "ieee",
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> Tensor:
+    """Return the derivative `[tasks, n, c, h, w]` by `x`; `kept` is what the activation's derivative is made from."""
     dy, weight = adjacent(dy), adjacent(weight)
-    tasks, images, outputs, height, width = dy.shape
-    channels = weight.shape[2]
-    dx = dy.new_empty(tasks, images, channels, *layer.image)
-    launch(
-        task_convolution_backward_data_kernel,
-        tasks,
-        (channels, images * layer.image[0] * layer.image[1], outputs * layer.kernel[0] * layer.kernel[1]),
-        (
-            *(dx, dx.stride(0), dy, dy.stride(0), weight, weight.stride(0)),
-            *(outputs * height * width, *layer.image, *layer.output),
-        ),
-        **_constants(layer, dy, precision),
-    )
+    dx = dy.new_empty(*dy.shape[:2], weight.shape[2], *layer.image)
+    _scatter(dx, dy, weight, layer, precision, layer.activation if kept is not None else None, kept=kept, slope=slope)
     return dx
 
 
-def backward_weights(dy: Tensor, x: Tensor, layer: Convolution, precision: str = "ieee") -> tuple[Tensor, Tensor]:
-    """Return the derivatives by the weights, `[tasks, o, c, kh, kw]`, and by the bias, `[tasks, o]`."""
+def transposed_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    layer: Convolution,
+    precision: str = "ieee",
+    slope: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `[tasks, n, c, h, w]`: backward-data of `x [tasks, n, o, oh, ow]`, then `bias [tasks, c]`, activation."""
+    x, weight = adjacent(x), adjacent(weight)
+    y, before = _outputs(x, layer, *x.shape[:2], weight.shape[2], *layer.image)
+    _scatter(y, x, weight, layer, precision, layer.activation, bias=bias, before=before, slope=slope)
+    return y if before is None else (y, before)
+
+
+def backward_weights(
+    dy: Tensor,
+    x: Tensor,
+    layer: Convolution,
+    precision: str = "ieee",
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the derivatives by weights, `[tasks, o, c, kh, kw]`, bias, `[tasks, o]`, and the slopes, if any."""
     dy, x = adjacent(dy), adjacent(x)
     tasks, images, outputs, height, width = dy.shape
     channels = x.shape[2]
     dw, db = dy.new_empty(tasks, outputs, channels, *layer.kernel), dy.new_empty(tasks, outputs)
+    dslope = None if slope is None else dy.new_empty(tasks, outputs)
     launch(
         task_convolution_backward_weights_kernel,
         tasks,
         (outputs, channels * layer.kernel[0] * layer.kernel[1], images * height * width),
         (
             *(dw, dw.stride(0), db, db.stride(0), dy, dy.stride(0), x, x.stride(0)),
+            *(*_with_stride(kept), *_strided(slope), dslope),
             *(channels * layer.image[0] * layer.image[1], *layer.image, *layer.output),
         ),
-        **_constants(layer, dy, precision),
+        **_constants(layer, dy, precision, layer.activation if kept is not None else None),
     )
-    return dw, db
+    return (dw, db) if dslope is None else (dw, db, dslope)
 
 
-def _constants(layer: Convolution, x: Tensor, precision: str) -> dict[str, Any]:
+def _scatter(
+    out: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    layer: Convolution,
+    precision: str,
+    activation: Activation | None,
+    *,
+    bias: Tensor | None = None,
+    before: Tensor | None = None,
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> None:
+    tasks, images, outputs, height, width = dy.shape
+    launch(
+        task_convolution_backward_data_kernel,
+        tasks,
+        (out.shape[2], images * layer.image[0] * layer.image[1], outputs * layer.kernel[0] * layer.kernel[1]),
+        (
+            *(out, out.stride(0), dy, dy.stride(0), weight, weight.stride(0)),
+            *(*_with_stride(bias), before, *_with_stride(kept), *_strided(slope)),
+            *(outputs * height * width, *layer.image, *layer.output),
+        ),
+        **_constants(layer, dy, precision, activation),
+    )
+
+
+def _outputs(x: Tensor, layer: Convolution, *shape: int) -> tuple[Tensor, Tensor | None]:
+    """Return memory for the output and, if they are to be kept, for the sums before the activation."""
+    keeps = layer.activation is not None and layer.activation.keeps_input
+    return x.new_empty(*shape), x.new_empty(*shape) if keeps else None
+
+
+def _with_stride(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return an operand, the elements of a task adjacent, and the distance between tasks."""
+    x = None if x is None else adjacent(x)
+    return x, 0 if x is None else x.stride(0)
+
+
+def _strided(slope: Tensor | None) -> tuple[Any, ...]:
+    """Return slopes with both their strides."""
+    return slope, *((0, 0) if slope is None else slope.stride())
+
+
+def _constants(layer: Convolution, x: Tensor, precision: str, activation: Activation | None) -> dict[str, Any]:
     names = ("KH", "KW", "SY", "SX", "PY", "PX", "DY", "DX")
     numbers = (*layer.kernel, *layer.stride, *layer.padding, *layer.dilation)
-    return dict(zip(names, numbers, strict=True), PRECISION=precision_of(x, precision))
+    named = dict(zip(names, numbers, strict=True))
+    return {**named, **activation_constants(activation), "PRECISION": precision_of(x, precision)}

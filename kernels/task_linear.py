@@ -9,12 +9,23 @@
 
 so nothing is transposed in memory. The bias is added before the store; its derivative is the sum of `left` over k,
 which the first programs along n have read anyway. What lies outside the product is read as zero and never stored.
+
+An activation is taken of the sums before they are stored; where its derivative needs them, they are stored as well.
+Backwards, dy is multiplied by the derivative as it is read, from what the layer kept, which lies like dy.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.tiles import adjacent, launch, locate, multiply, precision_of
+from metagan_fast.kernels.activations import activate, activation_derivative
+from metagan_fast.kernels.tiles import activation_constants, adjacent, launch, locate, multiply, precision_of
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from metagan_fast._ops.activations import Activation
 
 
 @triton.jit
@@ -33,9 +44,18 @@ def task_linear_kernel(
     bias_task,
     row_sums,
     row_sums_task,
+    before,
+    kept,
+    kept_task,
+    slope,
+    slope_task,
+    slope_step,
+    slope_sums,
     M,
     N,
     K,
+    NAME: tl.constexpr,
+    NUMBER: tl.constexpr,
     PRECISION: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
@@ -47,53 +67,124 @@ def task_linear_kernel(
     sums = tl.zeros((BM, BN), tl.float32)
     if row_sums is not None:
         of_left = tl.zeros((BM, BK), tl.float32)
+    if slope_sums is not None:
+        of_slope = tl.zeros((BM, BK), tl.float32)
+    p = 0.0
+    if slope is not None:
+        slopes = slope + task * slope_task
+        if row_sums is not None:
+            p = tl.load(slopes + m * slope_step, m < M, other=0.0).to(tl.float32)[:, None]
+    if kept is not None:
+        kept_rows = kept + task * kept_task + m.to(tl.int64)[:, None] * left_m
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         wide = k.to(tl.int64)
         a = tl.load(left_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
         b = tl.load(right_columns + wide[:, None] * right_k, (k < K)[:, None] & (n < N)[None, :], other=0.0)
+        if kept is not None:
+            of_k = tl.load(kept_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
+            of_k = of_k.to(tl.float32)
+            dy = a.to(tl.float32)
+            of_row = p
+            if slope is not None and row_sums is None:
+                of_row = tl.load(slopes + k * slope_step, k < K, other=0.0).to(tl.float32)[None, :]
+            if slope_sums is not None:
+                of_slope += tl.where(of_k > 0, 0.0, dy * of_k)
+            a = (dy * activation_derivative(of_k, of_row, NAME, NUMBER)).to(a.dtype)
         sums = multiply(a, b, sums, PRECISION)
         if row_sums is not None:
             of_left += a.to(tl.float32)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + n, n < N, other=0.0).to(tl.float32)[None, :]
-    place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
-    tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    place = task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
+    if before is not None:
+        tl.store(before + place, sums.to(before.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    if kept is None:
+        if slope is not None:
+            p = tl.load(slopes + n * slope_step, n < N, other=0.0).to(tl.float32)[None, :]
+        sums = activate(sums, p, NAME, NUMBER)
+    tl.store(out + place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
     if row_sums is not None:  # noqa: SIM102 (decided when compiled, the next one when run)
         if is_first:
             total = tl.sum(of_left, 1).to(row_sums.dtype.element_ty)
             tl.store(row_sums + task * row_sums_task + m, total, m < M)
+            if slope_sums is not None:
+                total = tl.sum(of_slope, 1).to(slope_sums.dtype.element_ty)
+                tl.store(slope_sums + task * row_sums_task + m, total, m < M)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, precision: str = "ieee") -> Tensor:
-    """Return `[tasks, n, out]` for `x [tasks, n, in]`, `weight [tasks, out, in]`, `bias [tasks, out]`."""
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    precision: str = "ieee",
+    activation: Activation | None = None,
+    slope: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `[tasks, n, out]` for `x [tasks, n, in]`, `weight [tasks, out, in]`, `bias [tasks, out]`.
+
+    With an activation whose derivative needs them, the sums before it come second; `slope [tasks, out]` is PReLU's.
+    """
     x, weight = adjacent(x), adjacent(weight)
     bias = None if bias is None else adjacent(bias)
     tasks, rows, inputs = x.shape
     outputs = weight.shape[1]
     y = x.new_empty(tasks, rows, outputs)
-    _product(y, x, (inputs, 1), weight, (1, inputs), inputs, bias, None, precision)
-    return y
+    before = x.new_empty(tasks, rows, outputs) if activation is not None and activation.keeps_input else None
+    _product(
+        *(y, x, (inputs, 1), weight, (1, inputs), inputs, precision, activation),
+        bias=bias,
+        before=before,
+        slope=slope,
+    )
+    return y if before is None else (y, before)
 
 
-def backward_data(dy: Tensor, weight: Tensor, precision: str = "ieee") -> Tensor:
-    """Return the derivative `[tasks, n, in]` by `x`."""
+def backward_data(
+    dy: Tensor,
+    weight: Tensor,
+    precision: str = "ieee",
+    activation: Activation | None = None,
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> Tensor:
+    """Return the derivative `[tasks, n, in]` by `x`; `kept` is what the activation's derivative is computed from."""
     dy, weight = adjacent(dy), adjacent(weight)
+    kept = None if kept is None else adjacent(kept)
     tasks, rows, outputs = dy.shape
     inputs = weight.shape[2]
     dx = dy.new_empty(tasks, rows, inputs)
-    _product(dx, dy, (outputs, 1), weight, (inputs, 1), outputs, None, None, precision)
+    _product(
+        *(dx, dy, (outputs, 1), weight, (inputs, 1), outputs, precision, activation),
+        kept=kept,
+        slope=slope,
+    )
     return dx
 
 
-def backward_weights(dy: Tensor, x: Tensor, precision: str = "ieee") -> tuple[Tensor, Tensor]:
-    """Return the derivatives by the weights, `[tasks, out, in]`, and by the bias, `[tasks, out]`."""
+def backward_weights(
+    dy: Tensor,
+    x: Tensor,
+    precision: str = "ieee",
+    activation: Activation | None = None,
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Return the derivatives by weights, `[tasks, out, in]`, bias, `[tasks, out]`, and the slopes if there are any."""
     dy, x = adjacent(dy), adjacent(x)
+    kept = None if kept is None else adjacent(kept)
     tasks, rows, outputs = dy.shape
     inputs = x.shape[2]
     dw, db = dy.new_empty(tasks, outputs, inputs), dy.new_empty(tasks, outputs)
-    _product(dw, dy, (1, outputs), x, (inputs, 1), rows, None, db, precision)
-    return dw, db
+    dslope = None if slope is None else dy.new_empty(tasks, outputs)
+    _product(
+        *(dw, dy, (1, outputs), x, (inputs, 1), rows, precision, activation),
+        row_sums=db,
+        kept=kept,
+        slope=slope,
+        slope_sums=dslope,
+    )
+    return (dw, db) if dslope is None else (dw, db, dslope)
 
 
 def _product(
@@ -103,9 +194,15 @@ def _product(
     right: Tensor,
     right_strides: tuple[int, int],
     terms: int,
-    bias: Tensor | None,
-    row_sums: Tensor | None,
     precision: str,
+    activation: Activation | None,
+    *,
+    bias: Tensor | None = None,
+    row_sums: Tensor | None = None,
+    before: Tensor | None = None,
+    kept: Tensor | None = None,
+    slope: Tensor | None = None,
+    slope_sums: Tensor | None = None,
 ) -> None:
     tasks, m, n = out.shape
     launch(
@@ -115,6 +212,9 @@ def _product(
         (
             *(out, out.stride(0), left, left.stride(0), *left_strides, right, right.stride(0), *right_strides),
             *(bias, 0 if bias is None else bias.stride(0), row_sums, 0 if row_sums is None else row_sums.stride(0)),
+            *(before, kept, 0 if kept is None else kept.stride(0)),
+            *(slope, *((0, 0) if slope is None else slope.stride()), slope_sums),
         ),
+        **activation_constants(activation),
         PRECISION=precision_of(left, precision),
     )

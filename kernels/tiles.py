@@ -5,12 +5,17 @@ of m and n; it walks k in steps and is the only one to write its tile, so that t
 is atomic. Programs lie on one axis, task by task, and within a task m varies fastest.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from metagan_fast._ops.activations import Activation
 
 
 class Tile(NamedTuple):
@@ -21,9 +26,10 @@ class Tile(NamedTuple):
     k: int
 
 
-LARGEST = {"ieee": Tile(64, 64, 16), "tf32": Tile(64, 64, 32), "bf16": Tile(64, 64, 32)}
+LARGEST = {"ieee": Tile(64, 64, 16), "tf32": Tile(64, 64, 16), "bf16": Tile(64, 64, 32)}
 """Tiles by precision. Reasoned, not measured: 64 x 64 sums are 16 registers a thread, and each number read from memory
-serves 64 multiply-adds; k advances by what keeps both operands of three steps within 50 KiB of shared memory."""
+serves 64 multiply-adds; k advances by 64 bytes. By 128 in tf32, a step of a convolution on an sm_80 has more addresses
+than registers."""
 
 SMALLEST = 16
 """What `tl.dot` takes at least; a few shots fill no more."""
@@ -50,6 +56,13 @@ def precision_of(x: Tensor, precision: str) -> str:
     return "bf16" if x.dtype == torch.bfloat16 else precision
 
 
+def activation_constants(activation: Activation | None) -> dict[str, Any]:
+    """Return what a kernel has of an activation compiled in."""
+    if activation is None:
+        return {"NAME": "none", "NUMBER": 0.0}
+    return {"NAME": activation.name, "NUMBER": activation.numbers[0] if activation.numbers else 0.0}
+
+
 def launch(
     kernel: Any, tasks: int, extents: tuple[int, int, int], arguments: tuple[Any, ...], **constants: Any
 ) -> None:
@@ -63,11 +76,12 @@ def launch(
     programs = tasks * triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
     if programs == 0:
         return
-    start(kernel, programs, (*arguments, m, n, k), {**constants, "BM": tile.m, "BN": tile.n, "BK": tile.k})
+    sizes = {"BM": tile.m, "BN": tile.n, "BK": tile.k}
+    start(kernel, programs, (*arguments, m, n, k), {**constants, **sizes}, OPTIONS)
 
 
 def start(
-    kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], options: dict[str, Any] = OPTIONS
+    kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Start the programs on the device of the first argument."""
     with torch.cuda.device_of(arguments[0]):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 import task_layer_norm_cases as norms
 from metagan_fast._ops.task_layer_norm import LayerNorm
+from metagan_fast._ops.task_layers import Linear
 from metagan_fast._ops.task_passes import kernel
 from support import assert_close
-from task_layer_cases import CASES, expected, operands, oracle
+from task_layer_cases import ACTIVATED, ACTIVATIONS, CASES, expected, kept, operands, oracle, slopes
 
 MARGIN, CANARY = 300, 1234.5
 
@@ -60,6 +61,41 @@ def test_three_passes(name: str, precision: str) -> None:
     assert_close(kernel(layer, "backward_data", precision)(dy, weight), dx, "task-layer")
     for actual, wanted in zip(kernel(layer, "backward_weights", precision)(dy, x), (dw, db), strict=True):
         assert_close(actual, wanted, "task-layer")
+
+
+@pytest.mark.parametrize("name", ACTIVATED)
+def test_activations(name: str) -> None:
+    """Forward, and backward from what it keeps; a transposed convolution has only the former with its activation."""
+    case = ACTIVATED[name]
+    layer = case[0]
+    x, weight, bias = operands(case)
+    slope = slopes(case)
+    dy = torch.randn_like(oracle(layer, x, weight, bias, slope))
+    y, dx, *of_weights = expected(case, x, weight, bias, dy, slope)
+    kept_exactly = kept(case, x, weight, bias, slope)
+    results = kernel(layer, "forward")(x, weight, bias, slope=slope)
+    if layer.activation.keeps_input:
+        results, kept_actually = results
+        assert_close(kept_actually, kept_exactly, "task-layer")
+    assert_close(results, y, "task-layer")
+    if layer.reads_through_activation:
+        through = {"kept": kept_exactly, "slope": slope}
+        assert_close(kernel(layer, "backward_data")(dy, weight, **through), dx, "task-layer")
+        for actual, wanted in zip(kernel(layer, "backward_weights")(dy, x, **through), of_weights, strict=True):
+            assert_close(actual, wanted, "task-layer")
+
+
+def test_activations_far_from_zero_and_close_to_it(guarded: None) -> None:
+    """Elements of every size, one by one: no overflow, no cancellation; an exponential of -87 is right to 87 ulp."""
+    z = torch.cat([torch.logspace(-12, 3, 301), -torch.logspace(-12, 3, 301), torch.zeros(1)]).view(1, -1, 1)
+    one = torch.ones(1, 1, 1)
+    for activation, function in ACTIVATIONS.items():
+        slope = torch.full((1, 1), 0.3) if activation.name == "prelu" else None
+        results = kernel(Linear(activation), "forward")(z, one, None, slope=slope)
+        y = results[0] if isinstance(results, tuple) else results
+        exact = function(z.double(), *(() if slope is None else (slope[0].double(),)))
+        atol = 1e-7 if activation.name == "gelu" else 1e-30  # in its tail 1 + erf cancels, as in PyTorch
+        torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=atol, msg=lambda m, a=activation: f"{a}: {m}")
 
 
 @pytest.mark.parametrize("name", ["linear", "convolution-stride"])

@@ -92,11 +92,11 @@ def test_multiples_of_a_step_equal_a_whole_trace(query: int) -> None:
 
 @pytest.mark.slow
 def test_figr_with_8_tasks_launches_less() -> None:
-    """Counted, not estimated: a fourteenth in the vmapped form, and one launch as a graph."""
+    """Counted, not estimated: a fifteenth in the vmapped form, and one launch as a graph."""
     case = next(case for case in workloads.CASES if case.name == "figr-8")
     assert (case.tasks, case.steps) == (8, 10)
     launched = {row.form: row.launches for row in gpu_model.rows("figr-8")}
-    assert launched["plain loop"] > 14 * launched["and task layers"]
+    assert launched["plain loop"] > 15 * launched["and task layers"]
     assert launched["the same as a graph"] == 1
 
 

@@ -1,41 +1,20 @@
-"""The PTX translator: each group of instructions against numpy, errors that it must find, compiled kernels."""
+"""The PTX translator's instructions: each group against numpy."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ptx
 from ptx import PtxError
-from tolerances import tolerance
+from ptx_text import HEAD, REGISTERS, bf16, kernel, load, widen
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
-NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 WORDS = np.array([0, 1, 2, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xDEADBEEF, 0x12345678], dtype=np.uint32)
 FLOATS = np.array([0.0, -0.0, 1.5, -2.25, 3e-40, 1e30, np.inf, -np.inf, np.nan, 0.1, 7.0], dtype=np.float32)
-HEAD = ".version 8.0\n.target sm_80\n.address_size 64\n"
-REGISTERS = ".reg .pred %p<9>; .reg .b16 %h<20>; .reg .b32 %r<40>; .reg .b64 %d<40>; .reg .f32 %f<9>; .reg .f64 %g<9>;"
-
-
-def kernel(body: str, parameters: int = 3, name: str = "k", directives: str = "") -> str:
-    """Return a kernel of pointers: %d1, %d2, ... point at the element of this thread, of 8 bytes."""
-    names = ", ".join(f".param .u64 p{i}" for i in range(1, parameters + 1))
-    start = "\n".join(
-        f"ld.param.u64 %d{i}, [p{i}]; mad.wide.u32 %d{i}, %r39, 8, %d{i};" for i in range(1, parameters + 1)
-    )
-    head = f".visible .entry {name}({names})\n{directives}\n"
-    return f"{head}{{\n{REGISTERS}\nmov.u32 %r39, %tid.x;\n{start}\n{body}\nret;\n}}"
-
-
-def load(body: str, **more) -> ptx.Module:
-    return ptx.load(HEAD + kernel(body, **more))
 
 
 class Batch:
@@ -181,15 +160,6 @@ def test_floats_round_and_treat_nans_as_in_ptx():
     Batch(cases).check()
 
 
-def bf16(x):
-    bits = x.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
-def widen(x):
-    return (x.astype(np.uint32) << 16).view(np.float32)
-
-
 def test_bf16_is_rounded_once():
     a = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
     x, y = bf16(a[0]), bf16(a[1])
@@ -256,220 +226,3 @@ ret;
     np.testing.assert_array_equal(out, np.repeat([-5.25, -4.25, -3.25], 32))
     with pytest.raises(PtxError, match="allows 64 threads"):
         run.launch(3, 96, [out, 1.5, struct, -7])
-
-
-# ---- errors
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("frobnicate.s32 %r1, %r2;", r"line 10: unknown instruction frobnicate\.s32"),
-        ("add.sat.s32 %r1, %r2, %r3;", r"line 10: unknown instruction add\.sat\.s32"),
-        ("ld.global.L3::first.b32 %r1, [%d1];", r"line 10: unknown instruction ld\.global\.L3::first\.b32"),
-        ("add.s32 %r1, %r2;", "line 10: add.s32 with 2 operands"),
-        ("add.s32 %r1, %r2, %r77;", "line 10: unknown operand %r77"),
-        ("add.s64 %d1, %d2, %r3;", "line 10: %r3 is narrower than s64"),
-        ("mov.b32 %r1, nowhere;", "line 10: unknown operand nowhere"),
-        ("bra nowhere;", "line 10: unknown label nowhere"),
-        (".whatever 3;", "line 10: unknown directive"),
-        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 %r1, %r2;", "line 10: unknown instruction mma"),
-    ],
-)
-def test_what_is_not_known_is_an_error_with_its_line(body, message):
-    with pytest.raises(PtxError, match=message):
-        load(body, parameters=1)
-
-
-def test_unknown_directives_of_modules_and_kernels_are_errors():
-    with pytest.raises(PtxError, match=r"line 4: unknown directive: \.func"):
-        ptx.load(HEAD + ".func f() { ret; }")
-    with pytest.raises(PtxError, match="unknown directive of a kernel: cluster"):
-        load("", directives=".cluster 2")
-
-
-def launch(body, threads=64, order="forward", size=None, shared=0, declared=""):
-    out = np.zeros(threads if size is None else size, np.uint64)
-    text = HEAD + declared + kernel(body, parameters=1)
-    ptx.load(text)["k"].launch(1, threads, [out], shared_bytes=shared, order=order, seed=5)
-    return out
-
-
-def test_accesses_outside_of_memory_and_misaligned_ones_are_errors():
-    write = "st.global.b64 [%d1], 1;"
-    assert launch(write).sum() == 64
-    with pytest.raises(PtxError, match=r"line 10, block \(0, 0, 0\), thread 63: .* outside of every buffer"):
-        launch(write, size=63)
-    with pytest.raises(PtxError, match=r"thread 0: misaligned access of 16 bytes"):
-        launch("add.s64 %d1, %d1, 8; st.global.v2.b64 [%d1], {%d1, %d1};")
-    with pytest.raises(PtxError, match="of 256 bytes of shared memory"):
-        launch("mul.lo.s32 %r1, %r39, 8; st.shared.b64 [%r1], 1;", shared=256)
-
-
-SHARED = ".extern .shared .align 16 .b8 memory[];\n"
-NEIGHBOUR = """
-mov.u32 %r1, memory; shl.b32 %r2, %r39, 2; add.s32 %r3, %r1, %r2; st.shared.u32 [%r3], %r39;
-{barrier}
-xor.b32 %r4, %r2, 252; add.s32 %r4, %r1, %r4; ld.shared.u32 %r5, [%r4]; st.global.u32 [%d1], %r5;"""
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_a_missing_barrier_is_an_error_in_any_order(order):
-    full = NEIGHBOUR.format(barrier="bar.sync 0;")
-    np.testing.assert_array_equal(launch(full, shared=256, declared=SHARED, order=order), np.arange(64)[::-1])
-    with pytest.raises(PtxError, match="no barrier between"):
-        launch(NEIGHBOUR.format(barrier=""), shared=256, declared=SHARED, order=order)
-    with pytest.raises(PtxError, match="no barrier between"):  # a warp's barrier does not order two warps
-        launch(NEIGHBOUR.format(barrier="bar.warp.sync -1;"), shared=256, declared=SHARED, order=order)
-
-
-WITHIN_A_WARP = """
-mov.u32 %r1, memory; and.b32 %r2, %r39, 31; shl.b32 %r2, %r2, 2; add.s32 %r3, %r1, %r2; st.shared.u32 [%r3], %r39;
-{sync}
-xor.b32 %r4, %r2, 124; add.s32 %r4, %r1, %r4; ld.shared.u32 %r5, [%r4]; st.global.u32 [%d1], %r5;"""
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_a_warp_is_ordered_by_its_barrier_and_not_by_a_shuffle(order):
-    given = {"threads": 32, "shared": 256, "declared": SHARED, "order": order}
-    out = launch(WITHIN_A_WARP.format(sync="bar.warp.sync -1;"), **given)
-    np.testing.assert_array_equal(out, np.arange(32)[::-1])
-    with pytest.raises(PtxError, match="no barrier between"):
-        launch(WITHIN_A_WARP.format(sync="shfl.sync.bfly.b32 %r6, %r2, 1, 31, -1;"), **given)
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_reads_before_a_barrier_of_the_warp_do_not_meet_a_write_after_it(order):
-    body = """mov.u32 %r1, memory; mov.u32 %r2, 5; st.shared.u32 [%r1], %r2; bar.warp.sync -1;
-    ld.shared.u32 %r2, [%r1]; bar.warp.sync -1; setp.ne.u32 %p1, %r39, 0; @%p1 bra end;
-    ld.shared.u32 %r2, [%r1]; add.s32 %r2, %r2, 7; st.shared.u32 [%r1], %r2; st.global.u32 [%d1], %r2;
-    end: mov.u32 %r3, 0;"""
-    out = launch(body, threads=32, shared=256, declared=SHARED, order=order)
-    assert out[0] == 12
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_divergent_barriers_are_errors(order):
-    half = "setp.lt.u32 %p1, %r39, 17;"
-    with pytest.raises(PtxError, match=r"divergent barrier: thread \d+ has left"):
-        launch(f"{half} @%p1 bra skip; bar.sync 0; skip: mov.u32 %r1, 0;", order=order)
-    with pytest.raises(PtxError, match=r"divergent barrier: thread .* waits at line"):
-        launch(f"{half} @%p1 bra other;\nbar.sync 0; bra end;\nother: bar.sync 0;\nend: mov.u32 %r1, 0;", order=order)
-    with pytest.raises(PtxError, match="waits for threads of its warp"):
-        launch(f"{half} @%p1 bra skip; shfl.sync.bfly.b32 %r1, %r2, 1, 31, -1; skip: mov.u32 %r1, 0;", order=order)
-
-
-def test_loops_end_or_are_errors():
-    out = launch("mov.u32 %r1, 0; again: add.s32 %r1, %r1, 1; setp.lt.u32 %p1, %r1, %r39; @%p1 bra.uni again;"
-                 "st.global.u32 [%d1], %r1;")  # fmt: skip
-    np.testing.assert_array_equal(out, np.maximum(np.arange(64), 1))
-    with pytest.raises(PtxError, match="a loop that does not end"):
-        launch("again: bra again;", threads=1)
-
-
-def test_arguments_are_checked():
-    run = load("", parameters=1)["k"]
-    with pytest.raises(PtxError, match="takes 1 arguments, not 2"):
-        run.launch(1, 1, [1, 2])
-    with pytest.raises(PtxError, match="not contiguous"):
-        run.launch(1, 1, [np.zeros(8)[::2]])
-    with pytest.raises(PtxError, match="not a float"):
-        run.launch(1, 1, [1.5])
-
-
-# ---- what Triton compiles
-
-
-@pytest.fixture(scope="module")
-def triton_kernels():
-    pytest.importorskip("triton", reason="needs Triton")
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("needs Triton's compiler, not its interpreter")
-    import ptx_kernels
-
-    return ptx_kernels
-
-
-@pytest.mark.parametrize("numel", [777, 1040])
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_triton_masked_update(triton_kernels, numel, order):
-    text = triton_kernels.update(vector=numel % 16 == 0)
-    assert (".v4.b32" in text) == (numel % 16 == 0)
-    p, g = np.random.default_rng(0).standard_normal((2, numel)).astype(np.float32)
-    expected = p - np.float32(0.1) * g / (np.sqrt(g * g) + np.float32(1e-8))
-    run = ptx.load(text)["update"]
-    run.launch(-(-numel // 512), 128, [p, g, numel, 0.1, 0, 0], order=order, seed=7)
-    np.testing.assert_array_equal(p, expected)
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_triton_row_reduction(triton_kernels, order):
-    x = np.random.default_rng(0).standard_normal((3, 301)).astype(np.float32)
-    out = np.zeros((3, 2), np.float32)
-    text = triton_kernels.row_sums()
-    assert "st.shared" in text
-    ptx.load(text)["row_sums"].launch(3, 128, [x, out, 301, 0, 0], shared_bytes=4096, order=order)
-    y = x.astype(np.float64)
-    expected = np.stack([(y**2).sum(1), np.exp(y - y.max(1, keepdims=True)).sum(1)], axis=1)
-    np.testing.assert_allclose(out, expected, rtol=tolerance("float32-rounding"))
-
-
-@pytest.mark.parametrize("order", ptx.ORDERS)
-def test_triton_reduction_without_its_barriers_is_an_error(triton_kernels, order):
-    text = triton_kernels.row_sums().replace("bar.sync \t0;", "")
-    x, out = np.ones((3, 301), np.float32), np.zeros((3, 2), np.float32)
-    x += np.arange(301, dtype=np.float32)
-    with pytest.raises(PtxError, match="no barrier between"):
-        ptx.load(text)["row_sums"].launch(3, 128, [x, out, 301, 0, 0], shared_bytes=4096, order=order)
-
-
-@pytest.mark.parametrize("precision", ["ieee", "tf32", "bf16"])
-def test_triton_matrix_product(triton_kernels, precision):
-    a, b = np.random.default_rng(0).standard_normal((2, 32, 32)).astype(np.float32)
-    out = np.zeros((32, 32), np.float32)
-    text = triton_kernels.product(precision)
-    assert ("mma.sync" in text) == (precision != "ieee")
-    if precision == "tf32":  # the tensor cores read 10 bits: give them no more
-        a, b = ((x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for x in (a, b))
-    operands = (bf16(a), bf16(b)) if precision == "bf16" else (a, b)
-    ptx.load(text)["product"].launch(1, 128, [*operands, out, 0, 0], shared_bytes=32768, order="random", seed=2)
-    exact = [widen(x) for x in operands] if precision == "bf16" else [a, b]
-    expected = exact[0].astype(np.float64) @ exact[1]
-    np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance("bf16-operands") * np.abs(expected).max())
-
-
-# ---- what nvcc compiles
-
-CUDA = """
-extern "C" __global__ void sums(const float *x, double *out, int columns) {
-  __shared__ double scratch[128];
-  double sum = 0;
-  for (int i = threadIdx.x; i < columns; i += 128) sum += double(x[blockIdx.x * columns + i]);
-  scratch[threadIdx.x] = sum;
-  for (int half = 64; half; half /= 2) {
-    BARRIER
-    if (threadIdx.x < half) scratch[threadIdx.x] += scratch[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) out[blockIdx.x] = scratch[0];
-}
-"""
-
-
-@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-@pytest.mark.parametrize("barrier", ["__syncthreads();", ""])
-def test_nvcc_reduction(tmp_path: Path, barrier):
-    (tmp_path / "sums.cu").write_text(CUDA.replace("BARRIER", barrier))
-    subprocess.run(
-        [NVCC, "-ptx", "-arch=compute_80", "sums.cu", "-o", "sums.ptx"], cwd=tmp_path, check=True, capture_output=True
-    )
-    run = ptx.load((tmp_path / "sums.ptx").read_text())["sums"]
-    x = np.random.default_rng(0).standard_normal((5, 333)).astype(np.float32)
-    for order in ptx.ORDERS:
-        out = np.zeros(5)
-        if not barrier:
-            with pytest.raises(PtxError, match="no barrier between"):
-                run.launch(5, 128, [x, out, 333], order=order)
-            continue
-        run.launch(5, 128, [x, out, 333], order=order, seed=4)
-        expected = x.astype(np.float64).sum(1)
-        np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance("float64-rounding") * 100)

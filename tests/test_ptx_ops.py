@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import ops_cases
 import ptx
+import ptx_triton
 from metagan_fast import FlatLayout, _backends, functional
 from ops_cases import CASES, CLIP_CASES, MARGIN, NUMBERED, Case, same_bits
 from ptx_launchers import cuda_as_ptx
@@ -29,13 +27,6 @@ pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 TELLING = list({case.op: case for case in (*CASES, CLIP_CASES[0])}.values())
 """One case an op."""
-
-
-def memory(x: Tensor) -> np.ndarray:
-    """Return the bytes from a tensor's first element to its last: what a kernel may touch."""
-    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    size = (last + 1) * x.element_size() if x.numel() else 0
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
 
 
 def reference(case: Case, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
@@ -75,15 +66,7 @@ def triton_as_ptx(aot: Any, order: str) -> Iterator[list[str]]:
         launch = aot.Launch(
             f"ptx{id(ran)}-{next(count)}", kernel, programs, dict(zip(names, arguments, strict=True)), constants
         )
-        compiled = launch.compile("sm_80")
-        run = ptx.load(compiled.asm["ptx"])[launch.name]
-        values = [launch.arguments[name] for name in launch.passed]
-        buffers = [memory(x) for x in values if isinstance(x, Tensor)]
-        passed = [struct.pack("<Q", x.data_ptr()) if isinstance(x, Tensor) else x for x in values]
-        threads = run.kernel.bounds["reqntid"]
-        scratch = [0] * (len(run.kernel.parameters) - len(passed))  # of the GPU's memory: the kernels use none
-        shared = compiled.metadata.shared
-        run.launch(programs, threads, [*passed, *scratch], shared, order=order, seed=1, buffers=buffers)
+        ptx_triton.run(launch, order)
         ran.append(launch.name)
 
     with (

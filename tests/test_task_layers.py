@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,19 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, jvp, vjp, vmap
 
 import metagan_fast as mgf
+from metagan_fast._ops import activated_layers
 from metagan_fast._ops import task_layers as ops
 from metagan_fast.executors.batched import BatchedModule
 from metagan_fast.executors.layer_mode import task_layers
 from networks import batch_norm_dcgan, tiny_batch, tiny_gan
 from support import assert_close
-from task_layer_cases import CASES, Case, operands, oracle
+from task_layer_cases import ACTIVATED, ACTIVATIONS, CASES, Case, operands, oracle, slopes
 
 SMALL: dict[str, Case] = {
     "linear": (ops.Linear(), (2, 3, 4), 2),
     "convolution": (ops.Convolution((4, 3), (3, 2), (2, 1), (1, 2), (1, 2)), (2, 1, 2, 4, 3), 2),
+    "transposed": (ops.TransposedConvolution((3, 3), (3, 2), (2, 1), (1, 0), (1, 2)), (2, 1, 2, 2, 1), 2),
+}
+SMALL_ACTIVATED: dict[str, Case] = {
+    f"{name}-{activation.name}": (replace(SMALL[name][0], activation=activation), *SMALL[name][1:])
+    for name, kinds in {"linear": ACTIVATIONS, "transposed": ("prelu", "tanh")}.items()
+    for activation in ACTIVATIONS
+    if name == "linear" or activation.name in kinds
 }
 SWITCH = "METAGAN_FAST_TASK_LAYERS"
 
@@ -35,19 +44,29 @@ def on(monkeypatch: pytest.MonkeyPatch) -> None:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[ops.Layer]:
     """Collect the layers that are run by `ops.run`."""
     found: list[ops.Layer] = []
-    run = ops.run
-    monkeypatch.setattr(ops, "run", lambda layer, *x: found.append(layer) or run(layer, *x))
+
+    def collect(run: Any) -> Any:
+        return lambda layer, *x: found.append(layer) or run(layer, *x)
+
+    monkeypatch.setattr(ops, "run", collect(ops.run))
+    monkeypatch.setattr(activated_layers, "run", collect(activated_layers.run))
     return found
 
 
+def run_layer(layer: ops.Layer, *inputs: Tensor) -> Tensor:
+    return (ops if layer.activation is None else activated_layers).run(layer, *inputs)
+
+
 def leaves(case: Case) -> list[Tensor]:
-    return [x.clone().requires_grad_() for x in operands(case, torch.float64)]
+    """Return all operands of a layer, with slopes if it has any."""
+    given = (*operands(case, torch.float64), slopes(case, torch.float64))
+    return [x.clone().requires_grad_() for x in given if x is not None]
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("case", [*CASES.values(), *ACTIVATED.values()], ids=[*CASES, *ACTIVATED])
 def test_output_and_gradients(case: Case) -> None:
     inputs = leaves(case)
-    actual, expected = ops.run(case[0], *inputs), oracle(case[0], *inputs)
+    actual, expected = run_layer(case[0], *inputs), oracle(case[0], *inputs)
     assert_close(actual, expected, "float64-rounding")
     dy = torch.randn_like(expected)
     for a, b in zip(torch.autograd.grad(actual, inputs, dy), torch.autograd.grad(expected, inputs, dy), strict=True):
@@ -66,32 +85,49 @@ def test_finite_differences(case: Case, with_bias: bool) -> None:
     assert gradgradcheck(run, inputs, fast_mode=True, check_fwd_over_rev=True)
 
 
-@pytest.mark.parametrize("case", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("case", SMALL_ACTIVATED.values(), ids=SMALL_ACTIVATED)
+def test_finite_differences_through_activations(case: Case) -> None:
+    """Without a bias what is kept is all that connects the two passes."""
+
+    def run(*inputs: Tensor) -> Tensor:
+        return activated_layers.run(case[0], *inputs)
+
+    inputs = leaves(case)
+    assert gradcheck(run, inputs, check_forward_ad=True)
+    assert gradgradcheck(run, inputs, fast_mode=True, check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("case", [*SMALL.values(), *SMALL_ACTIVATED.values()], ids=[*SMALL, *SMALL_ACTIVATED])
 def test_transforms_of_every_order(case: Case) -> None:
-    """vmap(grad), a jvp of a gradient and a third derivative, against PyTorch's own."""
-    x, weight, bias = operands(case, torch.float64)
-    directions = operands(case, torch.float64)
+    """vmap(grad), a gradient's derivative along a direction, and the same of a penalty, against PyTorch's own."""
+    inputs = [x.detach() for x in leaves(case)]
+    directions = [torch.randn_like(x) for x in inputs]
+    every = tuple(range(len(inputs)))
 
     def objective(run: Any) -> Any:
-        def loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return run(x[None], weight[None], bias[None]).tanh().pow(2).sum()
+        def loss(*inputs: Tensor) -> Tensor:
+            return run(*(x[None] for x in inputs)).tanh().pow(2).sum()
 
-        def penalty(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return grad(loss)(x, weight, bias).pow(2).sum()
+        def penalty(*inputs: Tensor) -> Tensor:
+            return grad(loss)(*inputs).pow(2).sum()
 
         return loss, penalty
 
     for actual, expected in zip(
-        objective(lambda *x: ops.run(case[0], *x)), objective(lambda *x: oracle(case[0], *x)), strict=True
+        objective(lambda *x: run_layer(case[0], *x)), objective(lambda *x: oracle(case[0], *x)), strict=True
     ):
-        of = [grad(f, argnums=(0, 1, 2)) for f in (actual, expected)]
-        for a, b in zip(*(vmap(g)(x, weight, bias) for g in of), strict=True):
+        of = [grad(f, argnums=every) for f in (actual, expected)]
+        for a, b in zip(*(vmap(g)(*inputs) for g in of), strict=True):
             assert_close(a, b, "float64-rounding")
-        for a, b in zip(*(vmap(g, in_dims=(0, None, None))(x, weight[0], bias[0]) for g in of), strict=True):
+        shared = inputs[0], *(x[0] for x in inputs[1:])
+        for a, b in zip(*(vmap(g, in_dims=(0, *(None for _ in every[1:])))(*shared) for g in of), strict=True):
             assert_close(a, b, "float64-rounding")
-        one = [v[0] for v in (x, weight, bias)]
-        tangents = [v[0] for v in directions]
-        for a, b in zip(*(jvp(g, tuple(one), tuple(tangents))[1] for g in of), strict=True):
+        one, along = (tuple(v[0] for v in given) for given in (inputs, directions))
+        if case[0].activation is None:
+            products = [jvp(g, one, along)[1] for g in of]
+        else:  # PyTorch's SiLU has no such derivative, and others take minutes to find theirs
+            products = [vjp(g, *one)[1](along) for g in of]
+        for a, b in zip(*products, strict=True):
             assert_close(a, b, "float64-rounding")
 
 
@@ -103,12 +139,13 @@ class Layers(nn.Module):
         self.conv = nn.Conv2d(2, 4, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2))
         self.reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect", bias=False)
         self.grouped = nn.Conv2d(4, 4, 3, groups=2)
-        self.same = nn.Conv2d(4, 3, 3, padding="same")
-        self.linear = nn.Linear(3 * 2 * 6, 3)
+        self.same = nn.Conv2d(4, 6, 3, padding="same")
+        self.up = nn.ConvTranspose2d(6, 4, (4, 2), stride=(2, 1), padding=1, output_padding=(1, 0), groups=2)
+        self.linear = nn.Linear(4 * 5 * 5, 3)
         self.register_buffer("shared", torch.randn(3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.same(self.grouped(self.reflect(self.conv(x))))
+        x = self.up(self.same(self.grouped(self.reflect(self.conv(x)))))
         x = self.linear(x.flatten(1))
         return F.linear(x.unsqueeze(1), self.shared).squeeze(1)
 
@@ -122,7 +159,7 @@ def test_what_is_replaced(on: None, calls: list[ops.Layer]) -> None:
     y = batched(params, x)
     assert batched.vectorized
     kinds = [type(layer).__name__ for layer in calls]
-    assert kinds[-3:] == ["Convolution", "Convolution", "Linear"]
+    assert kinds[-5:] == ["Convolution", "Convolution", "Convolution", "TransposedConvolution", "Linear"]
     rows = [functional_call(module, layout.views(p), (v,)) for p, v in zip(params, x, strict=True)]
     assert_close(y, torch.stack(rows), "float64-rounding")
     dy = torch.randn_like(y)

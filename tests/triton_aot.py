@@ -38,13 +38,17 @@ POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One launch: `arguments` by name in the kernel's order, `programs` of its one-dimensional grid."""
+    """One launch: `arguments` by name in the kernel's order, `programs` of its one-dimensional grid.
+
+    `options` say how it is compiled, None: as the element-wise kernels are.
+    """
 
     mode: str
     kernel: Any
     programs: int
     arguments: dict[str, Any]
     constants: dict[str, Any]
+    options: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -97,7 +101,8 @@ class Launch:
             if name in self.passed and self._is_divisible(name)
         }
         source = ASTSource(self.kernel, signature, constants, attributes)
-        return triton.compile(source, target=TARGETS[target], options=_launch.options(TARGETS[target].warp_size))
+        options = self.options or _launch.options(TARGETS[target].warp_size)
+        return triton.compile(source, target=TARGETS[target], options=options)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ in place) and runs the op by one of three routes:
   PyTorch of `reference`.
 - torch.compile or another tracer is looking: plain PyTorch, which a compiler can fuse.
 
-`task_layers` is not public: layers with weights of each task's own, for the torch executor.
+`task_layers`, `activated_layers` and `task_layer_norm` are not public: layers with weights of each task's own, for the
+torch executor.
 
 There are no `torch.library` operators here on purpose. A tracer never meets a kernel, so nothing needs a
 schema or a fake; `register_autograd` breaks `torch.func.grad`; and an operator that mutates gives wrong

@@ -3,7 +3,8 @@
 Three passes make a layer, each linear in both operands: forward `F(x, w)` (plus the bias), backward-data `D(dy, w)`
 and backward-weights `W(dy, x)`, which also sums `dy` for the bias. Each pass is an `autograd.Function`, and its own
 derivatives are the other two passes, so that a gradient of a gradient runs on the same kernels. The vmap rule
-turns a batch of task batches into more tasks.
+turns a batch of task batches into more tasks. A transposed convolution is a convolution with D in F's place. Layers
+with an activation are in `activated_layers.py`.
 
 Task batches come first in every operand: `x [tasks, n, in]` or `[tasks, n, c, h, w]`, `w [tasks, out, in]` or
 `[tasks, o, c, kh, kw]`, bias `[tasks, out]`. Sums are float32 at least. Operands of products in float32 are as precise
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from .activations import Activation, along, over_rows
 from .task_passes import PLAIN, Pass, select
 
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
@@ -27,27 +29,32 @@ KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer."""
+    """A linear layer, and the activation that follows it."""
+
+    activation: Activation | None = None
 
     op = "task_linear"
     kernel_dtypes = KERNEL_DTYPES
+    reads_through_activation = True
 
     def settings(self, precision: str) -> dict[str, Any]:
-        return {"precision": precision}
+        return {"precision": precision, "activation": self.activation}
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """A two-dimensional convolution in one group; pairs are (rows, columns)."""
+    """A two-dimensional convolution in one group, and the activation that follows it; pairs are (rows, columns)."""
 
     image: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
+    activation: Activation | None = None
 
     op = "task_convolution"
     kernel_dtypes = KERNEL_DTYPES
+    reads_through_activation = True
 
     def settings(self, precision: str) -> dict[str, Any]:
         return {"layer": self, "precision": precision}
@@ -60,26 +67,34 @@ class Convolution:
         return height, width
 
 
+@dataclass(frozen=True)
+class TransposedConvolution(Convolution):
+    """The transpose of a convolution that maps `image`, the size of this layer's output, to `output`, its input's."""
+
+    op = "task_transposed_convolution"
+    reads_through_activation = False
+
+
 Layer = Linear | Convolution
 
 
 def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Run a layer on every task's inputs with that task's weights; differentiable to any order.
+    """Run a layer without an activation on every task's inputs with that task's weights; differentiable to any order.
 
     Args:
         layer: which layer, with its settings.
         x: `[tasks, n, in]` or `[tasks, n, c, h, w]`.
-        weight: `[tasks, out, in]` or `[tasks, o, c, kh, kw]`, the elements of a task adjacent, tasks any distance apart
-            (others are copied).
+        weight: `[tasks, out, in]` or `[tasks, o, c, kh, kw]`, of a transposed convolution `[tasks, c, o, kh, kw]`; the
+            elements of a task adjacent, tasks any distance apart (others are copied).
         bias: `[tasks, out]` or None.
 
     Returns:
         `[tasks, n, out]` or `[tasks, n, o, oh, ow]`.
     """
-    return _Forward.apply(layer, x, weight, bias)
+    return Forward.apply(layer, x, weight, bias)
 
 
-class _Forward(Pass):
+class Forward(Pass):
     """`F(x, w) + bias`."""
 
     @staticmethod
@@ -96,25 +111,25 @@ class _Forward(Pass):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx = _BackwardData.apply(ctx.layer, dy, weight) if ctx.needs_input_grad[1] else None
+        dx = BackwardData.apply(ctx.layer, dy, weight) if ctx.needs_input_grad[1] else None
         dw, db = None, None
         if ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
-            dw, db = _BackwardWeights.apply(ctx.layer, dy, x)
+            dw, db = BackwardWeights.apply(ctx.layer, dy, x)
         return None, dx, dw, db if ctx.has_bias else None
 
     @staticmethod
     def jvp(ctx: Any, _: None, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None) -> Tensor:
         x, weight = ctx.saved_tensors
         tw = torch.zeros_like(weight) if tw is None else tw
-        ty = _Forward.apply(ctx.layer, x, tw, tb)
-        return ty if tx is None else ty + _Forward.apply(ctx.layer, tx, weight, None)
+        ty = Forward.apply(ctx.layer, x, tw, tb)
+        return ty if tx is None else ty + Forward.apply(ctx.layer, tx, weight, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *operands: Any) -> Any:
-        return _Forward._fold(info, in_dims, *operands)
+        return Forward._fold(info, in_dims, *operands)
 
 
-class _BackwardData(Pass):
+class BackwardData(Pass):
     """`D(dy, w)`."""
 
     @staticmethod
@@ -130,22 +145,22 @@ class _BackwardData(Pass):
     @staticmethod
     def backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
         dy, weight = ctx.saved_tensors
-        ddy = _Forward.apply(ctx.layer, ddx, weight, None) if ctx.needs_input_grad[1] else None
-        dw = _BackwardWeights.apply(ctx.layer, dy, ddx)[0] if ctx.needs_input_grad[2] else None
+        ddy = Forward.apply(ctx.layer, ddx, weight, None) if ctx.needs_input_grad[1] else None
+        dw = BackwardWeights.apply(ctx.layer, dy, ddx)[0] if ctx.needs_input_grad[2] else None
         return None, ddy, dw
 
     @staticmethod
     def jvp(ctx: Any, _: None, tdy: Tensor | None, tw: Tensor | None) -> Tensor:
         dy, weight = ctx.saved_tensors
-        tdx = _BackwardData.apply(ctx.layer, torch.zeros_like(dy) if tdy is None else tdy, weight)
-        return tdx if tw is None else tdx + _BackwardData.apply(ctx.layer, dy, tw)
+        tdx = BackwardData.apply(ctx.layer, torch.zeros_like(dy) if tdy is None else tdy, weight)
+        return tdx if tw is None else tdx + BackwardData.apply(ctx.layer, dy, tw)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *operands: Any) -> Any:
-        return _BackwardData._fold(info, in_dims, *operands)
+        return BackwardData._fold(info, in_dims, *operands)
 
 
-class _BackwardWeights(Pass):
+class BackwardWeights(Pass):
     """`W(dy, x)` and the sum of `dy` for the bias; the bias's cotangent comes back as a bias."""
 
     @staticmethod
@@ -161,51 +176,100 @@ class _BackwardWeights(Pass):
     @staticmethod
     def backward(ctx: Any, ddw: Tensor, ddb: Tensor) -> tuple[Tensor | None, ...]:
         dy, x = ctx.saved_tensors
-        ddy = _Forward.apply(ctx.layer, x, ddw, ddb) if ctx.needs_input_grad[1] else None
-        dx = _BackwardData.apply(ctx.layer, dy, ddw) if ctx.needs_input_grad[2] else None
+        ddy = Forward.apply(ctx.layer, x, ddw, ddb) if ctx.needs_input_grad[1] else None
+        dx = BackwardData.apply(ctx.layer, dy, ddw) if ctx.needs_input_grad[2] else None
         return None, ddy, dx
 
     @staticmethod
     def jvp(ctx: Any, _: None, tdy: Tensor | None, tx: Tensor | None) -> tuple[Tensor, Tensor]:
         dy, x = ctx.saved_tensors
-        tdw, tdb = _BackwardWeights.apply(ctx.layer, torch.zeros_like(dy) if tdy is None else tdy, x)
-        return (tdw, tdb) if tx is None else (tdw + _BackwardWeights.apply(ctx.layer, dy, tx)[0], tdb)
+        tdw, tdb = BackwardWeights.apply(ctx.layer, torch.zeros_like(dy) if tdy is None else tdy, x)
+        return (tdw, tdb) if tx is None else (tdw + BackwardWeights.apply(ctx.layer, dy, tx)[0], tdb)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *operands: Any) -> Any:
-        return _BackwardWeights._fold(info, in_dims, *operands)
+        return BackwardWeights._fold(info, in_dims, *operands)
 
 
-def _linear_forward(layer: Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = x @ weight.mT
-    return y if bias is None else y + bias.unsqueeze(1)
+def _linear_forward(
+    layer: Linear, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    return _activate(layer, x @ weight.mT, bias, slope)
 
 
-def _linear_backward_data(layer: Linear, dy: Tensor, weight: Tensor) -> Tensor:
-    return dy @ weight
+def _linear_backward_data(
+    layer: Linear, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> Tensor:
+    return _through_activation(layer, dy, kept, slope)[0] @ weight
 
 
-def _linear_backward_weights(layer: Linear, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    return dy.mT @ x, dy.sum(1)
+def _linear_backward_weights(
+    layer: Linear, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    dz, *of_slope = _through_activation(layer, dy, kept, slope)
+    return dz.mT @ x, *map(over_rows, (dz, *of_slope))
 
 
-def _convolution_forward(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolution_forward(
+    layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
     settings = (layer.stride, layer.padding, layer.dilation)
-    biases = [None] * len(x) if bias is None else bias.unbind()
-    return torch.stack([F.conv2d(*operands, *settings) for operands in zip(x, weight, biases, strict=True)])
+    z = torch.stack([F.conv2d(images, w, None, *settings) for images, w in zip(x, weight, strict=True)])
+    return _activate(layer, z, bias, slope)
 
 
-def _convolution_backward_data(layer: Convolution, dy: Tensor, weight: Tensor) -> Tensor:
+def _convolution_backward_data(
+    layer: Convolution, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> Tensor:
+    dz = _through_activation(layer, dy, kept, slope)[0]
     sizes = (dy.shape[1], weight.shape[2], *layer.image)
     settings = (layer.stride, layer.padding, layer.dilation)
-    return torch.stack([conv2d_input(sizes, w, d, *settings) for w, d in zip(weight, dy, strict=True)])
+    return torch.stack([conv2d_input(sizes, w, d, *settings) for w, d in zip(weight, dz, strict=True)])
 
 
-def _convolution_backward_weights(layer: Convolution, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def _convolution_backward_weights(
+    layer: Convolution, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    dz, *of_slope = _through_activation(layer, dy, kept, slope)
     sizes = (dy.shape[2], x.shape[2], *layer.kernel)
     settings = (layer.stride, layer.padding, layer.dilation)
-    rows = [conv2d_weight(image, sizes, d, *settings) for image, d in zip(x, dy, strict=True)]
-    return torch.stack(rows), dy.sum((1, 3, 4))
+    rows = [conv2d_weight(image, sizes, d, *settings) for image, d in zip(x, dz, strict=True)]
+    return torch.stack(rows), *map(over_rows, (dz, *of_slope))
+
+
+def _transposed_forward(
+    layer: TransposedConvolution, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    return _activate(layer, _convolution_backward_data(layer, x, weight), bias, slope)
+
+
+def _transposed_backward_data(layer: TransposedConvolution, dy: Tensor, weight: Tensor) -> Tensor:
+    settings = (layer.stride, layer.padding, layer.dilation)
+    return torch.stack([F.conv2d(d, w, None, *settings) for d, w in zip(dy, weight, strict=True)])
+
+
+def _transposed_backward_weights(layer: TransposedConvolution, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    return _convolution_backward_weights(layer, x, dy)[0], over_rows(dy)
+
+
+def _activate(layer: Layer, z: Tensor, bias: Tensor | None, slope: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    """Return the output of a layer with these sums; the sums, too, if they are kept."""
+    if bias is not None:
+        z = z + along(bias, z)
+    if layer.activation is None:
+        return z
+    y = layer.activation.value(z, slope)
+    return (y, z) if layer.activation.keeps_input else y
+
+
+def _through_activation(
+    layer: Layer, dy: Tensor, kept: Tensor | None, slope: Tensor | None
+) -> tuple[Tensor] | tuple[Tensor, Tensor]:
+    """Return the derivative by the sums from that by the output; with slopes, that by them, element by element."""
+    if layer.activation is None or kept is None:
+        return (dy,)
+    dz, of_slope = layer.activation.backward_with_slope(dy, kept, slope)
+    return (dz,) if of_slope is None else (dz, of_slope)
 
 
 PASSES = ("forward", "backward_data", "backward_weights")
@@ -217,5 +281,8 @@ PLAIN.update(
         ("task_convolution", "forward"): _convolution_forward,
         ("task_convolution", "backward_data"): _convolution_backward_data,
         ("task_convolution", "backward_weights"): _convolution_backward_weights,
+        ("task_transposed_convolution", "forward"): _transposed_forward,
+        ("task_transposed_convolution", "backward_data"): _transposed_backward_data,
+        ("task_transposed_convolution", "backward_weights"): _transposed_backward_weights,
     }
 )

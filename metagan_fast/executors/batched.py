@@ -13,6 +13,7 @@ from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 from .._logging import log_once
 from ..flat import FlatLayout
 from .layer_mode import task_layers
+from .pairs import Pairs, settled
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def stateless_copy(module: nn.Module) -> nn.Module:
 class BatchedModule:
     """Call a module with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`.
 
-    The tasks run side by side under `torch.func.vmap`, their linear layers and convolutions as `task_layers` says; a
+    The tasks run side by side under `torch.func.vmap`, their linear layers and convolutions as `task_layers` says, from
+    the second pass on together with the activations that follow them; a
     module that vmap cannot carry (data-dependent control flow, say) runs task by task, and one log line says so. Either
     way the result is an ordinary differentiable function of both arguments, to any order.
 
@@ -56,6 +58,7 @@ class BatchedModule:
         self.allow_random = allow_random
         self.autocast = autocast
         self.vectorized: bool | None = None  # None until the first call has tried
+        self._pairs = Pairs()
 
     def __call__(self, params: Tensor, inputs: Tensor) -> Tensor:
         """Return the outputs `[tasks, n, ...]`."""
@@ -66,11 +69,11 @@ class BatchedModule:
         return outputs.to(params.dtype)
 
     def _one_task(self, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(self.module, params, (inputs,))
+        return settled(functional_call(self.module, params, (inputs,)))
 
     def _vectorized(self, params: Tensor, inputs: Tensor) -> Tensor:
         randomness = "different" if self.allow_random else "error"
-        with task_layers(params.device):
+        with task_layers(params.device, self._pairs):
             return vmap(self._one_task, randomness=randomness)(self.layout.views(params), inputs)
 
     def _looped(self, params: Tensor, inputs: Tensor) -> Tensor:
@@ -110,6 +113,12 @@ class BatchedModule:
             log_once(
                 logger, logging.WARNING, f"the {self.name} runs task by task, since vmap cannot carry it: {reason}"
             )
+            return
+        if self._pairs.found:
+            try:
+                self._vectorized(params[:2], inputs[:2])
+            except Exception:  # a module that gets at a layer's output by a way of its own
+                self._pairs.found = set()
 
 
 def _random_state(device: torch.device) -> Tensor:

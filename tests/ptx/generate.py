@@ -233,6 +233,28 @@ class Generator:
         ]
         return " ".join(lines + ([self.assign(i, i.operands[0], kind, "a")] if returns else []))
 
+    def copy(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 3, 4)
+        to, source, size, *present = i.operands
+        literal = _INTEGER.fullmatch(size)
+        if literal is None or int(literal[2], 0) not in ((16,) if match["cache"] == "cg" else (4, 8, 16)):
+            raise i.error(f"a copy of {size} bytes")
+        sizes = (self.operand(i, x, "u32") for x in (size, *(present or [size])))
+        addresses = (self.address(i, x) for x in (to, source))
+        return f"start_copy(t, {i.line}, {', '.join((*addresses, *sizes))});"
+
+    def commit_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 0)
+        return "commit_copies(t);"
+
+    def wait_for_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 1)
+        return f"wait_for_copies(t, {i.line}, {self.operand(i, i.operands[0], 'u32')});"
+
+    def wait_for_all_copies(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 0)
+        return f"commit_copies(t); wait_for_copies(t, {i.line}, 0);"
+
     def branch(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 1)
         if i.operands[0] not in self.labels:
@@ -276,6 +298,8 @@ class Generator:
     def load_matrix(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)
         names = split(i.operands[0].strip("{}"))
+        if len(names) != int(match["count"]):
+            raise i.error(f"{len(names)} elements")
         transposed = "true" if match["trans"] else "false"
         call = f"load_matrix<{match['count']}, {transposed}>(t, {i.line}, {self.address(i, i.operands[1])}, v);"
         lines = [f"uint32_t v[{match['count']}]; {call}"]
@@ -286,6 +310,8 @@ class Generator:
         if (match["t"], match["k"]) not in (("tf32", "8"), ("bf16", "16")):
             raise i.error(f"unknown instruction {i.opcode}")
         d, a, b, c = (split(x.strip("{}")) for x in i.operands)
+        if [len(x) for x in (d, a, b, c)] != [4, 4, 2, 4]:
+            raise i.error("fragments of another size")
         lines = [
             f"const {kind} {name}[] = {{{', '.join(self.operand(i, x, of) for x in names)}}};"
             for name, kind, of, names in (

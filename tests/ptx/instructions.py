@@ -128,7 +128,8 @@ _values += [
 VALUES = [(re.compile(pattern), signature, value) for pattern, signature, value in _values]
 
 _ORDER = r"(?:\.(?:weak|volatile|(?:relaxed|acquire|release|acq_rel)(?:\.(?:cta|gpu|sys))?))?"
-_CACHE = r"(?:\.nc)?(?:\.(?:ca|cg|cs|lu|cv|wb|wt))?(?:\.L1::\w+)?(?:\.L2::(?:64|128|256)B)?"
+_L2 = r"(?:\.L2::(?:64|128|256)B)?"
+_CACHE = rf"(?:\.nc)?(?:\.(?:ca|cg|cs|lu|cv|wb|wt))?(?:\.L1::\w+)?{_L2}"
 _SPACE = r"(?:\.(?P<space>global|shared|local)(?:::cta)?)?"
 _VECTOR = r"(?:\.v(?P<vector>[248]))?"
 _ATOMIC = r"(?P<op>add|min|max|exch|and|or|xor|cas)"
@@ -142,6 +143,10 @@ STRUCTURED = [
         (rf"ld{_ORDER}{_SPACE}{_CACHE}{_VECTOR}\.{ANY}", "load"),
         (rf"st{_ORDER}{_SPACE}{_CACHE}{_VECTOR}\.{ANY}", "store"),
         (rf"(?:atom|red){_ORDER}(?:\.(?P<space>global|shared))?{_SCOPED}\.{_ATOMIC}\.{ANY}", "atomic"),
+        (rf"cp\.async\.(?P<cache>ca|cg)\.shared(?:::cta)?\.global{_L2}", "copy"),
+        (r"cp\.async\.commit_group", "commit_copies"),
+        (r"cp\.async\.wait_group", "wait_for_copies"),
+        (r"cp\.async\.wait_all", "wait_for_all_copies"),
         (r"bra(?:\.uni)?", "branch"),
         (r"ret(?:\.uni)?|exit", "leave"),
         (r"trap", "trap"),

@@ -26,6 +26,14 @@ struct Fault {
 
 enum class State { kReady, kAtBarrier, kInExchange, kDone };
 
+// A cp.async that its thread has not waited for; `data` are what the source held when it was started.
+struct Copy {
+    uint64_t to;
+    const uint8_t* from;
+    uint32_t size, from_size, group;
+    uint8_t data[16];
+};
+
 struct Fiber {
     Thread thread;
     ucontext_t context;
@@ -34,6 +42,8 @@ struct Fiber {
     int line;
     uint32_t id, mask;
     bool orders;  // whether its exchange orders memory too
+    std::vector<Copy> copies;
+    uint32_t groups;  // of copies, committed so far
 };
 
 struct Warp {
@@ -55,6 +65,7 @@ struct Block {
     std::vector<Warp> warps;
     std::vector<uint8_t> shared;
     std::vector<Access> writes, reads;  // of each byte of shared memory
+    std::vector<int32_t> copiers;       // the thread whose cp.async into a byte of shared memory is under way
     uint32_t interval = 1;              // grows with each barrier
     const Buffer* buffers = nullptr;
     size_t buffer_count = 0;
@@ -116,9 +127,10 @@ void check_read(const Thread& thread, int line, uint64_t address, uint32_t size)
     }
 }
 
+// `data` is null where the bytes count as changed whatever they are.
 void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
-        const bool changes = block->shared[i] != data[i - address];
+        const bool changes = !data || block->shared[i] != data[i - address];
         if (changes && (races(block->writes[i], thread) || races(block->reads[i], thread)))
             fail(thread, line, "writes shared byte %llu, which another thread uses: no barrier between",
                  (unsigned long long)i);
@@ -126,14 +138,14 @@ void check_write(const Thread& thread, int line, uint64_t address, const uint8_t
     }
 }
 
-uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size) {
+uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size, uint32_t alignment) {
     if (space == Space::kGeneric) {
         const bool local = address >= kLocalWindow && address < 2 * kLocalWindow;
         const bool shared = address >= kSharedWindow && address < kLocalWindow;
         space = local ? Space::kLocal : shared ? Space::kShared : Space::kGlobal;
         address -= local ? kLocalWindow : shared ? kSharedWindow : 0;
     }
-    if (address % size)
+    if (address % alignment)
         fail(thread, line, "misaligned access of %u bytes at 0x%llx", size, (unsigned long long)address);
     if (space == Space::kGlobal) {
         for (size_t i = 0; i < block->buffer_count; ++i) {
@@ -149,6 +161,11 @@ uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint3
     if (address > bytes || size > bytes - address)
         fail(thread, line, "access of %u bytes at %llu of %llu bytes of %s memory", size, (unsigned long long)address,
              (unsigned long long)bytes, local ? "local" : "shared");
+    if (space == Space::kShared)
+        for (uint64_t i = address; i < address + size; ++i)
+            if (block->copiers[i] != kNobody)
+                fail(thread, line, "uses shared byte %llu, to which thread %d copies: no wait between",
+                     (unsigned long long)i, block->copiers[i]);
     return (local ? thread.local : block->shared.data()) + address;
 }
 
@@ -235,23 +252,58 @@ void fail(const Thread& thread, int line, const char* text, ...) {
 }
 
 void load(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size) {
-    const uint8_t* from = locate(thread, line, space, address, size);
+    const uint8_t* from = locate(thread, line, space, address, size, size);
     if (space == Space::kShared) check_read(thread, line, address, size);
     std::memcpy(data, from, size);
 }
 
 void store(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size) {
-    uint8_t* to = locate(thread, line, space, address, size);
+    uint8_t* to = locate(thread, line, space, address, size, size);
     if (space == Space::kShared) check_write(thread, line, address, static_cast<const uint8_t*>(data), size);
     std::memcpy(to, data, size);
 }
 
 void load_atomic(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size) {
-    std::memcpy(data, locate(thread, line, space, address, size), size);
+    std::memcpy(data, locate(thread, line, space, address, size, size), size);
 }
 
 void store_atomic(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size) {
-    std::memcpy(locate(thread, line, space, address, size), data, size);
+    std::memcpy(locate(thread, line, space, address, size, size), data, size);
+}
+
+// The bytes arrive as late as they may, at the wait of this thread; until then they are nobody's to read or write.
+void start_copy(Thread& thread, int line, uint64_t to, uint64_t from, uint32_t size, uint32_t from_size) {
+    if (from_size > size) fail(thread, line, "copies %u bytes of %u", from_size, size);
+    Space shared = Space::kShared, global = Space::kGlobal;
+    uint8_t* target = locate(thread, line, shared, to, size, size);
+    Copy copy{to, nullptr, size, from_size, block->current->groups, {}};
+    if (from_size) {
+        copy.from = locate(thread, line, global, from, from_size, size);
+        std::memcpy(copy.data, copy.from, from_size);
+    }
+    check_write(thread, line, to, nullptr, size);
+    std::memset(target, 0xFF, size);
+    std::fill_n(block->copiers.begin() + to, size, int32_t(thread.index));
+    block->current->copies.push_back(copy);
+}
+
+void commit_copies(Thread&) { ++block->current->groups; }
+
+void wait_for_copies(Thread& thread, int line, uint32_t newest) {
+    Fiber& fiber = *block->current;
+    const auto waits = [&](const Copy& copy) { return uint64_t(copy.group) + newest >= fiber.groups; };
+    for (const Copy& copy : fiber.copies) {
+        if (waits(copy)) continue;
+        if (copy.from_size && std::memcmp(copy.from, copy.data, copy.from_size))
+            fail(thread, line, "waits for a copy whose source has changed since it was started");
+        std::memcpy(block->shared.data() + copy.to, copy.data, copy.size);
+        for (uint64_t i = copy.to; i < copy.to + copy.size; ++i) {
+            block->copiers[i] = kNobody;
+            note(block->writes[i], thread);
+        }
+    }
+    auto& copies = fiber.copies;
+    copies.erase(std::stable_partition(copies.begin(), copies.end(), waits), copies.end());
 }
 
 void barrier(Thread&, int line, uint32_t id) {
@@ -298,6 +350,7 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                     here.shared.assign(shared_bytes, 0xFF);  // NaNs: nothing may come from what nobody wrote
                     here.writes.assign(shared_bytes, {});
                     here.reads.assign(shared_bytes, {});
+                    here.copiers.assign(shared_bytes, kNobody);
                     for (Warp& warp : here.warps) warp.phase = 0;
                     for (uint32_t i = 0; i < threads; ++i) {
                         Fiber& fiber = here.fibers[i];
@@ -311,6 +364,8 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                         fiber.thread.warp = i / 32;
                         fiber.thread.parameters = parameters;
                         fiber.thread.parameter_bytes = parameter_bytes;
+                        fiber.copies.clear();
+                        fiber.groups = 0;
                         fiber.state = State::kReady;
                         getcontext(&fiber.context);
                         fiber.context.uc_stack.ss_sp = fiber.stack.get();

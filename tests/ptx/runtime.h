@@ -42,6 +42,9 @@ void load(Thread& thread, int line, Space space, uint64_t address, void* data, u
 void store(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
 void load_atomic(Thread& thread, int line, Space space, uint64_t address, void* data, uint32_t size);
 void store_atomic(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
+void start_copy(Thread& thread, int line, uint64_t to, uint64_t from, uint32_t size, uint32_t from_size);
+void commit_copies(Thread& thread);
+void wait_for_copies(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
 void barrier(Thread& thread, int line, uint32_t id);
 const Exchange& exchange(Thread& thread, int line, uint32_t mask, bool orders = false);
 void count_branch(Thread& thread, int line);

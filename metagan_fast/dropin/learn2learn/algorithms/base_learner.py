@@ -13,6 +13,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from metagan_fast._logging import log_once
 from metagan_fast.executors.layer_mode import task_layers
+from metagan_fast.executors.pairs import Pairs, settled
 
 from ..utils import copy_structure, replace_tensors
 
@@ -81,9 +82,10 @@ class BaseLearner(nn.Module):
         tasks = _count(leaves)
         stack = self.clone(**clone_options)
         replace_tensors(stack.module, lambda x: x.expand(tasks, *x.shape) if x.requires_grad else x)
+        pairs = Pairs()
         for _ in range(steps):
             try:
-                losses = _losses(stack, loss_fn, leaves, structure)
+                losses = _losses(stack, loss_fn, leaves, structure, pairs)
             except Exception as error:  # loss_fn's fault or vmap's, as the loop will tell
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 break
@@ -103,7 +105,9 @@ class BaseLearner(nn.Module):
         return clones
 
 
-def _losses(stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence[Any], structure: TreeSpec) -> Tensor:
+def _losses(
+    stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence[Any], structure: TreeSpec, pairs: Pairs
+) -> Tensor:
     """Return each task's loss `[tasks]` for a learner with parameters `[tasks, ...]`."""
     stacked = _stacked(stack)
 
@@ -113,11 +117,10 @@ def _losses(stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence
             if isinstance(norm, _NormBase) and norm.training:
                 norm._buffers.update(running_mean=None, running_var=None, num_batches_tracked=None)
         given = iter(tensors)
-        return loss_fn(
-            learner, tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], structure)
-        )
+        own = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], structure)
+        return settled(loss_fn(learner, own))
 
-    with task_layers(stacked[0].device):
+    with task_layers(stacked[0].device, pairs):
         return vmap(of_task)(stacked, [x for x in leaves if isinstance(x, Tensor)])
 
 

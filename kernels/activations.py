@@ -1,0 +1,113 @@
+"""The activations of the per-task layers; twins of those in `_ops/activations.py`, in float32.
+
+`NAME` and `NUMBER` are compiled in. Where a function of PyTorch's library is missing it stands here as a series:
+`expm1` by Taylor's for small arguments, `log1p` by that of the hyperbolic arctangent, both to a few units in the last
+place.
+"""
+
+import triton
+import triton.language as tl
+
+INVERSE_ROOT_2 = tl.constexpr(0.7071067811865476)
+INVERSE_ROOT_2PI = tl.constexpr(0.3989422804014327)
+
+
+@triton.jit
+def expm1(x):
+    """Return exp(x) - 1."""
+    small = 1 + x / 7
+    small = 1 + x / 6 * small
+    small = 1 + x / 5 * small
+    small = 1 + x / 4 * small
+    small = 1 + x / 3 * small
+    small = 1 + x / 2 * small
+    return tl.where(tl.abs(x) < 0.35, x * small, tl.exp(x) - 1)
+
+
+@triton.jit
+def log1p(x):
+    """Return log(1 + x) for x from 0 to 1."""
+    s = x / (2 + x)
+    square = s * s
+    terms = 1.0 / 13 + square / 15
+    terms = 1.0 / 11 + square * terms
+    terms = 1.0 / 9 + square * terms
+    terms = 1.0 / 7 + square * terms
+    terms = 1.0 / 5 + square * terms
+    terms = 1.0 / 3 + square * terms
+    return 2 * s * (1 + square * terms)
+
+
+@triton.jit
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)), which does not overflow."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, e) / (1 + e)
+
+
+@triton.jit
+def tanh(x):
+    """Return the hyperbolic tangent."""
+    e = expm1(-2 * tl.abs(x))
+    size = -e / (2 + e)
+    return tl.where(x < 0, -size, size)
+
+
+@triton.jit
+def normal_density(x):
+    """Return the density of the standard normal distribution."""
+    return tl.exp(-0.5 * x * x) * INVERSE_ROOT_2PI
+
+
+@triton.jit
+def activate(z, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return the activation of a sum."""
+    if NAME == "relu":
+        y = tl.where(z <= 0, 0.0, z)
+    elif NAME == "leaky_relu":
+        y = tl.where(z > 0, z, z * NUMBER)
+    elif NAME == "prelu":
+        y = tl.where(z > 0, z, slope * z)
+    elif NAME == "tanh":
+        y = tanh(z)
+    elif NAME == "sigmoid":
+        y = sigmoid(z)
+    elif NAME == "elu":
+        y = tl.where(z > 0, z, NUMBER * expm1(z))
+    elif NAME == "silu":
+        y = z * sigmoid(z)
+    elif NAME == "gelu":
+        y = z * (0.5 + 0.5 * tl.math.erf(z * INVERSE_ROOT_2))
+    elif NAME == "softplus":
+        bz = NUMBER * z
+        y = (tl.where(bz > 0, bz, 0.0) + log1p(tl.exp(-tl.abs(bz)))) / NUMBER
+    else:
+        tl.static_assert(NAME == "none", "an activation without a kernel")
+        y = z
+    return y
+
+
+@triton.jit
+def activation_derivative(kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return the derivative by the sum, from what the layer keeps."""
+    if NAME == "relu":
+        d = tl.where(kept <= 0, 0.0, 1.0)
+    elif NAME == "leaky_relu":
+        d = tl.where(kept > 0, 1.0, NUMBER)
+    elif NAME == "prelu":
+        d = tl.where(kept > 0, 1.0, slope)
+    elif NAME == "tanh":
+        d = 1 - kept * kept
+    elif NAME == "sigmoid":
+        d = kept * (1 - kept)
+    elif NAME == "elu":
+        d = tl.where(kept > 0, 1.0, kept + NUMBER)
+    elif NAME == "silu":
+        s = sigmoid(kept)
+        d = s * (1 + kept * (1 - s))
+    elif NAME == "gelu":
+        d = 0.5 + 0.5 * tl.math.erf(kept * INVERSE_ROOT_2) + kept * normal_density(kept)
+    else:
+        tl.static_assert(NAME == "softplus", "an activation without a kernel")
+        d = sigmoid(NUMBER * kept)
+    return d

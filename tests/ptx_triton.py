@@ -1,0 +1,44 @@
+"""Launches of Triton kernels (`triton_aot.Launch`) as PTX on the CPU, on the memory of their tensors and no other."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+import ptx
+
+if TYPE_CHECKING:
+    from triton_aot import Launch
+
+
+def memory(x: Tensor) -> np.ndarray:
+    """Return the bytes from a tensor's first element to its last: what a kernel may touch."""
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    size = (last + 1) * x.element_size() if x.numel() else 0
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
+
+
+def run(launch: Launch, order: str, without: str | None = None) -> str:
+    """Compile a launch for sm_80, run the PTX, and return it; its tensors change in place.
+
+    `without` is an opcode whose instructions are taken out, to see that they are missed.
+    """
+    compiled = launch.compile("sm_80")
+    text = compiled.asm["ptx"]
+    if without is not None:
+        text, count = re.subn(rf"{re.escape(without)}\b[^;]*;", "", text)
+        assert count, f"{launch} has no {without}"
+    kernel = ptx.load(text)[launch.name]
+    values = [launch.arguments[name] for name in launch.passed]
+    buffers = [memory(x) for x in values if isinstance(x, Tensor)]
+    passed = [struct.pack("<Q", x.data_ptr()) if isinstance(x, Tensor) else x for x in values]
+    threads = kernel.kernel.bounds["reqntid"]
+    scratch = [0] * (len(kernel.kernel.parameters) - len(passed))  # of the GPU's memory: the kernels use none
+    shared = compiled.metadata.shared
+    kernel.launch(launch.programs, threads, [*passed, *scratch], shared, order=order, seed=1, buffers=buffers)
+    return text

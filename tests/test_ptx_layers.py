@@ -1,0 +1,138 @@
+"""The per-task layers' kernels as Triton compiles them for sm_80, run on a CPU, against PyTorch in float64."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import ptx
+import ptx_triton
+import task_layer_norm_cases as norms
+from metagan_fast._ops.task_layer_norm import LayerNorm
+from metagan_fast._ops.task_passes import kernel
+from support import assert_close
+from task_layer_cases import CASES, expected, operands, oracle
+
+pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
+
+MARGIN, CANARY = 300, 1234.5
+
+
+@pytest.fixture
+def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
+    """Return a function that has kernels compiled for sm_80 and run as PTX from then on, threads in an order.
+
+    It returns the list that the PTX of what ran goes to; `without` is an opcode that is left out. Results start as
+    NaNs with canaries around them.
+    """
+    pytest.importorskip("triton", reason="needs Triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("needs Triton's compiler, not its interpreter")
+    from metagan_fast.kernels import tiles
+
+    import triton_aot
+
+    ran: list[str] = []
+    buffers: list[Tensor] = []
+    count = itertools.count()
+
+    def new_empty(x: Tensor, *shape: int) -> Tensor:
+        buffer = torch.full((torch.Size(shape).numel() + 2 * MARGIN,), CANARY, dtype=x.dtype)
+        buffer[MARGIN:-MARGIN] = torch.nan
+        buffers.append(buffer)
+        return buffer[MARGIN:-MARGIN].view(shape)
+
+    def start(order: str, without: str | None = None) -> list[str]:
+        def run(kernel: Any, programs: int, arguments: Any, constants: Any, options: Any) -> None:
+            names = [name for name in kernel.arg_names if name not in constants]
+            given = dict(zip(names, arguments, strict=True))
+            mode = f"ptx{id(ran)}-{next(count)}"
+            launch = triton_aot.Launch(mode, kernel, programs, given, constants, options)
+            ran.append(ptx_triton.run(launch, order, without))
+
+        monkeypatch.setattr(tiles, "start", run)
+        monkeypatch.setattr(Tensor, "new_empty", new_empty)
+        return ran
+
+    yield start
+    assert buffers
+    for buffer in buffers:
+        assert (buffer[:MARGIN] == CANARY).all() and (buffer[-MARGIN:] == CANARY).all()
+
+
+UNITS = {"ieee": "fma.rn.f32", "tf32": ".tf32.tf32.f32", "bf16": ".bf16.bf16.f32"}
+"""What multiplies operands of each precision."""
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "order"),
+    [
+        ("linear", "ieee", "random"),
+        ("linear", "tf32", "forward"),
+        ("linear", "bf16", "random"),
+        ("linear-one-output", "ieee", "reverse"),
+        ("convolution", "ieee", "forward"),
+        ("convolution-stride", "tf32", "random"),
+        ("convolution-oblong", "bf16", "reverse"),
+    ],
+)
+def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[..., list[str]]) -> None:
+    case = CASES[name]
+    layer = case[0]
+    x, weight, bias = operands(case, torch.bfloat16 if precision == "bf16" else torch.float32)
+    dy = torch.randn_like(oracle(layer, x, weight, bias))
+    wanted = expected(case, x, weight, bias, dy)
+    ran = as_ptx(order)
+    actual = (
+        kernel(layer, "forward", precision)(x, weight, bias),
+        kernel(layer, "backward_data", precision)(dy, weight),
+        *kernel(layer, "backward_weights", precision)(dy, x),
+    )
+    assert len(ran) == 3 and all(UNITS[precision] in text for text in ran)
+    for a, b in zip(actual, wanted, strict=True):
+        assert_close(a, b, "task-layer" if precision == "ieee" else "task-layer-reduced")
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [("cp.async.wait_group", "no wait between"), ("bar.sync", "no wait between|no barrier between")],
+)
+def test_a_missing_wait_is_an_error(without: str, message: str, as_ptx: Callable[..., list[str]]) -> None:
+    layer = CASES["linear-one-output"][0]
+    x, weight, bias = operands(CASES["linear-one-output"])
+    as_ptx("random", without)
+    with pytest.raises(ptx.PtxError, match=message):
+        kernel(layer, "forward", "ieee")(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "order"),
+    [
+        ("short", torch.float32, "random"),
+        ("several-blocks", torch.float32, "reverse"),
+        ("block", torch.bfloat16, "random"),
+    ],
+)
+def test_layer_norm(name: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]) -> None:
+    given = norms.operands(norms.CASES[name], dtype)
+    u, dy, x, weight, bias = given
+    layer, exact = LayerNorm(norms.EPS), norms.statistics(x)
+    wanted = norms.expected(given)
+    as_ptx(order)
+    y, statistics = kernel(layer, "forward")(x, weight, bias)
+    assert_close(statistics, exact, "task-layer")
+    actual = (
+        *(y, kernel(layer, "backward_data")(dy, x, weight, statistics)),
+        *kernel(layer, "backward_weights")(dy, x, statistics),
+        *kernel(layer, "backward_twice")(u, dy, x, weight, statistics),
+    )
+    for field, a, b in zip(norms.Expected._fields, actual, wanted, strict=True):
+        assert a.dtype == dtype
+        twice = "layer-norm-twice" if field.startswith("dd") else "task-layer"
+        assert_close(a, b, twice if dtype == torch.float32 else "task-layer-reduced")
