@@ -252,6 +252,6 @@ def cuda_as_ptx(build: Any, order: str) -> Iterator[Launcher]:
     launcher = Launcher(build, order)
     with (
         mock.patch.object(ops, "run", launcher),
-        mock.patch.object(_backends, "select", lambda op, *_: ops.OPS[op]),
+        mock.patch.object(_backends, "select", lambda op, *_: _backends.NATIVE[op]),
     ):
         yield launcher

@@ -93,6 +93,21 @@ def test_triton_kernels_give_the_reference_bits(aot: Any, case: Case, dtype: tor
     check(case, actual, reference(case, arguments))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [CASES[1], CASES[6]], ids=str)
+def test_triton_clipping_and_reset_within_a_step(aot: Any, case: Case, dtype: torch.dtype) -> None:
+    """The bytes of clipping and step one after the other, bfloat16's roundings included."""
+    arguments = ops_cases.make(case, 3, 2080, dtype)
+    fused = {**ops_cases.clone(arguments), "max_norm": 0.5, "zero_grads": True}
+    with triton_as_ptx(aot, "random") as ran:
+        actual = ops_cases.call(case.twin, fused)
+        assert ran == ["sum_of_squares_kernel", f"{case.op}_kernel"]
+        clipped, _ = functional.clip_grad_norm(arguments["grads"], 0.5)
+        expected = ops_cases.call(case.function, {**arguments, "grads": clipped})
+    assert all(map(same_bits, actual, expected))
+    assert not fused["grads"].any()
+
+
 # ---- CUDA
 
 
