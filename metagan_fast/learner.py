@@ -39,7 +39,7 @@ class MetaGAN:
         executor: "native", the compiled engine for float32 modules on a CPU; "torch", any module on any device; "auto",
             "native" where it can run these networks and settings, else "torch". See `explain`.
         precision: "float32", or "bf16": parameters and updates stay float32; the torch executor runs the networks in
-            bf16, the native one rounds the operands of matrix products to bf16 where that is faster.
+            bf16, the native one rounds the operands of matrix products to bf16.
             The modules' own dtype rules otherwise: float64 modules compute in float64.
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
