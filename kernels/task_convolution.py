@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 from metagan_fast.kernels.activations import activate, activation_derivative
-from metagan_fast.kernels.tiles import activation_constants, adjacent, launch, locate, multiply, precision_of
+from metagan_fast.kernels.tiles import (
+    activation_constants,
+    adjacent,
+    launch,
+    locate,
+    multiply,
+    precision_of,
+    store_row_sums,
+)
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -274,11 +282,9 @@ def task_convolution_backward_weights_kernel(
     place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
     if is_first:
-        total = tl.sum(of_derivative, 1).to(bias_out.dtype.element_ty)
-        tl.store(bias_out + task * bias_out_task + m, total, m < M)
+        store_row_sums(bias_out + task * bias_out_task, of_derivative, m, M)
         if slope is not None:
-            total = tl.sum(of_slope, 1).to(slope_out.dtype.element_ty)
-            tl.store(slope_out + task * bias_out_task + m, total, m < M)
+            store_row_sums(slope_out + task * bias_out_task, of_slope, m, M)
 
 
 def forward(

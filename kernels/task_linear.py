@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 from metagan_fast.kernels.activations import activate, activation_derivative
-from metagan_fast.kernels.tiles import activation_constants, adjacent, launch, locate, multiply, precision_of
+from metagan_fast.kernels.tiles import (
+    activation_constants,
+    adjacent,
+    launch,
+    locate,
+    multiply,
+    precision_of,
+    store_row_sums,
+)
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -106,11 +114,9 @@ def task_linear_kernel(
     tl.store(out + place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
     if row_sums is not None:  # noqa: SIM102 (decided when compiled, the next one when run)
         if is_first:
-            total = tl.sum(of_left, 1).to(row_sums.dtype.element_ty)
-            tl.store(row_sums + task * row_sums_task + m, total, m < M)
+            store_row_sums(row_sums + task * row_sums_task, of_left, m, M)
             if slope_sums is not None:
-                total = tl.sum(of_slope, 1).to(slope_sums.dtype.element_ty)
-                tl.store(slope_sums + task * row_sums_task + m, total, m < M)
+                store_row_sums(slope_sums + task * row_sums_task, of_slope, m, M)
 
 
 def forward(

@@ -34,7 +34,9 @@ def forward(
 
 def backward_data(dy: Tensor, weight: Tensor, layer: TransposedConvolution, precision: str = "ieee") -> Tensor:
     """Return the derivative by `x`."""
-    return task_convolution.forward(dy, weight, None, replace(layer, activation=None), precision)
+    dx = task_convolution.forward(dy, weight, None, replace(layer, activation=None), precision)
+    assert isinstance(dx, Tensor)  # alone, without an activation
+    return dx
 
 
 def backward_weights(

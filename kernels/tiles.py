@@ -101,6 +101,12 @@ def locate(M, N, BM: tl.constexpr, BN: tl.constexpr):
 
 
 @triton.jit
+def store_row_sums(out, terms, rows, M):
+    """Store the sums of rows."""
+    tl.store(out + rows, tl.sum(terms, 1).to(out.dtype.element_ty), rows < M)
+
+
+@triton.jit
 def multiply(left, right, sums, PRECISION: tl.constexpr):
     """Return `sums + left right`, with the operands as precise as asked and sums in float32."""
     if PRECISION == "bf16":
