@@ -111,3 +111,16 @@ def activation_derivative(kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr)
         tl.static_assert(NAME == "softplus", "an activation without a kernel")
         d = sigmoid(NUMBER * kept)
     return d
+
+
+@triton.jit
+def through_activation(dy, kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return dy times the activation's derivative by the sum, rounded to dy's type."""
+    derivative = activation_derivative(kept.to(tl.float32), slope, NAME, NUMBER)
+    return (dy.to(tl.float32) * derivative).to(dy.dtype)
+
+
+@triton.jit
+def slope_terms(dy, kept):
+    """Return dy times a PReLU's derivative by its slope, in float32."""
+    return tl.where(kept > 0, 0.0, dy.to(tl.float32) * kept.to(tl.float32))

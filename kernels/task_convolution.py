@@ -28,15 +28,18 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.activations import activate, activation_derivative
+from metagan_fast.kernels.activations import activate, slope_terms, through_activation
 from metagan_fast.kernels.tiles import (
     activation_constants,
     adjacent,
     launch,
     locate,
     multiply,
+    new_outputs,
     precision_of,
     store_row_sums,
+    with_stride,
+    with_strides,
 )
 from torch import Tensor
 
@@ -195,7 +198,7 @@ def task_convolution_backward_data_kernel(
             if slope is not None:
                 p = tl.load(slope + task * slope_task + channel * slope_step, k < K, other=0.0)
                 p = p.to(tl.float32)[:, None]
-            b = (b.to(tl.float32) * activation_derivative(of_k.to(tl.float32), p, NAME, NUMBER)).to(b.dtype)
+            b = through_activation(b, of_k, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
@@ -272,11 +275,9 @@ def task_convolution_backward_weights_kernel(
         b = tl.load(taps[None, :] + corners[:, None], mask, other=0.0)
         if kept is not None:
             of_k = tl.load(kept_rows + columns[None, :], (m < M)[:, None] & (k < K)[None, :], other=0.0)
-            of_k = of_k.to(tl.float32)
-            dy = a.to(tl.float32)
             if slope is not None:
-                of_slope += tl.where(of_k > 0, 0.0, dy * of_k)
-            a = (dy * activation_derivative(of_k, p, NAME, NUMBER)).to(a.dtype)
+                of_slope += slope_terms(a, of_k)
+            a = through_activation(a, of_k, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
         of_derivative += a.to(tl.float32)
     place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
@@ -303,13 +304,23 @@ def forward(
     tasks, images, channels = x.shape[:3]
     outputs = weight.shape[1]
     height, width = layer.output
-    y, before = _outputs(x, layer, tasks, images, outputs, height, width)
+    y, before = new_outputs(x, layer.activation, tasks, images, outputs, height, width)
     launch(
         task_convolution_forward_kernel,
         tasks,
         (outputs, images * height * width, weight[0, 0].numel()),
         (
-            *(y, y.stride(0), x, x.stride(0), weight, weight.stride(0), *_with_stride(bias), before, *_strided(slope)),
+            *(
+                y,
+                y.stride(0),
+                x,
+                x.stride(0),
+                weight,
+                weight.stride(0),
+                *with_stride(bias),
+                before,
+                *with_strides(slope),
+            ),
             *(channels * layer.image[0] * layer.image[1], *layer.image, *layer.output),
         ),
         **_constants(layer, x, precision, layer.activation),
@@ -342,7 +353,7 @@ def transposed_forward(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return `[tasks, n, c, h, w]`: backward-data of `x [tasks, n, o, oh, ow]`, then `bias [tasks, c]`, activation."""
     x, weight = adjacent(x), adjacent(weight)
-    y, before = _outputs(x, layer, *x.shape[:2], weight.shape[2], *layer.image)
+    y, before = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[2], *layer.image)
     _scatter(y, x, weight, layer, precision, layer.activation, bias=bias, before=before, slope=slope)
     return y if before is None else (y, before)
 
@@ -367,7 +378,7 @@ def backward_weights(
         (outputs, channels * layer.kernel[0] * layer.kernel[1], images * height * width),
         (
             *(dw, dw.stride(0), db, db.stride(0), dy, dy.stride(0), x, x.stride(0)),
-            *(*_with_stride(kept), *_strided(slope), dslope),
+            *(*with_stride(kept), *with_strides(slope), dslope),
             *(channels * layer.image[0] * layer.image[1], *layer.image, *layer.output),
         ),
         **_constants(layer, dy, precision, layer.activation if kept is not None else None),
@@ -395,28 +406,11 @@ def _scatter(
         (out.shape[2], images * layer.image[0] * layer.image[1], outputs * layer.kernel[0] * layer.kernel[1]),
         (
             *(out, out.stride(0), dy, dy.stride(0), weight, weight.stride(0)),
-            *(*_with_stride(bias), before, *_with_stride(kept), *_strided(slope)),
+            *(*with_stride(bias), before, *with_stride(kept), *with_strides(slope)),
             *(outputs * height * width, *layer.image, *layer.output),
         ),
         **_constants(layer, dy, precision, activation),
     )
-
-
-def _outputs(x: Tensor, layer: Convolution, *shape: int) -> tuple[Tensor, Tensor | None]:
-    """Return memory for the output and, if they are to be kept, for the sums before the activation."""
-    keeps = layer.activation is not None and layer.activation.keeps_input
-    return x.new_empty(*shape), x.new_empty(*shape) if keeps else None
-
-
-def _with_stride(x: Tensor | None) -> tuple[Tensor | None, int]:
-    """Return an operand, the elements of a task adjacent, and the distance between tasks."""
-    x = None if x is None else adjacent(x)
-    return x, 0 if x is None else x.stride(0)
-
-
-def _strided(slope: Tensor | None) -> tuple[Any, ...]:
-    """Return slopes with both their strides."""
-    return slope, *((0, 0) if slope is None else slope.stride())
 
 
 def _constants(layer: Convolution, x: Tensor, precision: str, activation: Activation | None) -> dict[str, Any]:

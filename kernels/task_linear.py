@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.activations import activate, activation_derivative
+from metagan_fast.kernels.activations import activate, slope_terms, through_activation
 from metagan_fast.kernels.tiles import (
     activation_constants,
     adjacent,
     launch,
     locate,
     multiply,
+    new_outputs,
     precision_of,
     store_row_sums,
+    with_stride,
+    with_strides,
 )
 from torch import Tensor
 
@@ -91,14 +94,12 @@ def task_linear_kernel(
         b = tl.load(right_columns + wide[:, None] * right_k, (k < K)[:, None] & (n < N)[None, :], other=0.0)
         if kept is not None:
             of_k = tl.load(kept_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
-            of_k = of_k.to(tl.float32)
-            dy = a.to(tl.float32)
             of_row = p
             if slope is not None and row_sums is None:
                 of_row = tl.load(slopes + k * slope_step, k < K, other=0.0).to(tl.float32)[None, :]
             if slope_sums is not None:
-                of_slope += tl.where(of_k > 0, 0.0, dy * of_k)
-            a = (dy * activation_derivative(of_k, of_row, NAME, NUMBER)).to(a.dtype)
+                of_slope += slope_terms(a, of_k)
+            a = through_activation(a, of_k, of_row, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
         if row_sums is not None:
             of_left += a.to(tl.float32)
@@ -132,11 +133,9 @@ def forward(
     With an activation whose derivative needs them, the sums before it come second; `slope [tasks, out]` is PReLU's.
     """
     x, weight = adjacent(x), adjacent(weight)
-    bias = None if bias is None else adjacent(bias)
     tasks, rows, inputs = x.shape
     outputs = weight.shape[1]
-    y = x.new_empty(tasks, rows, outputs)
-    before = x.new_empty(tasks, rows, outputs) if activation is not None and activation.keeps_input else None
+    y, before = new_outputs(x, activation, tasks, rows, outputs)
     _product(
         *(y, x, (inputs, 1), weight, (1, inputs), inputs, precision, activation),
         bias=bias,
@@ -156,7 +155,6 @@ def backward_data(
 ) -> Tensor:
     """Return the derivative `[tasks, n, in]` by `x`; `kept` is what the activation's derivative is computed from."""
     dy, weight = adjacent(dy), adjacent(weight)
-    kept = None if kept is None else adjacent(kept)
     tasks, rows, outputs = dy.shape
     inputs = weight.shape[2]
     dx = dy.new_empty(tasks, rows, inputs)
@@ -178,7 +176,6 @@ def backward_weights(
 ) -> tuple[Tensor, ...]:
     """Return the derivatives by weights, `[tasks, out, in]`, bias, `[tasks, out]`, and the slopes if there are any."""
     dy, x = adjacent(dy), adjacent(x)
-    kept = None if kept is None else adjacent(kept)
     tasks, rows, outputs = dy.shape
     inputs = x.shape[2]
     dw, db = dy.new_empty(tasks, outputs, inputs), dy.new_empty(tasks, outputs)
@@ -217,9 +214,8 @@ def _product(
         (m, n, terms),
         (
             *(out, out.stride(0), left, left.stride(0), *left_strides, right, right.stride(0), *right_strides),
-            *(bias, 0 if bias is None else bias.stride(0), row_sums, 0 if row_sums is None else row_sums.stride(0)),
-            *(before, kept, 0 if kept is None else kept.stride(0)),
-            *(slope, *((0, 0) if slope is None else slope.stride()), slope_sums),
+            *(*with_stride(bias), *with_stride(row_sums), before),
+            *(*with_stride(kept), *with_strides(slope), slope_sums),
         ),
         **activation_constants(activation),
         PRECISION=precision_of(left, precision),

@@ -56,6 +56,23 @@ def precision_of(x: Tensor, precision: str) -> str:
     return "bf16" if x.dtype == torch.bfloat16 else precision
 
 
+def with_stride(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """Return an operand, the elements of a task adjacent, and the distance between tasks."""
+    x = None if x is None else adjacent(x)
+    return x, 0 if x is None else x.stride(0)
+
+
+def with_strides(slope: Tensor | None) -> tuple[Any, ...]:
+    """Return slopes with both their strides."""
+    return slope, *((0, 0) if slope is None else slope.stride())
+
+
+def new_outputs(x: Tensor, activation: Activation | None, *shape: int) -> tuple[Tensor, Tensor | None]:
+    """Return memory for the output and, if they are to be kept, for the sums before the activation."""
+    keeps = activation is not None and activation.keeps_input
+    return x.new_empty(*shape), x.new_empty(*shape) if keeps else None
+
+
 def activation_constants(activation: Activation | None) -> dict[str, Any]:
     """Return what a kernel has of an activation compiled in."""
     if activation is None:

@@ -12,11 +12,10 @@
 namespace metagan {
 namespace {
 
-// Channels [first, last) and taps of W [tap, tap + taps): all, but for huge kernels.
+// Channels [first, last) and taps of W [tap, tap + taps): all, but for huge kernels. Words of a channel, or of a pair
+// of them, are `distance` from those of the next.
 struct WordBlock {
-    int64_t first, last, tap, taps;
-
-    int64_t words() const { return (last - first + kSteps - 1) / kSteps * taps; }
+    int64_t first, last, tap, taps, distance;
 };
 
 // As many rows as vectors are long may be written where channels are turned round, and a vector beyond the last row.
@@ -132,13 +131,12 @@ void pack_scattered_words(float* panel, const float* b, int64_t b_channel, const
     }
 }
 
-void prepare_words(Segment& segment, const Weights& w, const int32_t* source, const WordBlock& block, float* pack) {
+void prepare_words(Segment& segment, const int32_t* source, const WordBlock& block, float* pack) {
     const Product& product = *segment.product;
     const Patches& p = product.patches;
     int64_t words = 0, paired = 0;
     for (int64_t channel = block.first; channel < block.last; channel += kSteps) {
-        const int64_t weight =
-            w.words ? channel / kSteps * w.words_channel : (channel - block.first) / kSteps * block.taps - block.tap;
+        const int64_t weight = (channel - block.first) / kSteps * block.distance - block.tap;
         for (int64_t tap = 0; tap < p.taps; ++tap) {
             if (product.w_tap[tap] < block.tap || product.w_tap[tap] >= block.tap + block.taps) continue;
             segment.step_source[words] = static_cast<int32_t>(channel * p.b_channel + p.b_tap[tap]);
@@ -169,6 +167,11 @@ void prepare_words(Segment& segment, const Weights& w, const int32_t* source, co
     }
 }
 
+// The words of a row's block, where they have been made beforehand.
+const float* words_of(const Weights& w, int64_t row, const WordBlock& block) {
+    return w.words + row * w.words_row + block.first / kSteps * block.distance + block.tap;
+}
+
 // The part of W that the next tile of rows reads, asked for bit by bit while this one meets the columns: it lies in
 // strips too short for a processor to foresee.
 class Ahead {
@@ -176,10 +179,10 @@ class Ahead {
     Ahead(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
         if (rows <= 0) return;
         if (w.words) {
-            strip_ = w.words + row * w.words_row + block.first / kSteps * w.words_channel + block.tap;
+            strip_ = words_of(w, row, block);
             distance_ = w.words_row;
             strips_ = rows;
-            length_ = ((block.last - block.first + kSteps - 1) / kSteps - 1) * w.words_channel + block.taps;
+            length_ = ((block.last - block.first + kSteps - 1) / kSteps - 1) * block.distance + block.taps;
             return;
         }
         const bool turned = w.w_row < w.w_channel;  // rows are nearer to each other than channels
@@ -238,7 +241,7 @@ void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row
     }
 }
 
-// As the product in float32, but that a tile's part of W is converted before it meets the columns.
+// As the product in float32, but that a tile's part of W is converted before it meets the columns, if it is not yet.
 void multiply_bf16(const Product* products, int count, const Weights& w, Interval rows, Interval panels,
                    const float* bias, bool accumulate, float* pack) {
     if (count == 1 && is_narrow(products[0].patches, w))
@@ -256,10 +259,11 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
         const int64_t chunk_panels = panels.first - first;
         for (int64_t channel = 0; channel < channels; channel += at_a_time)
             for (int64_t tap = 0; tap < taps; tap += kWords) {
-                const WordBlock block{channel, smaller(channel + at_a_time, channels), tap,
-                                      smaller(kWords, taps - tap)};
+                const int64_t of_block = smaller(kWords, taps - tap);
+                const WordBlock block{channel, smaller(channel + at_a_time, channels), tap, of_block,
+                                      w.words ? w.words_channel : of_block};
                 const Work before = begin_work(Work::pack);
-                for (int i = 0; i < chunk.count; ++i) prepare_words(chunk.segments[i], w, chunk.source, block, pack);
+                for (int i = 0; i < chunk.count; ++i) prepare_words(chunk.segments[i], chunk.source, block, pack);
                 begin_work(before);
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
@@ -269,7 +273,7 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                     Ahead ahead(w, next, smaller(kTileRows, rows.last - next), block);
                     const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     WordTile tile{};
-                    tile.a = w.words ? w.words + row * w.words_row : words;
+                    tile.a = w.words ? words_of(w, row, block) : words;
                     tile.a_row = w.words ? w.words_row : kWords;
                     tile.add = accumulate || channel > 0 || tap > 0;
                     tile.start = tile.add || !bias ? nullptr : bias + row;
