@@ -23,12 +23,12 @@ def memory(x: Tensor) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
 
 
-def run(launch: Launch, order: str, without: str | None = None) -> str:
-    """Compile a launch for sm_80, run the PTX, and return it; its tensors change in place.
+def run(launch: Launch, order: str, without: str | None = None, target: str = "sm_80") -> str:
+    """Compile a launch for a GPU, run the PTX, and return it; its tensors change in place.
 
     `without` is an opcode whose instructions are taken out, to see that they are missed.
     """
-    compiled = launch.compile("sm_80")
+    compiled = launch.compile(target)
     text = compiled.asm["ptx"]
     if without is not None:
         text, count = re.subn(rf"{re.escape(without)}\b[^;]*;", "", text)

@@ -63,6 +63,7 @@ def test_integers_wrap_shift_and_select_as_in_ptx():
     product = lambda a, b: a.astype(np.uint64) * b.astype(np.uint64)  # noqa: E731
     cases = [
         ("add.s32 %r12, A, B;", "u4", lambda a, b: a + b),
+        ("add.s16x2 %r12, A, B;", "u4", lambda a, b: (a.view(np.uint16) + b.view(np.uint16)).view(np.uint32)),
         ("sub.u32 %r12, A, B;", "u4", lambda a, b: a - b),
         ("mul.lo.s32 %r12, A, B;", "u4", lambda a, b: a * b),
         ("mul.hi.u32 %r12, A, B;", "u4", lambda a, b: (product(a, b) >> shift).astype(np.uint32)),
@@ -164,8 +165,8 @@ def test_bf16_is_rounded_once():
     a = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
     x, y = bf16(a[0]), bf16(a[1])
     body = """
-    ld.global.b16 %h1, [%d1]; ld.global.b16 %h2, [%d2]; cvt.f32.bf16 %f1, %h1; cvt.f32.bf16 %f2, %h2;
-    add.rn.f32 %f3, %f1, %f2; cvt.rn.bf16x2.f32 %r1, %f3, %f1; fma.rn.bf16 %h3, %h1, %h2, %h1;
+    ld.global.b16 %h1, [%d1]; ld.global.b16 %h2, [%d2]; cvt.f64.bf16 %g1, %h1; cvt.f32.bf16 %f2, %h2;
+    cvt.rn.f32.f64 %f1, %g1; add.rn.f32 %f3, %f1, %f2; cvt.rn.bf16x2.f32 %r1, %f3, %f1; fma.rn.bf16 %h3, %h1, %h2, %h1;
     cvt.rn.bf16.f32 %h4, %f3; mov.b32 %r2, {%h3, %h4}; st.global.v2.b32 [%d3], {%r1, %r2};"""
     buffers = [np.zeros((256, 4), np.uint16) for _ in range(3)]
     buffers[0][:, 0], buffers[1][:, 0] = x, y

@@ -26,7 +26,7 @@ MARGIN, CANARY = 300, 1234.5
 
 @pytest.fixture
 def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """Return a function that has kernels compiled for sm_80 and run as PTX from then on, threads in an order.
+    """Return a function that has kernels compiled for a GPU and run as PTX from then on, threads in an order.
 
     It returns the list that the PTX of what ran goes to; `without` is an opcode that is left out. Results start as
     NaNs with canaries around them.
@@ -48,13 +48,13 @@ def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]
         buffers.append(buffer)
         return buffer[MARGIN:-MARGIN].view(shape)
 
-    def start(order: str, without: str | None = None) -> list[str]:
+    def start(order: str, without: str | None = None, target: str = "sm_80") -> list[str]:
         def run(kernel: Any, programs: int, arguments: Any, constants: Any, options: Any) -> None:
             names = [name for name in kernel.arg_names if name not in constants]
             given = dict(zip(names, arguments, strict=True))
             mode = f"ptx{id(ran)}-{next(count)}"
             launch = triton_aot.Launch(mode, kernel, programs, given, constants, options)
-            ran.append(ptx_triton.run(launch, order, without))
+            ran.append(ptx_triton.run(launch, order, without, target))
 
         monkeypatch.setattr(tiles, "start", run)
         monkeypatch.setattr(Tensor, "new_empty", new_empty)

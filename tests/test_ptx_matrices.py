@@ -2,6 +2,7 @@
 
 With g = lane / 4 and t = lane % 4, of the registers of a lane
 - `ldmatrix` gives from matrix i the elements (g, 2 t) and (g, 2 t + 1) in register i, of its transpose with `.trans`;
+  `stmatrix` takes them;
 - `mma` m16n8k8 (tf32) takes A at (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4) and B at (t, g), (t + 4, g);
 - `mma` m16n8k16 (bf16) takes pairs along k in their place: t becomes 2 t and 2 t + 1, 4 becomes 8;
 - C and D have (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
@@ -102,6 +103,25 @@ def test_matrices_from_shared_memory(count, transposed):
     expected = np.zeros_like(out)
     for i in range(count):
         expected[:, i] = np.stack([matrices[i, G, 2 * T], matrices[i, G, 2 * T + 1]], axis=1)
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_matrices_to_shared_memory(count, transposed):
+    suffix = f"x{count}{'.trans' * transposed}.shared.b16"
+    registers = ", ".join(f"%r{10 + i}" for i in range(count))
+    body = f"""stmatrix.sync.aligned.m8n8.{suffix} [%r3], {{{registers}}}; bar.warp.sync -1;
+    shl.b32 %r2, %r39, 4; add.s32 %r3, %r1, %r2; ld.shared.v4.b32 {{%r4, %r5, %r6, %r7}}, [%r3];"""
+    fragments = "mov.b64 {%r10, %r11}, %d5; mov.b64 {%r12, %r13}, %d6;"
+    text = HEAD + SHARED + kernel(ROWS.replace("LOAD", f"{fragments} bar.warp.sync -1; {body}"), parameters=2)
+    x, out = np.arange(256, dtype=np.uint16).reshape(32, 4, 2), np.zeros((32, 8), np.uint16)
+    ptx.load(text)["k"].launch(1, 32, [x, out], shared_bytes=512, order="random", seed=2)
+    expected = x.reshape(32, 8).copy()  # what lies there before
+    for i in range(count):
+        matrix = np.zeros((8, 8), np.uint16)
+        matrix[G, 2 * T], matrix[G, 2 * T + 1] = x[:, i].T
+        expected[np.arange(8 * i, 8 * i + 8) ^ 5] = matrix.T if transposed else matrix
     np.testing.assert_array_equal(out, expected)
 
 

@@ -43,6 +43,7 @@ _values = [
     (rf"or\.{BITS}", "t = t t", "a | b"),
     (rf"xor\.{BITS}", "t = t t", "a ^ b"),
     (rf"not\.{BITS}", "t = t", "~a"),
+    (r"add\.[su]16x2", "b32 = b32 b32", "((a & 0xFFFF0000u) + (b & 0xFFFF0000u)) | (a + b & 0xFFFFu)"),
     (r"and\.pred", "pred = pred pred", "a && b"),
     (r"or\.pred", "pred = pred pred", "a || b"),
     (r"xor\.pred", "pred = pred pred", "a != b"),
@@ -88,7 +89,7 @@ _values = [
     (rf"cvt\.rn\.{FLOAT}\.{FROM_INT}", "t = s", "a"),
     (rf"cvt{FTZ}\.f64\.f32", "f64 = f32", "a"),
     (rf"cvt\.rn{FTZ}\.f32\.f64", "f32 = f64", "a"),
-    (r"cvt\.f32\.bf16", "f32 = bf16", "widen(a)"),
+    (r"cvt\.(?P<t>f32|f64)\.bf16", "t = bf16", "widen(a)"),
     (r"cvt\.rn\.bf16\.f32", "bf16 = f32", "round_bf16(a)"),
     (r"cvt\.rn\.bf16x2\.f32", "b32 = f32 f32", "uint32_t(round_bf16(a).bits) << 16 | round_bf16(b).bits"),
     (r"cvt\.rna\.tf32\.f32", "b32 = b32", "round_tf32(a)"),
@@ -156,7 +157,16 @@ STRUCTURED = [
         (r"shfl\.sync\.(?P<mode>up|down|bfly|idx)\.b32", "shuffle"),
         (r"vote\.sync\.(?P<mode>all|any|ballot)\.(?:pred|b32)", "vote"),
         (r"ldmatrix\.sync\.aligned\.m8n8\.x(?P<count>[124])(?P<trans>\.trans)?\.shared\.b16", "load_matrix"),
+        (r"stmatrix\.sync\.aligned\.m8n8\.x(?P<count>[124])(?P<trans>\.trans)?\.shared\.b16", "store_matrix"),
         (r"mma\.sync\.aligned\.m16n8k(?P<k>8|16)\.row\.col\.f32\.(?P<t>tf32|bf16)\.(?P=t)\.f32", "matrix_multiply"),
+        (r"wgmma\.fence\.sync\.aligned", "fence_products"),
+        (
+            r"wgmma\.mma_async\.sync\.aligned\.m64n(?P<n>\d+)k(?P<k>8|16)\.f32\.(?P<t>tf32|bf16)\.(?P=t)",
+            "multiply_asynchronously",
+        ),
+        (r"wgmma\.commit_group\.sync\.aligned", "commit_products"),
+        (r"wgmma\.wait_group\.sync\.aligned", "wait_for_products"),
+        (r"fence\.proxy\.async(?:\.shared::(?:cta|cluster))?", "fence_proxy"),
     ]
 ]
 

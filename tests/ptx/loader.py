@@ -22,6 +22,7 @@ COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-fno-gnu-unique", "-w")
 ORDERS = ("forward", "reverse", "random")
 _HERE = Path(__file__).resolve().parent
+_SOURCES = ("runtime", "wgmma")
 _FORMATS = {"f32": "<f", "f64": "<d"}
 _BLOCK_LIMIT = 1024
 
@@ -43,19 +44,21 @@ def _compile(*arguments: str) -> None:
 
 
 @functools.cache
-def _runtime() -> Path:
-    target = Path(_folder().name) / "runtime.o"
-    _compile("-x", "c++-header", str(_HERE / "runtime.h"), "-o", str(Path(_folder().name) / "runtime.h.gch"))
-    _compile("-c", str(_HERE / "runtime.cpp"), "-o", str(target))
-    return target
+def _runtime() -> tuple[str, ...]:
+    folder = Path(_folder().name)
+    _compile("-x", "c++-header", str(_HERE / "runtime.h"), "-o", str(folder / "runtime.h.gch"))
+    targets = tuple(str(folder / f"{name}.o") for name in _SOURCES)
+    for name, target in zip(_SOURCES, targets, strict=True):
+        _compile("-c", str(_HERE / f"{name}.cpp"), "-o", target)
+    return targets
 
 
 @functools.cache
 def _library(source: str) -> ctypes.CDLL:
     stem = Path(_folder().name) / f"module{_library.cache_info().misses}"
     stem.with_suffix(".cpp").write_text(source)
-    runtime = str(_runtime())
-    _compile("-shared", str(stem.with_suffix(".cpp")), runtime, "-o", str(stem.with_suffix(".so")))
+    runtime = _runtime()
+    _compile("-shared", str(stem.with_suffix(".cpp")), *runtime, "-o", str(stem.with_suffix(".so")))
     return ctypes.CDLL(str(stem.with_suffix(".so")))
 
 

@@ -1,83 +1,23 @@
 // Runs the threads of a block as fibers that change at barriers and exchanges of a warp, the blocks one by one, and
 // checks every access to memory.
-#include "runtime.h"
-
-#include <ucontext.h>
+#include "block.h"
 
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
-#include <memory>
 #include <numeric>
 #include <random>
-#include <string>
-#include <vector>
 
 namespace ptx {
-namespace {
-
-constexpr size_t kStack = 512 << 10;
-constexpr uint64_t kMaxBranches = 50'000'000;
-constexpr int32_t kNobody = -1, kOneWarp = -2, kManyWarps = -3;
-
-struct Fault {
-    std::string message;
-};
-
-enum class State { kReady, kAtBarrier, kInExchange, kDone };
-
-// A cp.async that its thread has not waited for; `data` are what the source held when it was started.
-struct Copy {
-    uint64_t to;
-    const uint8_t* from;
-    uint32_t size, from_size, group;
-    uint8_t data[16];
-};
-
-struct Fiber {
-    Thread thread;
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
-    State state;
-    int line;
-    uint32_t id, mask;
-    bool orders;  // whether its exchange orders memory too
-    std::vector<Copy> copies;
-    uint32_t groups;  // of copies, committed so far
-};
-
-struct Warp {
-    Exchange exchange;
-    uint32_t phase;  // grows with each bar.warp.sync, which orders the accesses of the warp's threads; shuffles do not
-};
-
-struct Access {
-    int32_t thread = kNobody;
-    uint32_t warp = 0, phase = 0, interval = 0;
-};
-
-struct Buffer {
-    uint64_t begin, end;
-};
-
-struct Block {
-    std::vector<Fiber> fibers;
-    std::vector<Warp> warps;
-    std::vector<uint8_t> shared;
-    std::vector<Access> writes, reads;  // of each byte of shared memory
-    std::vector<int32_t> copiers;       // the thread whose cp.async into a byte of shared memory is under way
-    uint32_t interval = 1;              // grows with each barrier
-    const Buffer* buffers = nullptr;
-    size_t buffer_count = 0;
-    ucontext_t scheduler;
-    Fiber* current = nullptr;
-    void (*kernel)(Thread&) = nullptr;
-    std::string error;
-};
 
 Block* block;
 
 void yield() { swapcontext(&block->current->context, &block->scheduler); }
+
+namespace {
+
+constexpr size_t kStack = 512 << 10;
+constexpr uint64_t kMaxBranches = 50'000'000;
 
 void enter() {
     try {
@@ -115,6 +55,12 @@ void note(Access& access, const Thread& thread) {
     access.interval = block->interval;
 }
 
+void note_write(uint64_t address, const Thread& thread) {
+    note(block->writes[address], thread);
+    block->last_writes[address] = {int32_t(thread.index), block->interval,
+                                   uint32_t(block->current->proxy_fences.size())};
+}
+
 void check_read(const Thread& thread, int line, uint64_t address, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
         const Access& write = block->writes[i];
@@ -131,12 +77,17 @@ void check_read(const Thread& thread, int line, uint64_t address, uint32_t size)
 void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
         const bool changes = !data || block->shared[i] != data[i - address];
+        if (block->products[i])
+            fail(thread, line, "writes shared byte %llu, which a product under way reads: no wait between",
+                 (unsigned long long)i);
         if (changes && (races(block->writes[i], thread) || races(block->reads[i], thread)))
             fail(thread, line, "writes shared byte %llu, which another thread uses: no barrier between",
                  (unsigned long long)i);
-        note(block->writes[i], thread);
+        note_write(i, thread);
     }
 }
+
+}  // namespace
 
 uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size, uint32_t alignment) {
     if (space == Space::kGeneric) {
@@ -168,6 +119,8 @@ uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint3
                      (unsigned long long)i, block->copiers[i]);
     return (local ? thread.local : block->shared.data()) + address;
 }
+
+namespace {
 
 bool release_warps() {
     bool released = false;
@@ -206,6 +159,8 @@ void release_barrier() {
         if (fiber.state == State::kDone) left = &fiber;
         if (fiber.state == State::kInExchange)
             fail(fiber.thread, fiber.line, "waits for threads of its warp that do not come");
+        if (fiber.state == State::kInGroup)
+            fail(fiber.thread, fiber.line, "waits for threads of its warp group that do not come");
         if (fiber.state != State::kAtBarrier) continue;
         if (first && (fiber.line != first->line || fiber.id != first->id))
             fail(fiber.thread, fiber.line, "divergent barrier: thread %u waits at line %d", first->thread.index,
@@ -232,7 +187,7 @@ void run_block(Order order, std::mt19937& random) {
             swapcontext(&block->scheduler, &fiber.context);
             if (!block->error.empty()) throw Fault{block->error};
         }
-        if (release_warps()) continue;
+        if (release_warps() | release_groups()) continue;
         const auto done = [](const Fiber& fiber) { return fiber.state == State::kDone; };
         if (std::all_of(block->fibers.begin(), block->fibers.end(), done)) return;
         release_barrier();
@@ -299,7 +254,7 @@ void wait_for_copies(Thread& thread, int line, uint32_t newest) {
         std::memcpy(block->shared.data() + copy.to, copy.data, copy.size);
         for (uint64_t i = copy.to; i < copy.to + copy.size; ++i) {
             block->copiers[i] = kNobody;
-            note(block->writes[i], thread);
+            note_write(i, thread);
         }
     }
     auto& copies = fiber.copies;
@@ -350,7 +305,10 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                     here.shared.assign(shared_bytes, 0xFF);  // NaNs: nothing may come from what nobody wrote
                     here.writes.assign(shared_bytes, {});
                     here.reads.assign(shared_bytes, {});
+                    here.last_writes.assign(shared_bytes, {});
                     here.copiers.assign(shared_bytes, kNobody);
+                    here.products.assign(shared_bytes, 0);
+                    here.groups.assign(threads / kGroupThreads + 1, {});
                     for (Warp& warp : here.warps) warp.phase = 0;
                     for (uint32_t i = 0; i < threads; ++i) {
                         Fiber& fiber = here.fibers[i];
@@ -366,6 +324,8 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                         fiber.thread.parameter_bytes = parameter_bytes;
                         fiber.copies.clear();
                         fiber.groups = 0;
+                        fiber.touched.clear();
+                        fiber.proxy_fences.clear();
                         fiber.state = State::kReady;
                         getcontext(&fiber.context);
                         fiber.context.uc_stack.ss_sp = fiber.stack.get();

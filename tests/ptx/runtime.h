@@ -31,6 +31,18 @@ struct Thread {
     uint32_t deposit[kDeposit];
 };
 
+// A thread's part of a product of its warp group; `a` is null for an A in shared memory.
+struct Product {
+    bool is_bf16;
+    uint32_t n;
+    uint32_t* const* d;
+    const uint32_t* const* a;
+    uint64_t a_descriptor, b_descriptor;
+    bool accumulates;
+    int sign;
+    bool a_transposed, b_transposed;
+};
+
 // What the threads of a warp deposited at their common instruction.
 struct Exchange {
     uint32_t mask;
@@ -47,6 +59,12 @@ void commit_copies(Thread& thread);
 void wait_for_copies(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
 void barrier(Thread& thread, int line, uint32_t id);
 const Exchange& exchange(Thread& thread, int line, uint32_t mask, bool orders = false);
+void start_product(Thread& thread, int line, const Product& product);
+void fence_products(Thread& thread, int line);
+void commit_products(Thread& thread, int line);
+void wait_for_products(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
+void fence_proxy(Thread& thread);
+void touch(Thread& thread, int line, const void* of);  // a register of products is used by another instruction
 void count_branch(Thread& thread, int line);
 
 struct Bf16 {
@@ -293,23 +311,39 @@ inline uint32_t ballot(Thread& thread, int line, bool value, uint32_t mask) {
     return result;
 }
 
-// Lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; a lane gets two neighbours of each matrix.
-template <int count, bool transposed>
-void load_matrix(Thread& thread, int line, uint64_t address, uint32_t* result) {
+// Lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; a lane has two neighbours of each matrix. Calls
+// `use(address, matrix, i)` for each of these elements of 16 bits.
+template <int count, bool transposed, class Use>
+void for_each_element(Thread& thread, int line, uint64_t address, Use use) {
     thread.deposit[0] = uint32_t(address);
     const Exchange all = exchange(thread, line, ~0u);
     if (all.mask != ~0u) fail(thread, line, "a matrix needs all lanes of a warp");
-    for (int matrix = 0; matrix < count; ++matrix) {
-        uint16_t pair[2];
+    for (int matrix = 0; matrix < count; ++matrix)
         for (uint32_t i = 0; i < 2; ++i) {
             const uint32_t major = thread.lane / 4, minor = thread.lane % 4 * 2 + i;
             const uint32_t row = transposed ? minor : major, column = transposed ? major : minor;
             const uint32_t start = all.words[8 * matrix + row][0];
             if (start % 16) fail(thread, line, "misaligned row of a matrix: %u", start);
-            load(thread, line, Space::kShared, start + 2 * column, &pair[i], 2);
+            use(start + 2 * column, matrix, i);
         }
-        result[matrix] = pair[0] | uint32_t(pair[1]) << 16;
-    }
+}
+
+template <int count, bool transposed>
+void load_matrix(Thread& thread, int line, uint64_t address, uint32_t* result) {
+    std::memset(result, 0, 4 * count);
+    for_each_element<count, transposed>(thread, line, address, [&](uint64_t from, int matrix, uint32_t i) {
+        uint16_t value;
+        load(thread, line, Space::kShared, from, &value, 2);
+        result[matrix] |= uint32_t(value) << 16 * i;
+    });
+}
+
+template <int count, bool transposed>
+void store_matrix(Thread& thread, int line, uint64_t address, const uint32_t* values) {
+    for_each_element<count, transposed>(thread, line, address, [&](uint64_t to, int matrix, uint32_t i) {
+        const uint16_t value = values[matrix] >> 16 * i;
+        store(thread, line, Space::kShared, to, &value, 2);
+    });
 }
 
 // D (16, 8) = A (16, k) B (k, 8) + C; words 0 to 3 of a lane are A, then 2 of B, 4 of C. Exact products, one float sum.

@@ -1,0 +1,108 @@
+// A block that runs: its threads as fibers, its memory with who uses each byte, what is under way.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "runtime.h"
+
+namespace ptx {
+
+constexpr int32_t kNobody = -1, kOneWarp = -2, kManyWarps = -3;
+constexpr size_t kGroupThreads = 128;  // of a warp group
+
+struct Fault {
+    std::string message;
+};
+
+enum class State { kReady, kAtBarrier, kInExchange, kInGroup, kDone };
+enum class GroupStep { kFence, kMultiply, kCommit, kWait };
+
+// A cp.async that its thread has not waited for; `data` are what the source held when it was started.
+struct Copy {
+    uint64_t to;
+    const uint8_t* from;
+    uint32_t size, from_size, group;
+    uint8_t data[16];
+};
+
+struct Fiber {
+    Thread thread;
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    State state;
+    int line;
+    uint32_t id, mask;
+    bool orders;  // whether its exchange orders memory too
+    std::vector<Copy> copies;
+    uint32_t groups;  // of copies, committed so far
+    GroupStep step;
+    uint32_t newest;                          // of a kWait
+    const Product* product;                   // of a kMultiply
+    std::unordered_set<const void*> touched;  // registers of products that other instructions used since wgmma.fence
+    std::vector<uint32_t> proxy_fences;       // the interval of each fence.proxy.async
+};
+
+struct Warp {
+    Exchange exchange;
+    uint32_t phase;  // grows with each bar.warp.sync, which orders the accesses of the warp's threads; shuffles do not
+};
+
+// A register of a product under way: of its result, which is `value` when it arrives, or of its operand A.
+struct Held {
+    bool is_result;
+    uint32_t value, shape, group, fences;
+};
+
+struct WarpGroup {
+    std::unordered_map<const void*, Held> held;
+    std::vector<std::pair<uint32_t, std::vector<uint32_t>>> readings;  // group, addresses of 16 bytes each
+    uint32_t groups = 0, fences = 0;                                   // committed, executed
+};
+
+struct Access {
+    int32_t thread = kNobody;
+    uint32_t warp = 0, phase = 0, interval = 0;
+};
+
+// The last write of a byte other than by a product, and how many fence.proxy.async its thread had executed.
+struct Write {
+    int32_t thread = kNobody;
+    uint32_t interval = 0, proxy_fences = 0;
+};
+
+struct Buffer {
+    uint64_t begin, end;
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<WarpGroup> groups;
+    std::vector<uint8_t> shared;
+    std::vector<Access> writes, reads;  // of each byte of shared memory
+    std::vector<Write> last_writes;
+    std::vector<int32_t> copiers;    // the thread whose cp.async into a byte of shared memory is under way
+    std::vector<uint32_t> products;  // how many products under way read a byte of shared memory
+    uint32_t interval = 1;           // grows with each barrier
+    const Buffer* buffers = nullptr;
+    size_t buffer_count = 0;
+    ucontext_t scheduler;
+    Fiber* current = nullptr;
+    void (*kernel)(Thread&) = nullptr;
+    std::string error;
+};
+
+extern Block* block;
+
+void yield();
+uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size, uint32_t alignment);
+bool release_groups();
+
+}  // namespace ptx
