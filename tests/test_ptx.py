@@ -176,6 +176,30 @@ def test_bf16_is_rounded_once():
     np.testing.assert_array_equal(buffers[2], np.stack([x, total, fused, total], axis=1))
 
 
+def test_halves_of_words_are_numbers_of_their_own():
+    x, y = np.random.default_rng(1).standard_normal((2, 64, 2)).astype(np.float32)
+    body = """
+    ld.global.b64 %d5, [%d1]; ld.global.b64 %d6, [%d2];
+    add.rn.f32x2 %d7, %d5, %d6; st.global.b64 [%d3], %d7; sub.f32x2 %d7, %d5, %d6; st.global.b64 [%d3+512], %d7;
+    mul.f32x2 %d7, %d5, %d6; st.global.b64 [%d3+1024], %d7;
+    fma.rn.f32x2 %d7, %d5, %d6, %d5; st.global.b64 [%d3+1536], %d7;
+    mov.b64 {%r1, %r2}, %d5; prmt.b32 %r3, %r1, %r2, 0x7632; mov.b64 {%r4, %r5}, %d6; prmt.b32 %r6, %r4, %r5, 0x7632;
+    add.bf16x2 %r7, %r3, %r6; fma.rn.bf16x2 %r8, %r3, %r6, %r3; st.global.v2.b32 [%d3+2048], {%r7, %r8};
+    mov.b32 {%h1, _}, %r3; mov.b32 {%h2, _}, %r6; add.bf16 %h3, %h1, %h2; add.rn.f32.bf16 %f1, %h1, %r4;
+    cvt.u32.u16 %r9, %h3; mov.b32 %r10, %f1; st.global.v2.b32 [%d3+2560], {%r9, %r10};"""
+    out = np.zeros((6, 64, 2), np.float32)
+    load(body)["k"].launch(1, 64, [x, y, out])
+    for actual, expected in zip(out, (x + y, x - y, x * y), strict=False):
+        np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(out[3], (x.astype(np.float64) * y + x).astype(np.float32))
+    a, b = (widen((v.view(np.uint32) >> 16).astype(np.uint16)) for v in (x, y))
+    np.testing.assert_array_equal(out[4, :, 0].copy().view(np.uint16).reshape(64, 2), bf16(a + b))
+    fused = (a.astype(np.float64) * b + a).astype(np.float32)
+    np.testing.assert_array_equal(out[4, :, 1].copy().view(np.uint16).reshape(64, 2), bf16(fused))
+    np.testing.assert_array_equal(out[5, :, 0].view(np.uint32), bf16(a + b)[:, 0])
+    np.testing.assert_array_equal(out[5, :, 1], a[:, 0] + y[:, 0])
+
+
 @pytest.mark.parametrize(
     ("instruction", "sources"),
     [

@@ -1,4 +1,4 @@
-"""Runs compiled PTX (sm_80 and sm_90, of Triton and nvcc) on a CPU: see README.md."""
+"""Runs compiled PTX (of Triton and nvcc) on a CPU: see README.md."""
 
 from .loader import COMPILER, ORDERS, Module, load
 from .parser import PtxError

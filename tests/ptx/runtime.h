@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -269,11 +270,25 @@ inline float round_to_odd(double sum, double rest) {
     return a;
 }
 
+inline Bf16 add_bf16(Bf16 x, Bf16 y) { return round_bf16(widen(x) + widen(y)); }
+
 inline Bf16 fma_bf16(Bf16 x, Bf16 y, Bf16 z) {
     const double product = double(widen(x)) * widen(y), c = widen(z), sum = product + c;
     if (!std::isfinite(sum)) return round_bf16(float(sum));
     const double part = sum - product, rest = (product - (sum - part)) + (c - part);
     return round_bf16(round_to_odd(sum, rest));
+}
+
+// Apply a function to both halves of words.
+template <class Half, class Function, class Word, class... Words>
+Word by_halves(Function function, Word first, Words... rest) {
+    constexpr uint32_t kBits = 8 * sizeof(Half);
+    Word result = 0;
+    for (uint32_t at = 0; at < 2 * kBits; at += kBits) {
+        const Half half = function(reinterpret<Half>(Word(first >> at)), reinterpret<Half>(Word(rest >> at))...);
+        result |= reinterpret<Word>(half) << at;
+    }
+    return result;
 }
 
 inline uint32_t round_tf32(uint32_t bits) {
