@@ -32,6 +32,7 @@ from metagan_fast.kernels.activations import activate, slope_terms, through_acti
 from metagan_fast.kernels.tiles import (
     activation_constants,
     adjacent,
+    beside_product,
     launch,
     locate,
     multiply,
@@ -279,6 +280,9 @@ def task_convolution_backward_weights_kernel(
                 of_slope += slope_terms(a, of_k)
             a = through_activation(a, of_k, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
+        if kept is None:
+            again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
+            a = beside_product(a, derivative_rows + columns[None, :], again, PRECISION)
         of_derivative += a.to(tl.float32)
     place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])

@@ -24,6 +24,7 @@ from metagan_fast.kernels.activations import activate, slope_terms, through_acti
 from metagan_fast.kernels.tiles import (
     activation_constants,
     adjacent,
+    beside_product,
     launch,
     locate,
     multiply,
@@ -102,6 +103,9 @@ def task_linear_kernel(
             a = through_activation(a, of_k, of_row, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
         if row_sums is not None:
+            if kept is None:
+                again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
+                a = beside_product(a, left_rows + wide[None, :] * left_k, again, PRECISION)
             of_left += a.to(tl.float32)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + n, n < N, other=0.0).to(tl.float32)[None, :]

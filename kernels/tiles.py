@@ -124,6 +124,20 @@ def store_row_sums(out, terms, rows, M):
 
 
 @triton.jit
+def beside_product(loaded, pointers, mask, PRECISION: tl.constexpr):
+    """Return a loaded tile for another use than the product: loaded once more, as far as `mask` says, for tensor cores.
+
+    On an sm_90 a product that takes a tile from the shared memory where its load left it is under way while the loop
+    goes on. Triton (3.7 and 3.9) gives such a load a buffer more, but not if it has a second user: it is refilled too
+    early. A mask of its own keeps the loads apart.
+    """
+    if PRECISION == "ieee":
+        return loaded
+    else:
+        return tl.load(pointers, mask, other=0.0)
+
+
+@triton.jit
 def multiply(left, right, sums, PRECISION: tl.constexpr):
     """Return `sums + left right`, with the operands as precise as asked and sums in float32."""
     if PRECISION == "bf16":

@@ -1,9 +1,10 @@
-"""The per-task layers' kernels as Triton compiles them for sm_80, run on a CPU, against PyTorch in float64."""
+"""The per-task layers' kernels as Triton compiles them for a GPU, run on a CPU, against PyTorch in float64."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,9 +16,10 @@ import ptx
 import ptx_triton
 import task_layer_norm_cases as norms
 from metagan_fast._ops.task_layer_norm import LayerNorm
+from metagan_fast._ops.task_layers import Convolution, Linear
 from metagan_fast._ops.task_passes import kernel
 from support import assert_close
-from task_layer_cases import CASES, expected, operands, oracle
+from task_layer_cases import CASES, Case, expected, operands, oracle
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -83,20 +85,52 @@ UNITS = {"ieee": "fma.rn.f32", "tf32": ".tf32.tf32.f32", "bf16": ".bf16.bf16.f32
     ],
 )
 def test_three_passes(name: str, precision: str, order: str, as_ptx: Callable[..., list[str]]) -> None:
-    case = CASES[name]
+    ran = as_ptx(order)
+    check_three_passes(CASES[name], precision, torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert len(ran) == 3 and all(UNITS[precision] in text for text in ran)
+
+
+def check_three_passes(case: Case, precision: str, dtype: torch.dtype) -> None:
     layer = case[0]
-    x, weight, bias = operands(case, torch.bfloat16 if precision == "bf16" else torch.float32)
+    x, weight, bias = operands(case, dtype)
     dy = torch.randn_like(oracle(layer, x, weight, bias))
     wanted = expected(case, x, weight, bias, dy)
-    ran = as_ptx(order)
     actual = (
         kernel(layer, "forward", precision)(x, weight, bias),
         kernel(layer, "backward_data", precision)(dy, weight),
         *kernel(layer, "backward_weights", precision)(dy, x),
     )
-    assert len(ran) == 3 and all(UNITS[precision] in text for text in ran)
     for a, b in zip(actual, wanted, strict=True):
         assert_close(a, b, "task-layer" if precision == "ieee" else "task-layer-reduced")
+
+
+LARGE: dict[str, Case] = {
+    "linear": (Linear(), (1, 33, 50), 72),
+    "convolution": (Convolution((4, 4), (3, 3), padding=(1, 1)), (1, 3, 34, 4, 4), 36),
+}
+"""Tiles that two warp groups of an sm_90 share, a part of which lies beyond the edge, several steps along k."""
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "dtype", "order"),
+    [
+        ("linear", "tf32", torch.float32, "random"),
+        ("linear", "bf16", torch.bfloat16, "forward"),
+        ("linear", "bf16", torch.float32, "reverse"),
+        ("convolution", "tf32", torch.float32, "reverse"),
+        ("convolution", "bf16", torch.bfloat16, "random"),
+        pytest.param("convolution", "bf16", torch.float32, "forward", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_three_passes_by_warp_groups(
+    name: str, precision: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    ran = as_ptx(order, target="sm_90")
+    check_three_passes(LARGE[name], precision, dtype)
+    assert len(ran) == 3
+    for text in ran:
+        assert re.search(rf"wgmma\.mma_async[\w.]*\.{precision}\.{precision} ", text)
 
 
 @pytest.mark.parametrize(
@@ -112,19 +146,41 @@ def test_a_missing_wait_is_an_error(without: str, message: str, as_ptx: Callable
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "order"),
+    ("without", "message"),
     [
-        ("short", torch.float32, "random"),
-        ("several-blocks", torch.float32, "reverse"),
-        ("block", torch.bfloat16, "random"),
+        ("wgmma.wait_group", "a product under way"),
+        ("wgmma.fence", "a product with no wgmma.fence before"),
+        ("fence.proxy.async", "no fence.proxy.async after its write"),
+        ("bar.sync", "no barrier between"),
+        ("cp.async.wait_group", "no wait between"),
     ],
 )
-def test_layer_norm(name: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]) -> None:
+def test_a_missing_step_of_warp_groups_is_an_error(
+    without: str, message: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    layer = LARGE["linear"][0]
+    x, weight, bias = operands(LARGE["linear"])
+    as_ptx("random", without, "sm_90")
+    with pytest.raises(ptx.PtxError, match=message):
+        kernel(layer, "forward", "tf32")(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "order", "target"),
+    [
+        ("short", torch.float32, "random", "sm_80"),
+        ("several-blocks", torch.float32, "reverse", "sm_80"),
+        ("block", torch.bfloat16, "random", "sm_80"),
+        ("several-blocks", torch.bfloat16, "forward", "sm_90"),
+        ("short", torch.float32, "reverse", "sm_100"),
+    ],
+)
+def test_layer_norm(name: str, dtype: torch.dtype, order: str, target: str, as_ptx: Callable[..., list[str]]) -> None:
     given = norms.operands(norms.CASES[name], dtype)
     u, dy, x, weight, bias = given
     layer, exact = LayerNorm(norms.EPS), norms.statistics(x)
     wanted = norms.expected(given)
-    as_ptx(order)
+    as_ptx(order, target=target)
     y, statistics = kernel(layer, "forward")(x, weight, bias)
     assert_close(statistics, exact, "task-layer")
     actual = (
