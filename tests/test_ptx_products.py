@@ -199,7 +199,7 @@ def test_signs_of_operands(signs):
 SMALL = Case("tf32", 8, Layout(0, 0, 1024, 128), Layout(8192, 0, 1024, 128))
 OF_REGISTERS = Case("tf32", 8, None, Layout(8192, 0, 1024, 128))
 WIDER = Case("tf32", 16, SMALL.a, SMALL.b)
-OVERWRITE = "st.shared.b32 [%r1+4], %r39;"
+OVERWRITE = "setp.eq.u32 %p2, %r39, 1; @%p2 st.shared.b32 [%r1+4], %r39;"
 
 
 def steps(**other):
@@ -221,7 +221,7 @@ RIGHT = {
         wait=wait(1),
         out=f"{results(8)} {wait()} {results(8, 'b')}",
     ),
-    "memory_after_a_barrier": steps(wait=f"{wait()} bar.sync 0; setp.eq.u32 %p2, %r39, 1; @%p2 {OVERWRITE}"),
+    "memory_after_a_barrier": steps(wait=f"{wait()} bar.sync 0; {OVERWRITE}"),
     "registers": steps(product=OF_REGISTERS.product()),
     "same_A": steps(product=OF_REGISTERS.product() + OF_REGISTERS.product(result="b")),
 }
