@@ -97,7 +97,7 @@ def test_activations_far_from_zero_and_close_to_it(guarded: None) -> None:
         torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=atol, msg=lambda m, a=activation: f"{a}: {m}")
 
 
-@pytest.mark.parametrize("name", ["linear", "convolution-stride"])
+@pytest.mark.parametrize("name", ["linear", "convolution-stride", "transposed"])
 def test_no_bias_and_operands_that_lie_anyhow(name: str) -> None:
     case = CASES[name]
     x, weight, bias = operands(case)
