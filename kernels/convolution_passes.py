@@ -324,10 +324,10 @@ def over_taps(
     kept: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> None:
-    """Set `out` by the kernel of forward, from `right [tasks, n, c, h, w]`, or of backward-data, from that of `out`'s.
+    """Set `out`, images of one side of the convolution, from `right`, those of the other, `[tasks, n, channels, ...]`.
 
-    With `kept`, which lies like it, `right` is read through the activation; else the activation comes last, and
-    `before` takes what it is of.
+    The kernel is that of forward or of backward-data. With `kept`, which lies like `right`, that is read through the
+    activation; else the activation comes last, and `before` takes the sums that it is taken of.
     """
     tasks, images, rows, height, width = out.shape
     launch(
