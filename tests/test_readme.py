@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -96,11 +97,23 @@ def test_imports_point_downwards() -> None:
     assert not upwards
 
 
+def _pages() -> list[str]:
+    guides = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
+    return ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *guides]
+
+
+def test_bench_commands_are_understood() -> None:
+    from metagan_fast.benchmarks.command import _parser
+
+    commands = {command for page in _pages() for command in re.findall(r"metagan-fast bench ([^`\n#)]*)", _read(page))}
+    assert len(commands) > 5
+    for command in commands:
+        _parser().parse_args(shlex.split(command))
+
+
 def test_links_lead_somewhere() -> None:
     """Links to files of the source tree."""
-    guides = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))
-    pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *guides]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", _read(page))]
+    links = [(page, link) for page in _pages() for link in re.findall(r"\]\(([^)#]+)\)", _read(page))]
     local = [(page, link) for page, link in links if "://" not in link]
     assert len(local) > 8
     assert not [(page, link) for page, link in local if not (ROOT / page).parent.joinpath(link).exists()]
