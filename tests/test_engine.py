@@ -252,7 +252,7 @@ def test_memory_of_maml_grows_by_parameters_alone() -> None:
     state = 4 * sum(FlatLayout.from_module(module).numel for module in (generator, discriminator))
     three, five = (memory_of_a_thread("dcgan-32", "non-saturating", steps) for steps in (3, 5))
     assert five - three == 2 * state
-    assert five < 43e6  # the plain loop's graph of five steps takes 270 MB
+    assert five < 45e6  # the plain loop's graph of five steps takes 270 MB
     assert memory_of_a_thread("dcgan-32", "non-saturating", 3, optimizer="momentum") == three + 3 * state
 
 

@@ -11,6 +11,7 @@
 #include "../cpu/profile.h"
 #include "adaptation.h"
 #include "ordered_sum.h"
+#include "scratch.h"
 #include "worker.h"
 
 namespace metagan {
@@ -192,7 +193,7 @@ bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float
 int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Opponent opponent, bool adjoint) const {
     const Images images = images_held(data, query, adjoint);
     const int64_t both = plan_.generator.numel + plan_.discriminator.numel;
-    int64_t floats = (1 + plan_.optimizer.buffers()) * both;
+    int64_t floats = kScratchFloats + (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
     if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
     Passing passing;

@@ -25,9 +25,6 @@ std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::
     throw std::invalid_argument(plan.name + ": unknown kind of operation '" + plan.kind + "'");
 }
 
-// To begin with, so that it seldom grows: products on 32 x 32 pixels take as much.
-constexpr int64_t kScratchFloats = 448 * 1024;
-
 float* thread_scratch(int64_t floats) {
     thread_local Array<float> array;
     return array.at_least(std::max(floats, kScratchFloats));
