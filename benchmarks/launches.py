@@ -25,7 +25,7 @@ from metagan_fast._ops import task_passes
 from metagan_fast.executors import Parameters
 from metagan_fast.noise import Noise, NoiseShape
 
-from .baselines import plain
+from .baselines import meta_gradients, plain
 
 # Operators that launch no kernel: views, bookkeeping, memory that is not written.
 SILENT = {
@@ -185,7 +185,7 @@ def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
     support, *query = (torch.empty(size, device="meta") for size in shapes.images(tasks))
     with Trace() as trace:
         if query:
-            plain.maml_gradient(*networks, support, query[0], noise, loss=shapes.loss, steps=steps, lr=1e-3)
+            meta_gradients.maml_gradient(*networks, support, query[0], noise, loss=shapes.loss, steps=steps, lr=1e-3)
         else:
             plain.inner_loop(*networks, support, noise, loss=shapes.loss, steps=steps, foreach=True)
     return trace.work
