@@ -65,10 +65,11 @@ METAGAN_DEVICE void scale(int64_t row, int64_t columns, const Buffer<T>& grads, 
 }
 
 // Block (0, y) clips row y: every element has been read, and the sum's barrier passed, before the first is written. The
-// sum has the bits of the two kernels below for a row of one part.
+// sum has the bits of the two kernels below for a row of one part. With 4 blocks a multiprocessor nothing is spilled.
 template <int kWidth, class T>
-__global__ void __launch_bounds__(kClipThreads) clip_short_rows(int64_t rows, int64_t columns, Buffer<T> grads,
-                                                                Arithmetic<T>* norms, double max_norm, bool in_place) {
+__global__ void __launch_bounds__(kClipThreads, 4)
+    clip_short_rows(int64_t rows, int64_t columns, Buffer<T> grads, Arithmetic<T>* norms, double max_norm,
+                    bool in_place) {
     __shared__ double scratch[kClipThreads];
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
         const double norm = square_root(block_sum(squares<kWidth>(row, columns, grads.in), scratch));
