@@ -136,13 +136,13 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
     yield f"Short rows, of at most {SHORT_ROW} elements, are clipped in one launch, by one multiprocessor each."
     yield f"Its share of the bandwidth moves as many in {one}; a launch is taken to cost 2 to 4 us."
     columns = [f"{device.name} {precision}" for device in DEVICES for precision in PRECISIONS]
-    yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>11}" for c in columns)
+    yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>12}" for c in columns)
     for name in names:
         for row in rows(name):
             times = [row.seconds(device, precision) for device in DEVICES for precision in PRECISIONS]
             yield (
                 f"{row.case:22}{row.form:22}{row.launches:9}{row.bytes / 1e6:10.1f}{row.operations / 1e9:10.3g}"
-                + "".join(f"{1e3 * seconds:8.3g} ms" for seconds in times)
+                + "".join(f"{1e3 * seconds:9.3g} ms" for seconds in times)
             )
     yield f"All times: {TITLE}. Workloads: the inner loops of one meta-step, their tensors in float32."
 

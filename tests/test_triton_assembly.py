@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ if os.environ.get("TRITON_INTERPRET"):
 
 import ops_cases
 import triton_aot
+from metagan_fast import _backends
+from metagan_fast._native import ops
 from triton_aot import Launch
 
 LAUNCHES = triton_aot.launches()
@@ -58,8 +61,28 @@ def is_telling(launch: Launch) -> bool:
 
 def test_every_op_is_compiled() -> None:
     assert {launch.name for launch in LAUNCHES} == set(REGISTERS)
-    ops = {case.op for case in (*ops_cases.CASES, *ops_cases.CLIP_CASES)}
-    assert ops <= {name.removesuffix("_kernel") for name in REGISTERS}
+    stems = {case.op for case in (*ops_cases.CASES, *ops_cases.CLIP_CASES)}
+    assert stems <= {name.removesuffix("_kernel") for name in REGISTERS}
+
+
+@pytest.mark.parametrize("case", (*ops_cases.CASES, *ops_cases.CLIP_CASES), ids=str)
+def test_an_op_is_one_launch_but_where_sums_come_first(case: ops_cases.Case) -> None:
+    """That is where it clips rows that are long, or that it resets."""
+
+    def launched(numel: int, **options: Any) -> list[str]:
+        function = case.twin if "zero_grads" in options else case.function
+        return [launch.name for launch in triton_aot.record(case, torch.float32, 3, numel, "task", function, **options)]
+
+    short, long, alone = ops.SHORT_ROW, ops.SHORT_ROW + 1, [f"{case.op}_kernel"]
+    after_sums = ["sum_of_squares_kernel", *alone]
+    if case.op == "clip_grad_norm":
+        assert (launched(short), launched(long)) == (["clip_short_rows_kernel"], after_sums)
+        return
+    assert launched(short) == launched(long) == alone
+    if case.op in _backends.CLIPPING:
+        assert (launched(short, max_norm=1.0), launched(long, max_norm=1.0)) == (alone, after_sums)
+        assert launched(long, zero_grads=True) == alone
+        assert launched(short, max_norm=1.0, zero_grads=True) == after_sums
 
 
 @pytest.mark.slow
