@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from . import busy, dropins, gpu_model, machine, ops, records, workloads
+from . import busy, dropins, gpu_model, machine, memory, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
 
-Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | dropins.DropInCase
+Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | memory.MemoryCase | dropins.DropInCase
 _GROUPS: dict[str, Sequence[Case]] = {
     "ops": ops.CASES,
     "workloads": workloads.CASES,
     "busy": busy.CASES,
+    "memory": memory.CASES,
     "dropins": dropins.CASES,
 }
 GROUPS = {group: [case.name for case in cases] for group, cases in _GROUPS.items()}
@@ -59,6 +60,8 @@ def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
         return dropins.run(case, **arguments)
     if isinstance(case, busy.BusyCase):
         return busy.run(case, **arguments, contenders=options.contenders)
+    if isinstance(case, memory.MemoryCase):
+        return memory.run(case, thread_counts=counts, quick=options.quick, contenders=options.contenders)
     return workloads.run(case, **arguments, contenders=options.contenders)
 
 
@@ -75,8 +78,8 @@ def _case(name: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metagan-fast bench",
-        description="Time the fused ops and whole inner loops against plain PyTorch and other libraries. "
-        "Results are checked first, contenders timed in alternation. Let the machine do nothing else.",
+        description="Time the fused ops and whole inner loops against plain PyTorch and other libraries, or measure "
+        "memory. Results are checked first, contenders timed in alternation. Let the machine do nothing else.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -85,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_case,
         default=["ops", "workloads"],
         metavar="CASE",
-        help="cases, or 'ops', 'workloads', 'dropins' or 'busy' (beside a process that keeps all cores busy)",
+        help="cases, or 'ops', 'workloads', 'dropins', 'busy' (beside a process that keeps all cores busy) or 'memory'",
     )
     parser.add_argument(
         "--contenders",

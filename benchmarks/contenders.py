@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .baselines import plain, vmap
+from .baselines import meta_gradients, plain, vmap
 from .problem import Problem, join
 
 Result = tuple[Tensor, Tensor]
@@ -74,7 +74,7 @@ def _maml(problem: Problem, gradient: Callable[..., Any]) -> Prepared[Result]:
 
 def _plain(problem: Problem) -> Prepared[Result]:
     if problem.algorithm == "maml":
-        return _maml(problem, plain.maml_gradient)
+        return _maml(problem, meta_gradients.maml_gradient)
 
     def run() -> Any:
         networks = problem.generator, problem.discriminator

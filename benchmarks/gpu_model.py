@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metagan_fast import models
+from metagan_fast._native.ops import SHORT_ROW
 
 from . import launches, operations, ops, workloads
 from .launches import Shapes, Work
@@ -20,6 +23,7 @@ class Device:
     """Peak figures of a GPU: bytes and operations a second, dense (a multiply-add is two operations)."""
 
     name: str
+    multiprocessors: int
     bandwidth: float
     fp32: float
     tf32: float
@@ -30,13 +34,22 @@ class Device:
         """Return the roofline: the longer of moving the bytes and of computing at the peak."""
         return max(bytes / self.bandwidth, operations / getattr(self, precision))
 
+    def clipping_seconds(self, elements: int) -> float:
+        """Return how long one multiprocessor takes to read and write a float32 row at its share of the bandwidth.
 
+        That it reads the row twice to clip it is not in it: the second time a cache has it.
+        """
+        return 2 * 4 * elements / (self.bandwidth / self.multiprocessors)
+
+
+LAUNCH_SECONDS = 2e-6, 4e-6
+"""What a launch costs at least and at most: assumed, as no data sheet has it."""
 PRECISIONS = ("fp32", "tf32", "bf16")
 # Where a data sheet gives tensor figures with sparsity, half of them is the dense peak.
 DEVICES = (
-    Device("A100", 2.039e12, 19.5e12, 156e12, 312e12, "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM"),
-    Device("H100", 3.35e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
-    Device("H200", 4.8e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
+    Device("A100", 108, 2.039e12, 19.5e12, 156e12, 312e12, "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM"),
+    Device("H100", 132, 3.35e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
+    Device("H200", 132, 4.8e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H200 Tensor Core GPU data sheet, SXM"),
 )
 
 
@@ -63,17 +76,17 @@ class Row:
 
 
 def op_rows(case: ops.OpCase, numel: int = 1_000_000) -> list[Row]:
-    """Return an op as plain PyTorch and as one kernel, in float32."""
+    """Return an op on rows of a length as plain PyTorch and as our kernels, in float32."""
     found = {}
     for contender in (ops.PLAIN, ops.OURS):
-        run = case.contenders[contender](case.draw(64))
-        with launches.Trace() as trace:
-            run()
+        with FakeTensorMode():
+            run = case.contenders[contender](case.draw(numel))
+            with launches.Trace() as trace:
+                run()
         found[contender] = trace.work
-    size = numel // 64
-    arithmetic = size * found[ops.OURS].operations
+    arithmetic = found[ops.OURS].operations
     return [
-        Row(case.name, "plain", found[ops.PLAIN].launches, size * found[ops.PLAIN].bytes, arithmetic),
+        Row(case.name, "plain", found[ops.PLAIN].launches, found[ops.PLAIN].bytes, arithmetic),
         Row(case.name, "fused", found[ops.OURS].launches, case.bytes(numel), arithmetic),
     ]
 
@@ -119,14 +132,17 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
     for device in DEVICES:
         rates = ", ".join(f"{name} {getattr(device, name) / 1e12:g}" for name in PRECISIONS)
         yield f"  {device.name}: {device.bandwidth / 1e12:g} TB/s; TFLOP/s dense: {rates} ({device.source})"
+    one = ", ".join(f"{1e6 * device.clipping_seconds(SHORT_ROW):.1f} us ({device.name})" for device in DEVICES)
+    yield f"Short rows, of at most {SHORT_ROW} elements, are clipped in one launch, by one multiprocessor each."
+    yield f"Its share of the bandwidth moves as many in {one}; a launch is taken to cost 2 to 4 us."
     columns = [f"{device.name} {precision}" for device in DEVICES for precision in PRECISIONS]
-    yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>11}" for c in columns)
+    yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>12}" for c in columns)
     for name in names:
         for row in rows(name):
             times = [row.seconds(device, precision) for device in DEVICES for precision in PRECISIONS]
             yield (
                 f"{row.case:22}{row.form:22}{row.launches:9}{row.bytes / 1e6:10.1f}{row.operations / 1e9:10.3g}"
-                + "".join(f"{1e3 * seconds:8.3g} ms" for seconds in times)
+                + "".join(f"{1e3 * seconds:9.3g} ms" for seconds in times)
             )
     yield f"All times: {TITLE}. Workloads: the inner loops of one meta-step, their tensors in float32."
 
@@ -135,7 +151,9 @@ def rows(name: str) -> list[Row]:
     """Return the rows of one case; none where there is no model of it (a busy machine, drop-ins)."""
     for op in ops.CASES:
         if op.name == name:
-            return op_rows(op)
+            short = [dataclasses.replace(row, form=f"{row.form}, short rows") for row in op_rows(op, SHORT_ROW)]
+            long = op_rows(op)
+            return long if [row.launches for row in short] == [row.launches for row in long] else [*short, *long]
     for workload in workloads.CASES:
         if workload.name == name:
             return workload_rows(workload)

@@ -21,11 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
 from metagan_fast import _backends, models
+from metagan_fast._native.ops import SHORT_ROW
 from metagan_fast._ops import task_passes
 from metagan_fast.executors import Parameters
 from metagan_fast.noise import Noise, NoiseShape
 
-from .baselines import plain
+from .baselines import meta_gradients, plain
 
 # Operators that launch no kernel: views, bookkeeping, memory that is not written.
 SILENT = {
@@ -33,10 +34,6 @@ SILENT = {
     *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
     *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
-LAUNCHES: dict[Any, int] = {
-    "clip_grad_norm": 2,
-    ("task_layer_norm", "backward_twice"): 2,
-}  # of the fused ops: all else is one
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
 
 _PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_passes.PLAIN)
@@ -86,7 +83,7 @@ class Trace(TorchDispatchMode):
         for number, table in enumerate(_PLAIN_FORMS):
             self._before[number] = dict(table)
             if self._fused:
-                table.update({op: self._as_one(run, LAUNCHES.get(op, 1)) for op, run in table.items()})
+                table.update({op: self._as_one(op, run) for op, run in table.items()})
         super().__enter__()
         return self
 
@@ -95,14 +92,14 @@ class Trace(TorchDispatchMode):
         for number, table in enumerate(_PLAIN_FORMS):
             table.update(self._before[number])
 
-    def _as_one(self, function: Callable[..., Any], launches: int) -> Callable[..., Any]:
+    def _as_one(self, op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*operands: Any, out: tuple[Tensor, ...] | None = None, **options: Any) -> Any:
             before = self.work
             results = function(*operands, **options) if out is None else function(*operands, out=out, **options)
             arithmetic = self.work.operations - before.operations
-            clipping = options.get("max_norm") is not None  # in `sgd_step` and `adam_step`: the sums of squares
             written = (results, operands[1]) if options.get("zero_grads") else results
-            self.work = before + Work(launches + clipping, _bytes((operands, options)) + _bytes(written), arithmetic)
+            launches = _launches(op, operands, options)
+            self.work = before + Work(launches, _bytes((operands, options)) + _bytes(written), arithmetic)
             return results
 
         return run
@@ -115,6 +112,16 @@ class Trace(TorchDispatchMode):
             elements = 0 if name in MOVING else max(_elements(given), _elements(result))
             self.work += Work(1, _bytes(given) + _bytes(result), elements)
         return result
+
+
+def _launches(op: Any, operands: Any, options: Any) -> int:
+    """Return how many launches a fused op takes on a GPU: one, or two where programs wait for the sums of others.
+
+    Clipping adds up the squares of long rows first, and those of all rows where the same launch resets gradients.
+    """
+    if op == "clip_grad_norm" or options.get("max_norm") is not None:
+        return 2 if operands[0].shape[-1] > SHORT_ROW or options.get("zero_grads") else 1
+    return 2 if op == ("task_layer_norm", "backward_twice") else 1
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -185,7 +192,7 @@ def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
     support, *query = (torch.empty(size, device="meta") for size in shapes.images(tasks))
     with Trace() as trace:
         if query:
-            plain.maml_gradient(*networks, support, query[0], noise, loss=shapes.loss, steps=steps, lr=1e-3)
+            meta_gradients.maml_gradient(*networks, support, query[0], noise, loss=shapes.loss, steps=steps, lr=1e-3)
         else:
             plain.inner_loop(*networks, support, noise, loss=shapes.loss, steps=steps, foreach=True)
     return trace.work

@@ -84,15 +84,17 @@ class Problem:
         )
 
     def smooth(self) -> Problem:
-        """Return the same problem on copies of the networks with SiLU for every ReLU, LeakyReLU and PReLU."""
-        return dataclasses.replace(self, generator=_smooth(self.generator), discriminator=_smooth(self.discriminator))
+        """Return the same problem on smooth copies of its networks."""
+        networks = (smooth_copy(self.generator), smooth_copy(self.discriminator))
+        return dataclasses.replace(self, generator=networks[0], discriminator=networks[1])
 
     def initial(self) -> tuple[Tensor, Tensor]:
         """Return each network's parameters as one vector, in the order of their names."""
         return join(dict(self.generator.named_parameters())), join(dict(self.discriminator.named_parameters()))
 
 
-def _smooth(network: nn.Module) -> nn.Module:
+def smooth_copy(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with SiLU for every ReLU, LeakyReLU and PReLU."""
     network = copy.deepcopy(network)
     for parent in [*network.modules()]:
         for name, child in [*parent._modules.items()]:  # `named_children` leaves out what has a second name

@@ -24,6 +24,9 @@ class Record:
     Beside a process that keeps all cores busy `speed_kept` is the fraction of a contender's undisturbed speed that is
     left, by medians, and `undisturbed_seconds` the median without the process; `baseline_speed_kept` is the
     baseline's fraction, and `speed_kept_required` what the package must reach.
+
+    Where memory is measured, not time, `memory_bytes` is by how much a process grew at its peak, `memory_ratio` that
+    over the baseline's, and `memory_ratio_allowed` what the package may take.
     """
 
     case: str
@@ -47,6 +50,9 @@ class Record:
     speed_kept: float | None = None
     speed_kept_required: float | None = None
     baseline_speed_kept: float | None = None
+    memory_bytes: int | None = None
+    memory_ratio: float | None = None
+    memory_ratio_allowed: float | None = None
     skipped: str | None = None
 
     @property
@@ -98,6 +104,8 @@ HEADER = "{:<24} {:<14} {:>7} {:>11} {:>7} {:>8} {:>7}  {:>9} {:>6}".format(*_CO
 def row(record: Record) -> str:
     """Return a record as one line under `HEADER`."""
     start = f"{record.case:<24} {record.contender:<14} {record.threads:>7}"
+    if record.memory_bytes is not None:
+        return f"{start} {record.memory_bytes / 2**20:>8.1f} MiB {record.memory_ratio or 0:>14.1%}"
     if record.seconds is None or record.skipped is not None:
         return f"{start} skipped: {record.skipped}"
     error = "" if record.error is None else f"{record.error:.1e}"

@@ -124,3 +124,21 @@ def through_activation(dy, kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr
 def slope_terms(dy, kept):
     """Return dy times a PReLU's derivative by its slope, in float32."""
     return tl.where(kept > 0, 0.0, dy.to(tl.float32) * kept.to(tl.float32))
+
+
+@triton.jit
+def slopes_at(slope, place, mask):
+    """Return a PReLU's slopes in float32, 0 for what has none."""
+    if slope is None:
+        return 0.0
+    else:
+        return tl.load(slope + place, mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def read_through(data, kept, place, mask, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return elements, 0 where masked; with `kept`, which lies like them, times the activation's derivative."""
+    x = tl.load(data + place, mask, other=0.0)
+    if kept is not None:
+        x = through_activation(x, tl.load(kept + place, mask, other=0.0), slope, NAME, NUMBER)
+    return x

@@ -61,7 +61,7 @@ def adam_step_kernel(
     row, start, lanes, mask = locate(numel, BLOCK)
     rate = rate_at(lr, rates, rates_stride, segments, segment_stride, row, start, lanes, mask, A, FORM, RUN)
     if CLIP:
-        grad = read_clipped(grads, row * grads_stride + start, lanes, mask, sums, parts, max_norm, row, A)
+        grad = read_clipped(grads, grads_stride, numel, row, start, lanes, mask, sums, parts, max_norm, A, BLOCK)
     else:
         grad = read(grads, row * grads_stride + start, lanes, mask, A)
     if corrections is not None:
@@ -113,7 +113,7 @@ def adam_step(
     params, grads, exp_avg, exp_avg_sq = _launch.inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or _launch.new_results(params, 3)
     rate = _launch.learning_rate(lr, params, layout)
-    clipping = Clipping.of(grads, max_norm)
+    clipping = Clipping.of(grads, max_norm, overwritten=zero_grads)
     corrections = None
     if isinstance(step, Tensor):  # which the host must not read
         corrections, step = step.contiguous(), 1

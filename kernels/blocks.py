@@ -102,26 +102,46 @@ def sum_over_tasks(
 
 
 @triton.jit
-def read_clipped(data, offset, lanes, mask, sums, parts, max_norm, row, A: tl.constexpr):
+def read_clipped(
+    data, stride, numel, row, start, lanes, mask, sums, parts, max_norm, A: tl.constexpr, BLOCK: tl.constexpr
+):
     """Return elements as `clip_grad_norm` stores them, rounded to the storage type."""
-    clipped = read(data, offset, lanes, mask, A) * scale_of_row(sums, parts, max_norm, None, row, 1, A)
+    scale = scale_to(row_norm(data, stride, numel, row, sums, parts, BLOCK), max_norm, A)
+    clipped = read(data, row * stride + start, lanes, mask, A) * scale
     return clipped.to(data.dtype.element_ty).to(A)
 
 
 @triton.jit
-def scale_of_row(sums, parts, max_norm, norms, row, start, A: tl.constexpr):
-    """Return the factor that clips a row; the row's first program stores the norm, where it is asked for."""
-    norm = row_norm(sums, row, parts)
-    if norms is not None:
-        tl.store(norms + row, norm.to(A), mask=start == 0)
+def scale_to(norm, max_norm, A: tl.constexpr):
+    """Return the factor that clips a row of this norm, in the arithmetic type."""
     return clip_scale(norm, number(max_norm, tl.float64)).to(A)
 
 
 @triton.jit
-def row_norm(sums, row, parts):
-    """Return the norm of a row in float64, from its sums of squares in fixed order."""
-    part = tl.arange(0, PARTS)
-    return tl.sqrt(tl.sum(tl.load(sums + row * parts + part, mask=part < parts, other=0.0), 0))
+def row_norm(data, stride, numel, row, sums, parts, BLOCK: tl.constexpr):
+    """Return the norm of a row in float64, from its `parts` sums of squares; without `sums`, from its elements.
+
+    The order is fixed, and the same in both ways where the row is a single part: the other sums are zeros then.
+    """
+    if sums is not None:
+        part = tl.arange(0, PARTS)
+        total = tl.sum(tl.load(sums + row * parts + part, mask=part < parts, other=0.0), 0)
+    else:
+        first = tl.full((), 0, tl.int64)
+        total = sum_of_squares(data, row * stride, first, numel, (numel - 1) // BLOCK + 1, BLOCK)
+    return tl.sqrt(total)
+
+
+@triton.jit
+def sum_of_squares(data, offset, start, numel, blocks, BLOCK: tl.constexpr):
+    """Return the sum of squares of a row's blocks from a column on, in float64: lane by lane, then over the lanes."""
+    lanes = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for _ in range(blocks):
+        x = read(data, offset + start, lanes, lanes < numel - start, tl.float64)
+        total += x * x
+        start += BLOCK
+    return tl.sum(total, 0)
 
 
 @triton.jit

@@ -51,7 +51,7 @@ def sgd_step_kernel(
     rate = rate_at(lr, rates, rates_stride, segments, segment_stride, row, start, lanes, mask, A, FORM, RUN)
     param = read(params, row * params_stride + start, lanes, mask, A)
     if CLIP:
-        grad = read_clipped(grads, row * grads_stride + start, lanes, mask, sums, parts, max_norm, row, A)
+        grad = read_clipped(grads, grads_stride, numel, row, start, lanes, mask, sums, parts, max_norm, A, BLOCK)
     else:
         grad = read(grads, row * grads_stride + start, lanes, mask, A)
     decay = number(weight_decay, A)
@@ -90,7 +90,7 @@ def sgd_step(
     params, grads, momentum_buffer = _launch.inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or _launch.new_results(params, 1 if momentum == 0 else 2)
     rate = _launch.learning_rate(lr, params, layout)
-    clipping = Clipping.of(grads, max_norm)
+    clipping = Clipping.of(grads, max_norm, overwritten=zero_grads)
     _launch.launch(
         sgd_step_kernel,
         _launch.blocks_of(params),

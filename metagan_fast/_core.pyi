@@ -285,7 +285,7 @@ cuda_clip_grad_norm: Callable[..., None]  # one argument more: the address of [r
 cuda_ema_update: Callable[..., None]
 
 def cuda_clip_grad_norm_parts(columns: int) -> int:
-    """Return the `parts` of that memory."""
+    """Return the `parts` of that memory: 0 for short rows, which take one launch, where others take two."""
 
 class Engine:
     """Whole inner loops of a task batch for two networks.

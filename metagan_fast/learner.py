@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, learner_state, losses, meta
+from . import checkpoint, losses, meta
 from .adapted import AdaptedGAN
-from .executors import Adapted, MetaGradient, NativeExecutor, Networks, Parameters
+from .executors import Adapted, MetaGradient, NativeExecutor, Networks
 from .executors.choice import EXECUTORS, PRECISIONS, choose
-from .flat import FlatLayout
 from .inner import InnerLoop, Network
+from .learner_state import LearnerState
 from .losses import Loss
 from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .meta_graph import MetaStepGraphs, why_not
@@ -88,13 +88,9 @@ class MetaGAN:
         self.allow_random = allow_random
         self.step = 0
         self._updates = 0
-        self.generator_layout = FlatLayout.from_module(generator)
-        self.discriminator_layout = FlatLayout.from_module(discriminator)
-        self._initial = self._bound_parameters()
+        self._state = LearnerState(generator, discriminator, self.meta)
+        self.generator_layout, self.discriminator_layout = self._state.layouts
         self._choose_executor()
-        self._meta_state = [self.meta.initial_state(params) for params in self._initial]
-        self._graphs = self._make_graphs()
-        self._carried: Networks | None = None  # with inner_state="persist"
 
     # The initialisation
 
@@ -102,48 +98,27 @@ class MetaGAN:
     def generator_parameters(self) -> Tensor:
         """The generator's initialisation `[numel]`; its module's parameters are views of it."""
         self._bind()
-        return self._initial.generator
+        return self._state.initial.generator
 
     @property
     def discriminator_parameters(self) -> Tensor:
         """The discriminator's initialisation `[numel]`; its module's parameters are views of it."""
         self._bind()
-        return self._initial.discriminator
+        return self._state.initial.discriminator
 
     def _bind(self) -> None:
-        """Bind the modules again if `.to()`, `.double()` or `assign=True` ended the binding; state follows them."""
-        if self.generator_layout.is_bound(
-            self.generator, self._initial.generator
-        ) and self.discriminator_layout.is_bound(self.discriminator, self._initial.discriminator):
-            return
-        self._initial = self._bound_parameters()
-        self._choose_executor()
-        like = self._initial.generator
-        self._meta_state = [tuple(b.to(like) for b in buffers) for buffers in self._meta_state]
-        self._graphs = self._make_graphs()
-        if self._carried is not None:
-            self._carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self._carried))
-
-    def _bound_parameters(self) -> Parameters:
-        """Flatten both modules and make their parameters views of the result."""
-        generator = self.generator_layout.flatten(self.generator)
-        discriminator = self.discriminator_layout.flatten(self.discriminator)
-        if (generator.dtype, generator.device) != (discriminator.dtype, discriminator.device):
-            raise ValueError(
-                f"expected both networks in one dtype on one device, got {generator.dtype} on {generator.device} and "
-                f"{discriminator.dtype} on {discriminator.device}; call .to() on one of them"
-            )
-        self.generator_layout.bind(self.generator, generator)
-        self.discriminator_layout.bind(self.discriminator, discriminator)
-        return Parameters(generator, discriminator)
+        """Follow modules that `.to()`, `.double()` or `assign=True` gave other parameters."""
+        if self._state.follow_modules():
+            self._choose_executor()
 
     def _choose_executor(self) -> None:
-        """Set the executor that the settings ask for, or the best one that can run them."""
+        """Set the executor that the settings ask for, or the best one that can run them, and what records it."""
+        state = self._state
         self._executor, self._why_torch = choose(
             self.executor_name,
-            (self.generator, self.discriminator),
-            (self.generator_layout, self.discriminator_layout),
-            self._initial,
+            state.modules,
+            state.layouts,
+            state.initial,
             latent_dim=self.latent_dim,
             loss=self.loss,
             inner=self.inner,
@@ -151,11 +126,8 @@ class MetaGAN:
             precision=self.precision,
             allow_random=self.allow_random,
         )
-
-    def _make_graphs(self) -> MetaStepGraphs | None:
-        """Return what replays meta-steps as graphs, where they can be."""
-        self._why_eager = why_not(self._initial.generator.device, self.inner)
-        return None if self._why_eager else MetaStepGraphs(self._executor, self._initial, self._meta_state)
+        self._why_eager = why_not(state.initial.generator.device, self.inner)
+        self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
 
     def explain(self, shots: int = 4) -> str:
         """Describe what runs the inner loops.
@@ -256,10 +228,10 @@ class MetaGAN:
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
         self._updates += 1
-        for params, direction, state in zip(self._initial, directions, self._meta_state, strict=True):
+        for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
             self.meta.apply(params, direction, state, self.step, self._updates)
         if self.inner.inner_state == "persist":
-            self._carried = gradient.networks
+            self._state.carried = gradient.networks
         return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
 
     def _check_norm(self, norm: float) -> None:
@@ -284,7 +256,8 @@ class MetaGAN:
         return self._meta_gradient(*self._prepare(batch, noise))
 
     def _meta_gradient(self, batch: TaskBatch, noise: Noise) -> MetaGradient:
-        return self.meta.meta_gradient(self._executor, self._initial, batch, noise, self.step, self._carried)
+        state = self._state
+        return self.meta.meta_gradient(self._executor, state.initial, batch, noise, self.step, state.carried)
 
     def draw_noise(self, batch: TaskBatch) -> Noise:
         """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
@@ -292,7 +265,7 @@ class MetaGAN:
         return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
 
     def _draw_noise(self, batch: TaskBatch, steps: int, stream: Stream) -> Noise:
-        like = self._initial.generator
+        like = self._state.initial.generator
         return draw_noise(
             self._noise_shape(batch, steps),
             seed=self.seed,
@@ -331,14 +304,14 @@ class MetaGAN:
     def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
         """Bring a batch and its noise, drawn if there is none, to the networks' dtype and device."""
         batch = self._fit_images(batch)
-        like = self._initial.generator
+        like = self._state.initial.generator
         if noise is None:
             return batch, self._draw_noise(batch, steps, stream)
         noise.check(self._noise_shape(batch, steps))
         return batch, noise.to(device=like.device, dtype=like.dtype)
 
     def _fit_images(self, batch: TaskBatch) -> TaskBatch:
-        like = self._initial.generator
+        like = self._state.initial.generator
         return batch.to(device=like.device, dtype=like.dtype)
 
     # Adaptation
@@ -386,10 +359,10 @@ class MetaGAN:
             raise ValueError(f"expected steps of at least 0, got {steps}")
         self._bind()
         if steps == 0:
-            rows = (params.expand(batch.tasks, -1).clone() for params in self._initial)
+            rows = (params.expand(batch.tasks, -1).clone() for params in self._state.initial)
             return Adapted(Networks(*(Network(row) for row in rows)))
         batch, noise = self._fit(batch, noise, steps, stream)
-        return self._executor.inner_loop(self._initial, batch, noise, self._carried)
+        return self._executor.inner_loop(self._state.initial, batch, noise, self._state.carried)
 
     def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
         """Generate `count` images for each task of an inner loop's result.
@@ -436,9 +409,9 @@ class MetaGAN:
             "allow_random": self.allow_random,
             "step": self.step,
             "updates": self._updates,
-            "inner_updates": None if self._carried is None else [network.updates for network in self._carried],
+            "inner_updates": self._state.inner_updates,
         }
-        return self._live_tensors() | learner_state.carried_tensors(self._carried), metadata
+        return self._state.tensors(), metadata
 
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
@@ -447,10 +420,8 @@ class MetaGAN:
             ValueError: the tensors belong to other networks or another meta-optimizer; nothing is changed.
         """
         self._bind()
-        learner_state.copy_into(self._live_tensors(), tensors)
+        self._state.load(tensors, metadata["inner_updates"])
         self.step, self._updates = metadata["step"], metadata["updates"]
-        updates = metadata["inner_updates"]
-        self._carried = learner_state.restore_carried(tensors, updates, self._initial.generator)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything needed to go on exactly to one file, atomically.
@@ -486,6 +457,3 @@ class MetaGAN:
         learner = cls(generator, discriminator, **(saved | settings))
         learner.load_state(tensors, metadata)
         return learner
-
-    def _live_tensors(self) -> dict[str, Tensor]:
-        return learner_state.live_tensors((self.generator, self.discriminator), self._meta_state)

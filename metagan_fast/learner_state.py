@@ -1,42 +1,117 @@
-"""What a learner's saved file holds beside its settings, tensors by name."""
+"""What meta-training changes: the initialisation, the meta-optimizer's buffers, inner loops that go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .executors import Networks
+from .executors import Networks, Parameters
+from .flat import FlatLayout
 from .inner import Network
+from .meta import MetaOptimizer
 
 ROLES = ("generator", "discriminator")
 
 
-def live_tensors(modules: Iterable[nn.Module], meta_state: Iterable[Sequence[Tensor]]) -> dict[str, Tensor]:
-    """Name the tensors of both networks, then those of their meta-optimizers; they are the very ones in use."""
-    tensors: dict[str, Tensor] = {}
-    for role, module in zip(ROLES, modules, strict=True):
-        tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
-    for role, buffers in zip(ROLES, meta_state, strict=True):
-        tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
-    return tensors
+class LearnerState:
+    """Hold the tensors of a learner, which follow its modules from device to device and are saved by name.
 
+    The modules' parameters become views of `initial`.
 
-def carried_tensors(carried: Networks | None) -> dict[str, Tensor]:
-    """Name the tensors of inner loops that go on from one meta-step to the next."""
-    if carried is None:
-        return {}
-    networks = zip(ROLES, carried, strict=True)
-    return {f"inner.{role}.{i}": value for role, network in networks for i, value in enumerate(network.tensors)}
+    Args:
+        generator, discriminator: the modules.
+        meta: the algorithm, whose optimizer has the buffers.
 
-
-def copy_into(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Copy saved tensors into those of the same name; inner loops' are left out.
+    Attributes:
+        modules, layouts: the generator's and the discriminator's.
+        initial: the initialisation of both, `[numel]` each.
+        buffers: the meta-optimizer's, those of each network.
+        carried: with `inner_state="persist"`, what the last inner loop ended with.
 
     Raises:
-        ValueError: names or shapes differ; nothing is changed.
+        ValueError: the modules' parameters do not fit in buffers of one dtype on one device.
     """
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer) -> None:
+        self.modules = generator, discriminator
+        self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
+        self.initial = self._bind()
+        self.buffers = [meta.initial_state(params) for params in self.initial]
+        self.carried: Networks | None = None
+
+    def follow_modules(self) -> bool:
+        """Bind the modules again if `.to()`, `.double()` or `assign=True` ended the binding; tell whether they did."""
+        places = zip(self.layouts, self.modules, self.initial, strict=True)
+        if all(layout.is_bound(module, params) for layout, module, params in places):
+            return False
+        self.initial = self._bind()
+        like = self.initial.generator
+        self.buffers = [tuple(buffer.to(like) for buffer in buffers) for buffers in self.buffers]
+        if self.carried is not None:
+            self.carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
+        return True
+
+    def _bind(self) -> Parameters:
+        """Flatten both modules and make their parameters views of the result."""
+        places = list(zip(self.layouts, self.modules, strict=True))
+        initial = Parameters(*(layout.flatten(module) for layout, module in places))
+        generator, discriminator = initial
+        if (generator.dtype, generator.device) != (discriminator.dtype, discriminator.device):
+            raise ValueError(
+                f"expected both networks in one dtype on one device, got {generator.dtype} on {generator.device} and "
+                f"{discriminator.dtype} on {discriminator.device}; call .to() on one of them"
+            )
+        for (layout, module), params in zip(places, initial, strict=True):
+            layout.bind(module, params)
+        return initial
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name everything that is saved; they are the very tensors in use."""
+        tensors = self._live_tensors()
+        if self.carried is not None:
+            for role, network in zip(ROLES, self.carried, strict=True):
+                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(network.tensors)}
+        return tensors
+
+    def _live_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for role, module in zip(ROLES, self.modules, strict=True):
+            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
+        for role, buffers in zip(ROLES, self.buffers, strict=True):
+            tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
+        return tensors
+
+    @property
+    def inner_updates(self) -> list[int] | None:
+        """How many updates the carried inner loops have behind them; None without."""
+        return None if self.carried is None else [network.updates for network in self.carried]
+
+    def load(self, saved: Mapping[str, Tensor], inner_updates: Sequence[int] | None) -> None:
+        """Take up what `tensors` and `inner_updates` were.
+
+        Raises:
+            ValueError: names or shapes differ; nothing is changed.
+        """
+        live = self._live_tensors()
+        _check_fit(live, saved)
+        with torch.no_grad():
+            for name, value in live.items():
+                value.copy_(saved[name])
+        self.carried = None
+        if inner_updates is not None:
+            self.carried = Networks(*(self._saved_network(saved, *of) for of in zip(ROLES, inner_updates, strict=True)))
+
+    def _saved_network(self, saved: Mapping[str, Tensor], role: str, updates: int) -> Network:
+        prefix = f"inner.{role}."
+        names = sorted((n for n in saved if n.startswith(prefix)), key=lambda n: int(n.removeprefix(prefix)))
+        params, *buffers = (saved[name].to(self.initial.generator) for name in names)
+        return Network(params, tuple(buffers), updates)
+
+
+def _check_fit(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where saved tensors, inner loops' apart, have other names or shapes than those in use."""
     different = live.keys() ^ {name for name in saved if not name.startswith("inner.")}
     if different:
         name = min(different)
@@ -50,19 +125,3 @@ def copy_into(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
                 f"the saved state does not fit this learner: expected {name!r} to be {list(value.shape)}, "
                 f"got {list(saved[name].shape)}"
             )
-    with torch.no_grad():
-        for name, value in live.items():
-            value.copy_(saved[name])
-
-
-def restore_carried(saved: Mapping[str, Tensor], updates: Sequence[int] | None, like: Tensor) -> Networks | None:
-    """Rebuild what `carried_tensors` named, in dtype and on the device of `like`; None without counts of updates."""
-    if updates is None:
-        return None
-    networks = []
-    for role, count in zip(ROLES, updates, strict=True):
-        prefix = f"inner.{role}."
-        names = sorted((n for n in saved if n.startswith(prefix)), key=lambda n: int(n.removeprefix(prefix)))
-        params, *buffers = (saved[name].to(like) for name in names)
-        networks.append(Network(params, tuple(buffers), count))
-    return Networks(*networks)

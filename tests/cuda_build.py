@@ -91,6 +91,8 @@ def ptx(source: str) -> dict[str, str]:
     - `for_each_pack<kWidth, Op>(int64 rows, int64 columns, Op op)`: `Op` is one of the structs of
       `csrc/cuda/updates.cuh`, its members in the order of their declaration there. `kWidth` elements move together:
       16 bytes of them, or 1. Threads (x, y) of a block, x times y at most 256, are packs and rows.
+    - `clip_short_rows<kWidth, T>(int64 rows, int64 columns, Buffer<T> grads, A* norms, double max_norm,
+      bool in_place)`: grid (1, y), 256 threads a block.
     - `sum_of_squares<kWidth, T>(int64 rows, int64 columns, Input<T> grads, double* sums)`: grid (parts, y), 256
       threads a block.
     - `scale_to_norm<kWidth, T>(int64 rows, int64 columns, Buffer<T> grads, const double* sums, int64 parts,

@@ -61,22 +61,29 @@ def library() -> ctypes.CDLL:
 
 
 @contextmanager
-def kernels_on_cpu(order: str = "forward", seed: int = 0) -> Iterator[None]:
-    """Let the native backend run the CUDA kernels, their threads in some order."""
+def kernels_on_cpu(order: str = "forward", seed: int = 0, parts: int | None = None) -> Iterator[None]:
+    """Let the native backend run the CUDA kernels, their threads in some order.
+
+    `parts`: of a row of `clip_grad_norm`, 0 for one launch; None: as many as its length asks for.
+    """
     library().shim_order(ORDERS.index(order), seed)
-    with mock.patch.object(ops, "run", _run):
+    with mock.patch.object(ops, "run", functools.partial(_run, parts)):
         yield
 
 
-def _run(op: str, like: Tensor, *arguments: Any) -> None:
+def _run(parts: int | None, op: str, like: Tensor, *arguments: Any) -> None:
     """Stand in for `ops.run`."""
     rows, columns = ops.sizes(like)
     launch = _Launch(ops.DTYPES[like.dtype], rows, columns, 0, None)
+    function, more = f"shim_{op}", []
     if op == "clip_grad_norm":
-        sums = torch.full((rows, library().shim_clip_grad_norm_parts(columns)), torch.nan, dtype=torch.float64)
+        if parts is not None:
+            function, more = "shim_clip_in_parts", [_int64(parts)]
+        count = library().shim_clip_grad_norm_parts(columns) if parts is None else parts
+        sums = torch.full((rows, count), torch.nan, dtype=torch.float64)
         arguments = (*arguments, sums.data_ptr())
     message = ctypes.create_string_buffer(256)
-    if getattr(library(), f"shim_{op}")(message, ctypes.byref(launch), *_converted(op, arguments)):
+    if getattr(library(), function)(message, ctypes.byref(launch), *_converted(op, arguments), *more):
         raise RuntimeError(message.value.decode())
 
 

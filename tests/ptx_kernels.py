@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from metagan_fast.kernels.activations import activate, activation_derivative
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -33,6 +34,14 @@ def _product(a, b, out, PRECISION: tl.constexpr):
     tl.store(out + at, tl.dot(tl.load(a + at), tl.load(b + at), input_precision=PRECISION))
 
 
+@triton.jit
+def _activation(z, kept, slope, y, d, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    i = tl.arange(0, 256)
+    p = tl.load(slope)
+    tl.store(y + i, activate(tl.load(z + i), p, NAME, NUMBER))
+    tl.store(d + i, activation_derivative(tl.load(kept + i), p, NAME, NUMBER))
+
+
 def _compile(kernel, types, constants, divisible) -> str:
     signature = {**types, **dict.fromkeys(constants, "constexpr")}
     attributes = {(i,): [["tt.divisibility", 16]] for i in divisible}
@@ -58,3 +67,9 @@ def product(precision: str) -> str:
     kind = "*bf16" if precision == "bf16" else "*fp32"
     types = {"a": kind, "b": kind, "out": "*fp32"}
     return _compile(_product, types, {"PRECISION": "ieee" if precision == "bf16" else precision}, (0, 1, 2))
+
+
+def activation(name: str, number: float) -> str:
+    """Return the PTX of an activation of 256 numbers, and of its derivative from what a layer keeps."""
+    types = dict.fromkeys(("z", "kept", "slope", "y", "d"), "*fp32")
+    return _compile(_activation, types, {"NAME": name, "NUMBER": number}, range(5))

@@ -203,10 +203,14 @@ OPS = {
 
 @dataclass
 class Launcher:
-    """Run ops as compiled PTX; `ran` has the mangled names of the kernels that ran."""
+    """Run ops as compiled PTX; `ran` has the mangled names of the kernels that ran.
+
+    `parts`: of a row of `clip_grad_norm`, 0 for one launch; None: 0 for short rows, 3 for others.
+    """
 
     build: Any
     order: str
+    parts: int | None = None
     ran: list[str] = field(default_factory=list)
 
     def __call__(self, op: str, like: Tensor, *arguments: Any) -> None:
@@ -226,17 +230,21 @@ class Launcher:
         rows, columns = of.rows, of.columns
         buffer = of.buffer(grads, out)
         width = 16 // of.dtype.itemsize if of.aligned else 1
-        parts = 3
+        parts = self.parts
+        if parts is None:
+            parts = 0 if columns <= ops.SHORT_ROW else 3
         sums = np.full((rows, parts), np.nan)
         sizes = [rows, columns]
         of.numbers(norms, rows)
 
         def run(kernel: str, arguments: Sequence[Any]) -> None:
             name = (f"{len(kernel)}{kernel}ILi{width}E{NAMES[of.dtype]}E",)
-            self._launch(of, "clip_grad_norm", name, (parts, 2), 256, [*sizes, *arguments])
+            self._launch(of, "clip_grad_norm", name, (max(1, parts), 2), 256, [*sizes, *arguments])
 
+        if parts == 0:
+            return run("clip_short_rows", [bytes(buffer), norms, max_norm, grads == out])
         run("sum_of_squares", [bytes(buffer.input), sums])
-        run("scale_to_norm", [bytes(buffer), sums, parts, norms, max_norm, grads == out])
+        return run("scale_to_norm", [bytes(buffer), sums, parts, norms, max_norm, grads == out])
 
     def _launch(self, of: Operands, source: str, parts: Sequence[str], grid: Any, block: Any, arguments: Any) -> None:
         kernels = self.build.ptx(source)
@@ -247,9 +255,9 @@ class Launcher:
 
 
 @contextmanager
-def cuda_as_ptx(build: Any, order: str) -> Iterator[Launcher]:
+def cuda_as_ptx(build: Any, order: str, parts: int | None = None) -> Iterator[Launcher]:
     """Have the ops on CPU tensors run what nvcc made of their CUDA kernels."""
-    launcher = Launcher(build, order)
+    launcher = Launcher(build, order, parts)
     with (
         mock.patch.object(ops, "run", launcher),
         mock.patch.object(_backends, "select", lambda op, *_: _backends.NATIVE[op]),

@@ -65,7 +65,7 @@ def test_three_passes(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("name", ACTIVATED)
 def test_activations(name: str) -> None:
-    """Forward, and backward from what it keeps; a transposed convolution has only the former with its activation."""
+    """Forward, and backward from what it keeps."""
     case = ACTIVATED[name]
     layer = case[0]
     x, weight, bias = operands(case)
@@ -78,11 +78,10 @@ def test_activations(name: str) -> None:
         results, kept_actually = results
         assert_close(kept_actually, kept_exactly, "task-layer")
     assert_close(results, y, "task-layer")
-    if layer.reads_through_activation:
-        through = {"kept": kept_exactly, "slope": slope}
-        assert_close(kernel(layer, "backward_data")(dy, weight, **through), dx, "task-layer")
-        for actual, wanted in zip(kernel(layer, "backward_weights")(dy, x, **through), of_weights, strict=True):
-            assert_close(actual, wanted, "task-layer")
+    through = {"kept": kept_exactly, "slope": slope}
+    assert_close(kernel(layer, "backward_data")(dy, weight, **through), dx, "task-layer")
+    for actual, wanted in zip(kernel(layer, "backward_weights")(dy, x, **through), of_weights, strict=True):
+        assert_close(actual, wanted, "task-layer")
 
 
 def test_activations_far_from_zero_and_close_to_it(guarded: None) -> None:
@@ -98,7 +97,7 @@ def test_activations_far_from_zero_and_close_to_it(guarded: None) -> None:
         torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=atol, msg=lambda m, a=activation: f"{a}: {m}")
 
 
-@pytest.mark.parametrize("name", ["linear", "convolution-stride"])
+@pytest.mark.parametrize("name", ["linear", "convolution-stride", "transposed"])
 def test_no_bias_and_operands_that_lie_anyhow(name: str) -> None:
     case = CASES[name]
     x, weight, bias = operands(case)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from metagan_fast.benchmarks.baselines import compile, plain, vmap
+from metagan_fast.benchmarks.baselines import compile, losses, meta_gradients, plain, vmap
 from torch import Tensor, nn
 
 from metagan_fast import models
@@ -60,8 +60,8 @@ def test_discarded_gradients_do_not_change_the_plain_loop(loss: str, optimizer: 
     noise = _noise(critic_steps=2)
     options = {"loss": loss, "optimizer": optimizer, "lr": 0.05, "steps": STEPS, "critic_steps": 2}
     arguments = (generator, discriminator, support, noise)
-    wasteful = plain.reptile_gradient(*arguments, **options)
-    frugal = plain.reptile_gradient(*arguments, **options, first_order_waste=False)
+    wasteful = meta_gradients.reptile_gradient(*arguments, **options)
+    frugal = meta_gradients.reptile_gradient(*arguments, **options, first_order_waste=False)
     for actual, expected in zip(frugal, wasteful, strict=True):
         assert join(expected).norm() > 0
         assert_close(join(actual), join(expected), "float64-rounding")
@@ -75,7 +75,7 @@ def test_unrolled_steps_equal_the_optimizer(loss: str) -> None:
     options = {"loss": loss, "lr": 0.2, "steps": STEPS, "critic_steps": 2}
     adapted = plain.inner_loop(generator, discriminator, support, noise, **options)
     initial = dict(generator.named_parameters()), dict(discriminator.named_parameters())
-    unrolled = plain.unrolled_inner_loop(generator, discriminator, initial, support[1], noise, 1, **options)
+    unrolled = meta_gradients.unrolled_inner_loop(generator, discriminator, initial, support[1], noise, 1, **options)
     for networks, named in zip(adapted, unrolled[-1], strict=True):
         assert_close(join(named), join(dict(networks[1].named_parameters())), "float64-rounding")
 
@@ -114,7 +114,7 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
     generator, discriminator, support, query = _problem()
     noise = _noise()
     options = {"loss": loss, "lr": 0.2, "steps": STEPS, "generator_objective": objective}
-    gradients = plain.maml_gradient(generator, discriminator, support, query, noise, **options)
+    gradients = meta_gradients.maml_gradient(generator, discriminator, support, query, noise, **options)
 
     def query_losses() -> Tensor:
         """Both query losses, averaged over tasks, after ordinary training with `torch.optim.SGD`."""
@@ -125,7 +125,7 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
             opponent = {"support": d, "initial": discriminator, "query": None}[objective]
             if opponent is None:
                 opponent = _adapted_on_query(g, discriminator, query, noise, task, inner)
-            values = plain.query_losses(plain.LOSSES[loss], g, d, opponent, query[task], noise, task, -1)
+            values = losses.query_losses(losses.LOSSES[loss], g, d, opponent, query[task], noise, task, -1)
             total += torch.stack(values).detach() / TASKS
         return total
 
@@ -140,14 +140,14 @@ def test_multi_step_gradient_equals_finite_differences(loss: str) -> None:
     weights = [0.5, 0.2, 0.3]
     inner: dict[str, Any] = {"loss": loss, "lr": 0.2}
     problem = generator, discriminator, support, query, noise
-    gradients = plain.maml_gradient(*problem, steps=STEPS, step_weights=weights, **inner)
+    gradients = meta_gradients.maml_gradient(*problem, steps=STEPS, step_weights=weights, **inner)
 
     def query_losses() -> Tensor:
         total = torch.zeros(2, dtype=torch.float64)
         for evaluation, weight in enumerate(weights):
             adapted = plain.inner_loop(generator, discriminator, support, noise, steps=evaluation + 1, **inner)
             for task, (g, d) in enumerate(zip(*adapted, strict=True)):
-                values = plain.query_losses(plain.LOSSES[loss], g, d, d, query[task], noise, task, evaluation)
+                values = losses.query_losses(losses.LOSSES[loss], g, d, d, query[task], noise, task, evaluation)
                 total += weight * torch.stack(values).detach() / TASKS
         return total
 
@@ -155,10 +155,10 @@ def test_multi_step_gradient_equals_finite_differences(loss: str) -> None:
 
 
 def _assert_derivatives(
-    losses: Callable[[], Tensor],
+    evaluate: Callable[[], Tensor],
     generator: nn.Module,
     discriminator: nn.Module,
-    gradients: tuple[plain.Named, plain.Named],
+    gradients: tuple[meta_gradients.Named, meta_gradients.Named],
 ) -> None:
     """Compare each network's gradient, along a random direction, with central differences of its loss."""
     step = 1e-5
@@ -169,7 +169,7 @@ def _assert_derivatives(
             with torch.no_grad():
                 for name, parameter in network.named_parameters():
                     parameter += sign * step * direction[name]
-            values.append(losses()[which])
+            values.append(evaluate()[which])
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter += step * direction[name]
@@ -181,9 +181,9 @@ def _assert_derivatives(
 def test_fomaml_gradient_is_maml_without_steps(loss: str) -> None:
     generator, discriminator, support, query = _problem()
     arguments = (generator, discriminator, support, query, _noise())
-    first = plain.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
-    full = plain.maml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
-    after = plain.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=2)
+    first = meta_gradients.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
+    full = meta_gradients.maml_gradient(*arguments, loss=loss, lr=0.2, steps=0)
+    after = meta_gradients.fomaml_gradient(*arguments, loss=loss, lr=0.2, steps=2)
     for actual, expected, other in zip(first, full, after, strict=True):
         assert_close(join(actual), join(expected), "float64-rounding")
         assert not torch.allclose(join(other), join(expected), rtol=1e-3)
@@ -217,7 +217,7 @@ def test_library_maml_gradient_equals_the_plain_one(loss: str, library: str) -> 
     baseline = importlib.import_module(f"metagan_fast.benchmarks.baselines.{library}_maml")
     problem, noise = _problem(), _noise(critic_steps=2)
     options = {"loss": loss, "lr": 0.2, "steps": STEPS, "critic_steps": 2}
-    expected = plain.maml_gradient(*problem, noise, **options)
+    expected = meta_gradients.maml_gradient(*problem, noise, **options)
     actual = baseline.maml_gradient(*problem, noise, **options)
     for a, e in zip(actual, expected, strict=True):
         assert_close(join(a), join(e), "float64-rounding")

@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from metagan_fast.benchmarks import busy, command, compare, machine, operations, ops, records, timing, workloads
+from metagan_fast.benchmarks import (
+    busy,
+    command,
+    compare,
+    machine,
+    memory,
+    operations,
+    ops,
+    records,
+    timing,
+    workloads,
+)
 from metagan_fast.benchmarks.contenders import CONTENDERS, Contender, Prepared
 from metagan_fast.benchmarks.problem import KINKED, Problem
 from torch import Tensor, nn
@@ -174,7 +185,7 @@ def test_wrong_workload_result_is_not_timed(
 def test_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmarks.main(["--cases", "sdg_step"])
-    assert "expected one of ops, workloads, busy, dropins, sgd_step" in capsys.readouterr().err
+    assert "expected one of ops, workloads, busy, memory, dropins, sgd_step" in capsys.readouterr().err
 
 
 def _record(case: str, ratio: float, spread: float = 0.01) -> records.Record:
@@ -293,6 +304,20 @@ def test_busy_case_says_what_speed_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_
     for record in (plain, ours):
         assert record.speed_kept == pytest.approx(record.undisturbed_seconds / record.median)
         assert record.ratio == pytest.approx(plain.seconds / record.seconds)
+
+
+@pytest.mark.slow
+def test_engine_takes_a_quarter_of_the_plain_loops_memory_for_maml() -> None:
+    """Of two tasks at a time, on two threads; one at a time takes an eighth."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not say how much memory a process takes")
+    pytest.importorskip("metagan_fast._core", reason="the extension is not built")
+    (case,) = memory.CASES
+    plain, ours = memory.run(case, thread_counts=[2], quick=True)
+    assert plain.memory_bytes > 256 * 2**20  # the graph of five steps
+    assert ours.memory_ratio == ours.memory_bytes / plain.memory_bytes
+    assert ours.memory_ratio <= ours.memory_ratio_allowed == 0.25
+    assert "MiB" in records.row(ours)
 
 
 def test_busy_case_times_beside_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import cuda_build
 import ops_cases
-from cuda_on_cpu import ORDERS, kernels_on_cpu
+from cuda_on_cpu import ORDERS, kernels_on_cpu, library
 from metagan_fast import FlatLayout, _backends, _native, functional
 from metagan_fast._native import ops
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
@@ -25,8 +25,10 @@ pytestmark = [
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
-def on_kernels(case: Case, arguments: ops_cases.Arguments, order: str = "forward") -> tuple[Tensor, ...]:
-    with functional.use_backend("native"), kernels_on_cpu(order):
+def on_kernels(
+    case: Case, arguments: ops_cases.Arguments, order: str = "forward", parts: int | None = None
+) -> tuple[Tensor, ...]:
+    with functional.use_backend("native"), kernels_on_cpu(order, parts=parts):
         return ops_cases.call(case.function, arguments)
 
 
@@ -140,7 +142,9 @@ def test_special_values(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rows, numel", [(None, 0), (None, 1), (5, 100), (2, 30_016), (2, 30_001)])
+@pytest.mark.parametrize(
+    "rows, numel", [(None, 0), (None, 1), (5, 100), (2, ops.SHORT_ROW), (2, ops.SHORT_ROW + 1), (2, 30_016)]
+)
 def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel: int) -> None:
     aligned = ops_cases.make(case, rows, numel, dtype, margin=16)
     shifted = ops_cases.make(case, rows, numel, dtype, margin=ops_cases.MARGIN)
@@ -153,12 +157,34 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel:
         assert all(map(same_bits, on_kernels(case, arguments, order), first)), order
 
 
+@pytest.mark.parametrize("case", CLIP_CASES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("margin", [16, ops_cases.MARGIN])
+@pytest.mark.parametrize("rows, numel", [(None, 1), (5, 100), (2, 4_001), (1, ops.SHORT_ROW)])
+def test_one_launch_has_the_bits_of_two(
+    case: Case, dtype: torch.dtype, margin: int, rows: int | None, numel: int
+) -> None:
+    arguments = ops_cases.make(case, rows, numel, dtype, margin=margin)
+    expected = on_kernels(case, arguments, parts=1)
+    for order in ORDERS:
+        assert all(map(same_bits, on_kernels(case, arguments, order), expected)), order
+        in_place = ops_cases.clone(arguments)
+        with functional.use_backend("native"), kernels_on_cpu(order):
+            assert all(map(same_bits, ops_cases.call(case.twin, in_place), expected)), order
+
+
+def test_short_rows_take_one_launch() -> None:
+    parts = library().shim_clip_grad_norm_parts
+    assert [parts(columns) for columns in (0, 1, ops.SHORT_ROW, ops.SHORT_ROW + 1)] == [0, 0, 0, 2]
+
+
 def test_clip_grad_norm_sums_in_float64() -> None:
     case, _ = CLIP_CASES
-    grads = torch.full((100_001,), 1e-3)
-    grads[0] = 1e3
-    _, norm = on_kernels(case, {"grads": grads, "max_norm": 1.0})
-    assert_close(norm, grads.double().norm(), "float32-rounding")
+    for numel in (8_000, 100_001):
+        grads = torch.full((numel,), 1e-3)
+        grads[0] = 1e3
+        _, norm = on_kernels(case, {"grads": grads, "max_norm": 1.0})
+        assert_close(norm, grads.double().norm(), "float32-rounding")
     tiny = torch.full((4, 100), 1e-30)  # squares underflow float32
     assert (on_kernels(case, {"grads": tiny, "max_norm": 1.0})[1] > 0).all()
 

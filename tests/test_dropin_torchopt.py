@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,19 @@ NAMES = [f"{kind}-{'-'.join(options)}" for kind, options in OPTIMIZERS]
 def theirs() -> Any:
     """The library TorchOpt."""
     return pytest.importorskip("torchopt", reason="the original, torchopt, is not installed")
+
+
+def test_signatures_are_the_originals(theirs: Any) -> None:
+    """Names, kinds, order and defaults of all arguments, but for the masks of AdamW."""
+
+    def arguments(function: Any) -> list[tuple[str, Any, Any]]:
+        of = inspect.signature(function).parameters.values()
+        return [(p.name, p.kind, p.default) for p in of if p.name != "mask"]
+
+    names = [name for name in ours.__all__ if hasattr(theirs, name)]
+    assert {"sgd", "MetaSGD", "FuncOptimizer", "extract_state_dict"} < set(names)
+    different = [name for name in names if arguments(getattr(ours, name)) != arguments(getattr(theirs, name))]
+    assert not different
 
 
 class Network(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from metagan_fast.benchmarks.baselines import plain
+from metagan_fast.benchmarks.baselines import meta_gradients, plain
 from torch import Tensor, nn
 
 import metagan_fast as mgf
@@ -179,7 +179,7 @@ def test_maml_rounds_operands_and_nothing_else(isa: str) -> None:
     subject, tasks, noise, networks = smooth_problem(meta=mgf.MAML(), **settings)
     found = subject.meta_gradient(tasks, noise)
     with Bf16Operands():
-        emulated = plain.maml_gradient(
+        emulated = meta_gradients.maml_gradient(
             *networks,
             *(images.double() for images in (tasks.support, tasks.query)),
             noise.to(dtype=torch.float64),

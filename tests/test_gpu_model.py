@@ -11,6 +11,7 @@ from metagan_fast.benchmarks.launches import Shapes, Trace, Work
 
 import metagan_fast as mgf
 from metagan_fast import functional
+from metagan_fast._native.ops import SHORT_ROW
 from networks import tiny_gan
 
 
@@ -45,39 +46,57 @@ def test_traffic_of_the_op_cases_is_what_a_trace_finds(case: ops.OpCase) -> None
     run = case.contenders[ops.OURS](case.draw(64))
     with Trace() as trace:
         run()
-    found = trace.work.bytes
+    found, launched = trace.work.bytes, trace.work.launches
     clips = case.name in ("clip_grad_norm", "adam_step-clipped")
     if clips:  # reads the gradients twice
         found += 4 * 16 * 64
     if case.name == "clip_grad_norm":  # writes a norm a task
         found -= 4 * 16
-    assert (trace.work.launches, found) == (2 if clips else 1, case.bytes(64))
-    plain, fused = gpu_model.op_rows(case)
-    assert fused.bytes == case.bytes(1_000_000) < plain.bytes
-    assert fused.launches < plain.launches
+    assert (launched, found) == (1, case.bytes(64))
+    for numel in (SHORT_ROW, SHORT_ROW + 1):
+        plain, fused = gpu_model.op_rows(case, numel)
+        assert fused.bytes == case.bytes(numel) < plain.bytes
+        assert fused.launches == (2 if clips and numel > SHORT_ROW else 1) < plain.launches
+    forms = [row.form for row in gpu_model.rows(case.name)]
+    assert forms == ["plain, short rows", "fused, short rows"] * clips + ["plain", "fused"]
 
 
-def test_clipping_and_reset_in_a_step_save_their_launches() -> None:
-    params, grads, m, v = (torch.ones(2, 64) for _ in range(4))
+@pytest.mark.parametrize("numel, clipping", [(SHORT_ROW, 1), (SHORT_ROW + 1, 2)])
+def test_clipping_and_reset_in_a_step_save_their_launches(numel: int, clipping: int) -> None:
+    params, grads, m, v = (torch.ones(2, numel) for _ in range(4))
+    with Trace() as clipped:
+        functional.adam_step_(params, grads, m, v, 0.1, step=1, max_norm=1.0)
     with Trace() as together:
         functional.adam_step_(params, grads, m, v, 0.1, step=1, max_norm=1.0, zero_grads=True)
     with Trace() as apart:
         functional.clip_grad_norm_(grads, 1.0)
         functional.adam_step_(params, grads, m, v, 0.1, step=1)
         grads.zero_()
-    assert (together.work.launches, apart.work.launches) == (2, 4)
-    assert together.work.bytes == 4 * 8 * 128  # reads 4 arrays, writes 4
+    found = [trace.work.launches for trace in (clipped, together, apart)]
+    assert found == [clipping, 2, clipping + 2]
+    assert together.work.bytes == 4 * 8 * 2 * numel  # reads 4 arrays, writes 4
 
 
-def test_a_clipped_meta_update_has_a_launch_less() -> None:
+@pytest.mark.parametrize("numel, clipping", [(SHORT_ROW, 1), (SHORT_ROW + 1, 2)])
+def test_a_clipped_meta_update_has_a_launch_less(numel: int, clipping: int) -> None:
     meta = mgf.Reptile(clip_norm=0.5)
-    params, gradient = torch.ones(64), torch.ones(64)
+    params, gradient = torch.ones(numel), torch.ones(numel)
     numbers, state = torch.tensor(meta.numbers(0, 1), dtype=torch.float64), meta.initial_state(params)
     with Trace() as together:
         meta.updated(params, gradient, state, numbers)
     with Trace() as apart:
         mgf.Reptile().updated(params, functional.clip_grad_norm(gradient, 0.5)[0], state, numbers)
-    assert (together.work.launches, apart.work.launches) == (2, 3)
+    assert (together.work.launches, apart.work.launches) == (clipping, clipping + 1)
+
+
+def test_what_one_launch_clips_costs_a_multiprocessor_no_more_than_a_launch() -> None:
+    """The largest power of two for which that holds on every device, in the model."""
+    least, most = gpu_model.LAUNCH_SECONDS
+    assert all(device.clipping_seconds(SHORT_ROW) <= most for device in gpu_model.DEVICES)
+    assert any(device.clipping_seconds(2 * SHORT_ROW) > most for device in gpu_model.DEVICES)
+    assert any(device.clipping_seconds(SHORT_ROW) > least for device in gpu_model.DEVICES)
+    a100 = gpu_model.DEVICES[0]
+    assert a100.clipping_seconds(1000) == pytest.approx(8000 * 108 / 2.039e12)
 
 
 @pytest.mark.parametrize("query", [0, 2], ids=["reptile", "maml"])
@@ -101,7 +120,7 @@ def test_figr_with_8_tasks_launches_less() -> None:
 
 
 def test_rooflines() -> None:
-    device = gpu_model.Device("d", bandwidth=10.0, fp32=100.0, tf32=200.0, bf16=400.0, source="")
+    device = gpu_model.Device("d", multiprocessors=1, bandwidth=10.0, fp32=100.0, tf32=200.0, bf16=400.0, source="")
     assert device.seconds(50, 100, "fp32") == 5.0  # memory
     assert device.seconds(10, 800, "fp32") == 8.0  # arithmetic
     assert device.seconds(10, 800, "bf16") == 2.0

@@ -27,16 +27,20 @@ def make_learner(**settings: Any) -> mgf.MetaGAN:
     return mgf.MetaGAN(*tiny_gan(), **settings)
 
 
+def tensors_of(learner: mgf.MetaGAN) -> list[Tensor]:
+    return [*learner._state.initial, *(x for buffers in learner._state.buffers for x in buffers)]
+
+
 def recorded(learner: mgf.MetaGAN) -> StandInRecorder:
     """Let a learner on the CPU record its meta-steps."""
-    state = [*learner._initial, *(x for buffers in learner._meta_state for x in buffers)]
-    recorder = StandInRecorder(state)
-    learner._graphs = MetaStepGraphs(learner._executor, learner._initial, learner._meta_state, recorder)
+    state = learner._state
+    recorder = StandInRecorder(tensors_of(learner))
+    learner._graphs = MetaStepGraphs(learner._executor, state.initial, state.buffers, recorder)
     return recorder
 
 
 def everything(learner: mgf.MetaGAN) -> Tensor:
-    return torch.cat([*learner._initial, *(x for buffers in learner._meta_state for x in buffers)])
+    return torch.cat(tensors_of(learner))
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -186,6 +186,18 @@ def test_the_next_call_binds_again_after_a_move() -> None:
     assert learner.discriminator[0].weight.data_ptr() == learner.discriminator_parameters.data_ptr()
 
 
+def test_persistent_inner_state_moves_with_the_modules() -> None:
+    batch = tiny_batch(tasks=1, query=0)
+    inner = mgf.InnerLoop("adam", lr=0.01, steps=2, inner_state="persist")
+    moved, stayed = (make_learner(inner=inner, loss="hinge") for _ in range(2))
+    for learner in (moved, stayed):
+        learner.meta_step(batch)
+    moved.generator.double()
+    moved.discriminator.double()
+    actual, expected = (learner.meta_gradient(batch).generator for learner in (moved, stayed))
+    assert_close(actual, expected.double(), "float32-rounding")
+
+
 @pytest.mark.parametrize("call", ["meta_step", "meta_gradient", "inner_loop"])
 def test_a_call_looks_once_whether_the_modules_are_bound(call: str) -> None:
     learner, batch = make_learner(), tiny_batch()

@@ -7,7 +7,7 @@ import pytest
 
 import ptx
 from ptx import PtxError
-from ptx_text import HEAD, SHARED, launch, load
+from ptx_text import HEAD, SHARED, kernel, launch, load
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -37,6 +37,14 @@ def test_unknown_directives_of_modules_and_kernels_are_errors():
         ptx.load(HEAD + ".func f() { ret; }")
     with pytest.raises(PtxError, match="unknown directive of a kernel: cluster"):
         load("", directives=".cluster 2")
+
+
+def test_constants_may_lie_there_unused():
+    """As libdevice's names do in what Triton compiles; one that a kernel reads is an error."""
+    constants = ".global .align 1 .b8 name$_[4] = {95, 67, 0};\n"
+    assert ptx.load(HEAD + constants + kernel("ret;"))["k"]
+    with pytest.raises(PtxError, match="unknown operand name"):
+        ptx.load(HEAD + constants + kernel("mov.u64 %d1, name$_;"))
 
 
 def test_accesses_outside_of_memory_and_misaligned_ones_are_errors():

@@ -15,11 +15,12 @@ from torch import Tensor
 import ptx
 import ptx_triton
 import task_layer_norm_cases as norms
+from metagan_fast._ops.activations import Activation
 from metagan_fast._ops.task_layer_norm import LayerNorm
 from metagan_fast._ops.task_layers import Convolution, Linear
 from metagan_fast._ops.task_passes import kernel
 from support import assert_close
-from task_layer_cases import CASES, Case, expected, operands, oracle
+from task_layer_cases import ACTIVATED, ACTIVATIONS, CASES, Case, expected, kept, operands, oracle, slopes
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -131,6 +132,64 @@ def test_three_passes_by_warp_groups(
     assert len(ran) == 3
     for text in ran:
         assert re.search(rf"wgmma\.mma_async[\w.]*\.{precision}\.{precision} ", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "order"),
+    [
+        ("linear-gelu", "ieee", "random"),
+        ("linear-relu", "bf16", "forward"),
+        ("linear-prelu", "tf32", "random"),
+        ("convolution-oblong-tanh", "ieee", "reverse"),
+        ("convolution-oblong-prelu", "tf32", "random"),
+        ("convolution-oblong-gelu", "bf16", "forward"),
+        ("transposed-prelu", "ieee", "random"),
+        ("transposed-gelu", "tf32", "reverse"),
+        ("transposed-tanh", "bf16", "random"),
+    ],
+)
+def test_passes_with_an_activation(name: str, precision: str, order: str, as_ptx: Callable[..., list[str]]) -> None:
+    """Forward, and backward from what it keeps; a transposed convolution sums dy in a launch more."""
+    case = ACTIVATED[name]
+    layer = case[0]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, weight, bias = operands(case, dtype)
+    slope = slopes(case, dtype)
+    dy = torch.randn_like(oracle(layer, x, weight, bias, slope))
+    y, *derivatives = expected(case, x, weight, bias, dy, slope)
+    exact = kept(case, x, weight, bias, slope)
+    through = {"kept": exact, "slope": slope}
+    ran = as_ptx(order)
+    results = kernel(layer, "forward", precision)(x, weight, bias, slope=slope)
+    actual = results if isinstance(results, tuple) else (results,)
+    actual += (kernel(layer, "backward_data", precision)(dy, weight, **through),)
+    actual += kernel(layer, "backward_weights", precision)(dy, x, **through)
+    assert len(ran) == 3 + name.startswith("transposed") and all(UNITS[precision] in text for text in ran[:3])
+    for a, b in zip(actual, (y, *([exact] if layer.activation.keeps_input else []), *derivatives), strict=True):
+        assert_close(a, b, "task-layer" if precision == "ieee" else "task-layer-reduced")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
+def test_activations_far_from_zero_and_close_to_it(activation: Activation) -> None:
+    """Value and derivative of elements of every size: no overflow, no cancellation."""
+    pytest.importorskip("triton", reason="needs Triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("needs Triton's compiler, not its interpreter")
+    import ptx_kernels
+
+    sizes = torch.logspace(-12, 3, 127)
+    z = torch.cat([sizes, -sizes, torch.tensor([0.0, -0.0])])
+    slope = torch.tensor([0.3])
+    exact = z.double().requires_grad_()
+    value = ACTIVATIONS[activation](exact, *((slope.double(),) if activation.name == "prelu" else ()))
+    (derivative,) = torch.autograd.grad(value.sum(), exact)
+    given = z if activation.keeps_input else value.detach().float()
+    y, d = torch.full_like(z, torch.nan), torch.full_like(z, torch.nan)
+    run = ptx.load(ptx_kernels.activation(activation.name, *(activation.numbers or (0.0,))))["activation"]
+    run.launch(1, 128, [*(x.numpy() for x in (z, given, slope, y, d)), 0, 0], order="random", seed=1)
+    atol = 3e-7 if activation.name == "gelu" else 1e-30  # in its tail 1 + erf cancels: half an ulp of 1, times |z|
+    torch.testing.assert_close(y.double(), value.detach(), rtol=1e-5, atol=atol)
+    torch.testing.assert_close(d.double(), derivative, rtol=1e-5, atol=3e-7)  # 1 - y * y of what is kept in float32
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -118,18 +119,50 @@ def test_triton_kernels_of_newer_gpus_give_the_reference_bits(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("margin", [0, MARGIN])
+def test_triton_clipping_in_one_launch_and_in_two(aot: Any, margin: int, dtype: torch.dtype) -> None:
+    """The same bytes, in place too, whatever the order of threads."""
+    case = CLIP_CASES[0]
+    arguments = ops_cases.make(case, 3, 2080 if margin == 0 else 1041, dtype, margin=margin)
+    with triton_as_ptx(aot, "forward") as ran:
+        clip = importlib.import_module("metagan_fast.kernels.clip_grad_norm")
+        with mock.patch.object(clip, "in_one_launch", clip.in_two_launches):
+            expected = ops_cases.call(case.function, arguments)
+        assert ran == ["sum_of_squares_kernel", "clip_grad_norm_kernel"]
+    for order in ("reverse", "random"):
+        for function in (case.function, case.twin):
+            with triton_as_ptx(aot, order) as ran:
+                actual = ops_cases.call(function, ops_cases.clone(arguments))
+            assert ran == ["clip_short_rows_kernel"]
+            assert all(map(same_bits, actual, expected)), order
+    if dtype != torch.bfloat16:
+        check(case, expected, reference(case, arguments))
+
+
+def test_triton_clipping_of_long_rows(aot: Any) -> None:
+    case = CLIP_CASES[0]
+    arguments = ops_cases.make(case, 2, 8208, torch.float32)
+    with triton_as_ptx(aot, "random") as ran:
+        actual = ops_cases.call(case.function, arguments)
+    assert ran == ["sum_of_squares_kernel", "clip_grad_norm_kernel"]
+    check(case, actual, reference(case, arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [CASES[1], CASES[6]], ids=str)
 def test_triton_clipping_and_reset_within_a_step(aot: Any, case: Case, dtype: torch.dtype) -> None:
     """The bytes of clipping and step one after the other, bfloat16's roundings included."""
     arguments = ops_cases.make(case, 3, 2080, dtype)
-    fused = {**ops_cases.clone(arguments), "max_norm": 0.5, "zero_grads": True}
-    with triton_as_ptx(aot, "random") as ran:
-        actual = ops_cases.call(case.twin, fused)
-        assert ran == ["sum_of_squares_kernel", f"{case.op}_kernel"]
+    with triton_as_ptx(aot, "random"):
         clipped, _ = functional.clip_grad_norm(arguments["grads"], 0.5)
         expected = ops_cases.call(case.function, {**arguments, "grads": clipped})
-    assert all(map(same_bits, actual, expected))
-    assert not fused["grads"].any()
+    for zero_grads in (False, True):
+        fused = {**ops_cases.clone(arguments), "max_norm": 0.5, "zero_grads": zero_grads}
+        with triton_as_ptx(aot, "random") as ran:
+            actual = ops_cases.call(case.twin, fused)
+        assert ran == ["sum_of_squares_kernel"] * zero_grads + [f"{case.op}_kernel"]
+        assert all(map(same_bits, actual, expected))
+        assert bool(fused["grads"].any()) != zero_grads
 
 
 # ---- CUDA
@@ -157,6 +190,25 @@ def test_cuda_kernels_of_other_dtypes(cuda: Any, case: Case, dtype: torch.dtype)
     wide = dtype == torch.bfloat16 and not long
     numel, order = (2080, "forward") if wide else (333, "reverse")
     check_cuda(cuda, case, dtype, numel, order, wide=wide)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("margin", [0, MARGIN])
+def test_cuda_clipping_in_one_launch_and_in_two(cuda: Any, margin: int, dtype: torch.dtype) -> None:
+    """A row of one part has the same bytes in both, in place too; of three parts it is within rounding."""
+    case = CLIP_CASES[0]
+    arguments = ops_cases.make(case, 3, 2080 if margin == 0 else 333, dtype, margin=margin)
+    found: dict[int, list[tuple[Tensor, ...]]] = {0: [], 1: [], 3: []}
+    for parts, results in found.items():
+        for function in (case.function, case.twin):
+            with cuda_as_ptx(cuda, "random", parts) as launcher:
+                results.append(ops_cases.call(function, ops_cases.clone(arguments)))
+            assert len(launcher.ran) == (2 if parts else 1)
+    for results in (*found[0], *found[1][1:]):
+        assert all(map(same_bits, results, found[1][0]))
+    assert all(map(same_bits, *found[3]))
+    if dtype != torch.bfloat16:
+        check(case, found[3][0], reference(case, arguments))
 
 
 @pytest.mark.parametrize("lr_form", ops_cases.LR_FORMS)

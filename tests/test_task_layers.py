@@ -28,9 +28,9 @@ SMALL: dict[str, Case] = {
 }
 SMALL_ACTIVATED: dict[str, Case] = {
     f"{name}-{activation.name}": (replace(SMALL[name][0], activation=activation), *SMALL[name][1:])
-    for name, kinds in {"linear": ACTIVATIONS, "transposed": ("prelu", "tanh")}.items()
+    for name in SMALL
     for activation in ACTIVATIONS
-    if name == "linear" or activation.name in kinds
+    if name == "linear" or activation.name in ("prelu", "tanh", "gelu")
 }
 SWITCH = "METAGAN_FAST_TASK_LAYERS"
 

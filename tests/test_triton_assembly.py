@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ if os.environ.get("TRITON_INTERPRET"):
 
 import ops_cases
 import triton_aot
+from metagan_fast import _backends
+from metagan_fast._native import ops
 from triton_aot import Launch
 
 LAUNCHES = triton_aot.launches()
@@ -28,6 +31,7 @@ REGISTERS = {
     "ema_update_kernel": (40, 64),
     "sum_of_squares_kernel": (40, 40),
     "clip_grad_norm_kernel": (40, 48),
+    "clip_short_rows_kernel": (40, 48),
 }
 """Registers a thread at most, for float32 or bfloat16 and for float64; with 128 an SM still holds 512 threads."""
 
@@ -43,7 +47,7 @@ def narrow_accesses(launch: Launch) -> int:
     count = 3 * (arguments.get("weights") is not None)
     count += {"row": 1, "segment": 16}.get(launch.constants.get("FORM", ""), 0)
     count += 2 * (arguments.get("corrections") is not None)
-    if launch.name == "sum_of_squares_kernel":
+    if launch.name in ("sum_of_squares_kernel", "clip_short_rows_kernel"):
         return 1
     return count + 5 * (arguments.get("sums") is not None)  # 512 sums among 128 threads, and the norm
 
@@ -57,8 +61,28 @@ def is_telling(launch: Launch) -> bool:
 
 def test_every_op_is_compiled() -> None:
     assert {launch.name for launch in LAUNCHES} == set(REGISTERS)
-    ops = {case.op for case in (*ops_cases.CASES, *ops_cases.CLIP_CASES)}
-    assert ops <= {name.removesuffix("_kernel") for name in REGISTERS}
+    stems = {case.op for case in (*ops_cases.CASES, *ops_cases.CLIP_CASES)}
+    assert stems <= {name.removesuffix("_kernel") for name in REGISTERS}
+
+
+@pytest.mark.parametrize("case", (*ops_cases.CASES, *ops_cases.CLIP_CASES), ids=str)
+def test_an_op_is_one_launch_but_where_sums_come_first(case: ops_cases.Case) -> None:
+    """That is where it clips rows that are long, or that it resets."""
+
+    def launched(numel: int, **options: Any) -> list[str]:
+        function = case.twin if "zero_grads" in options else case.function
+        return [launch.name for launch in triton_aot.record(case, torch.float32, 3, numel, "task", function, **options)]
+
+    short, long, alone = ops.SHORT_ROW, ops.SHORT_ROW + 1, [f"{case.op}_kernel"]
+    after_sums = ["sum_of_squares_kernel", *alone]
+    if case.op == "clip_grad_norm":
+        assert (launched(short), launched(long)) == (["clip_short_rows_kernel"], after_sums)
+        return
+    assert launched(short) == launched(long) == alone
+    if case.op in _backends.CLIPPING:
+        assert (launched(short, max_norm=1.0), launched(long, max_norm=1.0)) == (alone, after_sums)
+        assert launched(long, zero_grads=True) == alone
+        assert launched(short, max_norm=1.0, zero_grads=True) == after_sums
 
 
 @pytest.mark.slow
@@ -87,7 +111,7 @@ def test_nvidia(launch: Launch, target: str) -> None:
 
 def test_what_a_step_clips_is_rounded_as_if_it_were_stored() -> None:
     """In bfloat16, else a step would not have the bytes of clipping and step apart."""
-    fused = [x for x in LAUNCHES if "bfloat16-clip-reset" in str(x) and x.name != "sum_of_squares_kernel"]
+    fused = [x for x in LAUNCHES if "bfloat16-clip-" in str(x) and x.name != "sum_of_squares_kernel"]
     results = {"sgd_step_kernel": 1, "adam_step_kernel": 3}
     assert {launch.name for launch in fused} == set(results)
     for launch in fused:

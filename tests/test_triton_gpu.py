@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -49,8 +50,9 @@ def test_same_bits_as_the_reference(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
-def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
-    arguments = ops_cases.make(case, 3, 1_200_007, dtype)
+@pytest.mark.parametrize("numel", [5000, 1_200_007])
+def test_clip_grad_norm(case: Case, dtype: torch.dtype, numel: int) -> None:
+    arguments = ops_cases.make(case, 3, numel, dtype)
     first = run(case.function, on_gpu(arguments))
     for actual, again, expected in zip(
         first, run(case.function, on_gpu(arguments)), reference(case, arguments), strict=True
@@ -60,10 +62,24 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("numel", [33, 5000, 8192])
+def test_clipping_in_one_launch_has_the_bits_of_two(
+    dtype: torch.dtype, numel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = on_gpu(ops_cases.make(CLIP_CASES[0], 300, numel, dtype))
+    one = run(functional.clip_grad_norm, arguments)
+    assert all(map(same_bits, run(functional.clip_grad_norm_, ops_cases.clone(arguments)), one))
+    clip = importlib.import_module("metagan_fast.kernels.clip_grad_norm")
+    monkeypatch.setattr(clip, "in_one_launch", clip.in_two_launches)
+    assert all(map(same_bits, run(functional.clip_grad_norm, arguments), one))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.op in ("sgd_step", "adam_step")], ids=str)
-def test_clipping_and_reset_within_a_step(case: Case, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("numel", [5000, 20_000])
+def test_clipping_and_reset_within_a_step(case: Case, dtype: torch.dtype, numel: int) -> None:
     """The bytes of clipping and step one after the other."""
-    arguments = on_gpu(ops_cases.make(case, 3, 5000, dtype, lr_form="task"))
+    arguments = on_gpu(ops_cases.make(case, 3, numel, dtype, lr_form="task"))
     clipped, _ = run(functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
     expected = run(case.function, {**arguments, "grads": clipped})
     for more in ({}, {"zero_grads": True}):

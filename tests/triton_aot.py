@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 import ops_cases
 from metagan_fast import FlatLayout, _backends, _triton
+from metagan_fast._native import ops
 from ops_cases import CASES, CLIP_CASES, Case
 
 TARGETS = {
@@ -154,10 +155,14 @@ def launches() -> tuple[Launch, ...]:
     layout = FlatLayout.from_module(torch.nn.Linear(40, 52))
     slots = torch.rand(3, len(layout.slots))
     found += record(adam, torch.float32, numel=layout.numel, lr_form="slots", lr=slots, layout=layout)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):  # in two launches
+        found += record(CLIP_CASES[0], dtype, numel=ops.SHORT_ROW + 16)
     for op in ("sgd_step", "adam_step"):
         case = next(case for case in CASES if case.op == op)
         fused: dict[str, Any] = {"max_norm": 1.0, "zero_grads": True}
         for dtype in (torch.float32, torch.bfloat16):
+            found += record(case, dtype, lr_form="clip", max_norm=1.0)
+            found += record(case, dtype, lr_form="clip", numel=ops.SHORT_ROW + 16, max_norm=1.0)
             found += record(case, dtype, lr_form="clip-reset", function=case.twin, **fused)
     return tuple(found)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from metagan_fast.kernels import _launch
 from metagan_fast.kernels.blocks import PARTS
+from metagan_fast.kernels.clip_grad_norm import SHORT_ROW, in_two_launches
 from metagan_fast.kernels.sgd_step import sgd_step
 from torch import Tensor
 
@@ -39,6 +40,14 @@ def check(case: Case, actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) 
             assert same_bits(a, b), name
         else:
             assert_close(a, b, "float64-square-root")
+
+
+def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which each launch adds its kernel's name."""
+    started: list[str] = []
+    start = _launch.start
+    monkeypatch.setattr(_launch, "start", lambda kernel, *rest: started.append(kernel.__name__) or start(kernel, *rest))
+    return started
 
 
 def check_margins(arguments: ops_cases.Arguments) -> None:
@@ -128,7 +137,7 @@ def test_special_values(case: Case) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
 def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
-    for rows, numel in ((None, 1), (3, _launch.BLOCK + 7), (2, 0)):
+    for rows, numel in ((None, 1), (3, _launch.BLOCK + 7), (2, 0), (1, SHORT_ROW + 1)):
         arguments = ops_cases.make(case, rows, numel, dtype, margin=MARGIN)
         (expected, norms), (actual, actual_norms) = (on(x, case.function, arguments) for x in ("reference", "triton"))
         assert_close(actual_norms, norms, "clip-norm")
@@ -136,6 +145,21 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype) -> None:
         in_place = ops_cases.clone(arguments)
         assert same_bits(on("triton", case.twin, in_place)[0], actual)
         check_margins(in_place)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_clipping_in_one_launch_has_the_bits_of_two(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = record_launches(monkeypatch)
+    for rows, numel in ((None, 1), (2, 2 * _launch.BLOCK), (1, SHORT_ROW)):
+        arguments = ops_cases.make(CLIP_CASES[0], rows, numel, dtype)
+        started.clear()
+        one = on("triton", functional.clip_grad_norm, arguments)
+        assert started == ["clip_short_rows_kernel"]
+        with monkeypatch.context() as patch:
+            patch.setattr("metagan_fast.kernels.clip_grad_norm.in_one_launch", in_two_launches)
+            two = on("triton", functional.clip_grad_norm, arguments)
+        assert started[1:] == ["sum_of_squares_kernel", "clip_grad_norm_kernel"]
+        assert all(map(same_bits, one, two))
 
 
 def test_clipping_rows_that_are_not_finite() -> None:
@@ -165,6 +189,7 @@ def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_launch, "BLOCK", 16)
     grads = torch.randn(2, 16 * 2 * PARTS.value // 64 + 5).double()
     monkeypatch.setattr("metagan_fast.kernels.clip_grad_norm.PARTS", type(PARTS)(4))
+    monkeypatch.setattr("metagan_fast.kernels.clip_grad_norm.SHORT_ROW", 16)
     _, norms = on("triton", functional.clip_grad_norm, {"grads": grads, "max_norm": 1.0})
     assert_close(norms, grads.norm(dim=-1), "clip-norm")
 
@@ -175,21 +200,24 @@ def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fused_clipping_and_reset(
     case: Case, dtype: torch.dtype, rows: int | None, numel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One launch beside the sums of squares, with the bytes of clipping, step and reset one by one."""
+    """One launch, or one beside the sums of squares, with the bytes of clipping, step and reset one by one."""
     arguments = ops_cases.make(case, rows, numel, dtype, lr_form="task-column", margin=MARGIN)
     clipped, _ = on("triton", functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
     expected = on("triton", case.function, {**arguments, "grads": clipped})
     for a, b in zip(expected, on("reference", case.function, {**arguments, "max_norm": 0.5}), strict=True):
         assert_close(a, b, "interpreted-bf16" if dtype == torch.bfloat16 else "clip-norm")
     fused = {**ops_cases.clone(arguments), "max_norm": 0.5}
-    started = []
-    start = _launch.start
-    monkeypatch.setattr(_launch, "start", lambda kernel, *rest: started.append(kernel.__name__) or start(kernel, *rest))
+    started = record_launches(monkeypatch)
     results = [on("triton", case.function, fused)]
     assert same_bits(fused["grads"], arguments["grads"])
     version = fused["grads"]._version
     results.append(on("triton", case.twin, {**fused, "zero_grads": True}))
-    assert started == 2 * ["sum_of_squares_kernel", f"{case.op}_kernel"]
+    assert started == [f"{case.op}_kernel", "sum_of_squares_kernel", f"{case.op}_kernel"]
+    monkeypatch.setattr("metagan_fast.kernels.clip_grad_norm.SHORT_ROW", 0)  # in parts
+    again = on("triton", case.function, {**arguments, "max_norm": 0.5})
+    assert started[3:] == ["sum_of_squares_kernel", f"{case.op}_kernel"]
+    for a, b in zip(again, expected, strict=True):
+        assert_close(a, b, "interpreted-bf16" if dtype == torch.bfloat16 else "clip-norm")
     for found in results:
         assert all(map(same_bits, found, expected))
     assert same_bits(fused["grads"], torch.zeros_like(fused["grads"]))

@@ -17,17 +17,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports the TensorFlow-era torch API
     import higher
 
-from .plain import (
-    LOSSES,
-    Module,
-    Named,
-    discriminator_loss,
-    gradient,
-    mean,
-    named_parameters,
-    penalty_points,
-    query_losses,
-)
+from .losses import LOSSES, Module, discriminator_loss, penalty_points, query_losses
+from .meta_gradients import Named, gradient, mean, named_parameters
 
 
 def maml_gradient(
@@ -43,7 +34,7 @@ def maml_gradient(
     critic_steps: int = 1,
     library: Any = higher,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective.
+    """Return both meta-gradients as `meta_gradients.maml_gradient` does, with the "support" objective.
 
     `library` is the original, or a stand-in with the same names.
     """

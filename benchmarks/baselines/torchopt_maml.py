@@ -9,18 +9,8 @@ import torchopt
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .plain import (
-    LOSSES,
-    Named,
-    alias,
-    bind,
-    discriminator_loss,
-    gradient,
-    mean,
-    named_parameters,
-    penalty_points,
-    query_losses,
-)
+from .losses import LOSSES, discriminator_loss, penalty_points, query_losses
+from .meta_gradients import Named, alias, bind, gradient, mean, named_parameters
 
 
 def maml_gradient(
@@ -36,7 +26,7 @@ def maml_gradient(
     critic_steps: int = 1,
     library: Any = torchopt,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `plain.maml_gradient` does, with the "support" objective.
+    """Return both meta-gradients as `meta_gradients.maml_gradient` does, with the "support" objective.
 
     `library` is the original, or a stand-in with the same names.
     """

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .plain import LOSSES, Named
+from .losses import LOSSES
+from .meta_gradients import Named
 
 Step = Callable[..., tuple[Named, Named]]
 

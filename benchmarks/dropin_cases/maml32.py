@@ -13,7 +13,7 @@ from ..problem import Problem, join
 
 
 def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, Prepared[Tensor]]:
-    """Set up contenders, functions with the arguments of `baselines.plain.maml_gradient`, on one problem."""
+    """Set up contenders, functions with the arguments of `baselines.meta_gradients.maml_gradient`, on one problem."""
     problem = Problem.draw(
         "maml-32",
         algorithm="maml",

@@ -6,36 +6,45 @@
 namespace metagan {
 namespace {
 
+constexpr int64_t kShortRow = 8192;  // columns that one block clips; why so many: metagan_fast/_native/ops.py
 constexpr int64_t kPart = 8192;      // elements of a partial sum at least
 constexpr int64_t kMaxParts = 1024;  // every block of the second pass adds all of them up
 
-}  // namespace
-
-int64_t clip_grad_norm_parts(int64_t columns) {
-    return std::max<int64_t>(1, std::min({divide_up(columns, kPart), kMaxParts, kMaxBlocks}));
-}
-
-void clip_grad_norm(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
-                    double* sums) {
+// In one launch without parts, which takes no `sums`, else in two.
+void clip_in_parts(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
+                   double* sums, int64_t parts) {
     if (launch.rows <= 0) return;
     with_type(launch.dtype, [&](auto element) {
         using T = decltype(element);
         constexpr int kWide = kPack<T>;
         Operands<T> of(launch, launch.rows);
         const Buffer<T> buffer = of.buffer(grads, grads_out);
-        const bool aligned = of.aligned();
-        const int64_t parts = clip_grad_norm_parts(launch.columns);
-        const int64_t down = std::min({launch.rows, kMaxGridY, std::max<int64_t>(1, kMaxBlocks / parts)});
-        const auto grid = [&](int64_t across) {
-            return dim3(static_cast<unsigned>(across), static_cast<unsigned>(down));
-        };
-        enqueue(launch.queue, grid(parts), dim3(kClipThreads),
-                aligned ? sum_of_squares<kWide, T> : sum_of_squares<1, T>, launch.rows, launch.columns, buffer.in,
-                sums);
-        enqueue(launch.queue, grid(parts), dim3(kClipThreads), aligned ? scale_to_norm<kWide, T> : scale_to_norm<1, T>,
-                launch.rows, launch.columns, buffer, sums, parts, static_cast<Arithmetic<T>*>(norms_out), max_norm,
-                grads.data == grads_out.data);
+        const bool aligned = of.aligned(), in_place = grads.data == grads_out.data;
+        const auto norms = static_cast<Arithmetic<T>*>(norms_out);
+        const int64_t across = std::max<int64_t>(1, parts);
+        const int64_t down = std::min({launch.rows, kMaxGridY, std::max<int64_t>(1, kMaxBlocks / across)});
+        const dim3 grid(static_cast<unsigned>(across), static_cast<unsigned>(down)), block(kClipThreads);
+        if (parts == 0) {
+            enqueue(launch.queue, grid, block, aligned ? clip_short_rows<kWide, T> : clip_short_rows<1, T>, launch.rows,
+                    launch.columns, buffer, norms, max_norm, in_place);
+            return;
+        }
+        enqueue(launch.queue, grid, block, aligned ? sum_of_squares<kWide, T> : sum_of_squares<1, T>, launch.rows,
+                launch.columns, buffer.in, sums);
+        enqueue(launch.queue, grid, block, aligned ? scale_to_norm<kWide, T> : scale_to_norm<1, T>, launch.rows,
+                launch.columns, buffer, sums, parts, norms, max_norm, in_place);
     });
+}
+
+}  // namespace
+
+int64_t clip_grad_norm_parts(int64_t columns) {
+    return columns <= kShortRow ? 0 : std::min({divide_up(columns, kPart), kMaxParts, kMaxBlocks});
+}
+
+void clip_grad_norm(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
+                    double* sums) {
+    clip_in_parts(launch, grads, grads_out, norms_out, max_norm, sums, clip_grad_norm_parts(launch.columns));
 }
 
 }  // namespace metagan

@@ -1,6 +1,6 @@
-// The two kernels of clip_grad_norm. The first leaves partial sums of squares of every row, the second adds them up and
-// scales. Two launches, because a row's norm is needed before its first element can be scaled, and only the end of a
-// launch makes all blocks wait for one another; every sum has a fixed order, so there are no atomics.
+// The kernels of clip_grad_norm. A row's norm is needed before its first element can be scaled, and blocks can wait for
+// one another at the end of a launch alone. So one block does all of a short row; of longer rows a first launch leaves
+// partial sums of squares, and a second adds them up and scales. Every sum has a fixed order: there are no atomics.
 #pragma once
 
 #include "../updates.h"
@@ -24,29 +24,66 @@ METAGAN_DEVICE double block_sum(double value, double* scratch) {
     return total;
 }
 
-// Block (x, y) adds up part x of gridDim.x of row y: kPack<T> adjacent elements a thread, whether they are loaded
-// together (kWidth = kPack<T>) or one by one (kWidth = 1), so that alignment does not change the sum.
+// What a thread adds up of part blockIdx.x of gridDim.x of a row: kPack<T> adjacent elements at a time, whether they
+// are loaded together (kWidth = kPack<T>) or one by one (kWidth = 1), so that alignment does not change the sum.
+template <int kWidth, class T>
+METAGAN_DEVICE double squares(int64_t row, int64_t columns, const Input<T>& grads) {
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kPack<T>;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kPack<T>;
+    double sum = 0;
+    for (int64_t column = first; column < columns; column += step) {
+#pragma unroll
+        for (int offset = 0; offset < kPack<T>; offset += kWidth) {
+            if (column + offset >= columns) break;
+            const auto values = grads.template load<kWidth>(row, column + offset);
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) {
+                const double value = static_cast<double>(values.at[i]);
+                sum += value * value;
+            }
+        }
+    }
+    return sum;
+}
+
+// Blocks (all x) scale a row to a norm of at most `max_norm`, and the first of them stores the norm that it had.
+template <int kWidth, class T>
+METAGAN_DEVICE void scale(int64_t row, int64_t columns, const Buffer<T>& grads, double norm, Arithmetic<T>* norms,
+                          double max_norm, bool in_place) {
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kWidth;
+    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kWidth;
+    const double factor = clip_scale(norm, max_norm);
+    if (blockIdx.x == 0 && threadIdx.x == 0) norms[row] = static_cast<Arithmetic<T>>(norm);
+    if (in_place && factor == 1) return;
+    const auto by = static_cast<Arithmetic<T>>(factor);
+    for (int64_t column = first; column < columns; column += step) {
+        auto values = grads.template load<kWidth>(row, column);
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) values.at[i] = values.at[i] * by;
+        grads.template store<kWidth>(row, column, values);
+    }
+}
+
+// Block (0, y) clips row y: every element has been read, and the sum's barrier passed, before the first is written. The
+// sum has the bits of the two kernels below for a row of one part. With 4 blocks a multiprocessor nothing is spilled.
+template <int kWidth, class T>
+__global__ void __launch_bounds__(kClipThreads, 4)
+    clip_short_rows(int64_t rows, int64_t columns, Buffer<T> grads, Arithmetic<T>* norms, double max_norm,
+                    bool in_place) {
+    __shared__ double scratch[kClipThreads];
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        const double norm = square_root(block_sum(squares<kWidth>(row, columns, grads.in), scratch));
+        scale<kWidth>(row, columns, grads, norm, norms, max_norm, in_place);
+    }
+}
+
+// Block (x, y) adds up part x of gridDim.x of row y.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kClipThreads)
     sum_of_squares(int64_t rows, int64_t columns, Input<T> grads, double* sums) {
     __shared__ double scratch[kClipThreads];
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kPack<T>;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kPack<T>;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-        double sum = 0;
-        for (int64_t column = first; column < columns; column += step) {
-#pragma unroll
-            for (int offset = 0; offset < kPack<T>; offset += kWidth) {
-                if (column + offset >= columns) break;
-                const auto values = grads.template load<kWidth>(row, column + offset);
-#pragma unroll
-                for (int i = 0; i < kWidth; ++i) {
-                    const double value = static_cast<double>(values.at[i]);
-                    sum += value * value;
-                }
-            }
-        }
-        const double total = block_sum(sum, scratch);
+        const double total = block_sum(squares<kWidth>(row, columns, grads), scratch);
         if (threadIdx.x == 0) sums[row * gridDim.x + blockIdx.x] = total;
     }
 }
@@ -57,21 +94,11 @@ __global__ void __launch_bounds__(kClipThreads)
     scale_to_norm(int64_t rows, int64_t columns, Buffer<T> grads, const double* sums, int64_t parts,
                   Arithmetic<T>* norms, double max_norm, bool in_place) {
     __shared__ double scratch[kClipThreads];
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kWidth;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * kClipThreads * kWidth;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
         double sum = 0;
         for (int64_t part = threadIdx.x; part < parts; part += kClipThreads) sum += sums[row * parts + part];
-        const double norm = square_root(block_sum(sum, scratch)), factor = clip_scale(norm, max_norm);
-        if (blockIdx.x == 0 && threadIdx.x == 0) norms[row] = static_cast<Arithmetic<T>>(norm);
-        if (in_place && factor == 1) continue;
-        const auto by = static_cast<Arithmetic<T>>(factor);
-        for (int64_t column = first; column < columns; column += step) {
-            auto values = grads.template load<kWidth>(row, column);
-#pragma unroll
-            for (int i = 0; i < kWidth; ++i) values.at[i] = values.at[i] * by;
-            grads.template store<kWidth>(row, column, values);
-        }
+        const double norm = square_root(block_sum(sum, scratch));
+        scale<kWidth>(row, columns, grads, norm, norms, max_norm, in_place);
     }
 }
 

@@ -30,7 +30,8 @@ Ops<DeviceLaunch>::reptile_gradient reptile_gradient;
 Ops<DeviceLaunch>::meta_adam_step meta_adam_step;
 Ops<DeviceLaunch>::ema_update ema_update;
 
-// How many partial sums a row of `clip_grad_norm` has; they depend on its length alone, not on the device.
+// How many partial sums a row of `clip_grad_norm` has in memory, 0 where one launch does without; they depend on its
+// length alone, not on the device.
 int64_t clip_grad_norm_parts(int64_t columns);
 
 // `sums` is memory to work in: [rows, clip_grad_norm_parts(columns)] doubles.

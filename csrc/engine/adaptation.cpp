@@ -152,12 +152,12 @@ void discriminator_update_adjoint(const Engine& engine, Worker& worker, double l
                                   const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
     const int64_t size = engine.plan().discriminator.numel;
     const auto clip = static_cast<float>(engine.plan().loss.clip);
-    for (const Sweep& sweep : sweeps) {
-        float* const cotangent = sweep.params.discriminator;
+    for (const Sweep& sweep : sweeps)
         for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
-            if (std::fabs(after[k]) >= clip) cotangent[k] = 0;
-        update_adjoint(engine.plan().optimizer, size, lr, cotangent, sweep.momentum.discriminator, sweep.direction);
-    }
+            if (std::fabs(after[k]) >= clip) sweep.params.discriminator[k] = 0;
+    for (const Sweep& sweep : sweeps)  // `after` is not read any more: a direction may take its place
+        update_adjoint(engine.plan().optimizer, size, lr, sweep.params.discriminator, sweep.momentum.discriminator,
+                       sweep.direction.discriminator);
     worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
 }
 
@@ -179,7 +179,7 @@ class QueryOpponent {
         if (!adjoint) return;
         Sweep& sweep = sweeps_.front();
         sweep.params.discriminator = next(d);
-        sweep.direction = next(d);
+        sweep.direction.discriminator = next(d);
         if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next(d);
         history_ = next(updates() * d);
     }
@@ -293,7 +293,7 @@ QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData
 
 int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
     const int64_t g = plan.generator.numel, d = plan.discriminator.numel;
-    return History::floats(plan, steps) + g + d + 2 * std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
+    return History::floats(plan, steps) + g + d + std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
 }
 
 int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool adjoint) {
@@ -320,8 +320,11 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         Pieces next(worker.array(kSweeps, floats), floats);
         sweeps[0].params.discriminator = next(d);
         sweeps[1].params.generator = next(g);
+        // The first sweep's directions take the place of the adapted parameters, which are not read after the updates
+        // that led to them are undone; the second's, of either network, share memory.
+        sweeps[0].direction = {params, params + g};
+        sweeps[1].direction.generator = sweeps[1].direction.discriminator = next(std::max(g, d));
         for (Sweep& sweep : sweeps) {
-            sweep.direction = next(std::max(g, d));
             if (engine.plan().optimizer.buffers() == 0) continue;
             sweep.momentum.generator = next(g);
             sweep.momentum.discriminator = next(d);
@@ -380,7 +383,7 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
             evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
             for (const Sweep& sweep : sweeps)
                 update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
-                               sweep.momentum.generator, sweep.direction);
+                               sweep.momentum.generator, sweep.direction.generator);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
                                      adaptation.generator_latents(step), data.batch, sweeps);
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)

@@ -20,7 +20,7 @@ namespace metagan {
 namespace {
 
 struct ConvolutionState : OperationState {
-    Array<float> large, small;                // images in their border
+    Array<float> input;                       // images in their border
     Array<float> gather_words, spread_words;  // weights as products in bf16 read them, of the parameters of a version
     int64_t version = 0;
 };
@@ -51,31 +51,31 @@ class Convolution : public Operation {
 
     std::unique_ptr<OperationState> state(const Activations& a) const override {
         auto state = std::make_unique<ConvolutionState>();
-        if (large_border_.needed)
-            state->large = Array<float>(geometry_.large_channels * a.images() * large_border_.plane());
-        if (small_border_.needed)
-            state->small = Array<float>(geometry_.small_channels * a.images() * small_border_.plane());
+        state->input = Array<float>(padded_floats(transposed_, a.images()));
         return state;
     }
 
     int64_t state_bytes(int64_t images, Precision precision) const override {
-        int64_t floats = 0;
+        int64_t floats = padded_floats(transposed_, images);
         for (const bool spreads : {false, true})
             if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
-        if (large_border_.needed) floats += geometry_.large_channels * images * large_border_.plane();
-        if (small_border_.needed) floats += geometry_.small_channels * images * small_border_.plane();
         return floats * int64_t{sizeof(float)};
     }
 
-    int64_t scratch_bytes(int64_t images) const override {
+    int64_t scratch_floats(int64_t images) const override {
         int64_t floats = 0;
         for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
             if (winograd->suits(images, Precision::float32))
                 floats = std::max(floats, winograd->scratch_floats(images, 1));
         if (gather_winograd_.suits_gradient(images))
             floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
-        return floats * int64_t{sizeof(float)};
+        return floats;
     }
+
+    int64_t border_floats(int64_t images) const override { return padded_floats(!transposed_, images); }
+
+    // The derivative by the weights reads the large image: in its border, where it has one.
+    bool rereads(size_t) const override { return transposed_ || !large_border_.needed; }
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const Source source = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), images);
@@ -139,34 +139,40 @@ class Convolution : public Operation {
         return plan().parameters[1] < 0 ? nullptr : params + plan().parameters[1];
     }
 
+    const Border& border(bool small) const { return small ? small_border_ : large_border_; }
+
+    int64_t padded_floats(bool small, int64_t images) const {
+        return border(small).needed ? rows(!small) * images * border(small).plane() : 0;
+    }
+
+    // The input in its border is kept for the derivative by the weights; the output's cotangent is not.
     Source source_at(Activations& a, OperationState* state, bool small, const float* images, int64_t stride) const {
-        const Border& border = small ? small_border_ : large_border_;
-        if (!border.needed)
+        if (!border(small).needed)
             return {images, stride,
                     (small ? geometry_.y.small * geometry_.x.small : geometry_.y.large * geometry_.x.large)};
-        auto* const own = static_cast<ConvolutionState*>(state);
-        return {(small ? own->small : own->large).data(), a.images() * border.plane(), border.plane()};
+        const float* const padded = small == transposed_ ? static_cast<ConvolutionState*>(state)->input.data()
+                                                         : a.border(border_floats(a.images()));
+        return {padded, a.images() * border(small).plane(), border(small).plane()};
     }
 
     // Copies the images of a range into their border, if they need one.
     Source padded(const Pass& pass, Activations& a, OperationState* state, bool small, const float* images,
                   int64_t stride, Range range) const {
-        const Border& border = small ? small_border_ : large_border_;
+        const Border& border = this->border(small);
         const Source source = source_at(a, state, small, images, stride);
         if (!border.needed) return source;
         const int64_t height = small ? geometry_.y.small : geometry_.y.large;
         const int64_t width = small ? geometry_.x.small : geometry_.x.large;
-        const int64_t channels = small ? geometry_.small_channels : geometry_.large_channels;
-        auto* const to = const_cast<float*>(source.b) + border.top * border.width + border.left;
-        parallel_for(channels, pass.threads, [&](int64_t channel) {
+        parallel_for(rows(!small), pass.threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
+            float* const to = const_cast<float*>(source.b) + channel * source.channel + range.first * source.image;
+            if (small != transposed_) std::fill_n(to, range.count * source.image, 0.f);  // others were there
             layer_kernels().pad(range.count, height, width, images + channel * stride + range.first * height * width,
-                                to + channel * source.channel + range.first * source.image, border.width, source.image);
+                                to + border.top * border.width + border.left, border.width, source.image);
         });
         return source;
     }
 
-    // y (+)= W applied to images of the source; into an array like that of `value`. The source's kind says which way.
     // Values themselves (`primal`) are summed as they are: which side of its kink an activation is on depends on them,
     // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
     // times the plain loop's distance from float64, and to about its own where values are summed as they are).

@@ -11,12 +11,22 @@
 #include "../cpu/profile.h"
 #include "adaptation.h"
 #include "ordered_sum.h"
+#include "scratch.h"
 #include "worker.h"
 
 namespace metagan {
 namespace {
 
 bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalty::none; }
+
+// Workers for so many tasks: one a thread, or one with all threads where tasks are fewer.
+int64_t workers_for(int64_t tasks, int64_t threads) { return tasks >= threads ? threads : 1; }
+
+// Arrays of a sum over tasks: one more than workers, so that who is early need not wait. A single one never does.
+int64_t arrays_for(int64_t tasks, int64_t threads) {
+    const int64_t workers = workers_for(tasks, threads);
+    return workers == 1 ? 1 : std::min(workers + 1, tasks);
+}
 
 // Images of a discriminator that a discriminator step holds: real, fake, and the penalty's points and their tangents.
 int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
@@ -70,8 +80,7 @@ Engine::~Engine() = default;
 
 bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_images, int64_t discriminator_images,
                            const Interrupted& interrupted, const std::function<void(Worker&, int64_t)>& body) {
-    const bool side_by_side = tasks >= threads;
-    const auto count = static_cast<size_t>(side_by_side ? threads : 1);
+    const auto count = static_cast<size_t>(workers_for(tasks, threads));
     if (workers_.size() < count) workers_.resize(count);
     Stop stop(interrupted);
     const std::function<bool()> ask = std::ref(stop);
@@ -79,7 +88,7 @@ bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_ima
         auto& worker = workers_[i];
         if (!worker || !worker->fits(generator_images, discriminator_images))
             worker = std::make_unique<Worker>(*this, generator_images, discriminator_images);
-        worker->threads = side_by_side ? 1 : static_cast<int>(threads);
+        worker->threads = count == 1 ? static_cast<int>(threads) : 1;
         worker->stop = &ask;
     }
     std::atomic<int64_t> next{0};
@@ -103,12 +112,18 @@ bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_ima
     return !stop();
 }
 
+Engine::Images Engine::images_held(const TaskData& data, const QueryData& query, bool adjoint) const {
+    const int64_t most = std::max(data.batch, query.query), of_step = step_images(plan_.loss, most);
+    if (!adjoint) return {most, of_step};
+    return {2 * most, std::max(4 * most / adjoint_parts(), of_step)};
+}
+
 bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Outputs& discriminator,
                         const Interrupted& interrupted) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
     const bool rows = generator.params != nullptr;  // else the mean difference is wanted
-    OrderedSum sum(rows ? 0 : std::min(data.threads, data.tasks) + 1, g + d);
+    OrderedSum sum(rows ? 0 : arrays_for(data.tasks, data.threads), g + d);
     sum.begin([&](int64_t task, const float* adapted) {
         const auto add = [&](const float* initial, const float* row, float* out, int64_t size) {
             add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return initial[i] - row[i]; });
@@ -133,7 +148,7 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
                             float* generator_gradient, float* discriminator_gradient, const Interrupted& interrupted) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
-    OrderedSum sum(std::min(data.threads, data.tasks) + 1, g + d);
+    OrderedSum sum(arrays_for(data.tasks, data.threads), g + d);
     sum.begin([&](int64_t task, const float* gradient) {
         const auto add = [&](const float* row, float* out, int64_t size) {
             add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return row[i]; });
@@ -141,12 +156,8 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
         add(gradient, generator_gradient, g);
         add(gradient + g, discriminator_gradient, d);
     });
-    const int64_t most = std::max(data.batch, query.query);
-    const int64_t generator_images = objective.first_order ? most : 2 * most;
-    const int64_t discriminator_images = objective.first_order
-                                             ? step_images(plan_.loss, most)
-                                             : std::max<int64_t>(4 * most, step_images(plan_.loss, most));
-    return for_each_task(data.tasks, data.threads, generator_images, discriminator_images, interrupted,
+    const Images images = images_held(data, query, !objective.first_order);
+    return for_each_task(data.tasks, data.threads, images.generator, images.discriminator, interrupted,
                          [&](Worker& worker, int64_t task) {
                              float* const gradient = sum.acquire();
                              std::fill_n(gradient, g + d, 0.f);
@@ -180,16 +191,16 @@ bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float
 }
 
 int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Opponent opponent, bool adjoint) const {
-    const int64_t most = std::max(data.batch, query.query);
-    const int64_t generator_images = adjoint ? 2 * most : most;
-    const int64_t discriminator_images = std::max<int64_t>(adjoint ? 4 * most : 0, step_images(plan_.loss, most));
+    const Images images = images_held(data, query, adjoint);
     const int64_t both = plan_.generator.numel + plan_.discriminator.numel;
-    int64_t floats = (1 + plan_.optimizer.buffers()) * both;
+    int64_t floats = kScratchFloats + (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
     if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
-    return generator_.workspace_bytes(generator_images, Cotangents::passing, plan_.precision) +
-           discriminator_.workspace_bytes(discriminator_images, discriminator_cotangents(), plan_.precision) +
-           floats * int64_t{sizeof(float)};
+    Passing passing;
+    int64_t bytes = floats * int64_t{sizeof(float)};
+    bytes += generator_.workspace_bytes(images.generator, Cotangents::passing, plan_.precision, passing);
+    bytes += discriminator_.workspace_bytes(images.discriminator, discriminator_cotangents(), plan_.precision, passing);
+    return bytes + passing.bytes();
 }
 
 }  // namespace metagan

@@ -76,6 +76,10 @@ class Engine {
         return plan_.loss.penalty == LossPlan::Penalty::none ? Cotangents::passing : Cotangents::kept;
     }
 
+    // The adjoint of a discriminator's update takes real and fake images one after another, which halves its memory,
+    // unless they meet in a batch norm.
+    int64_t adjoint_parts() const { return plan_.loss.separate_batches || !discriminator_.mixes_images() ? 2 : 1; }
+
     // `interrupted` is called by the calling thread, now and then; when it returns true the call ends early, what it
     // has written is worthless, and the result is false.
     using Interrupted = std::function<bool()>;
@@ -92,6 +96,12 @@ class Engine {
 
   private:
     friend class Worker;
+
+    struct Images {
+        int64_t generator, discriminator;
+    };
+    // What a worker's networks hold at once.
+    Images images_held(const TaskData&, const QueryData&, bool adjoint) const;
 
     // Calls body(worker, task) for every task: side by side, or one after another with all threads in each when tasks
     // are fewer than threads.

@@ -18,14 +18,15 @@ int64_t new_version() {
     return ++last;
 }
 
-Activations::Activations(const std::vector<Shape>& shapes, Placement cotangents, int64_t images)
-    : shapes_(shapes), placement_(std::move(cotangents)), images_(images) {
-    for (const Shape& shape : shapes_) values_.emplace_back(shape.elements() * images);
-    for (const int64_t elements : placement_.elements) cotangents_.emplace_back(elements * images);
+Activations::Activations(const std::vector<Shape>& shapes, Placement placement, int64_t images, Passing& passing)
+    : shapes_(shapes), placement_(std::move(placement)), images_(images), passing_(passing) {
+    for (const int64_t floats : placement_.own) own_.emplace_back(floats);
+    passing_.allocate();
 }
 
-Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents)
-    : activations(network.plan_.values, network.place(cotangents), images), extra_(network.plan_.values.size()) {
+Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, Passing& passing)
+    : activations(network.plan_.values, network.place(images, cotangents, passing), images, passing),
+      extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
     for (size_t value = 0; value < extra_.size(); ++value)
         if (network.readers_[value] > 1) extra_[value] = Array<float>(network.plan_.values[value].elements() * images);
@@ -35,60 +36,68 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
     std::set<int64_t> parameters;
     for (const OperationPlan& operation : plan.operations) {
         operations_.push_back(make_operation(operation, plan.values));
+        mixes_images_ = mixes_images_ || operations_.back()->mixes_images();
         for (const int value : operation.inputs) ++readers_[static_cast<size_t>(value)];
         for (const int64_t offset : operation.parameters)
             if (offset >= 0 && !parameters.insert(offset).second) shares_parameters_ = true;
     }
 }
 
-// A cotangent that passes lives from the last operation that reads its value to the one that makes the value.
-Placement Network::place(Cotangents cotangents) const {
+// A value that passes lives from the operation that makes it to the last that reads it, a cotangent the other way. What
+// lies at a network's ends has memory of its own: others write and read it before and after a pass.
+Placement Network::place(int64_t images, Cotangents cotangents, Passing& passing) const {
+    const size_t count = plan_.values.size();
+    const auto index = [](int value) { return static_cast<size_t>(value); };
+    const auto floats = [&](size_t value) { return plan_.values[value].elements() * images; };
+    std::vector<bool> own_value(count), own_cotangent(count, cotangents == Cotangents::kept);
+    for (const int value : {plan_.input, plan_.output}) own_value[index(value)] = own_cotangent[index(value)] = true;
+    std::vector<size_t> last_reader(count, operations_.size());
+    for (size_t i = 0; i < operations_.size(); ++i)
+        for (size_t j = 0; j < operations_[i]->plan().inputs.size(); ++j) {
+            const size_t value = index(operations_[i]->plan().inputs[j]);
+            if (operations_[i]->rereads(j)) own_value[value] = true;
+            last_reader[value] = i;
+        }
     Placement placement;
-    const auto elements = [&](int value) { return plan_.values[static_cast<size_t>(value)].elements(); };
-    if (cotangents == Cotangents::kept) {
-        for (size_t value = 0; value < plan_.values.size(); ++value) {
-            placement.array_of.push_back(value);
-            placement.elements.push_back(elements(static_cast<int>(value)));
-        }
-        return placement;
+    placement.values.resize(count);
+    placement.cotangents.resize(count);
+    for (size_t value = 0; value < count; ++value) {
+        if (own_value[value]) placement.values[value] = placement.add_own(floats(value));
+        if (own_cotangent[value]) placement.cotangents[value] = placement.add_own(floats(value));
     }
-    std::vector<size_t> unused;
-    std::vector<bool> placed(plan_.values.size());
-    placement.array_of.resize(plan_.values.size());
-    const auto begin = [&](int value) {
-        if (placed[static_cast<size_t>(value)]) return;
-        placed[static_cast<size_t>(value)] = true;
-        if (unused.empty()) {
-            unused.push_back(placement.elements.size());
-            placement.elements.push_back(0);
-        }
-        const size_t array = unused.back();
-        unused.pop_back();
-        placement.array_of[static_cast<size_t>(value)] = array;
-        placement.elements[array] = std::max(placement.elements[array], elements(value));
-    };
-    begin(plan_.output);
+    for (const auto& operation : operations_) {
+        passing.border_floats = std::max(passing.border_floats, operation->border_floats(images));
+        passing.scratch_floats = std::max(passing.scratch_floats, operation->scratch_floats(images));
+    }
+    Tenants values(passing);
+    for (size_t i = 0; i < operations_.size(); ++i) {
+        const size_t output = index(operations_[i]->plan().output);
+        if (!own_value[output]) placement.values[output] = values.begin(floats(output));
+        for (const int input : operations_[i]->plan().inputs)
+            if (!own_value[index(input)] && last_reader[index(input)] == i) values.end(placement.values[index(input)]);
+    }
+    Tenants passing_cotangents(passing);
+    std::vector<bool> begun = own_cotangent;
     for (size_t i = operations_.size(); i-- > 0;) {
-        const OperationPlan& operation = operations_[i]->plan();
-        if (!placed[static_cast<size_t>(operation.output)]) continue;
-        for (const int value : operation.inputs) begin(value);
-        unused.push_back(placement.array_of[static_cast<size_t>(operation.output)]);
+        const size_t output = index(operations_[i]->plan().output);
+        if (!begun[output]) continue;
+        for (const int input : operations_[i]->plan().inputs) {
+            if (begun[index(input)]) continue;
+            begun[index(input)] = true;
+            placement.cotangents[index(input)] = passing_cotangents.begin(floats(index(input)));
+        }
+        if (!own_cotangent[output]) passing_cotangents.end(placement.cotangents[output]);
     }
     return placement;
 }
 
-int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision) const {
-    int64_t elements = 0;
+int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision, Passing& passing) const {
+    int64_t floats = 0, bytes = 0;
+    for (const int64_t of_array : place(images, cotangents, passing).own) floats += of_array;
     for (size_t value = 0; value < plan_.values.size(); ++value)
-        elements += plan_.values[value].elements() * (readers_[value] > 1 ? 2 : 1);
-    for (const int64_t of_array : place(cotangents).elements) elements += of_array;
-    int64_t bytes = elements * images * int64_t{sizeof(float)};
-    int64_t scratch = 0;
-    for (const auto& operation : operations_) {
-        bytes += operation->state_bytes(images, precision);
-        scratch = std::max(scratch, operation->scratch_bytes(images));
-    }
-    return bytes + scratch;
+        if (readers_[value] > 1) floats += plan_.values[value].elements() * images;
+    for (const auto& operation : operations_) bytes += operation->state_bytes(images, precision);
+    return bytes + floats * int64_t{sizeof(float)};
 }
 
 void Network::forward(const Pass& pass, Workspace& workspace, Range images) const {

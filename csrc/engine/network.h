@@ -18,6 +18,7 @@
 
 #include "../cpu/array.h"
 #include "../cpu/gemm.h"
+#include "placement.h"
 
 namespace metagan {
 
@@ -61,38 +62,33 @@ class GradientSink {
                       int64_t gradient_stride) = 0;
 };
 
-// Which array holds each value's cotangent, and how many elements an image has in each array.
-struct Placement {
-    std::vector<size_t> array_of;
-    std::vector<int64_t> elements;
-};
-
 // The activations of one task: values, cotangents, and what operations keep from one pass to another.
 class Activations {
   public:
-    Activations(const std::vector<Shape>& shapes, Placement cotangents, int64_t images);
+    Activations(const std::vector<Shape>& shapes, Placement, int64_t images, Passing&);
 
     int64_t images() const { return images_; }
     int64_t stride(int value) const { return images_ * shapes_[static_cast<size_t>(value)].positions(); }
     const Shape& shape(int value) const { return shapes_[static_cast<size_t>(value)]; }
     // First element of an image; channels are stride() apart.
-    float* x(int value, int64_t image) { return at(values_[static_cast<size_t>(value)], value, image); }
-    float* bar(int value, int64_t image) {
-        return at(cotangents_[placement_.array_of[static_cast<size_t>(value)]], value, image);
-    }
-    // Memory for one pass of one operation; what was there is lost.
-    float* scratch(int64_t floats) { return scratch_.at_least(floats); }
+    float* x(int value, int64_t image) { return at(placement_.values, value, image); }
+    float* bar(int value, int64_t image) { return at(placement_.cotangents, value, image); }
+    // Memory for one pass of one operation; what was there is lost. For images in a border, and for all else.
+    float* border(int64_t floats) { return passing_.border.at_least(floats); }
+    float* scratch(int64_t floats) { return passing_.scratch.at_least(floats); }
 
   private:
-    float* at(Array<float>& array, int value, int64_t image) {
+    float* at(const std::vector<Place>& places, int value, int64_t image) {
+        const Place& place = places[static_cast<size_t>(value)];
+        Array<float>& array = place.passes ? passing_.arrays[place.array] : own_[place.array];
         return array.data() + image * shapes_[static_cast<size_t>(value)].positions();
     }
 
     std::vector<Shape> shapes_;
     Placement placement_;
     int64_t images_;
-    std::vector<Array<float>> values_, cotangents_;
-    Array<float> scratch_;
+    Passing& passing_;
+    std::vector<Array<float>> own_;
 };
 
 // A number that no other parameters have had, for as long as these do not change: what has been made of parameters may
@@ -137,11 +133,22 @@ class Operation {
         static_cast<void>(images);
         return 0;
     }
-    // Of Activations::scratch, where a task has a thread of its own.
-    virtual int64_t scratch_bytes(int64_t images) const {
+    // Of Activations::border and ::scratch, the latter where a task has a thread of its own.
+    virtual int64_t border_floats(int64_t images) const {
         static_cast<void>(images);
         return 0;
     }
+    virtual int64_t scratch_floats(int64_t images) const {
+        static_cast<void>(images);
+        return 0;
+    }
+    // Whether values of input i are read again after the pass that made them.
+    virtual bool rereads(size_t i) const {
+        static_cast<void>(i);
+        return true;
+    }
+    // Whether an image's values depend on other images of its batch.
+    virtual bool mixes_images() const { return false; }
     virtual void forward(const Pass&, Activations&, OperationState*, Range) const = 0;
     virtual void tangent(const Pass&, Activations&, OperationState*, Range primal, Range tangent) const = 0;
     // Writes the cotangent of input i where x_bar[i] says (first element of images.first, with the value's stride), or
@@ -162,13 +169,13 @@ std::unique_ptr<Operation> make_operation(const OperationPlan&, const std::vecto
 class Network;
 
 // Whether cotangents outlive the reverse pass that made them, as Reverse::tangent_known needs, or end with it but for
-// the input's, so that they can share memory.
+// the input's and the output's, so that they can share memory.
 enum class Cotangents { kept, passing };
 
 // What one task needs of a network besides parameters.
 class Workspace {
   public:
-    Workspace(const Network&, int64_t images, Cotangents);
+    Workspace(const Network&, int64_t images, Cotangents, Passing&);
 
     Activations activations;
 
@@ -190,7 +197,9 @@ class Network {
     const Shape& input_shape() const { return plan_.values[static_cast<size_t>(plan_.input)]; }
     const Shape& output_shape() const { return plan_.values[static_cast<size_t>(plan_.output)]; }
     bool shares_parameters() const { return shares_parameters_; }
-    int64_t workspace_bytes(int64_t images, Cotangents, Precision) const;
+    bool mixes_images() const { return mixes_images_; }
+    // Without what passes, for which `passing` grows.
+    int64_t workspace_bytes(int64_t images, Cotangents, Precision, Passing& passing) const;
 
     void forward(const Pass&, Workspace&, Range) const;
     void tangent(const Pass&, Workspace&, Range primal, Range tangent) const;
@@ -198,12 +207,12 @@ class Network {
 
   private:
     friend class Workspace;
-    Placement place(Cotangents) const;
+    Placement place(int64_t images, Cotangents, Passing&) const;
 
     NetworkPlan plan_;
     std::vector<std::unique_ptr<Operation>> operations_;
     std::vector<int> readers_;  // operations that read each value
-    bool shares_parameters_ = false;
+    bool shares_parameters_ = false, mixes_images_ = false;
 };
 
 }  // namespace metagan

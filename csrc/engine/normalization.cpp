@@ -41,6 +41,8 @@ class Normalization : public Operation {
         return images * sets() * static_cast<int64_t>(sizeof(NormStatistics));
     }
 
+    bool mixes_images() const override { return across_images_; }
+
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const float eps = static_cast<float>(plan().numbers[0]);
         for_each_set(pass, a, images,

@@ -1,5 +1,6 @@
 #include "operations.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "../cpu/array.h"
@@ -26,7 +27,7 @@ std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::
 
 float* thread_scratch(int64_t floats) {
     thread_local Array<float> array;
-    return array.at_least(floats);
+    return array.at_least(std::max(floats, kScratchFloats));
 }
 
 const int32_t* thread_counting(int64_t size) {

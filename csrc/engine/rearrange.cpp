@@ -17,6 +17,8 @@ class LinearOperation : public Operation {
   public:
     using Operation::Operation;
 
+    bool rereads(size_t) const override { return false; }
+
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const Timed timed(Work::rearrange);
         map(pass, a, state, images.first, images);

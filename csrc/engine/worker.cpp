@@ -25,8 +25,8 @@ void copy_across(const Shape& shape, int64_t count, const float* from, int64_t f
 
 Worker::Worker(const Engine& engine, int64_t generator_images, int64_t discriminator_images)
     : engine_(engine),
-      generator_(engine.generator(), generator_images, Cotangents::passing),
-      discriminator_(engine.discriminator(), discriminator_images, engine.discriminator_cotangents()),
+      generator_(engine.generator(), generator_images, Cotangents::passing, passing_),
+      discriminator_(engine.discriminator(), discriminator_images, engine.discriminator_cotangents(), passing_),
       generator_images_(generator_images),
       discriminator_images_(discriminator_images) {}
 
@@ -225,25 +225,36 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
 
 void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
                                    const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
+    make_fake(generator, latents, count);
+    if (engine_.adjoint_parts() == 1)
+        return adjoint_of_images(discriminator, generator, real, {0, 2 * count}, count, sweeps);
+    adjoint_of_images(discriminator, generator, real, {0, count}, count, sweeps);
+    adjoint_of_images(discriminator, generator, real, {count, count}, count, sweeps);
+}
+
+// The part of it that some of the images have, counted as in a step: real [0, n), fake [n, 2n). The fake ones are made.
+void Worker::adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
+                               int64_t count, const std::vector<Sweep>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     Activations& a = discriminator_.activations;
     const int image = network.plan().input;
-    const Range images{0, 2 * count}, tangents{2 * count, 2 * count};
-    make_fake(generator, latents, count);
-    fake_to_discriminator(0, count, count);
-    images_to_discriminator(real, count, 0);
-    set_batches(count, false);
+    const Range images{0, part.count}, tangents{part.count, part.count};
+    const int64_t fake_first = count - part.first;  // among `images`
+    const bool any_real = fake_first > 0, any_fake = fake_first < part.count;
+    if (any_real) images_to_discriminator(real, count, 0);
+    if (any_fake) fake_to_discriminator(0, count, fake_first);
+    batches_.assign(1, images);
     network.forward(pass(discriminator), discriminator_, images);
     for (const Sweep& sweep : sweeps) {
-        set_batches(count, false);
+        batches_.assign(1, images);
         for (int64_t channel = 0; channel < a.shape(image).channels; ++channel)
             std::fill_n(a.x(image, tangents.first) + channel * a.stride(image),
                         tangents.count * a.shape(image).positions(), 0.f);
-        const Pass along = pass(discriminator, sweep.direction);
+        const Pass along = pass(discriminator, sweep.direction.discriminator);
         network.tangent(along, discriminator_, images, tangents);
-        for (int64_t i = 0; i < 2 * count; ++i) {
-            const Term& term = i < count ? loss.real : loss.fake;
+        for (int64_t i = 0; i < part.count; ++i) {
+            const Term& term = i < fake_first ? loss.real : loss.fake;
             const double score = static_cast<double>(*scores(i)),
                          dot = static_cast<double>(*scores(tangents.first + i));
             *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / static_cast<double>(count));
@@ -253,10 +264,11 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
         Reverse reverse;
         reverse.images = reverse.primal = images;
         reverse.tangent = tangents;
+        reverse.input_wanted = any_fake;
         reverse.gradients = &by_discriminator;
         network.reverse(along, discriminator_, reverse);
         // The mixed derivative: the fake images are the generator's.
-        reverse_generator(generator, count, count, by_generator);
+        if (any_fake) reverse_generator(generator, fake_first, count, by_generator);
     }
 }
 
@@ -274,7 +286,7 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
         for (int64_t channel = 0; channel < a.shape(latent).channels; ++channel)
             std::fill_n(a.x(latent, tangents.first) + channel * a.stride(latent), count * a.shape(latent).positions(),
                         0.f);
-        const Pass along = pass(generator, sweep.direction);
+        const Pass along = pass(generator, sweep.direction.generator);
         g.tangent(along, generator_, images, tangents);
         fake_to_discriminator(tangents.first, count, tangents.first);
         d.tangent(pass(discriminator), discriminator_, images, tangents);

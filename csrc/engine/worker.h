@@ -11,10 +11,9 @@ struct Pair {
 };
 
 // Cotangents of a state on their way back through the inner loop: of both networks' parameters and of their momentum;
-// and, at an update, the cotangent of its gradient, in which direction second derivatives are taken.
+// and, at an update of one of them, the cotangent of its gradient, in which direction second derivatives are taken.
 struct Sweep {
-    Pair params, momentum;
-    float* direction = nullptr;
+    Pair params, momentum, direction;
 };
 
 // A network's parameters and their version, which is not known of some.
@@ -79,8 +78,11 @@ class Worker {
     void set_batches(int64_t count, bool penalty);
     Scores discriminator_passes(Parameters discriminator, const float* const* real, const float* interpolation,
                                 int64_t count, GradientSink* gradient, bool input_wanted);
+    void adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
+                           int64_t count, const std::vector<Sweep>& sweeps);
 
     const Engine& engine_;
+    Passing passing_;
     Workspace generator_, discriminator_;
     int64_t generator_images_, discriminator_images_;
     std::vector<Range> batches_;

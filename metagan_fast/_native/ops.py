@@ -219,6 +219,15 @@ def meta_adam_step(
     return results
 
 
+SHORT_ROW = 8192
+"""Elements at most of a row that a GPU clips in one launch, in which one multiprocessor does all of the row.
+
+In two launches others would help, but a launch costs 2 to 4 microseconds. This is the largest power of two that one
+multiprocessor of an A100, H100 or H200 reads and writes in float32 within 4, at its share of the device's bandwidth: a
+model (`benchmarks/gpu_model.py`), not a measurement. `csrc/cuda/clip_grad_norm.cu` has the number, too.
+"""
+
+
 def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     (grads,) = inputs(grads)
     (clipped,) = out or new_results(grads, 1)

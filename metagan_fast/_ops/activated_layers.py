@@ -8,8 +8,7 @@ a PReLU's slopes p, there are two passes:
 
 The kernels of D and W read dy through a'. It is computed from what forward keeps: its output, or z as a second output.
 That is a differentiable operand of the backward pass, so the derivatives of both consist of the same passes and of
-element-wise formulas. Where z has a derivative of its own, and where a layer's passes cannot read through the
-activation, dz is computed by itself and the plain passes run.
+element-wise formulas. Where z has a derivative of its own, dz is computed by itself and the plain passes run.
 """
 
 from __future__ import annotations
@@ -91,11 +90,11 @@ class _Forward(Pass):
         layer = ctx.layer
         data, weights = ctx.needs_input_grad[1], any(ctx.needs_input_grad[2:])
         dx, dw, db, dp = None, None, None, None
-        if dy is not None and dz is None and layer.reads_through_activation:
+        if dy is not None and dz is None:
             found = list(_Backward.apply(_Wanted(layer, data, weights), dy, kept, x, weight, slope))
             dx = found.pop(0) if data else None
             dw, db, dp = [*found, None, None, None][:3]
-        elif dy is not None or dz is not None:
+        elif dz is not None:
             if dy is not None:
                 through, of_slope = _activation(layer).backward_with_slope(dy, kept, slope)
                 dz, dp = _sum(through, dz), None if of_slope is None else over_rows(of_slope)

@@ -35,7 +35,6 @@ class Linear:
 
     op = "task_linear"
     kernel_dtypes = KERNEL_DTYPES
-    reads_through_activation = True
 
     def settings(self, precision: str) -> dict[str, Any]:
         return {"precision": precision, "activation": self.activation}
@@ -54,7 +53,6 @@ class Convolution:
 
     op = "task_convolution"
     kernel_dtypes = KERNEL_DTYPES
-    reads_through_activation = True
 
     def settings(self, precision: str) -> dict[str, Any]:
         return {"layer": self, "precision": precision}
@@ -72,7 +70,6 @@ class TransposedConvolution(Convolution):
     """The transpose of a convolution that maps `image`, the size of this layer's output, to `output`, its input's."""
 
     op = "task_transposed_convolution"
-    reads_through_activation = False
 
 
 Layer = Linear | Convolution
@@ -243,13 +240,19 @@ def _transposed_forward(
     return _activate(layer, _convolution_backward_data(layer, x, weight), bias, slope)
 
 
-def _transposed_backward_data(layer: TransposedConvolution, dy: Tensor, weight: Tensor) -> Tensor:
+def _transposed_backward_data(
+    layer: TransposedConvolution, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> Tensor:
+    dz = _through_activation(layer, dy, kept, slope)[0]
     settings = (layer.stride, layer.padding, layer.dilation)
-    return torch.stack([F.conv2d(d, w, None, *settings) for d, w in zip(dy, weight, strict=True)])
+    return torch.stack([F.conv2d(d, w, None, *settings) for d, w in zip(dz, weight, strict=True)])
 
 
-def _transposed_backward_weights(layer: TransposedConvolution, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    return _convolution_backward_weights(layer, x, dy)[0], over_rows(dy)
+def _transposed_backward_weights(
+    layer: TransposedConvolution, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    dz, *of_slope = _through_activation(layer, dy, kept, slope)
+    return _convolution_backward_weights(layer, x, dz)[0], *map(over_rows, (dz, *of_slope))
 
 
 def _activate(layer: Layer, z: Tensor, bias: Tensor | None, slope: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:

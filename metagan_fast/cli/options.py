@@ -11,8 +11,8 @@ from typing import Any
 
 from .. import losses, meta, models, presets, tasks
 from ..config import flatten, from_preset, resolve
+from ..executors.choice import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
-from ..learner import EXECUTORS, PRECISIONS
 
 
 def rate(text: str) -> float | dict[str, Any]:

@@ -293,8 +293,9 @@ def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within
     2 ulp of the reference (4 for scaled float64 rows). Rows are multiplied by
     `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose norm is infinite becomes 0 (NaN where it was
-    infinite), one whose norm is NaN becomes NaN: look at the norms. On a GPU this is the one op here of two launches:
-    a row's norm must be known before its first element is scaled, and only the end of a launch makes blocks wait.
+    infinite), one whose norm is NaN becomes NaN: look at the norms. On a GPU rows of at most 8192 elements take one
+    launch, longer ones two, the only op here that does: a row's norm must be known before its first element is scaled,
+    and blocks wait for one another at the end of a launch alone. So a short row is one block's, read twice.
 
     Args:
         grads: `[numel]` or `[tasks, numel]`.

@@ -74,6 +74,11 @@ int shim_clip_grad_norm(char* message, const DeviceLaunch* launch, const Matrix*
     return guarded(message, [=] { clip_grad_norm(*launch, m[0], m[1], norms, max_norm, sums); });
 }
 
+int shim_clip_in_parts(char* message, const DeviceLaunch* launch, const Matrix* m, void* norms, double max_norm,
+                       double* sums, int64_t parts) {
+    return guarded(message, [=] { clip_in_parts(*launch, m[0], m[1], norms, max_norm, sums, parts); });
+}
+
 int shim_ema_update(char* message, const DeviceLaunch* launch, const Matrix* m, double decay) {
     return guarded(message, [=] { ema_update(*launch, m[0], m[1], m[2], decay); });
 }

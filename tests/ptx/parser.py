@@ -93,7 +93,7 @@ class _Parser:
     def module(self) -> dict[str, Kernel]:
         kernels = {}
         while self._skip():
-            if self._take(_IGNORED_LINE) or self._take(_SECTION):
+            if self._take(_IGNORED_LINE) or self._take(_SECTION) or self._take(_CONSTANTS):
                 continue
             if entry := self._take(_ENTRY):
                 kernels[entry[1]] = self._kernel(entry)
@@ -190,6 +190,7 @@ class _Parser:
 
 _IGNORED_LINE = re.compile(rf"\.(?:{'|'.join(IGNORED_LINES)})\b[^\n]*")
 _SECTION = re.compile(r"\.section\s+[\w.]+\s*\{[^}]*\}")
+_CONSTANTS = re.compile(r"\.global\s+\.align\s+\d+\s+\.b8\s+[\w$]+\[\d+\]\s*=\s*\{[\d,\s]*\};")  # what names them fails
 _STATEMENT = re.compile(r"([^;]*);")
 _OPEN = re.compile(r"\{")
 _CLOSE = re.compile(r"\}")

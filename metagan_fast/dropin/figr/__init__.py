@@ -9,16 +9,10 @@
 from __future__ import annotations
 
 from .environments import FIGR8MetaEnv, MetaEnv, MnistMetaEnv, OmniglotMetaEnv, device
+from .functions import calc_gradient_penalty, normalize_data, unnormalize_data, wassertein_loss
 from .networks import DCGANDiscriminator, DCGANGenerator, ResNetDiscriminator, ResNetGenerator
-from .trainer import (
-    FIGR,
-    OPTIONS,
-    Environment,
-    calc_gradient_penalty,
-    normalize_data,
-    unnormalize_data,
-    wassertein_loss,
-)
+from .options import OPTIONS
+from .trainer import FIGR, Environment
 
 __all__ = [
     "FIGR",

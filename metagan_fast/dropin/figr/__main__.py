@@ -7,7 +7,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from .trainer import FIGR, OPTIONS
+from .options import OPTIONS
+from .trainer import FIGR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

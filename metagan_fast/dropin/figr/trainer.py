@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ... import checkpoint, functional, losses
+from ... import checkpoint, functional
 from ...executors import MetaGradient
 from ...inner import InnerLoop
 from ...learner import MetaGAN
@@ -20,48 +19,14 @@ from ...meta import Reptile
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from ...tasks import TaskBatch
 from ...trainer import stop_request
-from . import environments, networks
+from . import environments
+from .functions import normalize_data, unnormalize_data
+from .options import ENVIRONMENTS, NETWORKS, OPTIONS, read_options
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-ENVIRONMENTS: dict[str, type[environments.MetaEnv]] = {
-    "Mnist": environments.MnistMetaEnv,
-    "Omniglot": environments.OmniglotMetaEnv,
-    "FIGR8": environments.FIGR8MetaEnv,
-}
-NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "ResNet": (networks.ResNetGenerator, networks.ResNetDiscriminator),
-    "DCGAN": (networks.DCGANGenerator, networks.DCGANDiscriminator),
-}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of the command line: its default, as text, and what it means."""
-
-    default: str
-    help: str
-
-
-OPTIONS = {
-    "--inner_learning_rate": Option("1e-3", "learning rate of the inner loop"),
-    "--outer_learning_rate": Option("1e-4", "learning rate of the outer loop"),
-    "--batch_size": Option("4", "images of a task"),
-    "--inner_epochs": Option("10", "steps of the inner loop"),
-    "--height": Option("32", "height of the images, a multiple of 2 ** blocks"),
-    "--length": Option("32", "width of the images, a multiple of 2 ** blocks"),
-    "--dataset": Option("FIGR8", f"{', '.join(ENVIRONMENTS)}, read from ./data"),
-    "--neural_network": Option("DCGAN", " or ".join(NETWORKS)),
-    "--hidden_size": Option("64", "channels of the networks at full resolution"),
-    "--blocks": Option("4", "resolutions of the networks below the full one"),
-    "--episodes": Option("1000001", "episodes in all, those before a resume included"),
-    "--validation_every": Option("10000", "episodes between validations, each followed by a checkpoint"),
-    "--seed": Option("0", "of the classes held out, the tasks, the noise and the first parameters"),
-}
-"""FIGR's options with its defaults, then those of our own."""
 
 
 class Environment(Protocol):
@@ -76,37 +41,6 @@ class Environment(Protocol):
 
     def sample_validation_task(self, batch_size: int) -> tuple[Tensor, str]:
         """Return images of one class that is held out."""
-
-
-def wassertein_loss(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return `mean(inputs * targets)`, scores `[n, 1]` times 1 where they are to be low and -1 where high."""
-    return torch.mean(inputs * targets)
-
-
-def calc_gradient_penalty(discriminator: nn.Module, real_batch: Tensor, fake_batch: Tensor) -> Tensor:
-    """Return FIGR's penalty, 10 times the mean squared distance of each pixel's gradient norm from 1.
-
-    Args:
-        discriminator: images `[n, C, H, W]` to scores.
-        real_batch, fake_batch: images `[n, C, H, W]`, mixed by weights that torch's generator draws.
-
-    Returns:
-        A scalar, differentiable by the discriminator's parameters.
-    """
-    weight = torch.rand(len(real_batch), 1, 1, 1, device=real_batch.device)
-    points = (weight * real_batch + (1 - weight) * fake_batch).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
-    return losses.FIGR().penalty.value(gradient)
-
-
-def normalize_data(data: Tensor) -> Tensor:
-    """Bring images from [0, 1] to [-1, 1], in place, and return them."""
-    return data.mul_(2).sub_(1)
-
-
-def unnormalize_data(data: Tensor) -> Tensor:
-    """Bring images from [-1, 1] to [0, 1], in place, and return them."""
-    return data.add_(1).div_(2)
 
 
 class FIGR:
@@ -136,6 +70,21 @@ class FIGR:
 
     z_shape = 100
 
+    # the options
+    inner_learning_rate: float
+    outer_learning_rate: float
+    batch_size: int
+    inner_epochs: int
+    height: int
+    length: int
+    dataset: str
+    neural_network: str
+    hidden_size: int
+    blocks: int
+    episodes: int
+    validation_every: int
+    seed: int
+
     def __init__(
         self,
         args: Mapping[str, Any],
@@ -159,32 +108,8 @@ class FIGR:
 
     def load_args(self, args: Mapping[str, Any]) -> None:
         """Read the options into attributes of their names."""
-        unknown = sorted(set(args) - set(OPTIONS) - {"--help"})
-        if unknown:
-            raise ValueError(f"expected options of {', '.join(OPTIONS)}; got {unknown[0]!r}")
-        given = {name: option.default for name, option in OPTIONS.items()} | dict(args)
-        self.outer_learning_rate = float(given["--outer_learning_rate"])
-        self.inner_learning_rate = float(given["--inner_learning_rate"])
-        self.batch_size = int(given["--batch_size"])
-        self.inner_epochs = int(given["--inner_epochs"])
-        self.height = int(given["--height"])
-        self.length = int(given["--length"])
-        self.dataset = str(given["--dataset"])
-        self.neural_network = str(given["--neural_network"])
-        self.hidden_size = int(given["--hidden_size"])
-        self.blocks = int(given["--blocks"])
-        self.episodes = int(given["--episodes"])
-        self.validation_every = int(given["--validation_every"])
-        self.seed = int(given["--seed"])
-        for name, value, known in (
-            ("--dataset", self.dataset, ENVIRONMENTS),
-            ("--neural_network", self.neural_network, NETWORKS),
-        ):
-            if value not in known:
-                raise ValueError(f"expected {name} of {', '.join(known)}; got {value!r}")
-        for name, count in (("--batch_size", self.batch_size), ("--validation_every", self.validation_every)):
-            if count < 1:
-                raise ValueError(f"expected {name} of at least 1, got {count}")
+        for name, value in read_options(args).items():
+            setattr(self, name, value)
 
     def get_id_string(self) -> str:
         """Return the name of the run's folder, FIGR's; networks of other sizes than FIGR's add theirs."""

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...flat import FlatLayout
-from . import layers
 from .builder import Arrangement, Builder, Constant, Parameter, Refusal
+from .layers import LAYERS
+from .tensors import TENSORS
 from .tracing import PREFIX, describe, function_name, memory, trace
 from .types import Plan, PlanError
 
@@ -107,7 +108,7 @@ def _convert(
         raise Refusal("it mixes the images of a batch, or returns several tensors")
     if value.dtype != builder.dtype:
         raise Refusal(f"it changes {builder.dtype} to {value.dtype}")
-    converter = layers.find(node.op, node.target)
+    converter = LAYERS.find(node.op, node.target) or TENSORS.find(node.op, node.target)
     if converter is None:
         raise Refusal("the native engine does not know it")
     builder.output_shape = tuple(value.shape[1:])
