@@ -200,7 +200,7 @@ def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str
             assert not used["STACK"] or not spills_in_loops(compiled.asm["cubin"]), (which, used)
             assert used["REG"] <= most, (which, used)
             kind = {"ieee": "no unit", "tf32": "tf32", "bf16": "bf16"}[precision]
-            units = re.findall(r"(?:wgmma|tcgen05\.mma|mma\.sync)[\w.:]*", compiled.asm["ptx"])
+            units = re.findall(r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)[\w.:]*", compiled.asm["ptx"])
             assert bool(units) == (precision != "ieee" and which != BACKWARD_BIAS), (which, units)
             assert not units or any(kind in x or x.startswith("tcgen05") for x in units), (which, units)
             assert not re.search(r"\b(?:atom|red)\.(?:\w+\.)*global", compiled.asm["ptx"])
