@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from . import machine, workloads
-from .contenders import BASELINE, CONTENDERS, Prepared, Result
+from .contenders import BASELINE, CONTENDERS, OURS, Prepared, Result
 from .problem import Problem
 from .records import Record, timed
 from .timing import Timing, alternate
 from .workloads import WorkloadCase
 
-OURS = "native executor"
 REQUIRED = 0.4
 """The fraction of its own speed that the package must keep."""
 
@@ -36,9 +35,8 @@ class BusyCase:
 
 
 def _case(name: str, *, steps: int, rounds: int) -> BusyCase:
-    work = next(case for case in workloads.CASES if case.name == name)
-    name = f"busy-{name}"
-    return BusyCase(name, dataclasses.replace(work, name=name, contenders=(BASELINE, OURS), steps=steps, rounds=rounds))
+    work = workloads.against_baseline("busy", name)
+    return BusyCase(work.name, dataclasses.replace(work, steps=steps, rounds=rounds))
 
 
 CASES = (_case("dcgan-32", steps=3, rounds=5), _case("dcgan-16", steps=10, rounds=7))

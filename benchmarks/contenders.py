@@ -144,11 +144,12 @@ def _torchopt(problem: Problem) -> Prepared[Result]:
 
 
 BASELINE = "plain"
+OURS = "native executor"
 CONTENDERS = {
     contender.name: contender
     for contender in (
         Contender(BASELINE, _plain),
-        Contender("native executor", lambda problem: _ours(problem, "native")),
+        Contender(OURS, lambda problem: _ours(problem, "native")),
         Contender("native bf16", lambda problem: _ours(problem, "native", "bf16"), allowed=0.2),
         Contender("torch executor", lambda problem: _ours(problem, "torch")),
         Contender("vmap", lambda problem: _vectorised(problem, vmap.vectorised_step), ("reptile",)),

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results["timings"] = []
     for name in options.cases:
         for precision in options.precisions:
-            case = next(case for case in workloads.CASES if case.name == name)
+            case = workloads.find(name)
             for timing in measure(case, precision=precision, device="cuda", rounds=options.rounds):
                 print(json.dumps(timing), flush=True)
                 results["timings"].append(timing)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import machine, workloads
-from .contenders import BASELINE, CONTENDERS
+from .contenders import BASELINE, CONTENDERS, OURS
 from .records import Record
 from .workloads import WorkloadCase
 
-OURS = "native executor"
 _STATUS = Path("/proc/self/status")
 
 
@@ -31,9 +30,8 @@ class MemoryCase:
 
 
 def _case(name: str, allowed: float) -> MemoryCase:
-    work = next(case for case in workloads.CASES if case.name == name)
-    name = f"memory-{name}"
-    return MemoryCase(name, dataclasses.replace(work, name=name, contenders=(BASELINE, OURS)), allowed)
+    work = workloads.against_baseline("memory", name)
+    return MemoryCase(work.name, work, allowed)
 
 
 CASES = (_case("maml-32", 0.25),)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from . import machine, operations
-from .contenders import BASELINE, CONTENDERS, Contender, Result
+from .contenders import BASELINE, CONTENDERS, OURS, Contender, Result
 from .problem import Problem
 from .records import Record, timed
 from .timing import Run, alternate
@@ -74,7 +74,7 @@ class WorkloadCase:
         return dataclasses.replace(case, contenders=(BASELINE, *(name for name in contenders if name != BASELINE)))
 
 
-_OURS = ("native executor", "torch executor")
+_OURS = (OURS, "torch executor")
 _SMALL = (BASELINE, *_OURS, "vmap", "compile", "jax")
 _LARGE = (BASELINE, *_OURS, "native bf16", "vmap")
 CASES = (
@@ -96,6 +96,16 @@ CASES = (
         rounds=3,
     ),
 )
+
+
+def find(name: str) -> WorkloadCase:
+    """Return the case of that name."""
+    return next(case for case in CASES if case.name == name)
+
+
+def against_baseline(measured: str, name: str) -> WorkloadCase:
+    """Return a case for something else that is measured: the engine and the baseline alone."""
+    return dataclasses.replace(find(name), name=f"{measured}-{name}", contenders=(BASELINE, OURS))
 
 
 def run(

@@ -173,6 +173,7 @@ class Convolution : public Operation {
         return source;
     }
 
+    // y (+)= W applied to images of the source; into an array like that of `value`. The source's kind says which way.
     // Values themselves (`primal`) are summed as they are: which side of its kink an activation is on depends on them,
     // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
     // times the plain loop's distance from float64, and to about its own where values are summed as they are).

@@ -21,6 +21,12 @@ void copy_across(const Shape& shape, int64_t count, const float* from, int64_t f
         std::copy_n(from + channel * from_stride, count * shape.positions(), to + channel * to_stride);
 }
 
+void clear_images(Activations& a, int value, Range images) {
+    const Shape& shape = a.shape(value);
+    for (int64_t channel = 0; channel < shape.channels; ++channel)
+        std::fill_n(a.x(value, images.first) + channel * a.stride(value), images.count * shape.positions(), 0.f);
+}
+
 }  // namespace
 
 Worker::Worker(const Engine& engine, int64_t generator_images, int64_t discriminator_images)
@@ -237,20 +243,16 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
                                int64_t count, const std::vector<Sweep>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
-    Activations& a = discriminator_.activations;
-    const int image = network.plan().input;
     const Range images{0, part.count}, tangents{part.count, part.count};
     const int64_t fake_first = count - part.first;  // among `images`
     const bool any_real = fake_first > 0, any_fake = fake_first < part.count;
     if (any_real) images_to_discriminator(real, count, 0);
     if (any_fake) fake_to_discriminator(0, count, fake_first);
+    clear_images(discriminator_.activations, network.plan().input, tangents);
     batches_.assign(1, images);
     network.forward(pass(discriminator), discriminator_, images);
     for (const Sweep& sweep : sweeps) {
         batches_.assign(1, images);
-        for (int64_t channel = 0; channel < a.shape(image).channels; ++channel)
-            std::fill_n(a.x(image, tangents.first) + channel * a.stride(image),
-                        tangents.count * a.shape(image).positions(), 0.f);
         const Pass along = pass(discriminator, sweep.direction.discriminator);
         network.tangent(along, discriminator_, images, tangents);
         for (int64_t i = 0; i < part.count; ++i) {
@@ -277,15 +279,11 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
     const LossPlan& loss = engine_.plan().loss;
     const Network &g = engine_.generator(), &d = engine_.discriminator();
     const Range images{0, count}, tangents{count, count};
-    const int latent = g.plan().input;
+    clear_images(generator_.activations, g.plan().input, tangents);
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, 0);
     d.forward(pass(discriminator), discriminator_, images);
     for (const Sweep& sweep : sweeps) {
-        Activations& a = generator_.activations;
-        for (int64_t channel = 0; channel < a.shape(latent).channels; ++channel)
-            std::fill_n(a.x(latent, tangents.first) + channel * a.stride(latent), count * a.shape(latent).positions(),
-                        0.f);
         const Pass along = pass(generator, sweep.direction.generator);
         g.tangent(along, generator_, images, tangents);
         fake_to_discriminator(tangents.first, count, tangents.first);
