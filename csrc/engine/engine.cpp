@@ -10,6 +10,7 @@
 #include "../cpu/parallel.h"
 #include "../cpu/profile.h"
 #include "adaptation.h"
+#include "meta_gradient.h"
 #include "ordered_sum.h"
 #include "scratch.h"
 #include "worker.h"

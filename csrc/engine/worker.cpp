@@ -172,7 +172,7 @@ Scores Worker::discriminator_passes(Parameters params, const float* const* real,
 Scores Worker::update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
                                     const float* latents, const float* interpolation, int64_t count, double lr) {
     const Network& network = engine_.discriminator();
-    float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
+    float* const shared = network.shares_parameters() ? array(kSharedGradient, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, discriminator, lr, engine_.plan().loss.clip, shared, network.plan().numel);
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, count);
@@ -184,7 +184,7 @@ Scores Worker::update_discriminator(NetworkState& discriminator, Parameters gene
 double Worker::update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
                                 const float* latents, int64_t count, double lr) {
     const Network& network = engine_.generator();
-    float* const shared = network.shares_parameters() ? array(0, network.plan().numel) : nullptr;
+    float* const shared = network.shares_parameters() ? array(kSharedGradient, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, generator, lr, 0, shared, network.plan().numel);
     const double loss = generator_loss(discriminator, generator, real, latents, count, &update, nullptr);
     update.finish();

@@ -29,6 +29,17 @@ struct Scores {
     double loss = 0, penalty = 0;
 };
 
+// Uses of a worker's memory that outlives a call; a network has up to two optimizer buffers.
+enum Slot : size_t {
+    kSharedGradient,  // of parameters that several operations share
+    kGeneratorBuffers,
+    kDiscriminatorBuffers = kGeneratorBuffers + 2,
+    kParams = kDiscriminatorBuffers + 2,
+    kStates,
+    kSweeps,
+    kOpponent,
+};
+
 class Worker {
   public:
     Worker(const Engine&, int64_t generator_images, int64_t discriminator_images);
@@ -63,7 +74,6 @@ class Worker {
 
     void generate(const float* generator, const float* latents, int64_t count, float* images);
 
-    // Memory that outlives a call, by name of use.
     float* array(size_t slot, int64_t floats);
 
   private:

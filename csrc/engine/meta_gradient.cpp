@@ -1,0 +1,314 @@
+#include "meta_gradient.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "adaptation.h"
+
+namespace metagan {
+namespace {
+
+// Memory handed out piece by piece, zero to begin with.
+class Pieces {
+  public:
+    Pieces(float* memory, int64_t floats) : memory_(memory) { std::fill_n(memory, floats, 0.f); }
+
+    float* operator()(int64_t size) {
+        memory_ += size;
+        return memory_ - size;
+    }
+
+  private:
+    float* memory_;
+};
+
+// A task's query images and the draws of one evaluation.
+struct Query {
+    std::vector<const float*> images;
+    const float *discriminator_latents, *generator_latents, *interpolation;
+
+    Query(const Engine& engine, const TaskData& data, const QueryData& query, int64_t task, int64_t evaluation) {
+        const int64_t image = engine.discriminator().input_shape().elements();
+        const int64_t latents = query.query * engine.generator().input_shape().elements();
+        const int64_t draw = evaluation * data.tasks + task;
+        for (int64_t i = 0; i < query.query; ++i) images.push_back(query.images + (task * query.query + i) * image);
+        discriminator_latents = of_task(query.discriminator_latents, draw, latents);
+        generator_latents = of_task(query.generator_latents, draw, latents);
+        interpolation = of_task(query.interpolation, draw, query.query);
+    }
+};
+
+// Turns the cotangent of updated parameters (and momentum) into that of the gradient, in `direction`, and of the
+// parameters (and momentum) before the update.
+void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* params, float* momentum,
+                    float* direction) {
+    const float rate = static_cast<float>(lr), decay = static_cast<float>(plan.weight_decay);
+    const float mu = static_cast<float>(plan.momentum);
+    for (int64_t i = 0; i < size; ++i) {
+        float of_gradient = -rate * params[i];
+        if (momentum) {
+            of_gradient += momentum[i];
+            momentum[i] = mu * of_gradient;
+        }
+        params[i] += decay * of_gradient;
+        direction[i] = of_gradient;
+    }
+}
+
+// The way back through one update of the discriminator: the sweeps' cotangents after it become those before it, and the
+// generator's grow by what went through the fake images.
+void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
+                                  const float* after, const float* generator, const float* const* real,
+                                  const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
+    const int64_t size = engine.plan().discriminator.numel;
+    const auto clip = static_cast<float>(engine.plan().loss.clip);
+    for (const Sweep& sweep : sweeps)
+        for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
+            if (std::fabs(after[k]) >= clip) sweep.params.discriminator[k] = 0;
+    for (const Sweep& sweep : sweeps)  // `after` is not read any more: a direction may take its place
+        update_adjoint(engine.plan().optimizer, size, lr, sweep.params.discriminator, sweep.momentum.discriminator,
+                       sweep.direction.discriminator);
+    worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
+}
+
+// The initial discriminator adapted to a task's query images against the adapted generator, which it then judges.
+class QueryOpponent {
+  public:
+    QueryOpponent(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query, int64_t task,
+                  bool adjoint)
+        : engine_(engine),
+          worker_(worker),
+          data_(data),
+          query_(query),
+          task_(task),
+          images_(engine, data, query, task, 0) {
+        const int64_t floats = opponent_floats(engine.plan(), data.steps, adjoint), d = size();
+        Pieces next(worker.array(kOpponent, floats), floats);
+        state_.params = next(d);
+        for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next(d));
+        if (!adjoint) return;
+        Sweep& sweep = sweeps_.front();
+        sweep.params.discriminator = next(d);
+        sweep.direction.discriminator = next(d);
+        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next(d);
+        history_ = next(updates() * d);
+    }
+
+    const float* adapt(const float* generator) {
+        const int64_t d = size();
+        std::copy_n(data_.initial_discriminator, d, state_.params);
+        state_.version = new_version();
+        for (int64_t update = 0; update < updates() && !worker_.stopped(); ++update) {
+            if (history_) std::copy_n(state_.params, d, history_ + update * d);
+            worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
+                                         of_task(query_.adaptation_interpolation, draw(update), query_.query),
+                                         query_.query, rate(update));
+        }
+        return state_.params;
+    }
+
+    // Where the generator's query loss leaves its gradient by this discriminator.
+    float* cotangent() { return sweeps_.front().params.discriminator; }
+
+    // Carries that back through the adaptation and adds the gradient by the generator.
+    void carry_back(const float* generator, float* by_generator) {
+        const int64_t d = size();
+        sweeps_.front().params.generator = by_generator;
+        for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
+            const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
+            discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
+                                         images_.images.data(), latents(update), query_.query, sweeps_);
+        }
+    }
+
+  private:
+    int64_t size() const { return engine_.plan().discriminator.numel; }
+    int64_t updates() const { return data_.steps * engine_.plan().critic_steps; }
+    int64_t draw(int64_t update) const { return update * data_.tasks + task_; }
+    double rate(int64_t update) const {
+        return data_.discriminator_lrs[static_cast<size_t>(update / engine_.plan().critic_steps)];
+    }
+    const float* latents(int64_t update) const {
+        return of_task(query_.adaptation_latents, draw(update),
+                       query_.query * engine_.generator().input_shape().elements());
+    }
+
+    const Engine& engine_;
+    Worker& worker_;
+    const TaskData& data_;
+    const QueryData& query_;
+    int64_t task_;
+    Query images_;
+    NetworkState state_;
+    std::vector<Sweep> sweeps_{1};
+    float* history_ = nullptr;
+};
+
+// Both networks before every update: the initial ones, those in between, and, after the last, the adapted ones.
+class History {
+  public:
+    History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
+            const float* adapted_discriminator)
+        : generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel, data.steps},
+          discriminator_{data.initial_discriminator, adapted_discriminator, engine.plan().discriminator.numel,
+                         data.steps * engine.plan().critic_steps} {
+        generator_.between = worker.array(kStates, generator_.floats() + discriminator_.floats());
+        discriminator_.between = generator_.between + generator_.floats();
+    }
+
+    static int64_t floats(const EnginePlan& plan, int64_t steps) {
+        return (steps - 1) * plan.generator.numel + (steps * plan.critic_steps - 1) * plan.discriminator.numel;
+    }
+
+    void keep_generator(int64_t update, const float* params) { generator_.keep(update, params); }
+    void keep_discriminator(int64_t update, const float* params) { discriminator_.keep(update, params); }
+    const float* generator(int64_t update) const { return generator_.before(update); }
+    const float* discriminator(int64_t update) const { return discriminator_.before(update); }
+
+  private:
+    struct States {
+        const float *initial, *adapted;
+        int64_t size, updates;
+        float* between = nullptr;
+
+        int64_t floats() const { return (updates - 1) * size; }
+        void keep(int64_t update, const float* params) {
+            if (update > 0) std::copy_n(params, size, between + (update - 1) * size);
+        }
+        const float* before(int64_t update) const {
+            if (update == 0) return initial;
+            return update == updates ? adapted : between + (update - 1) * size;
+        }
+    };
+    States generator_, discriminator_;
+};
+
+}  // namespace
+
+QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
+                            int64_t task, int64_t evaluation, const float* generator, const float* discriminator,
+                            const float* opponent, const QueryGradients& gradients) {
+    const Query q(engine, data, query, task, evaluation);
+    QueryLosses losses;
+    losses.generator = worker.generator_loss(opponent, generator, q.images.data(), q.generator_latents, query.query,
+                                             gradients.generator_by_generator, gradients.generator_by_discriminator);
+    losses.discriminator =
+        worker
+            .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents, q.interpolation,
+                                query.query, gradients.discriminator_by_discriminator,
+                                gradients.discriminator_by_generator)
+            .loss;
+    return losses;
+}
+
+int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
+    const int64_t g = plan.generator.numel, d = plan.discriminator.numel;
+    return History::floats(plan, steps) + g + d + std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
+}
+
+int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool adjoint) {
+    const int64_t states = 1 + plan.optimizer.buffers();
+    const int64_t of_adjoint = 2 + (plan.optimizer.buffers() > 0 ? 1 : 0) + steps * plan.critic_steps;
+    return (states + (adjoint ? of_adjoint : 0)) * plan.discriminator.numel;
+}
+
+void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
+                   const QueryObjective& objective, int64_t task, Pair gradient) {
+    const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
+    const int64_t critic_steps = engine.plan().critic_steps;
+    const bool adjoint = !objective.first_order;
+    float* const params = worker.array(kParams, g + d);
+    Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
+
+    // Sweep 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient. The
+    // other halves, the directions and the momentum are the adjoint's alone.
+    std::vector<Sweep> sweeps(2);
+    sweeps[0].params.generator = gradient.generator;
+    sweeps[1].params.discriminator = gradient.discriminator;
+    if (adjoint) {
+        const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
+        Pieces next(worker.array(kSweeps, floats), floats);
+        sweeps[0].params.discriminator = next(d);
+        sweeps[1].params.generator = next(g);
+        // The first sweep's directions take the place of the adapted parameters, which are not read after the updates
+        // that led to them are undone; the second's, of either network, share memory.
+        sweeps[0].direction = {params, params + g};
+        sweeps[1].direction.generator = sweeps[1].direction.discriminator = next(std::max(g, d));
+        for (Sweep& sweep : sweeps) {
+            if (engine.plan().optimizer.buffers() == 0) continue;
+            sweep.momentum.generator = next(g);
+            sweep.momentum.discriminator = next(d);
+        }
+    }
+
+    std::optional<QueryOpponent> on_query;
+    if (objective.opponent == Opponent::on_query) on_query.emplace(engine, worker, data, query, task, adjoint);
+
+    QueryLosses losses;
+    const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
+        const double weight = objective.step_weights[static_cast<size_t>(step)];
+        if (weight == 0) return;
+        const float factor = static_cast<float>(weight);
+        const float* opponent = discriminator;
+        float* by_opponent = sweeps[0].params.discriminator;
+        if (objective.opponent == Opponent::initial) {
+            opponent = data.initial_discriminator;  // a constant here
+            by_opponent = nullptr;
+        } else if (on_query) {
+            opponent = on_query->adapt(generator);
+            by_opponent = on_query->cotangent();
+        }
+        Accumulate generator_by_generator(sweeps[0].params.generator, factor);
+        Accumulate generator_by_opponent(by_opponent, factor);
+        Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
+        Accumulate discriminator_by_discriminator(sweeps[1].params.discriminator, factor);
+        const QueryLosses here = query_losses_of(
+            engine, worker, data, query, task, objective.multi_step ? step : 0, generator, discriminator, opponent,
+            {&generator_by_generator, adjoint && by_opponent ? &generator_by_opponent : nullptr,
+             adjoint ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
+        if (on_query && adjoint) on_query->carry_back(generator, sweeps[0].params.generator);
+        if (step + 1 == data.steps) losses = here;
+    };
+
+    if (!adjoint) {
+        for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
+            adaptation.step(step);
+            evaluate(step, adaptation.generator().params, adaptation.discriminator().params);
+        }
+        adaptation.write_metrics();
+    } else {
+        History history(engine, worker, data, params, params + g);
+        for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
+            for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
+                history.keep_discriminator(step * critic_steps + critic_step, adaptation.discriminator().params);
+                adaptation.discriminator_update(step, critic_step);
+            }
+            history.keep_generator(step, adaptation.generator().params);
+            adaptation.generator_update(step);
+        }
+        adaptation.write_metrics();
+        const OptimizerPlan& optimizer = engine.plan().optimizer;
+        for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
+            const int64_t update = step * critic_steps;  // of the discriminator, the step's first
+            evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
+            for (const Sweep& sweep : sweeps)
+                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
+                               sweep.momentum.generator, sweep.direction.generator);
+            worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
+                                     adaptation.generator_latents(step), data.batch, sweeps);
+            for (int64_t critic_step = critic_steps; critic_step-- > 0;)
+                discriminator_update_adjoint(engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
+                                             history.discriminator(update + critic_step),
+                                             history.discriminator(update + critic_step + 1), history.generator(step),
+                                             adaptation.real(step, critic_step),
+                                             adaptation.discriminator_latents(step, critic_step), data.batch, sweeps);
+        }
+    }
+    if (data.metrics) {
+        data.metrics[3 * data.tasks + task] = static_cast<float>(losses.discriminator);
+        data.metrics[4 * data.tasks + task] = static_cast<float>(losses.generator);
+    }
+}
+
+}  // namespace metagan
