@@ -201,6 +201,33 @@ def test_halves_of_words_are_numbers_of_their_own():
 
 
 @pytest.mark.parametrize(
+    ("name", "compared"),
+    [
+        ("lt", np.less),
+        ("le", np.less_equal),
+        ("gt", np.greater),
+        ("ge", np.greater_equal),
+        ("eq", np.equal),
+        ("ne", lambda a, b: (a < b) | (a > b)),
+        ("ltu", lambda a, b: ~(a >= b)),
+        ("neu", np.not_equal),
+    ],
+)
+def test_bf16_is_compared_alone_and_in_pairs(name, compared):
+    special = bf16(np.array([0, -0.0, 1, -1, 1.0078125, 1e-40, -1e-40, 3e38, np.inf, -np.inf, np.nan], np.float32))
+    a, b = (np.ascontiguousarray(x) for x in np.broadcast_arrays(special[:, None], special))
+    pairs = [x.ravel().astype(np.uint64) | x.T.ravel().astype(np.uint64) << 16 for x in (a, b)]
+    body = f"""
+    ld.global.b32 %r1, [%d1]; ld.global.b32 %r2, [%d2]; mov.b32 {{%h1, _}}, %r1; mov.b32 {{%h2, _}}, %r2;
+    setp.{name}.bf16x2 %p1|%p2, %r1, %r2; setp.{name}.bf16 %p3, %h1, %h2;
+    selp.b32 %r3, 1, 0, %p1; @%p2 or.b32 %r3, %r3, 2; @%p3 or.b32 %r3, %r3, 4; st.global.b32 [%d3], %r3;"""
+    out = np.zeros(len(pairs[0]), np.uint64)
+    load(body)["k"].launch(1, len(out), [*pairs, out])
+    low, high = (compared(widen(a.T if turn else a), widen(b.T if turn else b)).ravel() for turn in (False, True))
+    np.testing.assert_array_equal(out, low * 5 + high * 2)
+
+
+@pytest.mark.parametrize(
     ("instruction", "sources"),
     [
         ("shfl.sync.bfly.b32 %r2|%p1, %r1, 5, 31, -1", lambda i: i ^ 5),

@@ -135,20 +135,27 @@ def test_three_passes_by_warp_groups(
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "order"),
+    ("name", "precision", "order", "target"),
     [
-        ("linear-gelu", "ieee", "random"),
-        ("linear-relu", "bf16", "forward"),
-        ("linear-prelu", "tf32", "random"),
-        ("convolution-oblong-tanh", "ieee", "reverse"),
-        ("convolution-oblong-prelu", "tf32", "random"),
-        ("convolution-oblong-gelu", "bf16", "forward"),
-        ("transposed-prelu", "ieee", "random"),
-        ("transposed-gelu", "tf32", "reverse"),
-        ("transposed-tanh", "bf16", "random"),
+        ("linear-gelu", "ieee", "random", "sm_80"),
+        ("linear-relu", "bf16", "forward", "sm_80"),
+        ("linear-prelu", "tf32", "random", "sm_80"),
+        ("convolution-oblong-tanh", "ieee", "reverse", "sm_80"),
+        ("convolution-oblong-prelu", "tf32", "random", "sm_80"),
+        ("convolution-oblong-gelu", "bf16", "forward", "sm_80"),
+        ("transposed-prelu", "ieee", "random", "sm_80"),
+        ("transposed-gelu", "tf32", "reverse", "sm_80"),
+        ("transposed-tanh", "bf16", "random", "sm_80"),
+        ("linear-relu", "bf16", "random", "sm_90"),
+        ("linear-leaky_relu", "bf16", "forward", "sm_90"),
+        ("convolution-oblong-prelu", "bf16", "reverse", "sm_90"),
+        ("transposed-elu", "bf16", "random", "sm_90"),
+        ("linear-relu", "bf16", "random", "sm_100"),
     ],
 )
-def test_passes_with_an_activation(name: str, precision: str, order: str, as_ptx: Callable[..., list[str]]) -> None:
+def test_passes_with_an_activation(
+    name: str, precision: str, order: str, target: str, as_ptx: Callable[..., list[str]]
+) -> None:
     """Forward, and backward from what it keeps; a transposed convolution sums dy in a launch more."""
     case = ACTIVATED[name]
     layer = case[0]
@@ -159,7 +166,7 @@ def test_passes_with_an_activation(name: str, precision: str, order: str, as_ptx
     y, *derivatives = expected(case, x, weight, bias, dy, slope)
     exact = kept(case, x, weight, bias, slope)
     through = {"kept": exact, "slope": slope}
-    ran = as_ptx(order)
+    ran = as_ptx(order, target=target)
     results = kernel(layer, "forward", precision)(x, weight, bias, slope=slope)
     actual = results if isinstance(results, tuple) else (results,)
     actual += (kernel(layer, "backward_data", precision)(dy, weight, **through),)

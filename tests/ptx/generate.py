@@ -197,6 +197,21 @@ class Generator:
             return " ".join([whole, *pieces])
         return self.assign(i, target, kind, self.operand(i, value, kind))
 
+    def compare_halves(self, i: Instruction, match: re.Match[str]) -> str:
+        self.expect(i, 3)
+        targets = i.operands[0].split("|")
+        if len(targets) != 2:
+            raise i.error("a comparison of pairs has a predicate for each half")
+        test = f"{'unordered(a, b) ||' if match['unordered'] else '!unordered(a, b) &&'} {match['compare']}(a, b)"
+        lines = []
+        for n, target in enumerate(targets):
+            halves = (
+                f"const Bf16 {letter} = reinterpret<Bf16>({self.operand(i, x, 'b32')} >> {16 * n});"
+                for letter, x in zip("ab", i.operands[1:], strict=True)
+            )
+            lines.append(f"{{ {' '.join(halves)} {self.assign(i, target.strip(), 'pred', test)} }}")
+        return " ".join(lines)
+
     def load_parameter(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)
         kind, lines = match["t"], []

@@ -15,6 +15,7 @@ import re
 INT = r"(?P<t>[su](?:16|32|64))"
 BITS = r"(?P<t>b(?:16|32|64))"
 FLOAT = r"(?P<t>f32|f64)"
+COMPARED = r"(?P<t>f32|f64|(?<!ftz\.)bf16)"
 ANY = r"(?P<t>[bsu](?:8|16|32|64)|f32|f64)"
 FTZ = r"(?P<ftz>\.ftz)?"
 TO_INT = r"(?P<t>[su](?:8|16|32|64))"
@@ -66,7 +67,7 @@ _values = [
     (rf"sub(?:\.rn)?{FTZ}\.{FLOAT}", "t = t t", "a - b"),
     (rf"mul(?:\.rn)?{FTZ}\.{FLOAT}", "t = t t", "a * b"),
     (rf"fma\.rn{FTZ}\.{FLOAT}", "t = t t t", "std::fma(a, b, c)"),
-    (r"add\.rn\.f32\.bf16", "f32 = bf16 f32", "widen(a) + b"),
+    (r"add\.rn\.f32\.bf16", "f32 = bf16 f32", "a + b"),
     (r"add(?:\.rn)?\.bf16", "bf16 = bf16 bf16", "add_bf16(a, b)"),
     (r"fma\.rn\.bf16", "bf16 = bf16 bf16 bf16", "fma_bf16(a, b, c)"),
     (r"add(?:\.rn)?\.bf16x2", "b32 = b32 b32", "by_halves<Bf16>(add_bf16, a, b)"),
@@ -97,7 +98,7 @@ _values = [
     (rf"cvt\.rn\.{FLOAT}\.{FROM_INT}", "t = s", "a"),
     (rf"cvt{FTZ}\.f64\.f32", "f64 = f32", "a"),
     (rf"cvt\.rn{FTZ}\.f32\.f64", "f32 = f64", "a"),
-    (r"cvt\.(?P<t>f32|f64)\.bf16", "t = bf16", "widen(a)"),
+    (r"cvt\.(?P<t>f32|f64)\.bf16", "t = bf16", "a"),
     (r"cvt\.rn\.bf16\.f32", "bf16 = f32", "round_bf16(a)"),
     (r"cvt\.rn\.bf16x2\.f32", "b32 = f32 f32", "uint32_t(round_bf16(a).bits) << 16 | round_bf16(b).bits"),
     (r"cvt\.rna\.tf32\.f32", "b32 = b32", "round_tf32(a)"),
@@ -118,20 +119,20 @@ _values += [
 for _name in COMPARE:
     _values += [
         (rf"setp\.{_name}\.(?P<t>[bsu](?:16|32|64))", "pred = t t", f"{_name}(a, b)"),
-        (rf"setp\.{_name}{FTZ}\.{FLOAT}", "pred = t t", f"!unordered(a, b) && {_name}(a, b)"),
-        (rf"setp\.{_name}u{FTZ}\.{FLOAT}", "pred = t t", f"unordered(a, b) || {_name}(a, b)"),
+        (rf"setp\.{_name}{FTZ}\.{COMPARED}", "pred = t t", f"!unordered(a, b) && {_name}(a, b)"),
+        (rf"setp\.{_name}u{FTZ}\.{COMPARED}", "pred = t t", f"unordered(a, b) || {_name}(a, b)"),
         (rf"setp\.{_name}\.and\.(?P<t>[bsu](?:16|32|64))", "pred = t t pred", f"{_name}(a, b) && c"),
         (rf"setp\.{_name}\.or\.(?P<t>[bsu](?:16|32|64))", "pred = t t pred", f"{_name}(a, b) || c"),
-        (rf"setp\.{_name}\.and{FTZ}\.{FLOAT}", "pred = t t pred", f"!unordered(a, b) && {_name}(a, b) && c"),
-        (rf"setp\.{_name}\.or{FTZ}\.{FLOAT}", "pred = t t pred", f"(!unordered(a, b) && {_name}(a, b)) || c"),
+        (rf"setp\.{_name}\.and{FTZ}\.{COMPARED}", "pred = t t pred", f"!unordered(a, b) && {_name}(a, b) && c"),
+        (rf"setp\.{_name}\.or{FTZ}\.{COMPARED}", "pred = t t pred", f"(!unordered(a, b) && {_name}(a, b)) || c"),
     ]
 _values += [
     (rf"setp\.{name}\.(?P<t>u(?:16|32|64))", "pred = t t", f"{function}(a, b)")
     for name, function in UNSIGNED_COMPARE.items()
 ]
 _values += [
-    (rf"setp\.nan{FTZ}\.{FLOAT}", "pred = t t", "unordered(a, b)"),
-    (rf"setp\.num{FTZ}\.{FLOAT}", "pred = t t", "!unordered(a, b)"),
+    (rf"setp\.nan{FTZ}\.{COMPARED}", "pred = t t", "unordered(a, b)"),
+    (rf"setp\.num{FTZ}\.{COMPARED}", "pred = t t", "!unordered(a, b)"),
 ]
 
 VALUES = [(re.compile(pattern), signature, value) for pattern, signature, value in _values]
@@ -147,6 +148,7 @@ _SCOPED = r"(?:\.(?:cta|gpu|sys))?(?:\.(?:relaxed|acquire|release|acq_rel))?"
 STRUCTURED = [
     (re.compile(pattern), method)
     for pattern, method in [
+        (r"setp\.(?P<compare>eq|ne|lt|le|gt|ge)(?P<unordered>u?)\.bf16x2", "compare_halves"),
         (r"mov\.(?P<t>pred|[bsu](?:16|32|64)|f32|f64)", "move"),
         (rf"ld\.param{_VECTOR}\.{ANY}", "load_parameter"),
         (rf"ld{_ORDER}{_SPACE}{_CACHE}{_VECTOR}\.{ANY}", "load"),

@@ -68,10 +68,6 @@ void fence_proxy(Thread& thread);
 void touch(Thread& thread, int line, const void* of);  // a register of products is used by another instruction
 void count_branch(Thread& thread, int line);
 
-struct Bf16 {
-    uint16_t bits;
-};
-
 template <class To, class From>
 To reinterpret(From from) {
     static_assert(std::is_trivially_copyable_v<To>);
@@ -79,6 +75,12 @@ To reinterpret(From from) {
     std::memcpy(&to, &from, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
     return to;
 }
+
+struct Bf16 {
+    uint16_t bits;
+
+    operator float() const { return reinterpret<float>(uint32_t(bits) << 16); }
+};
 
 // A register of a wider type than the instruction's gives its low bits, and takes signed values with their sign.
 template <class T, class Register>
@@ -253,8 +255,6 @@ Integer saturate(Float rounded) {
     return Integer(rounded);
 }
 
-inline float widen(Bf16 a) { return reinterpret<float>(uint32_t(a.bits) << 16); }
-
 inline Bf16 round_bf16(float a) {
     if (std::isnan(a)) return {0x7FFF};
     const uint32_t bits = reinterpret<uint32_t>(a);
@@ -270,10 +270,10 @@ inline float round_to_odd(double sum, double rest) {
     return a;
 }
 
-inline Bf16 add_bf16(Bf16 x, Bf16 y) { return round_bf16(widen(x) + widen(y)); }
+inline Bf16 add_bf16(Bf16 x, Bf16 y) { return round_bf16(float(x) + float(y)); }
 
 inline Bf16 fma_bf16(Bf16 x, Bf16 y, Bf16 z) {
-    const double product = double(widen(x)) * widen(y), c = widen(z), sum = product + c;
+    const double product = double(x) * double(y), c = z, sum = product + c;
     if (!std::isfinite(sum)) return round_bf16(float(sum));
     const double part = sum - product, rest = (product - (sum - part)) + (c - part);
     return round_bf16(round_to_odd(sum, rest));
@@ -365,7 +365,7 @@ void store_matrix(Thread& thread, int line, uint64_t address, const uint32_t* va
 template <class Operand>
 float operand_at(uint32_t word, uint32_t half) {
     if constexpr (std::is_same_v<Operand, Bf16>)
-        return widen({uint16_t(word >> 16 * half)});
+        return Bf16{uint16_t(word >> 16 * half)};
     else
         return reinterpret<float>(word & ~0x1FFFu);
 }
