@@ -1,6 +1,7 @@
 // A loop shared by a small pool of threads that sleep in between.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace metagan {
@@ -24,6 +25,16 @@ void parallel_for(int64_t count, int threads, const Body& body, Idle idle = {}) 
     parallel_for(
         count, threads, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body,
         idle);
+}
+
+// Calls body(first, last) for parts of `count` rows that hold so many numbers in all: some for each thread, so that
+// whoever is free takes the next, but none that is done before another thread has woken (25 us on two Zen 4 cores).
+template <class Body>
+void parallel_parts(int64_t count, int64_t numbers, int threads, const Body& body) {
+    constexpr int64_t kLeast = 16 * 1024;
+    const int64_t most = threads == 1 ? 1 : std::min<int64_t>(4 * threads, numbers / kLeast);
+    const int64_t parts = std::max<int64_t>(1, std::min(count, most));
+    parallel_for(parts, threads, [&](int64_t part) { body(count * part / parts, count * (part + 1) / parts); });
 }
 
 }  // namespace metagan

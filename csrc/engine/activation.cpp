@@ -57,7 +57,7 @@ class ActivationOperation : public Operation {
                 plain(pass, a, r, before + r.primal.count, r.images.count, x_bar[0]);
             }
         }
-        if (r.gradients && is_prelu()) slope_gradient(a, r);
+        if (r.gradients && is_prelu()) slope_gradient(pass, a, r);
     }
 
   private:
@@ -80,10 +80,8 @@ class ActivationOperation : public Operation {
     template <class Body>
     void for_each_part(const Pass& pass, const Activations& a, int64_t images, const Body& body) const {
         const int64_t stride = a.stride(output()), length = images * shape_.positions();
-        const int64_t parts = std::min<int64_t>(shape_.channels, pass.threads == 1 ? 1 : 4 * pass.threads);
-        parallel_for(parts, pass.threads, [&](int64_t part) {
+        parallel_parts(shape_.channels, shape_.channels * length, pass.threads, [&](int64_t first, int64_t last) {
             const Timed timed(Work::activation);
-            const int64_t first = shape_.channels * part / parts, last = shape_.channels * (part + 1) / parts;
             ActivationOptions options = options_;
             if (is_prelu()) {
                 options.slope_stride = slopes_ == 1 ? 0 : 1;
@@ -95,18 +93,23 @@ class ActivationOperation : public Operation {
         });
     }
 
-    void slope_gradient(Activations& a, const Reverse& r) const {
+    void slope_gradient(const Pass& pass, Activations& a, const Reverse& r) const {
         const Timed timed(Work::activation);
         float* const gradient = thread_scratch(shape_.channels);
         std::fill_n(gradient, shape_.channels, 0.f);
         const int64_t stride = a.stride(output());
         const auto add = [&](int64_t first, int64_t last, bool paired) {
             if (first >= last) return;
-            const int64_t i = first - r.primal.first;
-            layer_kernels().prelu_slopes({shape_.channels, (last - first) * shape_.positions(), stride},
-                                         a.x(input(), first), paired ? a.x(input(), r.tangent.first + i) : nullptr,
-                                         a.bar(output(), first),
-                                         paired ? a.bar(output(), r.tangent.first + i) : nullptr, gradient);
+            const int64_t i = first - r.primal.first, length = (last - first) * shape_.positions();
+            const float *const x = a.x(input(), first), *const y_bar = a.bar(output(), first);
+            const float* const x_dot = paired ? a.x(input(), r.tangent.first + i) : nullptr;
+            const float* const y_tilde = paired ? a.bar(output(), r.tangent.first + i) : nullptr;
+            parallel_parts(shape_.channels, shape_.channels * length, pass.threads, [&](int64_t begin, int64_t end) {
+                const Timed timed(Work::activation);
+                const int64_t at = begin * stride;
+                layer_kernels().prelu_slopes({end - begin, length, stride}, x + at, paired ? x_dot + at : nullptr,
+                                             y_bar + at, paired ? y_tilde + at : nullptr, gradient + begin);
+            });
         };
         if (r.primal.count) {
             add(r.images.first, r.primal.first, false);

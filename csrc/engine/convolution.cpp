@@ -120,10 +120,13 @@ class Convolution : public Operation {
         weight_gradient(pass, a, state, all, *r.gradients);
         if (plan().parameters[1] >= 0) {
             const Shape& shape = a.shape(output());
+            const int64_t length = r.images.count * shape.positions(), stride = a.stride(output());
+            const float* const y_bar = a.bar(output(), r.images.first);
             float* const sums = thread_scratch(shape.channels);
             std::fill_n(sums, shape.channels, 0.f);
-            layer_kernels().row_sums({shape.channels, r.images.count * shape.positions(), a.stride(output())},
-                                     a.bar(output(), r.images.first), sums);
+            parallel_parts(shape.channels, shape.channels * length, pass.threads, [&](int64_t first, int64_t last) {
+                layer_kernels().row_sums({last - first, length, stride}, y_bar + first * stride, sums + first);
+            });
             r.gradients->take(plan().parameters[1], 1, shape.channels, shape.channels, sums, shape.channels);
         }
     }

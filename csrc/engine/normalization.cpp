@@ -81,7 +81,7 @@ class Normalization : public Operation {
                                              tilde);
             });
         }
-        if (r.gradients && affine_ != Affine::none) parameter_gradient(a, state, r);
+        if (r.gradients && affine_ != Affine::none) parameter_gradient(pass, a, state, r);
     }
 
   private:
@@ -155,18 +155,30 @@ class Normalization : public Operation {
         body(image, images, group, set(pass, a, images, channel, position), channel * a.stride(output()) + position);
     }
 
-    void parameter_gradient(Activations& a, OperationState* state, const Reverse& r) const {
-        const Timed timed(Work::normalization);
+    // Threads share out channels, unless those share parameters.
+    void parameter_gradient(const Pass& pass, Activations& a, OperationState* state, const Reverse& r) const {
+        const int64_t own = affine_ == Affine::per_channel ? 1 : shape_.positions();  // parameters of a channel
+        const bool shared = affine_ == Affine::per_element && numel_ < shape_.channels * own;
+        const int64_t numbers = r.images.count * shape_.elements();
+        parallel_parts(shared ? 1 : shape_.channels, numbers, pass.threads, [&](int64_t first, int64_t last) {
+            const Timed timed(Work::normalization);
+            if (shared) return channels_gradient(a, state, r, {0, shape_.channels}, 0, numel_);
+            channels_gradient(a, state, r, {first, last - first}, first * own, (last - first) * own);
+        });
+    }
+
+    // Of `size` parameters from `start` on, which these channels have.
+    void channels_gradient(Activations& a, OperationState* state, const Reverse& r, Range channels, int64_t start,
+                           int64_t size) const {
         const int64_t weight = plan().parameters[0], bias = plan().parameters[1];
-        const int64_t size = affine_ == Affine::per_channel ? shape_.channels : numel_;
         float* const gradient = thread_scratch(2 * size);
         std::fill_n(gradient, 2 * size, 0.f);
-        for (int64_t channel = 0; channel < shape_.channels; ++channel)
+        for (int64_t channel = channels.first; channel < channels.end(); ++channel)
             for (int64_t image = r.images.first; image < r.images.end(); ++image)
                 for (int64_t position = 0; position < shape_.positions(); position += positions_) {
                     const int64_t at = channel * a.stride(output()) + position;
                     const int64_t group = channel / channels_ * position_groups_ + position / positions_;
-                    const int64_t offset = parameter_offset(channel, position);
+                    const int64_t offset = parameter_offset(channel, position) - start;
                     const int64_t pair = tangent_of(r, image);
                     layer_kernels().norm_parameters(
                         positions_, affine_ == Affine::per_channel ? 0 : 1, *statistics(state, image, group),
@@ -174,8 +186,8 @@ class Normalization : public Operation {
                         a.bar(output(), image) + at, pair < 0 ? nullptr : a.bar(output(), pair) + at,
                         weight < 0 ? nullptr : gradient + offset, bias < 0 ? nullptr : gradient + size + offset);
                 }
-        if (weight >= 0) r.gradients->take(weight, 1, size, size, gradient, size);
-        if (bias >= 0) r.gradients->take(bias, 1, size, size, gradient + size, size);
+        if (weight >= 0) r.gradients->take(weight + start, 1, size, size, gradient, size);
+        if (bias >= 0) r.gradients->take(bias + start, 1, size, size, gradient + size, size);
     }
 
     Shape shape_;
