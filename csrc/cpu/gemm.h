@@ -76,6 +76,16 @@ struct GemmKernels {
     void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
                       int64_t out_row, float* pack);
     int tile_rows, tile_columns;
+    // How long a vector of columns takes alone, next to one of the two of a tile: it waits for the elements of W.
+    double lone_vector;
+
+    // What a product takes, in taps of a vector of columns.
+    double cost(int64_t taps, int64_t columns) const {
+        const int64_t vector = tile_columns / 2, whole = columns / tile_columns, rest = columns % tile_columns;
+        return static_cast<double>(taps) * (2 * static_cast<double>(whole) + (rest == 0        ? 0
+                                                                              : rest <= vector ? lone_vector
+                                                                                               : 2));
+    }
     // Of products in bf16, else null: converts some rows, an even number, of weights [rows][channels][taps] to words,
     // as W is read, and as it is with rows and channels exchanged. Rows of words are words_row() apart. Different rows
     // may be converted side by side.

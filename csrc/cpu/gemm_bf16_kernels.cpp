@@ -6,7 +6,7 @@
 
 namespace metagan {
 
-const GemmKernels METAGAN_FOR_ISA(gemm_bf16_kernels_) = {multiply_bf16, correlate_bf16, kTileRows,
-                                                         kPanelColumns, to_words,       words_row};
+const GemmKernels METAGAN_FOR_ISA(gemm_bf16_kernels_) = {multiply_bf16, correlate_bf16, kTileRows, kPanelColumns,
+                                                         kLoneWords,    to_words,       words_row};
 
 }  // namespace metagan

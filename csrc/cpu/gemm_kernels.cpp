@@ -8,7 +8,8 @@
 
 namespace metagan {
 
-const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply, correlate, kTileRows, kPanelColumns, nullptr, nullptr};
+const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply,    correlate, kTileRows, kPanelColumns,
+                                                    kLoneVector, nullptr,   nullptr};
 
 const Chains METAGAN_FOR_ISA(chains_) = {run_chains, kFloats * kChains};
 

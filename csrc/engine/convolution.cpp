@@ -20,9 +20,10 @@ namespace metagan {
 namespace {
 
 struct ConvolutionState : OperationState {
-    Array<float> input;                       // images in their border
-    Array<float> gather_words, spread_words;  // weights as products in bf16 read them, of the parameters of a version
-    int64_t version = 0;
+    Array<float> input;  // images in their border
+    // What was made of the weights of a version: words for products in bf16, and transforms for the way back.
+    Array<float> gather_words, spread_words, transformed;
+    int64_t words_version = 0, transformed_version = 0;
 };
 
 class Convolution : public Operation {
@@ -42,9 +43,11 @@ class Convolution : public Operation {
         small_border_ = spread::border(geometry_);
         one_pixel_ = large.positions() == 1 && small.positions() == 1 && geometry_.taps() == 1 &&
                      !large_border_.needed && !small_border_.needed;
-        gather_ = gather::tables(geometry_, large_border_, true);
-        spread_ = spread::tables(geometry_, small_border_);
-        correlate_ = gather::tables(geometry_, large_border_, false).front();
+        for (const Grouping grouping : kGroupings) {
+            add_way(gather_, gather::groups(geometry_, large_border_, grouping));
+            add_way(spread_, spread::groups(geometry_, small_border_, grouping));
+        }
+        correlate_ = gather::all(geometry_, large_border_);
         gather_winograd_ = Winograd(geometry_, large_border_, false);
         spread_winograd_ = Winograd(geometry_, small_border_, true);
     }
@@ -55,10 +58,12 @@ class Convolution : public Operation {
         return state;
     }
 
-    int64_t state_bytes(int64_t images, Precision precision) const override {
+    int64_t state_bytes(int64_t images, Cotangents cotangents, Precision precision) const override {
         int64_t floats = padded_floats(transposed_, images);
         for (const bool spreads : {false, true})
             if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
+        const Winograd& back = transposed_ ? gather_winograd_ : spread_winograd_;
+        if (cotangents == Cotangents::kept && back.suits(images, precision)) floats += back.weights_floats();
         return floats * int64_t{sizeof(float)};
     }
 
@@ -66,7 +71,7 @@ class Convolution : public Operation {
         int64_t floats = 0;
         for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
             if (winograd->suits(images, Precision::float32))
-                floats = std::max(floats, winograd->scratch_floats(images, 1));
+                floats = std::max(floats, winograd->scratch_floats(images, 1) + winograd->weights_floats());
         if (gather_winograd_.suits_gradient(images))
             floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
         return floats;
@@ -188,12 +193,19 @@ class Convolution : public Operation {
         const Shape& shape = a.shape(value);
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
         if (!primal && winograd.suits(range.count, pass.precision)) {
-            return winograd.apply(
-                pass.threads, pass.precision, {source.b + range.first * source.image, source.channel, source.image},
-                range.count, params + plan().parameters[0], bias, accumulate, {y, a.stride(value), shape.positions()},
-                a.scratch(winograd.scratch_floats(range.count, pass.threads)));
+            const int64_t aside = winograd.scratch_floats(range.count, pass.threads);
+            float* const scratch = a.scratch(aside + winograd.weights_floats());
+            const bool kept = keeps_transformed(a, value) && params == pass.params && pass.version != 0;
+            const float* const weights = transformed(
+                pass, winograd, params, kept ? static_cast<ConvolutionState*>(state) : nullptr, scratch + aside);
+            return winograd.apply(pass.threads, pass.precision,
+                                  {source.b + range.first * source.image, source.channel, source.image}, range.count,
+                                  weights, bias, accumulate, {y, a.stride(value), shape.positions()}, scratch);
         }
-        const std::vector<Tables>& groups = spreads ? spread_ : gather_;
+        const Groups& groups = cheapest(spreads ? spread_ : gather_, [&](const Tables& t) {
+            return gemm_kernels(pass.precision)
+                .cost(static_cast<int64_t>(t.b_tap.size()), range.count * static_cast<int64_t>(t.b_position.size()));
+        });
         const bool holes = std::any_of(groups.begin(), groups.end(), [](const Tables& t) { return t.b_tap.empty(); });
         if (holes && !accumulate) {
             for (int64_t channel = 0; channel < shape.channels; ++channel)
@@ -231,6 +243,20 @@ class Convolution : public Operation {
         return weights;
     }
 
+    // Where there is a penalty, a version's weights carry three cotangents back.
+    bool keeps_transformed(const Activations& a, int value) const {
+        return value != output() && a.cotangents() == Cotangents::kept;
+    }
+
+    const float* transformed(const Pass& pass, const Winograd& winograd, const float* params, ConvolutionState* state,
+                             float* aside) const {
+        if (state && state->transformed_version == pass.version) return state->transformed.data();
+        float* const to = state ? state->transformed.at_least(winograd.weights_floats()) : aside;
+        winograd.transform_weights(pass.threads, params + plan().parameters[0], to);
+        if (state) state->transformed_version = pass.version;
+        return to;
+    }
+
     // A single tap's weights are converted on their way: they are few, or meet as few columns.
     bool keeps_words(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
     int64_t words_row(bool spreads) const {
@@ -238,7 +264,7 @@ class Convolution : public Operation {
     }
 
     const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
-        if (state.version != pass.version) {
+        if (state.words_version != pass.version) {
             const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
             float* const gather = state.gather_words.at_least(rows * words_row(false));
             float* const spread = state.spread_words.at_least(geometry_.large_channels * words_row(true));
@@ -248,7 +274,7 @@ class Convolution : public Operation {
                     .to_words(pass.params + plan().parameters[0], rows, geometry_.large_channels, geometry_.taps(),
                               {part * share, std::min(rows, (part + 1) * share)}, gather, spread);
             });
-            state.version = pass.version;
+            state.words_version = pass.version;
         }
         return (spreads ? state.spread_words : state.gather_words).data();
     }
@@ -331,7 +357,7 @@ class Convolution : public Operation {
     bool transposed_, one_pixel_;
     Geometry geometry_;
     Border large_border_, small_border_;
-    std::vector<Tables> gather_, spread_;
+    std::vector<Groups> gather_, spread_;
     Tables correlate_;
     Winograd gather_winograd_, spread_winograd_;
 };

@@ -18,14 +18,15 @@ int64_t new_version() {
     return ++last;
 }
 
-Activations::Activations(const std::vector<Shape>& shapes, Placement placement, int64_t images, Passing& passing)
-    : shapes_(shapes), placement_(std::move(placement)), images_(images), passing_(passing) {
+Activations::Activations(const std::vector<Shape>& shapes, Placement placement, int64_t images, Cotangents cotangents,
+                         Passing& passing)
+    : shapes_(shapes), placement_(std::move(placement)), images_(images), cotangents_(cotangents), passing_(passing) {
     for (const int64_t floats : placement_.own) own_.emplace_back(floats);
     passing_.allocate();
 }
 
 Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, Passing& passing)
-    : activations(network.plan_.values, network.place(images, cotangents, passing), images, passing),
+    : activations(network.plan_.values, network.place(images, cotangents, passing), images, cotangents, passing),
       extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
     for (size_t value = 0; value < extra_.size(); ++value)
@@ -96,7 +97,7 @@ int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precisio
     for (const int64_t of_array : place(images, cotangents, passing).own) floats += of_array;
     for (size_t value = 0; value < plan_.values.size(); ++value)
         if (readers_[value] > 1) floats += plan_.values[value].elements() * images;
-    for (const auto& operation : operations_) bytes += operation->state_bytes(images, precision);
+    for (const auto& operation : operations_) bytes += operation->state_bytes(images, cotangents, precision);
     return bytes + floats * int64_t{sizeof(float)};
 }
 

@@ -62,12 +62,17 @@ class GradientSink {
                       int64_t gradient_stride) = 0;
 };
 
+// Whether cotangents outlive the reverse pass that made them, as Reverse::tangent_known needs, or end with it but for
+// the input's and the output's, so that they can share memory.
+enum class Cotangents { kept, passing };
+
 // The activations of one task: values, cotangents, and what operations keep from one pass to another.
 class Activations {
   public:
-    Activations(const std::vector<Shape>& shapes, Placement, int64_t images, Passing&);
+    Activations(const std::vector<Shape>& shapes, Placement, int64_t images, Cotangents, Passing&);
 
     int64_t images() const { return images_; }
+    Cotangents cotangents() const { return cotangents_; }
     int64_t stride(int value) const { return images_ * shapes_[static_cast<size_t>(value)].positions(); }
     const Shape& shape(int value) const { return shapes_[static_cast<size_t>(value)]; }
     // First element of an image; channels are stride() apart.
@@ -87,6 +92,7 @@ class Activations {
     std::vector<Shape> shapes_;
     Placement placement_;
     int64_t images_;
+    Cotangents cotangents_;
     Passing& passing_;
     std::vector<Array<float>> own_;
 };
@@ -129,7 +135,7 @@ class Operation {
 
     const OperationPlan& plan() const { return plan_; }
     virtual std::unique_ptr<OperationState> state(const Activations&) const { return nullptr; }
-    virtual int64_t state_bytes(int64_t images, Precision) const {
+    virtual int64_t state_bytes(int64_t images, Cotangents, Precision) const {
         static_cast<void>(images);
         return 0;
     }
@@ -167,10 +173,6 @@ class Operation {
 std::unique_ptr<Operation> make_operation(const OperationPlan&, const std::vector<Shape>& shapes);
 
 class Network;
-
-// Whether cotangents outlive the reverse pass that made them, as Reverse::tangent_known needs, or end with it but for
-// the input's and the output's, so that they can share memory.
-enum class Cotangents { kept, passing };
 
 // What one task needs of a network besides parameters.
 class Workspace {

@@ -1,6 +1,7 @@
 #include "patch_tables.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace metagan {
@@ -8,9 +9,25 @@ namespace {
 
 int64_t divide_down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
-// Whether to take rows apart by the taps that fall on padding, so many being useful of all. Parts share the passage of
-// the weights through the caches, so little is enough.
-bool is_worth_it(int64_t useful, int64_t all) { return useful * 100 < all * 97; }
+// Positions first, first + step... below `end`, so many at a time, with the taps that reach any of them; those that
+// follow one another with the same taps are one part.
+template <class Reaches>
+std::vector<Part> parts_of(int64_t first, int64_t step, int64_t end, int64_t at_a_time, int64_t kernel,
+                           const Reaches& reaches) {
+    std::vector<Part> parts;
+    for (int64_t position = first; position < end;) {
+        Part part;
+        for (int64_t i = 0; i < at_a_time && position < end; ++i, position += step) part.positions.push_back(position);
+        for (int64_t tap = 0; tap < kernel; ++tap)
+            if (std::any_of(part.positions.begin(), part.positions.end(), [&](int64_t p) { return reaches(p, tap); }))
+                part.taps.push_back(tap);
+        if (parts.empty() || parts.back().taps != part.taps)
+            parts.push_back(part);
+        else
+            parts.back().positions.insert(parts.back().positions.end(), part.positions.begin(), part.positions.end());
+    }
+    return parts;
+}
 
 }  // namespace
 
@@ -36,97 +53,72 @@ Border border(const Geometry& g) {
     return b;
 }
 
-std::vector<Tables> tables(const Geometry& g, const Border& b, bool apart) {
-    const auto valid = [&](int64_t row) {
-        std::pair<int64_t, int64_t> taps{g.y.kernel, 0};  // first, one past the last
-        for (int64_t k = 0; k < g.y.kernel; ++k) {
-            const int64_t large = row * g.y.stride - g.y.padding + k * g.y.dilation;
-            if (large < 0 || large >= g.y.large) continue;
-            taps.first = std::min(taps.first, k);
-            taps.second = std::max(taps.second, k + 1);
+std::vector<Part> parts(const Axis& a, Grouping at_a_time) {
+    return parts_of(0, 1, a.small, static_cast<int64_t>(at_a_time), a.kernel, [&](int64_t position, int64_t tap) {
+        const int64_t large = position * a.stride - a.padding + tap * a.dilation;
+        return large >= 0 && large < a.large;
+    });
+}
+
+namespace {
+
+Part all_of(const Axis& a) {
+    Part part{std::vector<int64_t>(static_cast<size_t>(a.small)), std::vector<int64_t>(static_cast<size_t>(a.kernel))};
+    std::iota(part.positions.begin(), part.positions.end(), 0);
+    std::iota(part.taps.begin(), part.taps.end(), 0);
+    return part;
+}
+
+Tables tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
+    Tables t;
+    for (const int64_t k : rows.taps)
+        for (const int64_t l : columns.taps) {
+            t.b_tap.push_back(static_cast<int32_t>(k * g.y.dilation * b.width + l * g.x.dilation));
+            t.w_tap.push_back(static_cast<int32_t>(k * g.x.kernel + l));
         }
-        return taps;
-    };
-    int64_t useful = 0;
-    for (int64_t row = 0; row < g.y.small; ++row) useful += std::max<int64_t>(0, valid(row).second - valid(row).first);
-    apart = apart && is_worth_it(useful, g.y.small * g.y.kernel);
-    std::vector<Tables> groups;
-    std::pair<int64_t, int64_t> last{-1, -1};
-    for (int64_t row = 0; row < g.y.small; ++row) {
-        const auto taps = apart ? valid(row) : std::pair<int64_t, int64_t>{0, g.y.kernel};
-        if (taps != last) {
-            last = taps;
-            groups.emplace_back();
-            for (int64_t k = taps.first; k < taps.second; ++k)
-                for (int64_t l = 0; l < g.x.kernel; ++l) {
-                    groups.back().b_tap.push_back(static_cast<int32_t>(k * g.y.dilation * b.width + l * g.x.dilation));
-                    groups.back().w_tap.push_back(static_cast<int32_t>(k * g.x.kernel + l));
-                }
+    for (const int64_t row : rows.positions)
+        for (const int64_t column : columns.positions) {
+            t.b_position.push_back(static_cast<int32_t>(row * g.y.stride * b.width + column * g.x.stride));
+            t.y_position.push_back(static_cast<int32_t>(row * g.x.small + column));
         }
-        for (int64_t column = 0; column < g.x.small; ++column) {
-            groups.back().b_position.push_back(static_cast<int32_t>(row * g.y.stride * b.width + column * g.x.stride));
-            groups.back().y_position.push_back(static_cast<int32_t>(row * g.x.small + column));
-        }
-    }
-    for (Tables& group : groups) group.finish();
+    t.finish();
+    return t;
+}
+
+}  // namespace
+
+Groups groups(const Geometry& g, const Border& b, Grouping at_a_time) {
+    Groups groups;
+    for (const Part& rows : parts(g.y, at_a_time))
+        groups.push_back(tables(g, b, rows, parts(g.x, Grouping::together).front()));
     return groups;
 }
+
+Tables all(const Geometry& g, const Border& b) { return tables(g, b, all_of(g.y), all_of(g.x)); }
 
 }  // namespace gather
 
 namespace spread {
 namespace {
 
-// Large rows of one remainder, and the taps that reach them from within the small image.
-struct Part {
-    std::vector<int64_t> positions, taps;
-};
-
-bool reaches(const Axis& a, int64_t position, int64_t tap) {
-    return (position + a.padding - tap * a.dilation) % a.stride == 0;
+int64_t small(const Axis& a, int64_t position, int64_t tap) {
+    return divide_down(position + a.padding - tap * a.dilation, a.stride);
 }
 
-std::vector<Part> parts(const Axis& a, int64_t remainder) {
-    std::vector<Part> parts;
-    int64_t useful = 0, all = 0;
-    for (int64_t position = remainder; position < a.large; position += a.stride) {
-        std::vector<int64_t> taps;
-        for (int64_t tap = 0; tap < a.kernel; ++tap) {
-            if (!reaches(a, position, tap)) continue;
-            ++all;
-            const int64_t small = divide_down(position + a.padding - tap * a.dilation, a.stride);
-            if (small < 0 || small >= a.small) continue;
-            ++useful;
-            taps.push_back(tap);
-        }
-        if (parts.empty() || parts.back().taps != taps) parts.push_back({{}, taps});
-        parts.back().positions.push_back(position);
-    }
-    if (is_worth_it(useful, all)) return parts;
-    Part whole;
-    for (int64_t position = remainder; position < a.large; position += a.stride) whole.positions.push_back(position);
-    for (int64_t tap = 0; tap < a.kernel; ++tap)
-        if (reaches(a, remainder, tap)) whole.taps.push_back(tap);
-    return {whole};
-}
-
-Tables group(const Geometry& g, const Border& b, const Part& part, int64_t x) {
+Tables tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
     Tables t;
-    const auto small = [](const Axis& a, int64_t position, int64_t tap) {
-        return divide_down(position + a.padding - tap * a.dilation, a.stride);
-    };
-    const int64_t y = part.positions.front();
-    for (const int64_t k : part.taps)
-        for (int64_t l = 0; l < g.x.kernel; ++l) {
-            if (!reaches(g.x, x, l)) continue;
+    const int64_t y = rows.positions.front(), x = columns.positions.front();
+    for (const int64_t k : rows.taps)
+        for (const int64_t l : columns.taps) {
             t.b_tap.push_back(static_cast<int32_t>((small(g.y, y, k) + b.top) * b.width + small(g.x, x, l) + b.left));
             t.w_tap.push_back(static_cast<int32_t>(k * g.x.kernel + l));
         }
-    for (const int64_t row : part.positions)
-        for (int64_t column = x; column < g.x.large; column += g.x.stride) {
+    for (const int64_t row : rows.positions)
+        for (const int64_t column : columns.positions) {
             t.b_position.push_back(static_cast<int32_t>((row - y) / g.y.stride * b.width + (column - x) / g.x.stride));
             t.y_position.push_back(static_cast<int32_t>(row * g.x.large + column));
         }
+    t.finish();
     return t;
 }
 
@@ -145,14 +137,20 @@ Border border(const Geometry& g) {
     return b;
 }
 
-std::vector<Tables> tables(const Geometry& g, const Border& b) {
-    std::vector<Tables> groups;
+std::vector<Part> parts(const Axis& a, int64_t remainder, Grouping at_a_time) {
+    return parts_of(remainder, a.stride, a.large, static_cast<int64_t>(at_a_time), a.kernel,
+                    [&](int64_t position, int64_t tap) {
+                        if ((position + a.padding - tap * a.dilation) % a.stride != 0) return false;
+                        return small(a, position, tap) >= 0 && small(a, position, tap) < a.small;
+                    });
+}
+
+Groups groups(const Geometry& g, const Border& b, Grouping at_a_time) {
+    Groups groups;
     for (int64_t y = 0; y < std::min(g.y.stride, g.y.large); ++y)
-        for (int64_t x = 0; x < std::min(g.x.stride, g.x.large); ++x) {
-            const std::vector<Part> rows = parts(g.y, y);
-            for (const Part& part : rows) groups.push_back(group(g, b, part, x));
-        }
-    for (Tables& group : groups) group.finish();
+        for (int64_t x = 0; x < std::min(g.x.stride, g.x.large); ++x)
+            for (const Part& rows : parts(g.y, y, at_a_time))
+                groups.push_back(tables(g, b, rows, parts(g.x, x, Grouping::together).front()));
     return groups;
 }
 

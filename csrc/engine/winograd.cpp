@@ -32,24 +32,23 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
     width_ = spreads ? g.x.large : g.x.small;
     channels_ = spreads ? g.large_channels : g.small_channels;
     source_channels_ = spreads ? g.small_channels : g.large_channels;
-    source_height_ = spreads ? g.y.small : g.y.large;
     kernel_height_ = g.y.kernel;
     kernel_width_ = static_cast<int>(g.x.kernel);
     source_width_ = border.width;
     // Pixel (row, column) meets, with tap k counted in the direction of the source, row + shift + k of it.
     const auto shift = [&](const Axis& a) { return spreads ? a.padding - (a.kernel - 1) : -a.padding; };
-    source_offset_ = border.top * border.width + border.left + shift(g.x);
-    for (int64_t row = 0; row < height_; ++row) {
-        std::vector<int32_t> taps;
-        int64_t source = 0;
-        for (int64_t k = 0; k < kernel_height_; ++k) {
-            const int64_t from = row + shift(g.y) + k;
-            if (from < 0 || from >= source_height_) continue;
-            if (taps.empty()) source = from;
-            taps.push_back(static_cast<int32_t>(spreads ? kernel_height_ - 1 - k : k));
+    source_offset_ = (border.top + shift(g.y)) * border.width + border.left + shift(g.x);
+    for (const Grouping grouping : kGroupings) {
+        if (points_ == 0) break;
+        std::vector<RowGroup> groups;
+        for (const Part& part : spreads ? spread::parts(g.y, 0, grouping) : gather::parts(g.y, grouping)) {
+            std::vector<int32_t> taps(part.taps.begin(), part.taps.end());
+            if (spreads) std::reverse(taps.begin(), taps.end());
+            const int64_t first = part.positions.front();
+            const int64_t tap = taps.empty() ? 0 : spreads ? g.y.kernel - 1 - taps.front() : taps.front();
+            groups.push_back({first, part.positions.back() + 1, taps, first + tap});
         }
-        if (groups_.empty() || groups_.back().taps != taps) groups_.push_back({row, row, taps, source});
-        groups_.back().last = row + 1;
+        add_way(ways_, groups);
     }
 }
 
@@ -70,7 +69,8 @@ int64_t Winograd::batch(int64_t images, int64_t floats) const {
 // All images where threads share a product: an element's sum does not depend on it.
 int64_t Winograd::batch_of_result(int64_t images, int threads) const {
     if (threads > 1) return images;
-    return batch(images, points_ * (source_channels_ * source_height_ + kBlockRows * height_) * tiles());
+    return batch(images,
+                 points_ * (source_channels_ * (height_ + kernel_height_ - 1) + kBlockRows * height_) * tiles());
 }
 
 // Sums run over images, so their order must not depend on the threads.
@@ -78,51 +78,61 @@ int64_t Winograd::batch_of_gradient(int64_t images) const {
     return batch(images, points_ * (source_channels_ + channels_) * height_ * tiles());
 }
 
-int64_t Winograd::plane(int64_t images) const { return source_height_ * images * tiles() + kSlack; }
-int64_t Winograd::bordered_plane(int64_t images) const {
-    return (height_ + kernel_height_ - 1) * images * tiles() + kSlack;
-}
+int64_t Winograd::weights_plane() const { return channels_ * steps() + kSlack; }
+int64_t Winograd::plane(int64_t images) const { return (height_ + kernel_height_ - 1) * images * tiles() + kSlack; }
 int64_t Winograd::small_plane(int64_t images) const { return height_ * images * tiles() + kSlack; }
 int64_t Winograd::gradient_row() const { return (steps() + kSlack - 1) / kSlack * kSlack; }
 int64_t Winograd::gradient_plane() const { return channels_ * gradient_row() + kSlack; }
 
+int64_t Winograd::weights_floats() const { return points_ * weights_plane(); }
+
 int64_t Winograd::scratch_floats(int64_t images, int threads) const {
-    return points_ * (channels_ * steps() + kSlack + source_channels_ * plane(batch_of_result(images, threads)));
+    return points_ * source_channels_ * plane(batch_of_result(images, threads));
 }
 
 int64_t Winograd::gradient_scratch_floats(int64_t images) const {
     const int64_t at_a_time = batch_of_gradient(images);
-    return points_ *
-           (gradient_plane() + source_channels_ * bordered_plane(at_a_time) + channels_ * small_plane(at_a_time));
+    return points_ * (gradient_plane() + source_channels_ * plane(at_a_time) + channels_ * small_plane(at_a_time));
+}
+
+void Winograd::transform_weights(int threads, const float* weights, float* transformed) const {
+    const int64_t rows = channels_ * steps();
+    parallel_for((rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
+        const Timed timed(Work::pack);
+        const int64_t first = part * kWeightsAtATime;
+        winograd_kernels().weights(kernel_width_, spreads_, std::min(kWeightsAtATime, rows - first),
+                                   weights + first * kernel_width_, transformed + first, weights_plane());
+    });
 }
 
 void Winograd::apply(int threads, Precision precision, const Images<const float>& source, int64_t images,
-                     const float* weights, const float* bias, bool accumulate, const Images<float>& y,
-                     float* scratch) const {
+                     const float* transformed, const float* bias, bool accumulate, const Images<float>& y,
+                     float* planes) const {
     const WinogradKernels& kernels = winograd_kernels();
     const GemmKernels& gemm = gemm_kernels(precision);
-    const int64_t kernel_rows = channels_ * steps();
-    const int64_t weight_plane = kernel_rows + kSlack;
-    float* const planes = scratch + points_ * weight_plane;
-    parallel_for((kernel_rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
-        const Timed timed(Work::pack);
-        const int64_t first = part * kWeightsAtATime;
-        kernels.weights(kernel_width_, spreads_, std::min(kWeightsAtATime, kernel_rows - first),
-                        weights + first * kernel_width_, scratch + first, weight_plane);
-    });
     const int64_t of_small = (spreads_ ? channels_ : source_channels_) * kernel_height_;
     const Weights view{nullptr, spreads_ ? kernel_height_ : of_small, spreads_ ? of_small : kernel_height_};
+    const std::vector<RowGroup>& groups = cheapest(ways_, [&](const RowGroup& group) {
+        return gemm.cost(static_cast<int64_t>(group.taps.size()), (group.last - group.first) * images * tiles());
+    });
+    int64_t first_source = height_ + kernel_height_, last_source = 0;  // rows that are read
+    for (const RowGroup& group : groups) {
+        const int64_t rows = group.last - group.first + static_cast<int64_t>(group.taps.size()) - 1;
+        first_source = std::min(first_source, group.source);
+        last_source = std::max(last_source, group.source + rows);
+    }
     const int64_t at_a_time = batch_of_result(images, threads), blocks = (channels_ + kBlockRows - 1) / kBlockRows;
     for (int64_t image = 0; image < images; image += at_a_time) {
         const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
         const int64_t channel_plane = plane(count), point_plane = source_channels_ * channel_plane;
         parallel_for(source_channels_, threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
-            const float* const from = source.data + channel * source.channel + image * source.image + source_offset_;
+            const float* const from = source.data + channel * source.channel + image * source.image + source_offset_ +
+                                      first_source * source_width_;
+            float* const to = planes + channel * channel_plane + first_source * row_tiles;
             for (int64_t i = 0; i < count; ++i)
-                kernels.input(kernel_width_, source_height_, tiles(), source_width_ / kTileOutputs,
-                              from + i * source.image, planes + channel * channel_plane + i * tiles(), row_tiles,
-                              point_plane);
+                kernels.input(kernel_width_, last_source - first_source, tiles(), source_width_ / kTileOutputs,
+                              from + i * source.image, to + i * tiles(), row_tiles, point_plane);
         });
         const int64_t rows_at_a_time = threads == 1 ? height_ : std::max<int64_t>(1, 4 * kColumns / row_tiles);
         const int64_t strips = (height_ + rows_at_a_time - 1) / rows_at_a_time;
@@ -141,7 +151,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
             for (int point = 0; point < points_; ++point) {
                 int64_t panels = 0;
                 products.clear();
-                for (const RowGroup& group : groups_) {
+                for (const RowGroup& group : groups) {
                     const int64_t begin = std::max(first_row, group.first), end = std::min(last_row, group.last);
                     if (begin >= end) continue;
                     if (group.taps.empty()) {
@@ -167,7 +177,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
                 }
                 if (products.empty()) continue;
                 gemm.multiply(products.data(), static_cast<int>(products.size()),
-                              {scratch + point * weight_plane + first * view.w_row, view.w_row, view.w_channel},
+                              {transformed + point * weights_plane() + first * view.w_row, view.w_row, view.w_channel},
                               {0, last - first}, {0, panels}, nullptr, false, pack);
             }
             const Work before = begin_work(Work::pack);
@@ -190,13 +200,13 @@ void Winograd::weight_gradient(int threads, Precision precision, const Images<co
     const GemmKernels& gemm = gemm_kernels(precision);
     const int64_t at_a_time = batch_of_gradient(images);
     float* const from_large = scratch + points_ * gradient_plane();
-    float* const from_small = from_large + points_ * source_channels_ * bordered_plane(at_a_time);
+    float* const from_small = from_large + points_ * source_channels_ * plane(at_a_time);
     const int64_t unit = gemm.tile_columns, share = steps() / threads;
     const int64_t chunk = std::min<int64_t>(kChunk, (share + unit - 1) / unit * unit);
     const int64_t chunks = (steps() + chunk - 1) / chunk;
     for (int64_t image = 0; image < images; image += at_a_time) {
         const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
-        const int64_t large_plane = bordered_plane(count), small_plane = this->small_plane(count);
+        const int64_t large_plane = plane(count), small_plane = this->small_plane(count);
         parallel_for(source_channels_ + channels_, threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
             for (int64_t i = 0; i < count; ++i) {

@@ -9,6 +9,7 @@
 #include "../cpu/winograd_kernels.h"
 #include "geometry.h"
 #include "network.h"
+#include "patch_tables.h"
 
 namespace metagan {
 
@@ -28,9 +29,12 @@ class Winograd {
     // Whether it can, and is faster for so many images than the products themselves in that precision.
     bool suits(int64_t images, Precision) const;
     bool suits_gradient(int64_t images) const;
+    // Weights [small channels][large channels][taps] as `apply` reads them.
+    int64_t weights_floats() const;
+    void transform_weights(int threads, const float* weights, float* transformed) const;
     int64_t scratch_floats(int64_t images, int threads) const;
-    // y (+)= the convolution of images in their border, with weights [small channels][large channels][taps].
-    void apply(int threads, Precision, const Images<const float>& source, int64_t images, const float* weights,
+    // y (+)= the convolution of images in their border.
+    void apply(int threads, Precision, const Images<const float>& source, int64_t images, const float* transformed,
                const float* bias, bool accumulate, const Images<float>& y, float* scratch) const;
 
     int64_t gradient_scratch_floats(int64_t images) const;
@@ -44,7 +48,7 @@ class Winograd {
     struct RowGroup {
         int64_t first, last;
         std::vector<int32_t> taps;  // of the kernel
-        int64_t source;             // row of the source, without border, of the first row's first tap
+        int64_t source;             // row of the source, of those in its border, of the first row's first tap
     };
 
     int64_t tiles() const { return width_ / kTileOutputs; }
@@ -52,8 +56,8 @@ class Winograd {
     int64_t batch(int64_t images, int64_t floats) const;
     int64_t batch_of_result(int64_t images, int threads) const;
     int64_t batch_of_gradient(int64_t images) const;
-    int64_t plane(int64_t images) const;  // of a transformed channel
-    int64_t bordered_plane(int64_t images) const;
+    int64_t weights_plane() const;
+    int64_t plane(int64_t images) const;  // of a transformed channel in its border
     int64_t small_plane(int64_t images) const;
     int64_t steps() const { return source_channels_ * kernel_height_; }
     int64_t gradient_row() const;
@@ -61,9 +65,9 @@ class Winograd {
 
     int points_ = 0, kernel_width_ = 0;
     bool spreads_ = false;
-    int64_t height_ = 0, width_ = 0, channels_ = 0, source_channels_ = 0, source_height_ = 0, kernel_height_ = 0;
-    int64_t source_width_ = 0, source_offset_ = 0;  // of a row in its border; of the first pixel that is read
-    std::vector<RowGroup> groups_;
+    int64_t height_ = 0, width_ = 0, channels_ = 0, source_channels_ = 0, kernel_height_ = 0;
+    int64_t source_width_ = 0, source_offset_ = 0;  // of a row in its border; of the first pixel of all
+    std::vector<std::vector<RowGroup>> ways_;
 };
 
 }  // namespace metagan
