@@ -1,6 +1,7 @@
 // Y = W P; see gemm.h. Included by gemm_kernels.cpp alone.
 #pragma once
 
+#include "ahead.h"
 #include "chunk.h"
 #include "narrow.h"
 #include "profile.h"
@@ -41,9 +42,10 @@ void prepare(Segment& segment, const Weights& w, const int32_t* source, const De
                    source + segment.at + j, smaller(kPanelColumns, segment.count - j), copy_length(p, segment.first));
 }
 
-// A tile of rows meets the columns of a segment. `tile` has what depends on the rows.
+// A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
 void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, const int32_t* source,
-                      const int32_t* target, const int32_t* step_panel, const float* pack) {
+                      const int32_t* target, const int32_t* step_panel, const float* pack, Ahead& ahead,
+                      int64_t lines) {
     alignas(64) float aside[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
     float* const out = y.y + row * y.y_row;
@@ -76,6 +78,7 @@ void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, 
         tile.y_part = destination.part;
         tile.last = direct ? static_cast<int>(count - (vectors - 1) * kFloats) : kFloats;
         tile.add = direct && add;
+        ahead.ask((vectors + kPanelVectors - 1) / kPanelVectors * lines);
         micro_kernel_of(rows, vectors, load_parts, destination.parts)(tile);
         if (!direct) scatter(aside, rows, count, out, y.y_row, to, add);
     }
@@ -95,19 +98,28 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
     for (int i = 0; i < count; ++i)
         if (products[i].patches.taps > taps) taps = products[i].patches.taps;
     const int64_t channels = products[0].patches.channels, at_a_time = taps < kDepth ? kDepth / taps : 1;
+    const bool in_strips = w.w_row < w.w_channel;  // else rows are long enough for a processor to foresee
     while (panels.first < panels.last) {
+        const int64_t first = panels.first;
         panels.first = fill(chunk, products, count, panels);
+        const int64_t chunk_panels = panels.first - first;
         for (int i = 0; i < chunk.count; ++i)
             chunk.segments[i].in_place = reads_in_place(chunk.segments[i].parts, rows.last - rows.first);
         for (int64_t channel = 0; channel < channels; channel += at_a_time)
             for (int64_t tap = 0; tap < taps; tap += kDepth) {
                 const DepthBlock block{channel, smaller(channel + at_a_time, channels), tap};
+                const int64_t block_taps = smaller(kDepth, taps - tap);
                 const Work before = begin_work(Work::pack);
                 for (int i = 0; i < chunk.count; ++i) prepare(chunk.segments[i], w, chunk.source, block, pack);
                 begin_work(before);
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
+                    const int64_t next = row + tile_row;
+                    const int64_t of_next = in_strips ? smaller(kTileRows, rows.last - next) : 0;
+                    Ahead ahead(w.w, w.w_row, w.w_channel, next, of_next, block.first, block.last, block.tap,
+                                block_taps);
+                    const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     Tile tile{};
                     tile.a = w.w + row * w.w_row;
                     tile.a_row = w.w_row;
@@ -116,7 +128,7 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
                     for (int i = 0; i < chunk.count; ++i)
                         if (chunk.segments[i].depth > 0)
                             multiply_segment(chunk.segments[i], tile, tile_row, row, chunk.source, chunk.target,
-                                             step_panel, pack);
+                                             step_panel, pack, ahead, lines);
                 }
             }
     }

@@ -4,6 +4,7 @@
 // words of W. Those are made once for a tile of rows and a block of channels, or beforehand for many products.
 #pragma once
 
+#include "ahead.h"
 #include "chunk.h"
 #include "narrow.h"
 #include "profile.h"
@@ -172,46 +173,12 @@ const float* words_of(const Weights& w, int64_t row, const WordBlock& block) {
     return w.words + row * w.words_row + block.first / kSteps * block.distance + block.tap;
 }
 
-// The part of W that the next tile of rows reads, asked for bit by bit while this one meets the columns: it lies in
-// strips too short for a processor to foresee.
-class Ahead {
-  public:
-    Ahead(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
-        if (rows <= 0) return;
-        if (w.words) {
-            strip_ = words_of(w, row, block);
-            distance_ = w.words_row;
-            strips_ = rows;
-            length_ = ((block.last - block.first + kSteps - 1) / kSteps - 1) * block.distance + block.taps;
-            return;
-        }
-        const bool turned = w.w_row < w.w_channel;  // rows are nearer to each other than channels
-        const int64_t channels = block.last - block.first;
-        strip_ = w.w + row * w.w_row + block.first * w.w_channel + block.tap;
-        distance_ = turned ? w.w_channel : w.w_row;
-        strips_ = turned ? channels : rows;
-        length_ = (turned ? (rows - 1) * w.w_row : (channels - 1) * w.w_channel) + block.taps;
-    }
-
-    int64_t lines() const { return strips_ * ((length_ + kLine - 1) / kLine); }
-
-    void ask(int64_t lines) {
-        for (; lines > 0 && strips_ > 0; --lines) {
-            __builtin_prefetch(strip_ + at_, 0, 2);
-            at_ += kLine;
-            if (at_ < length_) continue;
-            at_ = 0;
-            strip_ += distance_;
-            --strips_;
-        }
-    }
-
-  private:
-    static constexpr int64_t kLine = 64 / sizeof(float);
-
-    const float* strip_ = nullptr;
-    int64_t distance_ = 0, strips_ = 0, length_ = 0, at_ = 0;
-};
+// The part of W that the next tile of rows reads.
+Ahead ahead_of(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
+    if (!w.words) return Ahead(w.w, w.w_row, w.w_channel, row, rows, block.first, block.last, block.tap, block.taps);
+    const int64_t distances = (block.last - block.first + kSteps - 1) / kSteps - 1;
+    return Ahead(words_of(w, row, block), w.words_row, rows, distances * block.distance + block.taps);
+}
 
 // A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
 void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row, const int32_t* target,
@@ -270,7 +237,7 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                     tile_row = tile_rows(rows.last - row);
                     if (!w.words) convert_weights(words, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
                     const int64_t next = row + tile_row;
-                    Ahead ahead(w, next, smaller(kTileRows, rows.last - next), block);
+                    Ahead ahead = ahead_of(w, next, smaller(kTileRows, rows.last - next), block);
                     const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     WordTile tile{};
                     tile.a = w.words ? words_of(w, row, block) : words;
