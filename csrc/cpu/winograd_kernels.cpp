@@ -6,40 +6,72 @@
 namespace metagan {
 namespace {
 
-// Every second element of two adjacent vectors, from the first or the second on.
-template <int kFirst>
-METAGAN_INLINE FloatVector every_second(FloatVector a, FloatVector b) {
+// Element i is element from(i) of two adjacent vectors.
+template <class From>
+METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, const From& from) {
 #ifdef __clang__
     FloatVector result;
-    for (int i = 0; i < kFloats; ++i) {
-        const int from = 2 * i + kFirst;
-        result[i] = from < kFloats ? a[from] : b[from - kFloats];
-    }
+    for (int i = 0; i < kFloats; ++i) result[i] = from(i) < kFloats ? a[from(i)] : b[from(i) - kFloats];
     return result;
 #else
     using Index = int32_t __attribute__((vector_size(kVectorBytes)));
     Index index;
-    for (int i = 0; i < kFloats; ++i) index[i] = 2 * i + kFirst;
+    for (int i = 0; i < kFloats; ++i) index[i] = from(i);
     return __builtin_shuffle(a, b, index);
 #endif
+}
+
+// Every second element, from the first or the second on.
+template <int kFirst>
+METAGAN_INLINE FloatVector every_second(FloatVector a, FloatVector b) {
+    return shuffle(a, b, [](int i) { return 2 * i + kFirst; });
 }
 
 // One half of a[0], b[0], a[1], b[1]...
 template <int kHalf>
 METAGAN_INLINE FloatVector interleave(FloatVector a, FloatVector b) {
-#ifdef __clang__
-    FloatVector result;
-    for (int i = 0; i < kFloats; ++i) {
-        const int from = kHalf * (kFloats / 2) + i / 2;
-        result[i] = i % 2 ? b[from] : a[from];
-    }
-    return result;
-#else
-    using Index = int32_t __attribute__((vector_size(kVectorBytes)));
-    Index index;
-    for (int i = 0; i < kFloats; ++i) index[i] = kHalf * (kFloats / 2) + i / 2 + (i % 2) * kFloats;
-    return __builtin_shuffle(a, b, index);
-#endif
+    return shuffle(a, b, [](int i) { return kHalf * (kFloats / 2) + i / 2 + i % 2 * kFloats; });
+}
+
+// Column kColumn of kFloats rows, kWidth wide, which lie one behind the other in as many vectors; gathered from one
+// vector after another.
+template <int kWidth, int kColumn, int kVector = 1>
+METAGAN_INLINE FloatVector column_of(const FloatVector* rows, FloatVector so_far) {
+    const FloatVector with_this = shuffle(so_far, rows[kVector], [](int i) {
+        const int at = i * kWidth + kColumn;
+        if (at / kFloats == kVector) return kFloats + at % kFloats;
+        return kVector == 1 && at < kFloats ? at : i;
+    });
+    if constexpr (kVector + 1 < kWidth)
+        return column_of<kWidth, kColumn, kVector + 1>(rows, with_this);
+    else
+        return with_this;
+}
+
+template <int kWidth, int kColumn = 0>
+METAGAN_INLINE void split_rows(const FloatVector* rows, FloatVector* columns) {
+    columns[kColumn] = column_of<kWidth, kColumn>(rows, rows[0]);
+    if constexpr (kColumn + 1 < kWidth) split_rows<kWidth, kColumn + 1>(rows, columns);
+}
+
+// The other way: vector kVector of the rows.
+template <int kWidth, int kVector, int kColumn = 1>
+METAGAN_INLINE FloatVector rows_of(const FloatVector* columns, FloatVector so_far) {
+    const FloatVector with_this = shuffle(so_far, columns[kColumn], [](int i) {
+        const int at = kVector * kFloats + i;
+        if (at % kWidth == kColumn) return kFloats + at / kWidth;
+        return kColumn == 1 && at % kWidth == 0 ? at / kWidth : i;
+    });
+    if constexpr (kColumn + 1 < kWidth)
+        return rows_of<kWidth, kVector, kColumn + 1>(columns, with_this);
+    else
+        return with_this;
+}
+
+template <int kWidth, int kVector = 0>
+METAGAN_INLINE void join_rows(const FloatVector* columns, FloatVector* rows) {
+    rows[kVector] = rows_of<kWidth, kVector>(columns, columns[0]);
+    if constexpr (kVector + 1 < kWidth) join_rows<kWidth, kVector + 1>(columns, rows);
 }
 
 // Elements i, i + 4, i + 8... for i = 0 to 3.
@@ -184,22 +216,24 @@ struct Transform<3> {
     }
 };
 
+// How many of `count` elements a vector takes.
+METAGAN_INLINE int part_of_vector(int64_t count) { return static_cast<int>(count < 0 ? 0 : smaller(kFloats, count)); }
+
 template <int kWidth>
 void weights_of(bool reversed, int64_t rows, const float* w, float* planes, int64_t stride) {
     constexpr int kPoints = winograd_points(kWidth);
     for (int64_t row = 0; row < rows; row += kFloats) {
-        const int count = static_cast<int>(smaller(kFloats, rows - row));
-        float lanes[kWidth][kFloats] = {};
-        for (int i = 0; i < count; ++i) {
+        const int64_t left = smaller(kFloats, rows - row);
+        FloatVector kernels[kWidth], columns[kWidth], taps[kWidth], points[kPoints];
 #pragma GCC unroll 5
-            for (int k = 0; k < kWidth; ++k) lanes[k][i] = w[(row + i) * kWidth + k];
-        }
-        FloatVector taps[kWidth], points[kPoints];
+        for (int v = 0; v < kWidth; ++v)
+            kernels[v] = load_first(w + row * kWidth + v * kFloats, part_of_vector(left * kWidth - v * kFloats));
+        split_rows<kWidth>(kernels, columns);
 #pragma GCC unroll 5
-        for (int k = 0; k < kWidth; ++k) taps[k] = load(lanes[reversed ? kWidth - 1 - k : k], FloatVector{});
+        for (int k = 0; k < kWidth; ++k) taps[k] = columns[reversed ? kWidth - 1 - k : k];
         Transform<kWidth>::weights(taps, points);
 #pragma GCC unroll 8
-        for (int e = 0; e < kPoints; ++e) store_first(planes + e * stride + row, count, points[e]);
+        for (int e = 0; e < kPoints; ++e) store_first(planes + e * stride + row, static_cast<int>(left), points[e]);
     }
 }
 
@@ -207,18 +241,15 @@ template <int kWidth>
 void weights_gradient_of(int64_t rows, const float* planes, int64_t stride, float* w) {
     constexpr int kPoints = winograd_points(kWidth);
     for (int64_t row = 0; row < rows; row += kFloats) {
-        const int count = static_cast<int>(smaller(kFloats, rows - row));
-        FloatVector taps[kWidth], points[kPoints];
+        const int64_t left = smaller(kFloats, rows - row);
+        FloatVector kernels[kWidth], taps[kWidth], points[kPoints];
 #pragma GCC unroll 8
-        for (int e = 0; e < kPoints; ++e) points[e] = load_first(planes + e * stride + row, count);
+        for (int e = 0; e < kPoints; ++e) points[e] = load_first(planes + e * stride + row, static_cast<int>(left));
         Transform<kWidth>::weights_transposed(points, taps);
-        float lanes[kWidth][kFloats];
+        join_rows<kWidth>(taps, kernels);
 #pragma GCC unroll 5
-        for (int k = 0; k < kWidth; ++k) store(lanes[k], taps[k]);
-        for (int i = 0; i < count; ++i) {
-#pragma GCC unroll 5
-            for (int k = 0; k < kWidth; ++k) w[(row + i) * kWidth + k] = lanes[k][i];
-        }
+        for (int v = 0; v < kWidth; ++v)
+            store_first(w + row * kWidth + v * kFloats, part_of_vector(left * kWidth - v * kFloats), kernels[v]);
     }
 }
 
