@@ -64,6 +64,15 @@ struct Interval {
     int64_t first, last;
 };
 
+// Words of weights as W is read, and as it is with rows and channels exchanged; null: not wanted. Rows of words are
+// GemmKernels::words_row() apart.
+struct WordTables {
+    float* words = nullptr;
+    int64_t row = 0;
+    float* exchanged = nullptr;
+    int64_t exchanged_row = 0;
+};
+
 // Every element is summed in the same order however a product is divided into ranges.
 struct GemmKernels {
     // Y = bias + W P, or Y += W P when `accumulate`, for several products with the same rows of W, all of one number of
@@ -86,11 +95,11 @@ struct GemmKernels {
                                                                               : rest <= vector ? lone_vector
                                                                                                : 2));
     }
-    // Of products in bf16, else null: converts some rows, an even number, of weights [rows][channels][taps] to words,
-    // as W is read, and as it is with rows and channels exchanged. Rows of words are words_row() apart. Different rows
-    // may be converted side by side.
-    void (*to_words)(const float* w, int64_t rows, int64_t channels, int64_t taps, Interval part, float* words,
-                     float* transposed);
+    // Of products in bf16, else null: converts rows and channels, either from an even number on, of weights
+    // [rows][channels] [taps], of which `w` is the first and w_row the distance of rows. Different rows may be
+    // converted side by side.
+    void (*to_words)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables&);
+    // How far rows of words are apart.
     int64_t (*words_row)(int64_t channels, int64_t taps);
 };
 

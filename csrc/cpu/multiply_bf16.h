@@ -65,29 +65,65 @@ int64_t words_row(int64_t channels, int64_t taps) {
     return ((channels + kSteps - 1) / kSteps * taps + kLine - 1) / kLine / 2 * 2 * kLine + kLine;
 }
 
+// Copies pieces of `size` adjacent floats, `distance` apart afterwards; kSize is the size, or 0.
+template <int kSize>
+METAGAN_INLINE void deal_pieces(const float* from, int64_t count, int64_t size, float* to, int64_t distance) {
+    const size_t bytes = static_cast<size_t>(kSize ? kSize : size) * sizeof(float);
+    for (int64_t i = 0; i < count; ++i, from += kSize ? kSize : size, to += distance) __builtin_memcpy(to, from, bytes);
+}
+
+constexpr int64_t kStripWords = 1024;
+
+// Words of W with rows and channels exchanged, of at most kStripWords taps: all channels and taps of kSteps rows at a
+// time, and then each channel to its own row.
+void to_exchanged_words(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, float* exchanged,
+                        int64_t exchanged_row) {
+    alignas(64) float strip[kStripWords + kFloats];
+    const int64_t at_a_time = kStripWords / taps;
+    const auto deal = taps == 3 ? deal_pieces<3> : taps == 5 ? deal_pieces<5> : deal_pieces<0>;
+    for (int64_t row = rows.first; row < rows.last; row += kSteps)
+        for (int64_t channel = channels.first; channel < channels.last; channel += at_a_time) {
+            const int64_t count = smaller(at_a_time, channels.last - channel);
+            const float* const from = w + (row - rows.first) * w_row + (channel - channels.first) * taps;
+            const bool paired = kSteps == 2 && row + 1 < rows.last;
+            for (int64_t i = 0; i < count * taps; i += kFloats) {
+                const int here = static_cast<int>(smaller(kFloats, count * taps - i));
+                store(strip + i,
+                      join(load_first(from + i, here), paired ? load_first(from + w_row + i, here) : FloatVector{}));
+            }
+            deal(strip, count, taps, exchanged + channel * exchanged_row + row / kSteps * taps, exchanged_row);
+        }
+}
+
 // Squares of kSteps rows by kSteps channels become words both ways.
-void to_words(const float* w, int64_t rows, int64_t channels, int64_t taps, Interval part, float* words,
-              float* transposed) {
-    const int64_t words_row = metagan::words_row(channels, taps), transposed_row = metagan::words_row(rows, taps);
-    for (int64_t row = part.first; row < part.last; row += kSteps)
-        for (int64_t channel = 0; channel < channels; channel += kSteps) {
-            const bool second_row = kSteps == 2 && row + 1 < rows;
-            const bool second_channel = kSteps == 2 && channel + 1 < channels;
-            const float* const from = w + (row * channels + channel) * taps;
-            float* const to = words + row * words_row + channel / kSteps * taps;
-            float* const across = transposed + channel * transposed_row + row / kSteps * taps;
+void to_words(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables& to) {
+    if (!to.words && taps <= kStripWords)
+        return to_exchanged_words(w, w_row, rows, channels, taps, to.exchanged, to.exchanged_row);
+    for (int64_t row = rows.first; row < rows.last; row += kSteps)
+        for (int64_t channel = channels.first; channel < channels.last; channel += kSteps) {
+            const bool second_row = kSteps == 2 && row + 1 < rows.last;
+            const bool second_channel = kSteps == 2 && channel + 1 < channels.last;
+            const float* const from = w + (row - rows.first) * w_row + (channel - channels.first) * taps;
+            float* const words = to.words ? to.words + row * to.row : nullptr;
+            float* const exchanged = to.exchanged ? to.exchanged + channel * to.exchanged_row : nullptr;
             for (int64_t tap = 0; tap < taps; tap += kFloats) {
                 const int count = static_cast<int>(smaller(kFloats, taps - tap));
                 const auto load_if = [&](bool there, int64_t offset) {
                     return there ? load_first(from + offset + tap, count) : FloatVector{};
                 };
                 const FloatVector a = load_first(from + tap, count), b = load_if(second_channel, taps);
-                const FloatVector c = load_if(second_row, channels * taps);
-                const FloatVector d = load_if(second_row && second_channel, channels * taps + taps);
-                store_first(to + tap, count, join(a, b));
-                store_first(across + tap, count, join(a, c));
-                if (second_row) store_first(to + words_row + tap, count, join(c, d));
-                if (second_channel) store_first(across + transposed_row + tap, count, join(b, d));
+                const FloatVector c = load_if(second_row, w_row);
+                const FloatVector d = load_if(second_row && second_channel, w_row + taps);
+                if (words) {
+                    float* const at = words + channel / kSteps * taps + tap;
+                    store_first(at, count, join(a, b));
+                    if (second_row) store_first(at + to.row, count, join(c, d));
+                }
+                if (exchanged) {
+                    float* const at = exchanged + row / kSteps * taps + tap;
+                    store_first(at, count, join(a, c));
+                    if (second_channel) store_first(at + to.exchanged_row, count, join(b, d));
+                }
             }
         }
 }

@@ -63,15 +63,17 @@ class Convolution : public Operation {
         for (const bool spreads : {false, true})
             if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
         const Winograd& back = transposed_ ? gather_winograd_ : spread_winograd_;
-        if (cotangents == Cotangents::kept && back.suits(images, precision)) floats += back.weights_floats();
+        if (cotangents == Cotangents::kept && back.suits(images, precision, true))
+            floats += back.weights_floats(precision);
         return floats * int64_t{sizeof(float)};
     }
 
     int64_t scratch_floats(int64_t images) const override {
         int64_t floats = 0;
         for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
-            if (winograd->suits(images, Precision::float32))
-                floats = std::max(floats, winograd->scratch_floats(images, 1) + winograd->weights_floats());
+            if (winograd->suits(images, Precision::float32, true))
+                floats = std::max(floats,
+                                  winograd->scratch_floats(images, 1) + winograd->weights_floats(Precision::float32));
         if (gather_winograd_.suits_gradient(images))
             floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
         return floats;
@@ -192,10 +194,10 @@ class Convolution : public Operation {
         const bool spreads = (value == output()) == transposed_;
         const Shape& shape = a.shape(value);
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
-        if (!primal && winograd.suits(range.count, pass.precision)) {
+        const bool kept = keeps_transformed(a, value) && params == pass.params && pass.version != 0;
+        if (!primal && winograd.suits(range.count, pass.precision, kept)) {
             const int64_t aside = winograd.scratch_floats(range.count, pass.threads);
-            float* const scratch = a.scratch(aside + winograd.weights_floats());
-            const bool kept = keeps_transformed(a, value) && params == pass.params && pass.version != 0;
+            float* const scratch = a.scratch(aside + winograd.weights_floats(pass.precision));
             const float* const weights = transformed(
                 pass, winograd, params, kept ? static_cast<ConvolutionState*>(state) : nullptr, scratch + aside);
             return winograd.apply(pass.threads, pass.precision,
@@ -251,8 +253,8 @@ class Convolution : public Operation {
     const float* transformed(const Pass& pass, const Winograd& winograd, const float* params, ConvolutionState* state,
                              float* aside) const {
         if (state && state->transformed_version == pass.version) return state->transformed.data();
-        float* const to = state ? state->transformed.at_least(winograd.weights_floats()) : aside;
-        winograd.transform_weights(pass.threads, params + plan().parameters[0], to);
+        float* const to = state ? state->transformed.at_least(winograd.weights_floats(pass.precision)) : aside;
+        winograd.transform_weights(pass.threads, pass.precision, params + plan().parameters[0], to);
         if (state) state->transformed_version = pass.version;
         return to;
     }
@@ -266,13 +268,15 @@ class Convolution : public Operation {
     const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
         if (state.words_version != pass.version) {
             const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
-            float* const gather = state.gather_words.at_least(rows * words_row(false));
-            float* const spread = state.spread_words.at_least(geometry_.large_channels * words_row(true));
+            const WordTables to{state.gather_words.at_least(rows * words_row(false)), words_row(false),
+                                state.spread_words.at_least(geometry_.large_channels * words_row(true)),
+                                words_row(true)};
             parallel_for((rows + share - 1) / share, pass.threads, [&](int64_t part) {
                 const Timed timed(Work::pack);
+                const Interval some{part * share, std::min(rows, (part + 1) * share)};
                 gemm_kernels(pass.precision)
-                    .to_words(pass.params + plan().parameters[0], rows, geometry_.large_channels, geometry_.taps(),
-                              {part * share, std::min(rows, (part + 1) * share)}, gather, spread);
+                    .to_words(pass.params + plan().parameters[0] + some.first * geometry_.weights_of_small(),
+                              geometry_.weights_of_small(), some, {0, geometry_.large_channels}, geometry_.taps(), to);
             });
             state.words_version = pass.version;
         }

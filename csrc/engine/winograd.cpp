@@ -17,10 +17,10 @@ constexpr int64_t kCache = 512 * 1024;
 constexpr int64_t kColumns = 128;  // tiles at a time, at least: less, and transforms outweigh products
 constexpr int64_t kSlack = 64;     // behind an array, for vectors that reach beyond it
 constexpr int64_t kMostTaps = 64;  // rows of a kernel
-// Of an image, from which on transforms pay in bf16, where weights are transformed for every product but converted
-// once: with 256, figr's steps took 1.02 to 1.05 times as long on two Zen 4 cores, which have bf16 instructions.
-// Gradients by the weights gain from them at every size.
-constexpr int64_t kBf16Positions = 1024;
+// Of an image, from which on transforms pay in bf16: with weights transformed for three products, and for one. On two
+// Zen 4 cores, which have bf16 instructions, 512 x 256 channels of 5 x 5 on 8 x 8 pixels take 17.6 ms a step without
+// transforms and 15.9 with them, but one product 3.5 ms and 4.1. Gradients by the weights gain from them at every size.
+constexpr int64_t kKeptBf16Positions = 64, kBf16Positions = 256;
 constexpr int64_t kWeightsAtATime = 4096;  // rows of kernels
 
 }  // namespace
@@ -52,8 +52,9 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
     }
 }
 
-bool Winograd::suits(int64_t images, Precision precision) const {
-    return (precision == Precision::float32 || height_ * width_ >= kBf16Positions) && suits_gradient(images);
+bool Winograd::suits(int64_t images, Precision precision, bool kept) const {
+    const int64_t least = kept ? kKeptBf16Positions : kBf16Positions;
+    return (precision == Precision::float32 || height_ * width_ >= least) && suits_gradient(images);
 }
 
 bool Winograd::suits_gradient(int64_t images) const {
@@ -78,13 +79,18 @@ int64_t Winograd::batch_of_gradient(int64_t images) const {
     return batch(images, points_ * (source_channels_ + channels_) * height_ * tiles());
 }
 
-int64_t Winograd::weights_plane() const { return channels_ * steps() + kSlack; }
+int64_t Winograd::words_row() const {
+    return gemm_kernels(Precision::bf16).words_row(source_channels_, kernel_height_);
+}
+int64_t Winograd::weights_plane(Precision precision) const {
+    return channels_ * (precision == Precision::bf16 ? words_row() : steps()) + kSlack;
+}
 int64_t Winograd::plane(int64_t images) const { return (height_ + kernel_height_ - 1) * images * tiles() + kSlack; }
 int64_t Winograd::small_plane(int64_t images) const { return height_ * images * tiles() + kSlack; }
 int64_t Winograd::gradient_row() const { return (steps() + kSlack - 1) / kSlack * kSlack; }
 int64_t Winograd::gradient_plane() const { return channels_ * gradient_row() + kSlack; }
 
-int64_t Winograd::weights_floats() const { return points_ * weights_plane(); }
+int64_t Winograd::weights_floats(Precision precision) const { return points_ * weights_plane(precision); }
 
 int64_t Winograd::scratch_floats(int64_t images, int threads) const {
     return points_ * source_channels_ * plane(batch_of_result(images, threads));
@@ -95,13 +101,39 @@ int64_t Winograd::gradient_scratch_floats(int64_t images) const {
     return points_ * (gradient_plane() + source_channels_ * plane(at_a_time) + channels_ * small_plane(at_a_time));
 }
 
-void Winograd::transform_weights(int threads, const float* weights, float* transformed) const {
+void Winograd::transform_weights(int threads, Precision precision, const float* weights, float* transformed) const {
+    if (precision == Precision::bf16) return transform_to_words(threads, weights, transformed);
     const int64_t rows = channels_ * steps();
     parallel_for((rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
         const Timed timed(Work::pack);
         const int64_t first = part * kWeightsAtATime;
         winograd_kernels().weights(kernel_width_, spreads_, std::min(kWeightsAtATime, rows - first),
-                                   weights + first * kernel_width_, transformed + first, weights_plane());
+                                   weights + first * kernel_width_, transformed + first, weights_plane(precision));
+    });
+}
+
+// Squares of small and large channels, which stay in a cache between the two steps and make whole lines of words.
+void Winograd::transform_to_words(int threads, const float* weights, float* words) const {
+    constexpr int64_t kSmall = 16, kLarge = 128;
+    const int64_t small_channels = spreads_ ? source_channels_ : channels_;
+    const int64_t large_channels = spreads_ ? channels_ : source_channels_;
+    const int64_t across = (large_channels + kLarge - 1) / kLarge, down = (small_channels + kSmall - 1) / kSmall;
+    parallel_for(across * down, threads, [&](int64_t index) {
+        const Timed timed(Work::pack);
+        const Interval small{index / across * kSmall, std::min(small_channels, (index / across + 1) * kSmall)};
+        const Interval large{index % across * kLarge, std::min(large_channels, (index % across + 1) * kLarge)};
+        const int64_t row = (large.last - large.first) * kernel_height_, plane = kSmall * row + kSlack;
+        float* const square = thread_scratch(points_ * plane);
+        for (int64_t i = small.first; i < small.last; ++i)
+            winograd_kernels().weights(kernel_width_, spreads_, row,
+                                       weights + (i * large_channels + large.first) * kernel_height_ * kernel_width_,
+                                       square + (i - small.first) * row, plane);
+        for (int64_t point = 0; point < points_; ++point) {
+            float* const to = words + point * weights_plane(Precision::bf16);
+            gemm_kernels(Precision::bf16)
+                .to_words(square + point * plane, row, small, large, kernel_height_,
+                          spreads_ ? WordTables{nullptr, 0, to, words_row()} : WordTables{to, words_row(), nullptr, 0});
+        }
     });
 }
 
@@ -111,7 +143,20 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
     const WinogradKernels& kernels = winograd_kernels();
     const GemmKernels& gemm = gemm_kernels(precision);
     const int64_t of_small = (spreads_ ? channels_ : source_channels_) * kernel_height_;
-    const Weights view{nullptr, spreads_ ? kernel_height_ : of_small, spreads_ ? of_small : kernel_height_};
+    const auto weights_of = [&](int64_t point, int64_t channel) {
+        const float* const plane = transformed + point * weights_plane(precision);
+        Weights weights;
+        if (precision == Precision::bf16) {
+            weights.words = plane + channel * words_row();
+            weights.words_row = words_row();
+            weights.words_channel = kernel_height_;
+        } else {
+            weights.w_row = spreads_ ? kernel_height_ : of_small;
+            weights.w_channel = spreads_ ? of_small : kernel_height_;
+            weights.w = plane + channel * weights.w_row;
+        }
+        return weights;
+    };
     const std::vector<RowGroup>& groups = cheapest(ways_, [&](const RowGroup& group) {
         return gemm.cost(static_cast<int64_t>(group.taps.size()), (group.last - group.first) * images * tiles());
     });
@@ -176,8 +221,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
                     panels += (product.patches.columns() + gemm.tile_columns - 1) / gemm.tile_columns;
                 }
                 if (products.empty()) continue;
-                gemm.multiply(products.data(), static_cast<int>(products.size()),
-                              {transformed + point * weights_plane() + first * view.w_row, view.w_row, view.w_channel},
+                gemm.multiply(products.data(), static_cast<int>(products.size()), weights_of(point, first),
                               {0, last - first}, {0, panels}, nullptr, false, pack);
             }
             const Work before = begin_work(Work::pack);

@@ -26,12 +26,13 @@ class Winograd {
     // From the small image to the large one, or the other way; `border` is that of the source.
     Winograd(const Geometry&, const Border&, bool spreads);
 
-    // Whether it can, and is faster for so many images than the products themselves in that precision.
-    bool suits(int64_t images, Precision) const;
+    // Whether it can, and is faster for so many images than the products themselves in that precision; `kept`: with
+    // weights that are transformed for several calls.
+    bool suits(int64_t images, Precision, bool kept) const;
     bool suits_gradient(int64_t images) const;
-    // Weights [small channels][large channels][taps] as `apply` reads them.
-    int64_t weights_floats() const;
-    void transform_weights(int threads, const float* weights, float* transformed) const;
+    // Weights [small channels][large channels][taps] as `apply` reads them: in bf16 as words.
+    int64_t weights_floats(Precision) const;
+    void transform_weights(int threads, Precision, const float* weights, float* transformed) const;
     int64_t scratch_floats(int64_t images, int threads) const;
     // y (+)= the convolution of images in their border.
     void apply(int threads, Precision, const Images<const float>& source, int64_t images, const float* transformed,
@@ -56,7 +57,9 @@ class Winograd {
     int64_t batch(int64_t images, int64_t floats) const;
     int64_t batch_of_result(int64_t images, int threads) const;
     int64_t batch_of_gradient(int64_t images) const;
-    int64_t weights_plane() const;
+    int64_t weights_plane(Precision) const;
+    int64_t words_row() const;
+    void transform_to_words(int threads, const float* weights, float* words) const;
     int64_t plane(int64_t images) const;  // of a transformed channel in its border
     int64_t small_plane(int64_t images) const;
     int64_t steps() const { return source_channels_ * kernel_height_; }
