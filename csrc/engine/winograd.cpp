@@ -74,9 +74,12 @@ int64_t Winograd::batch_of_result(int64_t images, int threads) const {
                  points_ * (source_channels_ * (height_ + kernel_height_ - 1) + kBlockRows * height_) * tiles());
 }
 
-// Sums run over images, so their order must not depend on the threads.
+// Sums run over images, so their order must not depend on the threads. Each round reads and writes all of the gradient,
+// which should not be much more than the images are: for 512 x 256 channels of 8 x 8 pixels four rounds instead of one
+// took 1.07 times as long on two Zen 4 cores.
 int64_t Winograd::batch_of_gradient(int64_t images) const {
-    return batch(images, points_ * (source_channels_ + channels_) * height_ * tiles());
+    const int64_t of_image = points_ * (source_channels_ + channels_) * height_ * tiles();
+    return std::max(batch(images, of_image), std::min(images, points_ * channels_ * steps() / (2 * of_image)));
 }
 
 int64_t Winograd::words_row() const {
