@@ -80,6 +80,17 @@ NETWORKS = {
 }
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_threads_that_share_out_single_rows_do_not_change_a_byte(precision: str) -> None:
+    """Of many images each thread transforms few rows at a time; those at the edge meet fewer taps."""
+    torch.manual_seed(0)
+    case = Case(nn.Conv2d(112, 112, 5, padding=2), (112, 16, 16), images=72)
+    given = draw_passes(case)
+    alone, together = (engine_passes(case, given, threads=threads, precision=precision) for threads in (1, 2))
+    for name, value in alone.items():
+        assert torch.equal(value, together[name]), name
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_and_wide_layers(name: str) -> None:
     case = NETWORKS[name]()

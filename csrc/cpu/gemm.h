@@ -40,6 +40,9 @@ struct Weights {
     // The same converted beforehand, by GemmKernels::to_words, or null.
     const float* words = nullptr;
     int64_t words_row = 0, words_channel = 0;
+    // Taps of W, where some products of a result are made and others elsewhere: in which order channels are summed must
+    // not depend on which. 0: those that the products read.
+    int64_t taps = 0;
 };
 
 struct Result {
@@ -90,14 +93,13 @@ struct GemmKernels {
 
     // What a product takes, in taps of a vector of columns.
     double cost(int64_t taps, int64_t columns) const {
-        const int64_t vector = tile_columns / 2, whole = columns / tile_columns, rest = columns % tile_columns;
-        return static_cast<double>(taps) * (2 * static_cast<double>(whole) + (rest == 0        ? 0
-                                                                              : rest <= vector ? lone_vector
-                                                                                               : 2));
+        double vectors = 2 * static_cast<double>(columns / tile_columns);
+        if (const int64_t rest = columns % tile_columns) vectors += 2 * rest <= tile_columns ? lone_vector : 2;
+        return static_cast<double>(taps) * vectors;
     }
-    // Of products in bf16, else null: converts rows and channels, either from an even number on, of weights
-    // [rows][channels] [taps], of which `w` is the first and w_row the distance of rows. Different rows may be
-    // converted side by side.
+
+    // Of products in bf16, else null: converts rows and channels, either from an even number on, of [rows][channels]
+    // [taps], of which `w` is the first and w_row the distance of rows. Different rows may be converted side by side.
     void (*to_words)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables&);
     // How far rows of words are apart.
     int64_t (*words_row)(int64_t channels, int64_t taps);

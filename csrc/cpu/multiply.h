@@ -94,7 +94,7 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
     Chunk chunk;
     int32_t step_panel[kDepth];
     for (int i = 0; i < kDepth; ++i) step_panel[i] = i * kPanelColumns;
-    int64_t taps = 1;
+    int64_t taps = w.taps > 0 ? w.taps : 1;
     for (int i = 0; i < count; ++i)
         if (products[i].patches.taps > taps) taps = products[i].patches.taps;
     const int64_t channels = products[0].patches.channels, at_a_time = taps < kDepth ? kDepth / taps : 1;

@@ -251,7 +251,7 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
         return multiply_narrow<true>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
     alignas(64) float words[kTileWords];
-    int64_t taps = 1;  // of W, as far as any product reads
+    int64_t taps = w.taps > 0 ? w.taps : 1;  // of W, as far as any product reads
     for (int i = 0; i < count; ++i)
         for (int tap = 0; tap < products[i].patches.taps; ++tap)
             if (products[i].w_tap[tap] >= taps) taps = products[i].w_tap[tap] + 1;

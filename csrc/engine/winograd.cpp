@@ -149,6 +149,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
     const auto weights_of = [&](int64_t point, int64_t channel) {
         const float* const plane = transformed + point * weights_plane(precision);
         Weights weights;
+        weights.taps = kernel_height_;
         if (precision == Precision::bf16) {
             weights.words = plane + channel * words_row();
             weights.words_row = words_row();
