@@ -10,6 +10,7 @@ namespace {
 // short for a processor to foresee.
 class Ahead {
   public:
+    Ahead() = default;
     // Of words: a strip a row.
     Ahead(const float* first, int64_t distance, int64_t strips, int64_t length)
         : strip_(first), distance_(distance), strips_(strips), length_(length) {}

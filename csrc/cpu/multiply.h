@@ -84,6 +84,8 @@ void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, 
     }
 }
 
+constexpr int64_t kCachedWeights = 128 * 1024;  // half of a second-level cache
+
 // For each chunk of columns and block of depth, rows of W go by in tiles, and each tile meets all columns: its part of
 // W, some ten kilobytes, comes from memory once and stays in the first-level cache, the columns in the second-level
 // one.
@@ -98,7 +100,8 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
     for (int i = 0; i < count; ++i)
         if (products[i].patches.taps > taps) taps = products[i].patches.taps;
     const int64_t channels = products[0].patches.channels, at_a_time = taps < kDepth ? kDepth / taps : 1;
-    const bool in_strips = w.w_row < w.w_channel;  // else rows are long enough for a processor to foresee
+    // Of weights larger than a second-level cache; else rows are long enough for a processor to foresee.
+    const bool in_strips = w.w_row < w.w_channel && channels * w.w_channel > kCachedWeights;
     while (panels.first < panels.last) {
         const int64_t first = panels.first;
         panels.first = fill(chunk, products, count, panels);
@@ -115,11 +118,14 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
-                    const int64_t next = row + tile_row;
-                    const int64_t of_next = in_strips ? smaller(kTileRows, rows.last - next) : 0;
-                    Ahead ahead(w.w, w.w_row, w.w_channel, next, of_next, block.first, block.last, block.tap,
-                                block_taps);
-                    const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
+                    Ahead ahead;
+                    int64_t lines = 0;
+                    if (in_strips) {
+                        const int64_t next = row + tile_row;
+                        ahead = Ahead(w.w, w.w_row, w.w_channel, next, smaller(kTileRows, rows.last - next),
+                                      block.first, block.last, block.tap, block_taps);
+                        lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
+                    }
                     Tile tile{};
                     tile.a = w.w + row * w.w_row;
                     tile.a_row = w.w_row;

@@ -33,6 +33,7 @@ void add_way(std::vector<Way>& ways, Way way) {
 template <class Way, class Cost>
 const Way& cheapest(const std::vector<Way>& ways, const Cost& cost) {
     constexpr double kWorthwhile = 0.97;
+    if (ways.size() == 1) return ways.front();
     const Way* cheapest = nullptr;
     double least = 0;
     for (const Way& way : ways) {
