@@ -167,19 +167,46 @@ def test_an_instruction_set_that_does_not_exist() -> None:
     assert _core.isa() in _core.available_isas()
 
 
+LOAD_CORE = f"""
+import sys; sys.path[:0] = {sys.path!r}
+from importlib import util
+spec = util.spec_from_file_location('metagan_fast._core', {_core.__file__!r})
+core = util.module_from_spec(spec); spec.loader.exec_module(core)
+"""
+
+
+def run_alone(code: str, **environment: str) -> str:
+    """Return what code prints in a process that has loaded the extension and nothing else."""
+    command = [sys.executable, "-c", LOAD_CORE + code]
+    result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
+)
+def test_workers_keep_off_the_callers_processor_where_there_are_enough() -> None:
+    """Kernels of virtual machines wake them there; as soon as threads outnumber processors, all share all of them."""
+    code = """
+import ctypes, os
+n, allowed = 50_000, os.sched_getaffinity(0)
+buffer = (ctypes.c_float * (4 * n))()
+def places(threads):
+    matrix = (ctypes.addressof(buffer), n)
+    core.ema_update(core.FLOAT32, 4, n, threads, matrix, matrix, matrix, 0.5)
+    return [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]
+before = places(1)
+assert before == [allowed], before
+first, second = places(2)
+assert allowed in (first, second) and len(first ^ second) == 1, (first, second, allowed)
+assert places(len(allowed) + 1) == [allowed] * (len(allowed) + 1)
+"""
+    run_alone(code)
+
+
 @pytest.mark.parametrize("name", _core.available_isas())
 def test_the_environment_chooses_the_instruction_set(name: str) -> None:
-    code = f"import sys; sys.path[:0] = {sys.path!r}\nfrom importlib import util\n"
-    code += f"spec = util.spec_from_file_location('metagan_fast._core', {_core.__file__!r})\n"
-    code += "core = util.module_from_spec(spec); spec.loader.exec_module(core); print(core.isa())"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "METAGAN_FAST_ISA": name},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.strip() == name
+    assert run_alone("print(core.isa())", METAGAN_FAST_ISA=name) == name
 
 
 def test_a_wrong_dtype_rate_or_number_is_refused() -> None:

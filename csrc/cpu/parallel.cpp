@@ -1,6 +1,9 @@
 #include "parallel.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -9,6 +12,7 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 namespace metagan {
 namespace {
@@ -20,6 +24,7 @@ class Pool {
         const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
         if (!owner.owns_lock()) return false;
         hire(threads - 1);
+        keep_apart();
         function_ = function;
         context_ = context;
         count_ = count;
@@ -45,10 +50,30 @@ class Pool {
   private:
     void hire(int wanted) {
         try {
-            for (; workers_ < wanted; ++workers_) std::thread(&Pool::work, this).detach();
+            for (; workers_ < wanted; ++workers_) {
+                std::thread worker(&Pool::work, this);
+                handles_.push_back(worker.native_handle());
+                worker.detach();
+            }
         } catch (const std::system_error&) {
             // No more threads to be had: fewer do the same work.
         }
+    }
+
+    // Where there are processors enough, keeps workers off the caller's: a virtual machine's kernel takes a processor
+    // that has slept for some milliseconds for a busy one, and wakes them beside the caller, to wait for it. (Of inner
+    // loops that followed 30 ms of sleep on a machine of two, half took 1.8 times as long.)
+    void keep_apart() {
+#ifdef __linux__
+        cpu_set_t others;
+        const int here = sched_getcpu();
+        if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof others, &others) != 0) return;
+        if (CPU_COUNT(&others) > workers_) CPU_CLR(here, &others);
+        if (placed_ == workers_ && CPU_EQUAL(&others, &places_of_workers_)) return;
+        for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof others, &others);
+        places_of_workers_ = others;
+        placed_ = workers_;
+#endif
     }
 
     [[noreturn]] void work() {
@@ -70,6 +95,11 @@ class Pool {
 
     std::mutex owner_;  // held for the length of a loop
     int workers_ = 0;
+    std::vector<pthread_t> handles_;
+#ifdef __linux__
+    cpu_set_t places_of_workers_{};
+    int placed_ = 0;  // how many workers have been told
+#endif
 
     std::mutex mutex_;  // guards places_ and active_
     std::condition_variable wake_, finished_;
