@@ -23,13 +23,23 @@ def memory(x: Tensor) -> np.ndarray:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))
 
 
+def with_early_waits(text: str) -> str:
+    """Return PTX with tcgen05.wait::ld directly behind the loads, where Triton puts it.
+
+    LLVM does not know that the loaded registers depend on the wait, and moves their uses in front of it. PTX forbids
+    that; on a GPU it is right, as ptxas has each use wait for its registers.
+    """
+    between = r"((?:(?!\b(?:bra|bar|barrier|mbarrier|tcgen05)\b).)*?)"
+    return re.sub(rf"(tcgen05\.ld\.[^;]*;){between}(tcgen05\.wait::ld[^;]*;)", r"\1 \3\2", text, flags=re.S)
+
+
 def run(launch: Launch, order: str, without: str | None = None, target: str = "sm_80") -> str:
     """Compile a launch for a GPU, run the PTX, and return it; its tensors change in place.
 
     `without` is an opcode whose instructions are taken out, to see that they are missed.
     """
     compiled = launch.compile(target)
-    text = compiled.asm["ptx"]
+    text = with_early_waits(compiled.asm["ptx"])
     if without is not None:
         text, count = re.subn(rf"{re.escape(without)}\b[^;]*;", "", text)
         assert count, f"{launch} has no {without}"

@@ -8,6 +8,7 @@ from .instructions import find
 from .matrices import Matrices, fragments
 from .operands import INTEGER, NAME, c_name, c_type
 from .parser import Instruction, Kernel, Label, bits, split
+from .tensor_memory import TensorMemory
 
 _SPACES = {None: "kGeneric", "global": "kGlobal", "shared": "kShared", "local": "kLocal"}
 _ATOMS = {
@@ -27,10 +28,10 @@ def source(kernel: Kernel) -> tuple[str, int]:
     return generator.source(), generator.shared_bytes
 
 
-class Generator(Matrices):
+class Generator(Matrices, TensorMemory):
     def __init__(self, kernel: Kernel):
         super().__init__(kernel)
-        self.fragments = {name for item in kernel.body for name in fragments(item)}
+        self.fragments = {name: touch for item in kernel.body for name, touch in fragments(item).items()}
 
     def source(self) -> str:
         lines = [f'extern "C" void {c_name(self.kernel.name)}(Thread &t) {{']
@@ -52,7 +53,7 @@ class Generator(Matrices):
         body = getattr(self, form)(i, match) if value is None else self._value(i, form, match, value)
         if self.fragments and not fragments(i):
             used = dict.fromkeys(x for text in i.operands for x in NAME.findall(text) if x in self.fragments)
-            body = " ".join([*(f"touch(t, {i.line}, &{c_name(x)});" for x in used), body])
+            body = " ".join([*(f"{self.fragments[x]}(t, {i.line}, &{c_name(x)});" for x in used), body])
         if i.guard is None:
             return f"{{ {body} }}"
         return f"if ({'!' * i.negated}{self.register(i, i.guard)}) {{ {body} }}"

@@ -23,7 +23,7 @@ COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-fno-gnu-unique", "-w")
 ORDERS = ("forward", "reverse", "random")
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("runtime", "matrix", "wgmma")
+_SOURCES = ("runtime", "matrix", "wgmma", "mbarrier", "tcgen05")
 _FORMATS = {"f32": "<f", "f64": "<d"}
 _BLOCK_LIMIT = 1024
 

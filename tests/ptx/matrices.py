@@ -92,8 +92,11 @@ class Matrices(Operands):
         return " ".join(lines)
 
 
-def fragments(item: Instruction | Label) -> tuple[str, ...]:
-    """Return the registers of the matrices that an asynchronous product has in registers."""
-    if isinstance(item, Label) or not item.opcode.startswith("wgmma.mma_async"):
-        return ()
-    return tuple(x for text in item.operands[:2] if text.startswith("{") for x in split(text[1:-1]))
+def fragments(item: Instruction | Label) -> dict[str, str]:
+    """Return the registers that an asynchronous instruction reads or sets until a wait, and what checks their use."""
+    if isinstance(item, Instruction):
+        if item.opcode.startswith("wgmma.mma_async"):
+            return {x: "touch" for text in item.operands[:2] if text.startswith("{") for x in split(text[1:-1])}
+        if item.opcode.startswith("tcgen05.ld."):
+            return dict.fromkeys(split(item.operands[0].strip("{}")), "touch_loaded")
+    return {}
