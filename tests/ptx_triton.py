@@ -36,12 +36,14 @@ def with_early_waits(text: str) -> str:
 def run(launch: Launch, order: str, without: str | None = None, target: str = "sm_80") -> str:
     """Compile a launch for a GPU, run the PTX, and return it; its tensors change in place.
 
-    `without` is an opcode whose instructions are taken out, to see that they are missed.
+    `without` is an opcode whose instructions are taken out, with their guards and with the loop around an
+    `mbarrier.try_wait`, to see that they are missed.
     """
     compiled = launch.compile(target)
     text = with_early_waits(compiled.asm["ptx"])
     if without is not None:
-        text, count = re.subn(rf"{re.escape(without)}\b[^;]*;", "", text)
+        taken = rf"(?:@!?%\w+\s+)?{re.escape(without)}\b[^;]*;(?:\s*@!complete\s[^;]*;)?"
+        text, count = re.subn(taken, "", text)
         assert count, f"{launch} has no {without}"
     kernel = ptx.load(text)[launch.name]
     values = [launch.arguments[name] for name in launch.passed]

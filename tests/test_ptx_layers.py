@@ -109,7 +109,7 @@ LARGE: dict[str, Case] = {
     "linear": (Linear(), (1, 33, 50), 72),
     "convolution": (Convolution((4, 4), (3, 3), padding=(1, 1)), (1, 3, 34, 4, 4), 36),
 }
-"""Tiles that two warp groups of an sm_90 share, a part of which lies beyond the edge, several steps along k."""
+"""Tiles that two warp groups share, a part of which lies beyond the edge, several steps along k."""
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,29 @@ def test_three_passes_by_warp_groups(
     assert len(ran) == 3
     for text in ran:
         assert re.search(rf"wgmma\.mma_async[\w.]*\.{precision}\.{precision} ", text)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "dtype", "order"),
+    [
+        ("linear", "tf32", torch.float32, "random"),
+        ("linear", "bf16", torch.bfloat16, "forward"),
+        ("linear", "bf16", torch.float32, "reverse"),
+        ("convolution", "tf32", torch.float32, "reverse"),
+        ("convolution", "bf16", torch.bfloat16, "random"),
+        pytest.param("convolution", "bf16", torch.float32, "forward", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_three_passes_in_tensor_memory(
+    name: str, precision: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    """A of float32 for bf16 products is rounded in registers and goes to tensor memory too, as far as layouts allow."""
+    ran = as_ptx(order, target="sm_100")
+    check_three_passes(LARGE[name], precision, dtype)
+    assert len(ran) == 3
+    for text in ran:
+        assert f"tcgen05.mma.cta_group::1.kind::{'f16' if precision == 'bf16' else 'tf32'}" in text
 
 
 @pytest.mark.parametrize(
@@ -229,6 +252,30 @@ def test_a_missing_step_of_warp_groups_is_an_error(
     as_ptx("random", without, "sm_90")
     with pytest.raises(ptx.PtxError, match=message):
         kernel(layer, "forward", "tf32")(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("tcgen05.wait::ld", "no tcgen05.wait::ld between"),
+        ("tcgen05.wait::st", "of tensor memory, to which thread .* stores: no wait between"),
+        ("tcgen05.commit", "waits for a phase of the mbarrier .* that does not complete"),
+        ("tcgen05.dealloc", "columns of tensor memory that nobody returns"),
+        ("mbarrier.init", "no mbarrier was initialised"),
+        ("mbarrier.try_wait", "a product under way"),
+        ("fence.proxy.async", "no fence.proxy.async after its write"),
+        ("bar.sync", "no barrier between|no wait between"),
+        ("cp.async.wait_group", "no wait between"),
+    ],
+)
+def test_a_missing_step_in_tensor_memory_is_an_error(
+    without: str, message: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    layer = LARGE["linear"][0]
+    x, weight, bias = operands(LARGE["linear"])
+    as_ptx("random", without, "sm_100")
+    with pytest.raises(ptx.PtxError, match=message):
+        kernel(layer, "forward", "bf16")(x, weight, bias)
 
 
 @pytest.mark.parametrize(
