@@ -24,12 +24,12 @@ def memory(x: Tensor) -> np.ndarray:
 
 
 def with_early_waits(text: str) -> str:
-    """Return PTX with tcgen05.wait::ld directly behind the loads, where Triton puts it.
+    """Return PTX with tcgen05.wait::ld directly behind the load, where Triton puts it.
 
-    LLVM does not know that the loaded registers depend on the wait, and moves their uses in front of it. PTX forbids
-    that; on a GPU it is right, as ptxas has each use wait for its registers.
+    LLVM does not know that the loaded registers depend on the wait, and moves it behind their uses, barriers and
+    branches. PTX forbids that; on a GPU it is right, since in ptxas's code the first use waits for the registers.
     """
-    between = r"((?:(?!\b(?:bra|bar|barrier|mbarrier|tcgen05)\b).)*?)"
+    between = r"((?:(?!tcgen05).)*?)"
     return re.sub(rf"(tcgen05\.ld\.[^;]*;){between}(tcgen05\.wait::ld[^;]*;)", r"\1 \3\2", text, flags=re.S)
 
 

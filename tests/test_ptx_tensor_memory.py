@@ -28,12 +28,12 @@ ADDRESSES += "add.s32 %r11, %r10, %r12;"
 """Of what is allocated, and of a warp's part of it: warp i has lanes 32 i to 32 i + 31."""
 
 WAIT_LD, WAIT_ST = "tcgen05.wait::ld.sync.aligned;", "tcgen05.wait::st.sync.aligned;"
-COMMIT = f"""add.s32 %r13, %r1, {BARRIER};
-@%p4 tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r13];"""
+ARRIVE = "@%p4 tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r13];"
+COMMIT = f"add.s32 %r13, %r1, {BARRIER}; {ARRIVE}"
 
 
-def wait(parity=0, guard=""):
-    attempt = f"mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1+{BARRIER}], {parity}; @!complete bra.uni again;"
+def wait(parity=0, guard="", at=BARRIER):
+    attempt = f"mbarrier.try_wait.parity.shared::cta.b64 complete, [%r1+{at}], {parity}; @!complete bra.uni again;"
     return f"{{ .reg .pred complete; {guard and f'@!{guard} bra past;'} again: {attempt} past: }}"
 
 
@@ -159,7 +159,7 @@ def test_products_of_whole_numbers_are_exact(name):
     out = np.full((128, case.n // 2), np.nan, np.float32)
     order = ptx.ORDERS[list(CASES).index(name) % 3]
     arguments = [image, out, case.words(of_a)]
-    products()[name.replace("-", "_")].launch(1, 128, arguments, shared_bytes=BYTES + 16, order=order, seed=3)
+    products()[name.replace("-", "_")].launch(1, 128, arguments, shared_bytes=BYTES + 24, order=order, seed=3)
     np.testing.assert_array_equal(matrix(out, case.n), a @ b + 3 * (name in ADDING))
 
 
@@ -236,6 +236,15 @@ WRONG = {
         UNDER_WAY,
     ),
     "some_wait": (steps(SMALL, wait=wait(guard="%p3")), UNDER_WAY),
+    "wait_for_the_commit_of_another": (
+        steps(
+            SMALL,
+            init=INIT + INIT.replace(str(BARRIER), str(BARRIER + 8)),
+            commit=f"{COMMIT} {ONE} add.s32 %r13, %r13, 8; {ARRIVE.replace('%p4', '%p5')} not.pred %p6, %p3;",
+            wait=f"{wait(guard='%p3')} {wait(guard='%p6', at=BARRIER + 8)}",
+        ),
+        UNDER_WAY,
+    ),
     "store_under_way": (steps(SMALL, wait=store("a", 4) + WAIT_ST + wait()), UNDER_WAY),
     "return_under_way": (steps(SMALL, wait="", load="", wait_load=""), UNDER_WAY),
     "no_commit": (steps(SMALL, commit=""), NEVER),
@@ -369,7 +378,7 @@ def launch(name, order="forward"):
     a, b, of_a, image = SMALL.draw(2)
     out = np.full((128, 4), np.nan, np.float32)
     arguments = [image, out, SMALL.words(of_a)]
-    one_product()[name].launch(1, 128, arguments, shared_bytes=BYTES + 16, order=order, seed=6)
+    one_product()[name].launch(1, 128, arguments, shared_bytes=BYTES + 24, order=order, seed=6)
     return a @ b, matrix(out, 8)
 
 

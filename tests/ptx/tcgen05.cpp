@@ -183,7 +183,6 @@ void load_cells(Thread& thread, int line, uint32_t address, uint32_t second, uin
     for_each_cell(thread, line, address, second, count, [&](uint32_t index, uint32_t i) {
         check_products(thread, line, index, false);
         ++check_use(thread, line, index, false).loading;
-        *to[i] = ~0u;
         block->current->loads.push_back({to[i], index});
     });
 }
