@@ -278,3 +278,11 @@ ret;
     np.testing.assert_array_equal(out, np.repeat([-5.25, -4.25, -3.25], 32))
     with pytest.raises(PtxError, match="allows 64 threads"):
         run.launch(3, 96, [out, 1.5, struct, -7])
+
+
+def test_labels_of_blocks_in_braces_are_their_own():
+    count = "{{ .reg .pred go; again: add.s32 %r1, %r1, 1; setp.lt.s32 go, %r1, {}; @go bra.uni again; @!go bra out; }}"
+    body = f"mov.u32 %r1, 0; {count.format(5)} out: st.global.b32 [%d1], %r1; {count.format(9).replace('out', 'end')}"
+    out = np.zeros(1, np.uint64)
+    load(f"{body} end: st.global.b32 [%d1+4], %r1;", parameters=1)["k"].launch(1, 1, [out])
+    np.testing.assert_array_equal(out.view(np.uint32), [5, 9])

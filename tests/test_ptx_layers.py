@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ LARGE: dict[str, Case] = {
     "linear": (Linear(), (1, 33, 50), 72),
     "convolution": (Convolution((4, 4), (3, 3), padding=(1, 1)), (1, 3, 34, 4, 4), 36),
 }
-"""Tiles that two warp groups of an sm_90 share, a part of which lies beyond the edge, several steps along k."""
+"""Tiles that two warp groups share, a part of which lies beyond the edge, several steps along k."""
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,29 @@ def test_three_passes_by_warp_groups(
 
 
 @pytest.mark.parametrize(
+    ("name", "precision", "dtype", "order"),
+    [
+        ("linear", "tf32", torch.float32, "random"),
+        ("linear", "bf16", torch.bfloat16, "forward"),
+        ("linear", "bf16", torch.float32, "reverse"),
+        ("convolution", "tf32", torch.float32, "reverse"),
+        ("convolution", "bf16", torch.bfloat16, "random"),
+        pytest.param("convolution", "bf16", torch.float32, "forward", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_three_passes_in_tensor_memory(
+    name: str, precision: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    """A of float32 for bf16 products is rounded in registers and goes to tensor memory too, as far as layouts allow."""
+    ran = as_ptx(order, target="sm_100")
+    check_three_passes(LARGE[name], precision, dtype)
+    assert len(ran) == 3
+    for text in ran:
+        assert f"tcgen05.mma.cta_group::1.kind::{'f16' if precision == 'bf16' else 'tf32'}" in text
+
+
+@pytest.mark.parametrize(
     ("name", "precision", "order", "target"),
     [
         ("linear-gelu", "ieee", "random", "sm_80"),
@@ -157,21 +181,39 @@ def test_passes_with_an_activation(
     name: str, precision: str, order: str, target: str, as_ptx: Callable[..., list[str]]
 ) -> None:
     """Forward, and backward from what it keeps; a transposed convolution sums dy in a launch more."""
-    case = ACTIVATED[name]
+    ran = as_ptx(order, target=target)
+    check_passes_with_an_activation(
+        ACTIVATED[name], precision, torch.bfloat16 if precision == "bf16" else torch.float32
+    )
+    assert len(ran) == 3 + name.startswith("transposed") and all(UNITS[precision] in text for text in ran[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "precision", "order"),
+    [("linear", "gelu", "bf16", "random"), ("convolution", "prelu", "tf32", "reverse")],
+)
+def test_passes_with_an_activation_in_tensor_memory(
+    name: str, activation: str, precision: str, order: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    layer, *sizes = LARGE[name]
+    ran = as_ptx(order, target="sm_100")
+    case = (replace(layer, activation=Activation(activation)), *sizes)
+    check_passes_with_an_activation(case, precision, torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert len(ran) == 3 and all("tcgen05.mma" in text for text in ran)
+
+
+def check_passes_with_an_activation(case: Case, precision: str, dtype: torch.dtype) -> None:
     layer = case[0]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x, weight, bias = operands(case, dtype)
     slope = slopes(case, dtype)
     dy = torch.randn_like(oracle(layer, x, weight, bias, slope))
     y, *derivatives = expected(case, x, weight, bias, dy, slope)
     exact = kept(case, x, weight, bias, slope)
     through = {"kept": exact, "slope": slope}
-    ran = as_ptx(order, target=target)
     results = kernel(layer, "forward", precision)(x, weight, bias, slope=slope)
     actual = results if isinstance(results, tuple) else (results,)
     actual += (kernel(layer, "backward_data", precision)(dy, weight, **through),)
     actual += kernel(layer, "backward_weights", precision)(dy, x, **through)
-    assert len(ran) == 3 + name.startswith("transposed") and all(UNITS[precision] in text for text in ran[:3])
     for a, b in zip(actual, (y, *([exact] if layer.activation.keeps_input else []), *derivatives), strict=True):
         assert_close(a, b, "task-layer" if precision == "ieee" else "task-layer-reduced")
 
@@ -229,6 +271,28 @@ def test_a_missing_step_of_warp_groups_is_an_error(
     as_ptx("random", without, "sm_90")
     with pytest.raises(ptx.PtxError, match=message):
         kernel(layer, "forward", "tf32")(x, weight, bias)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("tcgen05.wait::ld", "no tcgen05.wait::ld between"),
+        ("tcgen05.wait::st", "of tensor memory, to which thread .* stores: no wait between"),
+        ("tcgen05.commit", "waits for a phase of the mbarrier .* that does not complete"),
+        ("tcgen05.dealloc", "columns of tensor memory that nobody returns"),
+        ("mbarrier.try_wait", "a product under way"),
+        ("fence.proxy.async", "no fence.proxy.async after its write"),
+        ("bar.sync", "no barrier between|no wait between"),
+    ],
+)
+def test_a_missing_step_in_tensor_memory_is_an_error(
+    without: str, message: str, as_ptx: Callable[..., list[str]]
+) -> None:
+    layer = LARGE["linear"][0]
+    x, weight, bias = operands(LARGE["linear"])
+    as_ptx("random", without, "sm_100")
+    with pytest.raises(ptx.PtxError, match=message):
+        kernel(layer, "forward", "bf16")(x, weight, bias)
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,16 @@ The tests' own formulas say where an element lies in shared memory; numpy says w
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import ptx
 from ptx import PtxError
-from ptx_text import HEAD, SHARED, bf16, kernel
+from ptx_matrices import BRING, BYTES, Layout, Operands
+from ptx_text import HEAD, SHARED, kernel
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
-
-MODES = {16: 0, 128: 1, 64: 2, 32: 3}
-"""What a descriptor calls a swizzle of so many bytes; 16 is none."""
 
 FENCE, COMMIT = "wgmma.fence.sync.aligned;", "wgmma.commit_group.sync.aligned;"
 VISIBLE = "fence.proxy.async.shared::cta; bar.sync 0;"
@@ -28,53 +25,7 @@ def wait(newest=0):
     return f"wgmma.wait_group.sync.aligned {newest};"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where a matrix (rows, k) of elements of `size` bytes lies: byte offsets and swizzle as a descriptor has them."""
-
-    start: int
-    leading: int
-    stride: int
-    swizzle: int
-    transposed: bool = False
-
-    def descriptor(self, more=0):
-        at = self.start + more
-        return at >> 4 | self.leading >> 4 << 16 | self.stride >> 4 << 32 | MODES[self.swizzle] << 62
-
-    def addresses(self, rows, columns, size):
-        i, k = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-        width, each = self.swizzle, 16 // size
-        if not self.transposed:
-            within = k // each * self.leading + k % each * size if width == 16 else k * size
-            offset = i // 8 * self.stride + i % 8 * width + within
-        elif width == 16:
-            offset = i // each * self.stride + k // 8 * self.leading + k % 8 * 16 + i % each * size
-        else:
-            block = width // size
-            offset = i // block * self.leading + k // 8 * self.stride + k % 8 * width + i % block * size
-        address = self.start + offset
-        return address ^ (address >> 7) % (width // 16) * 16
-
-
-@dataclass(frozen=True)
-class Case:
-    """A product and another along k, its operands `second` bytes further in memory; an A of None is in registers."""
-
-    kind: str
-    n: int
-    a: Layout | None
-    b: Layout
-    second: tuple[int, int] = (32, 32)
-
-    @property
-    def size(self):
-        return 4 if self.kind == "tf32" else 2
-
-    @property
-    def k(self):
-        return 32 // self.size
-
+class Case(Operands):
     def product(self, step=0, accumulates=0, signs="1, 1", result="a"):
         d = ", ".join(f"%{result}{i}" for i in range(self.n // 2))
         a = "%d10" if self.a else f"{{{', '.join(f'%w{4 * step + i}' for i in range(4))}}}"
@@ -100,14 +51,8 @@ CASES = {
     "bf16-registers": Case("bf16", 256, None, Layout(0, 2048, 1024, 128, True), (0, 8192)),
 }
 SIGNS = {"1, 1": 1, "-1, 1": -1, "1, -1": -1, "-1, -1": 1}
-BYTES = 20480
-BRING = "\n".join(
-    ["mov.u32 %r1, memory; shl.b32 %r2, %r39, 3; add.s32 %r3, %r1, %r2;"]
-    + [f"ld.global.b64 %d9, [%d1+{i}]; st.shared.b64 [%r3+{i}], %d9;" for i in range(0, BYTES, 1024)]
-    + ["mad.wide.u32 %d3, %r39, 24, %d3;"]
-    + [f"ld.global.b32 %w{i}, [%d3+{4 * i}];" for i in range(8)]
-)
-"""What the first array has to shared memory, and a thread's 8 words of A to registers."""
+WORDS = "mad.wide.u32 %d3, %r39, 24, %d3;" + "".join(f"ld.global.b32 %w{i}, [%d3+{4 * i}];" for i in range(8))
+"""A thread's 8 words of A to registers."""
 
 
 def results(n, of="a"):
@@ -128,38 +73,26 @@ def products():
     parts = [HEAD, SHARED]
     for name, case in CASES.items():
         both = case.product() + case.product(1, -1)
-        body = f"{BRING} {VISIBLE} {FENCE} {both} {COMMIT} {wait()} {results(case.n)}"
+        body = f"{BRING} {WORDS} {VISIBLE} {FENCE} {both} {COMMIT} {wait()} {results(case.n)}"
         parts.append(text(name.replace("-", "_"), body, case.n))
     case = CASES["tf32-64"]
     for i, signs in enumerate(SIGNS):
-        body = f"{BRING} {VISIBLE} {FENCE} {case.product(0, -1, signs)} {COMMIT} {wait()} {results(case.n)}"
+        body = f"{BRING} {WORDS} {VISIBLE} {FENCE} {case.product(0, -1, signs)} {COMMIT} {wait()} {results(case.n)}"
         parts.append(text(f"signs{i}", body, case.n))
     return ptx.load("\n".join(parts))
 
 
 def operands(case, seed):
-    """Return A (64, 2 k) and B (2 k, n) of whole numbers, what is in shared memory, and A's words of every thread."""
-    draw = np.random.default_rng(seed)
-    a, b = (draw.integers(-8, 9, shape).astype(np.float32) for shape in ((64, 2 * case.k), (2 * case.k, case.n)))
-    if case.kind == "tf32":  # the lower 13 bits of an operand are not read
-        of_a, of_b = a.view(np.uint32) | np.uint32(0x1FFF), b.T.copy().view(np.uint32) | np.uint32(0xABC)
-    else:
-        of_a, of_b = bf16(a), bf16(b.T)
-    image = np.full(BYTES // case.size, -1, f"i{case.size}").view(of_a.dtype)
+    """Return A, B, what is in shared memory, and A's words of every thread."""
+    a, b, of_a, image = case.draw(seed)
     thread = np.arange(128)
     words = np.zeros((128, 8, 4 // case.size), of_a.dtype)
     for step in range(2):
-        along = slice(step * case.k, (step + 1) * case.k)
-        for layout, bits, more in ((case.a, of_a, case.second[0]), (case.b, of_b, case.second[1])):
-            if layout is not None:
-                moved = Layout(layout.start + step * more, *list(vars(layout).values())[1:])
-                part = bits[:, along]
-                image[moved.addresses(*part.shape, case.size) // case.size] = part
         for word in range(4):
             for half in range(4 // case.size):
                 row = thread // 32 * 16 + thread % 32 // 4 + word % 2 * 8
                 column = (thread % 4 + word // 2 * 4) * (4 // case.size) + half
-                words[:, 4 * step + word, half] = of_a[:, along][row, column]
+                words[:, 4 * step + word, half] = of_a[row, step * case.k + column]
     return a, b, image, words
 
 
@@ -204,7 +137,7 @@ OVERWRITE = "setp.eq.u32 %p2, %r39, 1; @%p2 st.shared.b32 [%r1+4], %r39;"
 
 def steps(**other):
     """One product from start to end, with other text for some steps."""
-    usual = {"bring": BRING, "visible": VISIBLE, "fence": FENCE, "product": SMALL.product(), "commit": COMMIT}
+    usual = {"bring": BRING + WORDS, "visible": VISIBLE, "fence": FENCE, "product": SMALL.product(), "commit": COMMIT}
     return " ".join({**usual, "wait": wait(), "out": results(8), **other}.values())
 
 
@@ -257,11 +190,11 @@ WRONG = {
     "copy_under_way": (steps(commit=f"{COMMIT} bar.sync 0; cp.async.ca.shared.global [%r3], [%d1], 8;"), IN_USE),
     "memory_after_no_barrier": (steps(wait=f"{wait()} {OVERWRITE}"), "no barrier between"),
     "copy_not_waited_for": (
-        steps(bring=f"{BRING} bar.sync 0; cp.async.ca.shared.global [%r3], [%d1], 8;"),
+        steps(bring=f"{BRING} {WORDS} bar.sync 0; cp.async.ca.shared.global [%r3], [%d1], 8;"),
         r"uses shared byte \d+, to which thread \d+ copies: no wait between",
     ),
     "no_proxy_fence": (steps(visible="bar.sync 0;"), NOT_VISIBLE),
-    "proxy_fence_first": (steps(bring=f"fence.proxy.async; {BRING}", visible="bar.sync 0;"), NOT_VISIBLE),
+    "proxy_fence_first": (steps(bring=f"fence.proxy.async; {BRING} {WORDS}", visible="bar.sync 0;"), NOT_VISIBLE),
     "proxy_fence_of_some": (
         steps(visible="bar.sync 0; setp.ne.u32 %p2, %r39, 17; @%p2 fence.proxy.async;"),
         NOT_VISIBLE,

@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -21,7 +22,7 @@ struct Fault {
     std::string message;
 };
 
-enum class State { kReady, kAtBarrier, kInExchange, kInGroup, kDone };
+enum class State { kReady, kAtBarrier, kInExchange, kInGroup, kAtMbarrier, kDone };
 enum class GroupStep { kFence, kMultiply, kCommit, kWait };
 
 // A cp.async that its thread has not waited for; `data` are what the source held when it was started.
@@ -30,6 +31,16 @@ struct Copy {
     const uint8_t* from;
     uint32_t size, from_size, group;
     uint8_t data[16];
+};
+
+// A tcgen05.ld or tcgen05.st of one word that its thread has not waited for: of the cell of tensor memory.
+struct CellLoad {
+    uint32_t* to;
+    uint32_t cell;
+};
+
+struct CellStore {
+    uint32_t cell, value;
 };
 
 struct Fiber {
@@ -47,6 +58,11 @@ struct Fiber {
     const Product* product;                   // of a kMultiply
     std::unordered_set<const void*> touched;  // registers of products that other instructions used since wgmma.fence
     std::vector<uint32_t> proxy_fences;       // the interval of each fence.proxy.async
+    uint32_t mbarrier, parity;                // that it waits for
+    bool has_tried;                           // its mbarrier.try_wait has returned false
+    std::map<int32_t, uint32_t> arrived;  // by thread: its tensor products before this one are known to have arrived
+    std::vector<CellLoad> loads;
+    std::vector<CellStore> stores;
 };
 
 struct Warp {
@@ -77,6 +93,48 @@ struct Write {
     uint32_t interval = 0, proxy_fences = 0;
 };
 
+// A tcgen05.mma: the thread that started it, where its sums are, and the interval in which a thread first knew that it
+// had arrived.
+struct TensorProductRecord {
+    int32_t thread;
+    uint32_t d, descriptor, known = ~0u;
+};
+
+// A word of tensor memory: who uses it, the thread whose tcgen05.st is under way, how many tcgen05.ld are, and the last
+// products that write and read it.
+struct Cell {
+    uint32_t value = ~0u;
+    Access writes, reads;
+    int32_t storer = kNobody;
+    uint32_t loading = 0;
+    int32_t writer = kNobody, reader = kNobody;
+};
+
+struct Allocation {
+    uint32_t column, columns;
+    int line;
+    uint32_t thread;
+};
+
+struct TensorMemory {
+    std::vector<Cell> cells;  // of all lanes and columns, none before the first allocation
+    std::vector<Allocation> allocations;
+    std::vector<TensorProductRecord> products;
+    bool may_allocate = true;
+};
+
+// A tcgen05.commit that has not arrived at its mbarrier: of the thread's products before this one.
+struct Commit {
+    uint32_t mbarrier;
+    int32_t thread;
+    uint32_t products;
+};
+
+struct Mbarrier {
+    uint32_t count, pending, phase;
+    std::vector<Commit> arrivals, completed;  // of the phase that runs, and of those before
+};
+
 struct Buffer {
     uint64_t begin, end;
 };
@@ -88,9 +146,14 @@ struct Block {
     std::vector<uint8_t> shared;
     std::vector<Access> writes, reads;  // of each byte of shared memory
     std::vector<Write> last_writes;
-    std::vector<int32_t> copiers;    // the thread whose cp.async into a byte of shared memory is under way
-    std::vector<uint32_t> products;  // how many products under way read a byte of shared memory
-    uint32_t interval = 1;           // grows with each barrier
+    std::vector<int32_t> copiers;         // the thread whose cp.async into a byte of shared memory is under way
+    std::vector<uint32_t> products;       // how many products under way read a byte of shared memory
+    std::vector<int32_t> tensor_readers;  // the last tensor product that reads a byte of shared memory
+    std::vector<bool> in_mbarrier;        // whether a byte of shared memory is
+    std::map<uint32_t, Mbarrier> mbarriers;
+    std::vector<Commit> commits;
+    TensorMemory tensor;
+    uint32_t interval = 1;  // grows with each barrier
     const Buffer* buffers = nullptr;
     size_t buffer_count = 0;
     ucontext_t scheduler;
@@ -103,6 +166,14 @@ extern Block* block;
 
 void yield();
 uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size, uint32_t alignment);
+bool races(const Access& earlier, const Thread& thread);
+void note(Access& access, const Thread& thread);
+void check_read(const Thread& thread, int line, uint64_t address, uint32_t size);
+void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size);
 bool release_groups();
+bool release_mbarriers();
+bool has_arrived(int32_t product, const Thread& thread);  // in tensor memory, as the thread knows
+void know_arrived(Fiber& fiber, const Commit& commit);
+void check_columns_returned();
 
 }  // namespace ptx

@@ -143,6 +143,7 @@ _CACHE = rf"(?:\.nc)?(?:\.(?:ca|cg|cs|lu|cv|wb|wt))?(?:\.L1::\w+)?{_L2}"
 _SPACE = r"(?:\.(?P<space>global|shared|local)(?:::cta)?)?"
 _VECTOR = r"(?:\.v(?P<vector>[248]))?"
 _ATOMIC = r"(?P<op>add|min|max|exch|and|or|xor|cas)"
+_CELLS = r"x(?P<count>1|2|4|8|16|32|64|128)"
 _SCOPED = r"(?:\.(?:cta|gpu|sys))?(?:\.(?:relaxed|acquire|release|acq_rel))?"
 
 STRUCTURED = [
@@ -177,6 +178,21 @@ STRUCTURED = [
         (r"wgmma\.commit_group\.sync\.aligned", "commit_products"),
         (r"wgmma\.wait_group\.sync\.aligned", "wait_for_products"),
         (r"fence\.proxy\.async(?:\.shared::(?:cta|cluster))?", "fence_proxy"),
+        (r"elect\.sync", "elect"),
+        (r"mbarrier\.init\.shared::cta\.b64", "start_mbarrier"),
+        (r"mbarrier\.inval\.shared::cta\.b64", "end_mbarrier"),
+        (r"mbarrier\.try_wait\.parity\.shared::cta\.b64", "try_wait"),
+        (r"tcgen05\.alloc\.cta_group::1\.sync\.aligned\.shared::cta\.b32", "allocate_columns"),
+        (r"tcgen05\.dealloc\.cta_group::1\.sync\.aligned\.b32", "return_columns"),
+        (r"tcgen05\.relinquish_alloc_permit\.cta_group::1\.sync\.aligned", "end_allocations"),
+        (rf"tcgen05\.ld\.sync\.aligned\.16x32bx2\.{_CELLS}\.b32", "load_cells"),
+        (rf"tcgen05\.st\.sync\.aligned\.16x32bx2\.{_CELLS}\.b32", "store_cells"),
+        (r"tcgen05\.wait::(?P<what>ld|st)\.sync\.aligned", "wait_for_cells"),
+        (r"tcgen05\.mma\.cta_group::1\.kind::(?P<kind>f16|tf32)", "multiply_in_tensor_memory"),
+        (
+            r"tcgen05\.commit\.cta_group::1\.mbarrier::arrive::one\.shared::cluster\.b64",
+            "commit_tensor_products",
+        ),
     ]
 ]
 

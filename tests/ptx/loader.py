@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from . import generate
+from .operands import c_name, layout
 from .parser import Kernel, PtxError, Variable, parse
 
 COMPILER = shutil.which("g++")
 FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-fno-gnu-unique", "-w")
 ORDERS = ("forward", "reverse", "random")
 _HERE = Path(__file__).resolve().parent
-_SOURCES = ("runtime", "wgmma")
+_SOURCES = ("runtime", "matrix", "wgmma", "mbarrier", "tcgen05")
 _FORMATS = {"f32": "<f", "f64": "<d"}
 _BLOCK_LIMIT = 1024
 
@@ -94,7 +95,7 @@ class Launchable:
         if len(args) != len(self.kernel.parameters):
             raise PtxError(f"{self.name} takes {len(self.kernel.parameters)} arguments, not {len(args)}")
         arrays = [*buffers, *(x for x in args if isinstance(x, np.ndarray))]
-        offsets, size = generate.layout(self.kernel)
+        offsets, size = layout(self.kernel)
         data = bytearray(size)
         for parameter, value in zip(self.kernel.parameters, args, strict=True):
             packed = _pack(parameter, value)
@@ -105,7 +106,7 @@ class Launchable:
         library = self._module.library()
         message = ctypes.create_string_buffer(400)
         failed = library.ptx_launch(
-            ctypes.cast(library[generate.c_name(self.name)], ctypes.c_void_p),
+            ctypes.cast(library[c_name(self.name)], ctypes.c_void_p),
             (ctypes.c_uint32 * 3)(*grid),
             (ctypes.c_uint32 * 3)(*block),
             bytes(data),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 IGNORED_LINES = ("version", "target", "address_size", "file", "loc")  # to the end of their line
 IGNORED_STATEMENTS = ("pragma",)  # to their semicolon
@@ -114,6 +114,7 @@ class _Parser:
             parameters.append(_variable(match))
         kernel = Kernel(entry[1], tuple(parameters), self._bounds(entry[3]))
         scopes: list[dict[str, str]] = [{}]
+        starts: list[int] = []
         opened = 0
         while scopes:
             if not self._skip():
@@ -123,8 +124,12 @@ class _Parser:
             if self._take(_OPEN):
                 opened += 1
                 scopes.append({})
+                starts.append(len(kernel.body))
             elif self._take(_CLOSE):
                 scopes.pop()
+                if starts:
+                    start = starts.pop()
+                    kernel.body[start:] = _with_own_labels(kernel.body[start:], f"_block{start}")
             elif label := self._take(_LABEL):
                 kernel.body.append(Label(label[1]))
             else:
@@ -195,6 +200,20 @@ _STATEMENT = re.compile(r"([^;]*);")
 _OPEN = re.compile(r"\{")
 _CLOSE = re.compile(r"\}")
 _LABEL = re.compile(r"([$\w]+):")
+
+
+def _with_own_labels(body: list[Label | Instruction], suffix: str) -> list[Label | Instruction]:
+    """Return the body of a block in braces, whose labels no other block sees."""
+    names = {item.name: item.name + suffix for item in body if isinstance(item, Label)}
+
+    def renamed(item: Label | Instruction) -> Label | Instruction:
+        if isinstance(item, Label):
+            return Label(names[item.name])
+        if not item.opcode.startswith("bra"):
+            return item
+        return replace(item, operands=tuple(names.get(x, x) for x in item.operands))
+
+    return [renamed(item) for item in body]
 
 
 def _clean(text: str) -> str:

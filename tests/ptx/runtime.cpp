@@ -35,6 +35,8 @@ std::string format(const char* text, va_list arguments) {
     return buffer;
 }
 
+}  // namespace
+
 // Tell whether an earlier access is not ordered before one of `thread`: no barrier, no bar.warp.sync of their warp
 // between.
 bool races(const Access& earlier, const Thread& thread) {
@@ -55,11 +57,15 @@ void note(Access& access, const Thread& thread) {
     access.interval = block->interval;
 }
 
+namespace {
+
 void note_write(uint64_t address, const Thread& thread) {
     note(block->writes[address], thread);
     block->last_writes[address] = {int32_t(thread.index), block->interval,
                                    uint32_t(block->current->proxy_fences.size())};
 }
+
+}  // namespace
 
 void check_read(const Thread& thread, int line, uint64_t address, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
@@ -77,7 +83,7 @@ void check_read(const Thread& thread, int line, uint64_t address, uint32_t size)
 void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
         const bool changes = !data || block->shared[i] != data[i - address];
-        if (block->products[i])
+        if (block->products[i] || !has_arrived(block->tensor_readers[i], thread))
             fail(thread, line, "writes shared byte %llu, which a product under way reads: no wait between",
                  (unsigned long long)i);
         if (changes && (races(block->writes[i], thread) || races(block->reads[i], thread)))
@@ -86,8 +92,6 @@ void check_write(const Thread& thread, int line, uint64_t address, const uint8_t
         note_write(i, thread);
     }
 }
-
-}  // namespace
 
 uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint32_t size, uint32_t alignment) {
     if (space == Space::kGeneric) {
@@ -113,10 +117,13 @@ uint8_t* locate(Thread& thread, int line, Space& space, uint64_t& address, uint3
         fail(thread, line, "access of %u bytes at %llu of %llu bytes of %s memory", size, (unsigned long long)address,
              (unsigned long long)bytes, local ? "local" : "shared");
     if (space == Space::kShared)
-        for (uint64_t i = address; i < address + size; ++i)
+        for (uint64_t i = address; i < address + size; ++i) {
             if (block->copiers[i] != kNobody)
                 fail(thread, line, "uses shared byte %llu, to which thread %d copies: no wait between",
                      (unsigned long long)i, block->copiers[i]);
+            if (block->in_mbarrier[i])
+                fail(thread, line, "uses shared byte %llu, which is an mbarrier's", (unsigned long long)i);
+        }
     return (local ? thread.local : block->shared.data()) + address;
 }
 
@@ -188,8 +195,9 @@ void run_block(Order order, std::mt19937& random) {
             if (!block->error.empty()) throw Fault{block->error};
         }
         if (release_warps() | release_groups()) continue;
+        if (release_mbarriers()) continue;
         const auto done = [](const Fiber& fiber) { return fiber.state == State::kDone; };
-        if (std::all_of(block->fibers.begin(), block->fibers.end(), done)) return;
+        if (std::all_of(block->fibers.begin(), block->fibers.end(), done)) return check_columns_returned();
         release_barrier();
     }
 }
@@ -308,6 +316,11 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                     here.last_writes.assign(shared_bytes, {});
                     here.copiers.assign(shared_bytes, kNobody);
                     here.products.assign(shared_bytes, 0);
+                    here.tensor_readers.assign(shared_bytes, kNobody);
+                    here.in_mbarrier.assign(shared_bytes, false);
+                    here.mbarriers.clear();
+                    here.commits.clear();
+                    here.tensor = {};
                     here.groups.assign(threads / kGroupThreads + 1, {});
                     for (Warp& warp : here.warps) warp.phase = 0;
                     for (uint32_t i = 0; i < threads; ++i) {
@@ -326,6 +339,10 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
                         fiber.groups = 0;
                         fiber.touched.clear();
                         fiber.proxy_fences.clear();
+                        fiber.has_tried = false;
+                        fiber.arrived.clear();
+                        fiber.loads.clear();
+                        fiber.stores.clear();
                         fiber.state = State::kReady;
                         getcontext(&fiber.context);
                         fiber.context.uc_stack.ss_sp = fiber.stack.get();

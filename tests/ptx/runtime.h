@@ -44,6 +44,16 @@ struct Product {
     bool a_transposed, b_transposed;
 };
 
+// A tcgen05.mma: `d` is an address in tensor memory, `a` one too or, like `b`, the descriptor of a matrix in shared
+// memory.
+struct TensorProduct {
+    bool is_bf16, a_in_tensor_memory;
+    uint32_t d;
+    uint64_t a, b;
+    uint32_t descriptor;
+    bool accumulates;
+};
+
 // What the threads of a warp deposited at their common instruction.
 struct Exchange {
     uint32_t mask;
@@ -66,6 +76,19 @@ void commit_products(Thread& thread, int line);
 void wait_for_products(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
 void fence_proxy(Thread& thread);
 void touch(Thread& thread, int line, const void* of);  // a register of products is used by another instruction
+void allocate_columns(Thread& thread, int line, uint64_t to, uint32_t columns);
+void return_columns(Thread& thread, int line, uint32_t address, uint32_t columns);
+void end_allocations(Thread& thread, int line);
+void load_cells(Thread& thread, int line, uint32_t address, uint32_t second, uint32_t* const* to, uint32_t count);
+void store_cells(Thread& thread, int line, uint32_t address, uint32_t second, const uint32_t* from, uint32_t count);
+void wait_for_loads(Thread& thread, int line);
+void wait_for_stores(Thread& thread, int line);
+void touch_loaded(Thread& thread, int line, const void* of);  // a register of tcgen05.ld is used
+void start_tensor_product(Thread& thread, int line, const TensorProduct& product);
+void commit_tensor_products(Thread& thread, int line, uint64_t mbarrier);
+void start_mbarrier(Thread& thread, int line, uint64_t address, uint32_t count);
+void end_mbarrier(Thread& thread, int line, uint64_t address);
+bool try_wait(Thread& thread, int line, uint64_t address, uint32_t parity);
 void count_branch(Thread& thread, int line);
 
 template <class To, class From>
@@ -324,6 +347,11 @@ inline uint32_t ballot(Thread& thread, int line, bool value, uint32_t mask) {
     for (uint32_t lane = 0; lane < 32; ++lane)
         if (all.mask >> lane & 1 && all.words[lane][0]) result |= 1u << lane;
     return result;
+}
+
+// The lane that all lanes choose: the highest, since code may not rely on lane 0.
+inline uint32_t elect(Thread& thread, int line, uint32_t mask) {
+    return 31 - __builtin_clz(exchange(thread, line, mask).mask);
 }
 
 // Lanes 8 i to 8 i + 7 have the addresses of matrix i's rows; a lane has two neighbours of each matrix. Calls

@@ -3,83 +3,10 @@
 #include <algorithm>
 
 #include "block.h"
+#include "matrix.h"
 
 namespace ptx {
 namespace {
-
-// A matrix in shared memory, as its descriptor has it: the address, both offsets and the swizzle, in units of 16 bytes.
-//
-// A line is a row or, `transposed`, what all rows have at one k, in units of 16 bytes. Eight lines of `width` units lie
-// one after the other; more lines follow by the stride, more units by the leading offset, and the other way round if
-// transposed with no swizzle (a width of 1). A swizzle combines bits 4, 5, 6 of an address, as many as the width has,
-// by exclusive or with bits 7, 8, 9.
-struct Matrix {
-    uint64_t start, leading, stride, width;
-
-    Matrix(const Thread& thread, int line, uint64_t descriptor, bool transposed)
-        : start(descriptor & 0x3FFF), leading(descriptor >> 16 & 0x3FFF), stride(descriptor >> 32 & 0x3FFF) {
-        constexpr uint64_t kWidths[] = {1, 8, 4, 2};
-        width = kWidths[descriptor >> 62];
-        if (descriptor & 0x3FFFC000C000C000u)
-            fail(thread, line, "a matrix descriptor with a base offset or unknown bits: 0x%llx",
-                 (unsigned long long)descriptor);
-        if (width == 1 && transposed) std::swap(leading, stride);
-    }
-
-    uint64_t address(uint32_t line, uint32_t unit) const {
-        const uint64_t at = start + line % 8 * width + line / 8 * stride + unit % width + unit / width * leading;
-        return (at ^ (at >> 3 & (width - 1))) * 16;
-    }
-};
-
-float number_at(const uint8_t* bytes, bool is_bf16) {
-    uint32_t word = 0;
-    std::memcpy(&word, bytes, is_bf16 ? 2 : 4);
-    return is_bf16 ? operand_at<Bf16>(word, 0) : operand_at<float>(word, 0);
-}
-
-// Tell whether a write to shared memory is visible to products: its thread executed fence.proxy.async after it and
-// before a barrier, or every thread of the group did after a barrier, the last at `fenced`.
-bool is_visible(const Write& write, uint32_t fenced) {
-    if (write.thread == kNobody || fenced > write.interval) return true;
-    const auto& fences = block->fibers[write.thread].proxy_fences;
-    return fences.size() > write.proxy_fences && fences[write.proxy_fences] < block->interval;
-}
-
-// Return the matrix (rows, k), rows one after the other, and note what it reads.
-std::vector<float> read(Fiber* fibers, const Matrix& matrix, uint32_t rows, bool transposed, bool is_bf16,
-                        std::vector<uint32_t>& reading) {
-    Thread& thread = fibers[0].thread;
-    const int line = fibers[0].line;
-    const uint32_t bytes = is_bf16 ? 2 : 4, k = 32 / bytes, each = 16 / bytes;
-    uint32_t fenced = ~0u;
-    for (size_t i = 0; i < kGroupThreads; ++i) {
-        const auto& fences = fibers[i].proxy_fences;
-        fenced = std::min(fenced, fences.empty() ? 0 : fences.back());
-    }
-    std::vector<float> result(rows * k);
-    for (uint32_t i = 0; i < (transposed ? k : rows); ++i)
-        for (uint32_t unit = 0; unit < (transposed ? rows : k) / each; ++unit) {
-            uint64_t address = matrix.address(i, unit);
-            Space space = Space::kShared;
-            const uint8_t* from = locate(thread, line, space, address, 16, 16);
-            for (uint64_t byte = address; byte < address + 16; ++byte) {
-                if (block->writes[byte].thread != kNobody && block->writes[byte].interval == block->interval)
-                    fail(thread, line, "a product reads shared byte %llu, which a thread writes: no barrier between",
-                         (unsigned long long)byte);
-                if (!is_visible(block->last_writes[byte], fenced))
-                    fail(thread, line, "a product reads shared byte %llu: no fence.proxy.async after its write",
-                         (unsigned long long)byte);
-                ++block->products[byte];
-            }
-            reading.push_back(uint32_t(address));
-            for (uint32_t j = 0; j < each; ++j) {
-                const uint32_t row = transposed ? unit * each + j : i, column = transposed ? i : unit * each + j;
-                result[row * k + column] = number_at(from + bytes * j, is_bf16);
-            }
-        }
-    return result;
-}
 
 // A of the group's registers: of 16 rows a warp, the words of a lane are those of `mma`.
 std::vector<float> read_registers(WarpGroup& group, Fiber* fibers, bool is_bf16) {
@@ -122,9 +49,10 @@ void multiply(WarpGroup& group, Fiber* fibers) {
     if (!group.fences) fail(fibers[0].thread, line, "a product with no wgmma.fence before");
     const uint32_t k = product.is_bf16 ? 16 : 8, n = product.n, shape = n << 1 | product.is_bf16;
     std::vector<uint32_t> reading;
+    const uint32_t fenced = last_proxy_fence(fibers, kGroupThreads);
     const auto in_memory = [&](uint64_t descriptor, uint32_t rows, bool transposed) {
         const Matrix matrix(fibers[0].thread, line, descriptor, transposed);
-        return read(fibers, matrix, rows, transposed, product.is_bf16, reading);
+        return read(fibers[0].thread, line, matrix, rows, product.is_bf16, fenced, reading);
     };
     const auto a = product.a ? read_registers(group, fibers, product.is_bf16)
                              : in_memory(product.a_descriptor, 64, product.a_transposed);
@@ -147,6 +75,8 @@ void multiply(WarpGroup& group, Fiber* fibers) {
             group.held[to] = {true, reinterpret<uint32_t>(float(sum)), shape, group.groups, group.fences};
             *to = ~0u;
         }
+    for (uint32_t address : reading)
+        for (uint32_t byte = address; byte < address + 16; ++byte) ++block->products[byte];
     group.readings.emplace_back(group.groups, std::move(reading));
 }
 
