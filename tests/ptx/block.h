@@ -1,6 +1,7 @@
 // A block that runs: its threads as fibers, its memory with who uses each byte, what is under way.
 #pragma once
 
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -43,10 +44,17 @@ struct CellStore {
     uint32_t cell, value;
 };
 
+constexpr size_t kStack = 512 << 10;
+
+struct Unmap {
+    void operator()(char* stack) const { munmap(stack, kStack); }
+};
+using Stack = std::unique_ptr<char[], Unmap>;
+
 struct Fiber {
     Thread thread;
     ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    Stack stack;
     State state;
     int line;
     uint32_t id, mask;

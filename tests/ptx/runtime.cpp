@@ -2,9 +2,12 @@
 // checks every access to memory.
 #include "block.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <new>
 #include <numeric>
 #include <random>
 
@@ -16,8 +19,15 @@ void yield() { swapcontext(&block->current->context, &block->scheduler); }
 
 namespace {
 
-constexpr size_t kStack = 512 << 10;
 constexpr uint64_t kMaxBranches = 50'000'000;
+
+// Behind a page that nobody may touch, which stops a kernel whose registers need more.
+Stack new_stack() {
+    void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    mprotect(memory, size_t(sysconf(_SC_PAGESIZE)), PROT_NONE);
+    return Stack(static_cast<char*>(memory));
+}
 
 void enter() {
     try {
@@ -304,7 +314,7 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
     here.buffer_count = buffer_count;
     here.fibers.resize(threads);
     here.warps.resize((threads + 31) / 32);
-    for (Fiber& fiber : here.fibers) fiber.stack.reset(new char[kStack]);
+    for (Fiber& fiber : here.fibers) fiber.stack = new_stack();
     std::mt19937 random(seed);
     try {
         for (uint32_t z = 0; z < grid[2]; ++z)
