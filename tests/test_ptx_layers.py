@@ -113,7 +113,7 @@ LARGE: dict[str, Case] = {
 """Tiles that two warp groups share, a part of which lies beyond the edge, several steps along k."""
 
 
-@pytest.mark.parametrize(
+in_large_tiles = pytest.mark.parametrize(
     ("name", "precision", "dtype", "order"),
     [
         ("linear", "tf32", torch.float32, "random"),
@@ -125,6 +125,9 @@ LARGE: dict[str, Case] = {
     ],
     ids=str,
 )
+
+
+@in_large_tiles
 def test_three_passes_by_warp_groups(
     name: str, precision: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]
 ) -> None:
@@ -135,18 +138,7 @@ def test_three_passes_by_warp_groups(
         assert re.search(rf"wgmma\.mma_async[\w.]*\.{precision}\.{precision} ", text)
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "dtype", "order"),
-    [
-        ("linear", "tf32", torch.float32, "random"),
-        ("linear", "bf16", torch.bfloat16, "forward"),
-        ("linear", "bf16", torch.float32, "reverse"),
-        ("convolution", "tf32", torch.float32, "reverse"),
-        ("convolution", "bf16", torch.bfloat16, "random"),
-        pytest.param("convolution", "bf16", torch.float32, "forward", marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
+@in_large_tiles
 def test_three_passes_in_tensor_memory(
     name: str, precision: str, dtype: torch.dtype, order: str, as_ptx: Callable[..., list[str]]
 ) -> None:
