@@ -246,45 +246,30 @@ def test_a_missing_wait_is_an_error(without: str, message: str, as_ptx: Callable
 
 
 @pytest.mark.parametrize(
-    ("without", "message"),
+    ("target", "precision", "without", "message"),
     [
-        ("wgmma.wait_group", "a product under way"),
-        ("wgmma.fence", "a product with no wgmma.fence before"),
-        ("fence.proxy.async", "no fence.proxy.async after its write"),
-        ("bar.sync", "no barrier between"),
-        ("cp.async.wait_group", "no wait between"),
+        ("sm_90", "tf32", "wgmma.wait_group", "a product under way"),
+        ("sm_90", "tf32", "wgmma.fence", "a product with no wgmma.fence before"),
+        ("sm_90", "tf32", "fence.proxy.async", "no fence.proxy.async after its write"),
+        ("sm_90", "tf32", "bar.sync", "no barrier between"),
+        ("sm_90", "tf32", "cp.async.wait_group", "no wait between"),
+        ("sm_100", "bf16", "tcgen05.wait::ld", "no tcgen05.wait::ld between"),
+        ("sm_100", "bf16", "tcgen05.wait::st", "of tensor memory, to which thread .* stores: no wait between"),
+        ("sm_100", "bf16", "tcgen05.commit", "waits for a phase of the mbarrier .* that does not complete"),
+        ("sm_100", "bf16", "tcgen05.dealloc", "columns of tensor memory that nobody returns"),
+        ("sm_100", "bf16", "mbarrier.try_wait", "a product under way"),
+        ("sm_100", "bf16", "fence.proxy.async", "no fence.proxy.async after its write"),
+        ("sm_100", "bf16", "bar.sync", "no barrier between|no wait between"),
     ],
 )
-def test_a_missing_step_of_warp_groups_is_an_error(
-    without: str, message: str, as_ptx: Callable[..., list[str]]
+def test_a_missing_step_of_large_tiles_is_an_error(
+    target: str, precision: str, without: str, message: str, as_ptx: Callable[..., list[str]]
 ) -> None:
     layer = LARGE["linear"][0]
     x, weight, bias = operands(LARGE["linear"])
-    as_ptx("random", without, "sm_90")
+    as_ptx("random", without, target)
     with pytest.raises(ptx.PtxError, match=message):
-        kernel(layer, "forward", "tf32")(x, weight, bias)
-
-
-@pytest.mark.parametrize(
-    ("without", "message"),
-    [
-        ("tcgen05.wait::ld", "no tcgen05.wait::ld between"),
-        ("tcgen05.wait::st", "of tensor memory, to which thread .* stores: no wait between"),
-        ("tcgen05.commit", "waits for a phase of the mbarrier .* that does not complete"),
-        ("tcgen05.dealloc", "columns of tensor memory that nobody returns"),
-        ("mbarrier.try_wait", "a product under way"),
-        ("fence.proxy.async", "no fence.proxy.async after its write"),
-        ("bar.sync", "no barrier between|no wait between"),
-    ],
-)
-def test_a_missing_step_in_tensor_memory_is_an_error(
-    without: str, message: str, as_ptx: Callable[..., list[str]]
-) -> None:
-    layer = LARGE["linear"][0]
-    x, weight, bias = operands(LARGE["linear"])
-    as_ptx("random", without, "sm_100")
-    with pytest.raises(ptx.PtxError, match=message):
-        kernel(layer, "forward", "bf16")(x, weight, bias)
+        kernel(layer, "forward", precision)(x, weight, bias)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 
 from .operands import Operands
-from .parser import Instruction, Label, bits, split
+from .parser import Instruction, Label, split
 
 
 class Matrices(Operands):
     def load_matrix(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)
-        names = split(i.operands[0].strip("{}"))
-        if len(names) != int(match["count"]):
-            raise i.error(f"{len(names)} elements")
+        names = self.fragment(i, i.operands[0], match)
         transposed = "true" if match["trans"] else "false"
         call = f"load_matrix<{match['count']}, {transposed}>(t, {i.line}, {self.address(i, i.operands[1])}, v);"
         lines = [f"uint32_t v[{match['count']}]; {call}"]
@@ -21,9 +19,7 @@ class Matrices(Operands):
 
     def store_matrix(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)
-        names = split(i.operands[1].strip("{}"))
-        if len(names) != int(match["count"]):
-            raise i.error(f"{len(names)} elements")
+        names = self.fragment(i, i.operands[1], match)
         values = ", ".join(self.operand(i, name, "b32") for name in names)
         transposed = "true" if match["trans"] else "false"
         call = f"store_matrix<{match['count']}, {transposed}>(t, {i.line}, {self.address(i, i.operands[0])}, v);"
@@ -79,9 +75,7 @@ class Matrices(Operands):
             raise i.error("other signs or layouts than there are")
         lines = []
         for name, registers in fragments.items():
-            if any(bits(self.kernel.registers.get(x, "b64")) != 32 for x in registers):
-                raise i.error("fragments that are not registers of 32 bits")
-            lines.append(f"uint32_t *{name}[] = {{{', '.join(f'&{self.register(i, x)}' for x in registers)}}};")
+            lines.append(f"uint32_t *{name}[] = {{{self.places(i, registers)}}};")
         of_a = ("a", "0") if in_registers else ("nullptr", self.operand(i, a, "b64"))
         transposed = ["false", "false", *("true" if x == "1" else "false" for x in flags[2:])][-2:]
         fields = [

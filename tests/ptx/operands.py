@@ -109,6 +109,19 @@ class Operands:
             raise i.error(f"{len(names)} elements")
         return list(names)
 
+    def fragment(self, i: Instruction, text: str, match: re.Match[str]) -> tuple[str, ...]:
+        """Return the names between braces, as many as the opcode says."""
+        names = split(text.strip("{}"))
+        if len(names) != int(match["count"]):
+            raise i.error(f"{len(names)} elements")
+        return names
+
+    def places(self, i: Instruction, names: tuple[str, ...]) -> str:
+        """Return the C++ of the addresses of registers that are set later."""
+        if any(bits(self.kernel.registers.get(x, "b64")) != 32 for x in names):
+            raise i.error("fragments that are not registers of 32 bits")
+        return ", ".join(f"&{self.register(i, x)}" for x in names)
+
 
 def _place(variables: list[Variable]) -> tuple[dict[str, int], int]:
     """Return offsets and total; arrays whose size the launch says lie behind all others."""

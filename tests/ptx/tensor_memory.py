@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from .operands import Operands
-from .parser import Instruction, bits, split
+from .parser import Instruction
 
 
 class TensorMemory(Operands):
@@ -45,25 +45,18 @@ class TensorMemory(Operands):
 
     def load_cells(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 3)
-        names = self._cells(i, i.operands[0], match)
-        if any(bits(self.kernel.registers.get(x, "b64")) != 32 for x in names):
-            raise i.error("not registers of 32 bits")
+        names = self.fragment(i, i.operands[0], match)
         where = f"{self.address(i, i.operands[1])}, {self.operand(i, i.operands[2], 'u32')}"
-        to = ", ".join(f"&{self.register(i, x)}" for x in names)
-        return f"uint32_t *const to[] = {{{to}}}; load_cells(t, {i.line}, {where}, to, {len(names)});"
+        return (
+            f"uint32_t *const to[] = {{{self.places(i, names)}}}; load_cells(t, {i.line}, {where}, to, {len(names)});"
+        )
 
     def store_cells(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 3)
-        names = self._cells(i, i.operands[2], match)
+        names = self.fragment(i, i.operands[2], match)
         where = f"{self.address(i, i.operands[0])}, {self.operand(i, i.operands[1], 'u32')}"
         values = ", ".join(self.operand(i, x, "b32") for x in names)
         return f"const uint32_t v[] = {{{values}}}; store_cells(t, {i.line}, {where}, v, {len(names)});"
-
-    def _cells(self, i: Instruction, text: str, match: re.Match[str]) -> tuple[str, ...]:
-        names = split(text.strip("{}"))
-        if len(names) != int(match["count"]):
-            raise i.error(f"{len(names)} elements")
-        return names
 
     def wait_for_cells(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 0)
