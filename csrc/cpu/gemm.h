@@ -98,8 +98,9 @@ struct GemmKernels {
         return static_cast<double>(taps) * vectors;
     }
 
-    // Of products in bf16, else null: converts rows and channels, either from an even number on, of [rows][channels]
-    // [taps], of which `w` is the first and w_row the distance of rows. Different rows may be converted side by side.
+    // Of products in bf16, else null: converts weights [rows][channels][taps], of the given rows and channels, either
+    // from an even number on, of which `w` is the first; rows are w_row apart. Different rows may be converted side by
+    // side.
     void (*to_words)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables&);
     // How far rows of words are apart.
     int64_t (*words_row)(int64_t channels, int64_t taps);

@@ -100,7 +100,7 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
     for (int i = 0; i < count; ++i)
         if (products[i].patches.taps > taps) taps = products[i].patches.taps;
     const int64_t channels = products[0].patches.channels, at_a_time = taps < kDepth ? kDepth / taps : 1;
-    // Of weights larger than a second-level cache; else rows are long enough for a processor to foresee.
+    // Else W is in a cache, or its rows are long enough for a processor to foresee.
     const bool in_strips = w.w_row < w.w_channel && channels * w.w_channel > kCachedWeights;
     while (panels.first < panels.last) {
         const int64_t first = panels.first;

@@ -31,7 +31,7 @@ class Pool {
         next_.store(0, std::memory_order_relaxed);
         {
             const std::lock_guard<std::mutex> lock(mutex_);
-            places_ = std::min(threads - 1, workers_);
+            places_ = std::min(threads - 1, workers());
         }
         wake_.notify_all();
         drain();
@@ -48,12 +48,18 @@ class Pool {
     }
 
   private:
+    int workers() const { return static_cast<int>(handles_.size()); }
+
     void hire(int wanted) {
         try {
-            for (; workers_ < wanted; ++workers_) {
+            while (workers() < wanted) {
+                handles_.reserve(handles_.size() + 1);
                 std::thread worker(&Pool::work, this);
                 handles_.push_back(worker.native_handle());
                 worker.detach();
+#ifdef __linux__
+                CPU_ZERO(&kept_to_);
+#endif
             }
         } catch (const std::system_error&) {
             // No more threads to be had: fewer do the same work.
@@ -68,11 +74,10 @@ class Pool {
         cpu_set_t others;
         const int here = sched_getcpu();
         if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof others, &others) != 0) return;
-        if (CPU_COUNT(&others) > workers_) CPU_CLR(here, &others);
-        if (placed_ == workers_ && CPU_EQUAL(&others, &places_of_workers_)) return;
+        if (CPU_COUNT(&others) > workers()) CPU_CLR(here, &others);
+        if (CPU_EQUAL(&others, &kept_to_)) return;
         for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof others, &others);
-        places_of_workers_ = others;
-        placed_ = workers_;
+        kept_to_ = others;
 #endif
     }
 
@@ -94,11 +99,9 @@ class Pool {
     }
 
     std::mutex owner_;  // held for the length of a loop
-    int workers_ = 0;
     std::vector<pthread_t> handles_;
 #ifdef __linux__
-    cpu_set_t places_of_workers_{};
-    int placed_ = 0;  // how many workers have been told
+    cpu_set_t kept_to_{};  // where workers may run; none: not all of them have been told
 #endif
 
     std::mutex mutex_;  // guards places_ and active_

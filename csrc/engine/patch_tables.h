@@ -23,7 +23,7 @@ using Groups = std::vector<Tables>;
 enum class Grouping : int64_t { apart = 1, in_pairs = 2, together = INT64_MAX / 2 };
 constexpr Grouping kGroupings[] = {Grouping::apart, Grouping::in_pairs, Grouping::together};
 
-// Adds a way of grouping rows, unless it is as one that is there.
+// Adds a way of grouping rows, if it has fewer groups than those that are there.
 template <class Way>
 void add_way(std::vector<Way>& ways, Way way) {
     if (ways.empty() || way.size() < ways.back().size()) ways.push_back(std::move(way));
