@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ class Layout(FlatLayout):
         return torch.cat(parts)
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Part:
     """Parameters that step together.
 
     Attributes:
@@ -162,26 +164,14 @@ def advance(
             stepped, state = rule(part.layout, given, present, part.state, part.step + 1, options)
             for i, x in zip(part.positions, stepped, strict=True):
                 results[i] = x
-            part = part._replace(step=part.step + 1, state=state)
+            part = replace(part, step=part.step + 1, state=state)
         new_parts.append(part)
     return results, new_parts
 
 
 def over_buffers(rule: FlatRule) -> Rule:
     """Return a rule over lists that gathers them, steps the buffers and hands out the result."""
-
-    def gathered(
-        layout: Layout,
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        state: Mapping[str, Tensor],
-        step: int,
-        options: Mapping[str, Any],
-    ) -> tuple[list[Tensor], State]:
-        flat, new_state = rule(join(layout, params), join(layout, grads), state, step, options)
-        return split(layout, flat), new_state
-
-    return gathered
+    return functools.partial(_step_buffers, rule)
 
 
 def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) -> list[Part]:
@@ -241,6 +231,26 @@ def _split(part: Part, present: Sequence[bool]) -> list[Part]:
         state = {name: join(layout, [tensors[n] for n in chosen]) for name, tensors in buffers.items()}
         halves.append(Part(tuple(part.positions[n] for n in chosen), layout, part.step, state))
     return halves
+
+
+def _step_buffers(
+    rule: FlatRule,
+    layout: Layout,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    state: Mapping[str, Tensor],
+    step: int,
+    options: Mapping[str, Any],
+) -> tuple[list[Tensor], State]:
+    flat, new_state = rule(join(layout, params), join(layout, grads), state, step, options)
+    return split(layout, flat), {name: _detachable(x) for name, x in new_state.items()}
+
+
+def _detachable(flat: Tensor) -> Tensor:
+    """Return a buffer that is no view to autograd, so that it can be detached in place."""
+    if in_transform() or is_traced() or not flat._is_view():
+        return flat
+    return split(layout_of((flat.shape,)), flat)[0]
 
 
 def _by_kind(tensors: Sequence[Tensor], positions: Iterable[int]) -> list[tuple[int, ...]]:

@@ -1,10 +1,16 @@
 """Stand-in for the library TorchOpt: its differentiable optimizers, with one fused step over one flat buffer.
 
 Change `import torchopt` to `from metagan_fast.dropin import torchopt`. `docs/migrate/torchopt.md` lists what differs.
+Names that are not covered are TorchOpt's own, where it is installed.
 """
 
 from __future__ import annotations
 
+from metagan_fast.dropin._originals import hand_on
+from metagan_fast.dropin.torchopt import alias, base, combine, optim, update, utils
+from metagan_fast.dropin.torchopt.alias import adam, adamw, rmsprop, sgd
+from metagan_fast.dropin.torchopt.base import GradientTransformation
+from metagan_fast.dropin.torchopt.combine import chain
 from metagan_fast.dropin.torchopt.optim import (
     FuncOptimizer,
     MetaAdam,
@@ -14,15 +20,7 @@ from metagan_fast.dropin.torchopt.optim import (
     MetaRMSprop,
     MetaSGD,
 )
-from metagan_fast.dropin.torchopt.transforms import (
-    GradientTransformation,
-    adam,
-    adamw,
-    apply_updates,
-    chain,
-    rmsprop,
-    sgd,
-)
+from metagan_fast.dropin.torchopt.update import apply_updates
 from metagan_fast.dropin.torchopt.utils import (
     ModuleState,
     extract_state_dict,
@@ -44,13 +42,22 @@ __all__ = [
     "ModuleState",
     "adam",
     "adamw",
+    "alias",
     "apply_updates",
+    "base",
     "chain",
+    "combine",
     "extract_state_dict",
     "module_clone",
     "module_detach_",
+    "optim",
     "recover_state_dict",
     "rmsprop",
     "sgd",
     "stop_gradient",
+    "update",
+    "utils",
 ]
+__version__ = "0.7.3"
+"""The version of TorchOpt that is stood in for."""
+__getattr__, __dir__ = hand_on(__name__, "torchopt")

@@ -1,16 +1,21 @@
 """Tensors in nested dicts, lists and tuples, and in the dictionaries of modules.
 
-Dicts are read in the order of their sorted keys.
+Dicts are read in the order of their sorted keys. `Part`, of which states are made, is a node of PyTorch's pytrees too,
+and of optree's where that is installed: its children are its flat buffers. So states pass through `torch.func.vmap`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree
 
-from metagan_fast.dropin._flat_module import Part
+from metagan_fast.dropin._flat_module import Layout, Part
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -29,7 +34,7 @@ def rebuild(tree: Any, values: Iterable[Any]) -> Any:
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     """Return a tree of the same form with a function applied to each leaf."""
     if isinstance(tree, Part):
-        return tree._replace(state=tree_map(function, tree.state))
+        return replace(tree, state=tree_map(function, tree.state))
     if isinstance(tree, dict):
         values = {key: tree_map(function, tree[key]) for key in _ordered(tree)}
         return type(tree)((key, values[key]) for key in tree)
@@ -38,6 +43,18 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return type(tree)(tree_map(function, child) for child in tree)
     return function(tree)
+
+
+def aligned(found: Sequence[Any], like: Any) -> Sequence[Any]:
+    """Return leaves, as many as another tree has.
+
+    Raises:
+        ValueError: it has another number of them.
+    """
+    expected = len(leaves(like))
+    if len(found) != expected:
+        raise ValueError(f"expected trees of the same form; one has {expected} leaves, the other {len(found)}")
+    return found
 
 
 def containers(module: nn.Module, kind: str) -> tuple[dict[str, Any], ...]:
@@ -57,3 +74,31 @@ def _ordered(keys: Iterable[Any]) -> list[Any]:
         return sorted(keys)
     except TypeError:  # keys of several types
         return keys
+
+
+_Static = tuple[tuple[int, ...], Layout, int, tuple[str, ...]]
+
+
+def _flatten_part(part: Part) -> tuple[list[Tensor], _Static]:
+    return list(part.state.values()), (part.positions, part.layout, part.step, tuple(part.state))
+
+
+def _unflatten_part(static: _Static, children: Iterable[Any]) -> Part:
+    positions, layout, step, names = static
+    return Part(positions, layout, step, dict(zip(names, children, strict=True)))
+
+
+def _flatten_part_with_keys(part: Part) -> tuple[list[tuple[_pytree.KeyEntry, Tensor]], _Static]:
+    children, static = _flatten_part(part)
+    return [(_pytree.MappingKey(name), x) for name, x in zip(part.state, children, strict=True)], static
+
+
+_pytree.register_pytree_node(
+    Part,
+    _flatten_part,
+    lambda children, static: _unflatten_part(static, children),
+    flatten_with_keys_fn=_flatten_part_with_keys,
+)
+with suppress(ImportError, AttributeError):  # the namespace that TorchOpt's own functions use has a private name
+    _optree: Any = importlib.import_module("optree.registry")
+    _optree.register_pytree_node(Part, _flatten_part, _unflatten_part, namespace=_optree.__GLOBAL_NAMESPACE)

@@ -1,4 +1,7 @@
-"""States of modules and optimizers: taken out, put back, cut from the graph."""
+"""States of modules and optimizers: taken out, put back, cut from the graph.
+
+A `MetaOptimizer` may also be one of TorchOpt's own.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from metagan_fast.dropin._flat_module import Part
+from metagan_fast.dropin._originals import hand_on
 from metagan_fast.dropin.torchopt._trees import containers, tree_map
 from metagan_fast.dropin.torchopt.optim import MetaOptimizer
 
 logger = logging.getLogger(__name__)
+
+__all__ = [
+    "ModuleState",
+    "extract_state_dict",
+    "module_clone",
+    "module_detach_",
+    "recover_state_dict",
+    "stop_gradient",
+]
+__getattr__, __dir__ = hand_on(__name__, "torchopt.utils")
 
 
 class ModuleState(NamedTuple):
@@ -42,7 +56,7 @@ def stop_gradient(target: Any) -> None:
     """
     if isinstance(target, nn.Module):
         target = list(target.parameters())
-    elif isinstance(target, MetaOptimizer):
+    elif _is_meta_optimizer(target):
         target = target.state_dict()
     _stop(target)
 
@@ -78,7 +92,7 @@ def extract_state_dict(
     replicate = _replicator(by, device)
     if enable_visual:
         logger.warning("enable_visual=True is ignored: no graph is annotated; draw it with the original, TorchOpt")
-    if isinstance(target, MetaOptimizer):
+    if _is_meta_optimizer(target):
         return tree_map(lambda x: replicate(x) if isinstance(x, Tensor) else x, target.state_dict())
     if not isinstance(target, nn.Module):
         raise RuntimeError(f"expected a module or a MetaOptimizer, got {type(target).__name__}")
@@ -98,7 +112,7 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
     Raises:
         RuntimeError: the target is neither a module nor an optimizer.
     """
-    if isinstance(target, MetaOptimizer):
+    if _is_meta_optimizer(target):
         target.load_state_dict(state)
         return
     if not isinstance(target, nn.Module):
@@ -123,7 +137,7 @@ def module_clone(
         AssertionError: there is no such `by`.
         TypeError: the target is an optimizer; make one for the cloned module, and give it the state.
     """
-    if isinstance(target, MetaOptimizer):
+    if _is_meta_optimizer(target):
         raise TypeError(
             "module_clone() copies modules and trees; make an optimizer for the cloned module and recover its state"
         )
@@ -141,6 +155,10 @@ def module_detach_(target: Any) -> Any:
     """Cut a module, an optimizer or a tree from the graph in place, and return it."""
     stop_gradient(target)
     return target
+
+
+def _is_meta_optimizer(target: Any) -> bool:
+    return not isinstance(target, nn.Module) and hasattr(target, "param_containers_groups")
 
 
 def _replicated(held: Sequence[dict[str, Any]], replicate: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], ...]:

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from metagan_fast.dropin._flat_module import advance
-from metagan_fast.dropin.torchopt._trees import containers, leaves, rebuild
-from metagan_fast.dropin.torchopt.transforms import (
-    FusedTransformation,
-    GradientTransformation,
-    Rate,
-    adam,
-    adamw,
-    apply_updates,
-    rmsprop,
-    sgd,
-)
+from metagan_fast.dropin._originals import hand_on
+from metagan_fast.dropin.torchopt._trees import containers
+from metagan_fast.dropin.torchopt.alias import FusedTransformation, Rate, adam, adamw, rmsprop, sgd
+from metagan_fast.dropin.torchopt.base import GradientTransformation
+from metagan_fast.dropin.torchopt.optim._inputs import check_transformation, gradients
+from metagan_fast.dropin.torchopt.update import apply_updates
+
+__getattr__, __dir__ = hand_on(__name__, "torchopt.optim.meta")
 
 
 class MetaOptimizer:
@@ -37,7 +33,7 @@ class MetaOptimizer:
     """
 
     def __init__(self, module: nn.Module, impl: GradientTransformation) -> None:
-        _check_transformation(impl)
+        check_transformation(impl)
         self.impl = impl
         self.param_containers_groups: list[tuple[dict[str, Tensor | None], ...]] = []
         self.state_groups: list[Any] = []
@@ -58,7 +54,7 @@ class MetaOptimizer:
             places = [(container, name) for container in held for name in container]
             unique = {id(p): p for c, name in places if (p := c[name]) is not None and p.requires_grad}
             params = list(unique.values())
-            grads = _gradients(loss, params)
+            grads = gradients(loss, params)
             state = self.state_groups[index]
             if isinstance(self.impl, FusedTransformation):
                 new_params, parts = advance(self.impl.rule, self.impl.options, state or (), params, grads)
@@ -167,54 +163,3 @@ class MetaRMSProp(MetaOptimizer):
 
 
 MetaRMSprop = MetaRMSProp
-
-
-class FuncOptimizer:
-    """A transformation with its state.
-
-    Args:
-        impl: a transformation.
-        inplace: whether `step` writes to the parameters, unless it is told.
-
-    Raises:
-        TypeError: `impl` is none.
-    """
-
-    def __init__(self, impl: GradientTransformation, *, inplace: bool = False) -> None:
-        _check_transformation(impl)
-        self.impl, self.inplace = impl, bool(inplace)
-        self.optim_state: Any = None
-
-    def step(self, loss: Tensor, params: Any, inplace: bool | None = None) -> Any:
-        """Return the parameters one step down the gradient of a loss.
-
-        Args:
-            loss: a scalar with a graph.
-            params: a tree of tensors.
-            inplace: write to them.
-        """
-        if self.optim_state is None:
-            self.optim_state = self.impl.init(params)
-        inplace = self.inplace if inplace is None else inplace
-        grads = rebuild(params, _gradients(loss, leaves(params)))
-        updates, self.optim_state = self.impl.update(grads, self.optim_state, params=params, inplace=inplace)
-        return apply_updates(params, updates, inplace=inplace)
-
-    def state_dict(self) -> Any:
-        """Return the state, None before the first step; a reference, not a copy."""
-        return self.optim_state
-
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Go on from a state that `state_dict` returned."""
-        self.optim_state = state_dict
-
-
-def _gradients(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    if not loss.requires_grad:
-        raise RuntimeError("the loss has no graph (does not require grad): compute it with grad enabled")
-    return torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-
-
-def _check_transformation(impl: Any) -> None:
-    if not (callable(getattr(impl, "init", None)) and callable(getattr(impl, "update", None))):
-        raise TypeError(f"expected a gradient transformation, with init() and update(), got {type(impl).__name__}")

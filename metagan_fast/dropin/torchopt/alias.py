@@ -1,20 +1,23 @@
-"""Gradient transformations, pairs of pure functions `init` and `update` over trees of tensors.
-
-Their results are new tensors whatever `inplace` says; only `apply_updates` writes in place.
-"""
+"""The optimizers as gradient transformations; they return new tensors whatever `inplace` says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metagan_fast.dropin import _updates
 from metagan_fast.dropin._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
-from metagan_fast.dropin.torchopt._trees import leaves, rebuild
+from metagan_fast.dropin._originals import hand_on
+from metagan_fast.dropin.torchopt._trees import aligned, leaves, rebuild
+from metagan_fast.dropin.torchopt.base import GradientTransformation, Init, Update
+
+__all__ = ["adam", "adamw", "rmsprop", "sgd"]
+__getattr__, __dir__ = hand_on(__name__, "torchopt.alias")
 
 Schedule = Callable[[Tensor], Any]
 """From the number of steps taken, an int64 tensor, to the learning rate."""
@@ -22,46 +25,27 @@ Schedule = Callable[[Tensor], Any]
 Rate = float | Tensor | Schedule
 
 
-class _Init(Protocol):
-    def __call__(self, params: Any) -> Any: ...
-
-
-class _Update(Protocol):
-    def __call__(self, updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]: ...
-
-
-class GradientTransformation(NamedTuple):
-    """What turns gradients into updates.
-
-    Attributes:
-        init: from a tree of parameters to a state.
-        update: from `(grads, state, params=, inplace=)` to `(updates, state)`.
-    """
-
-    init: _Init
-    update: _Update
-
-    def chain(self, following: GradientTransformation) -> GradientTransformation:
-        """Return both in a row."""
-        return chain(self, following)
-
-
 class FusedTransformation(GradientTransformation):
     """A transformation that is one update rule, whose parameters can be stepped in one call.
 
     Attributes:
-        rule: the update.
+        rule: the update, whose learning rate may be a function of the number of steps taken.
         options: its hyper-parameters.
     """
 
     rule: Rule
     options: Mapping[str, Any]
+    _arguments: tuple[Rule, FlatRule, Mapping[str, Any]]
 
     def __new__(cls, rule: Rule, flat_rule: FlatRule, options: Mapping[str, Any]) -> FusedTransformation:
         """Make the pure functions of a rule, given over lists and over buffers."""
         transformation = super().__new__(cls, _initialiser(options), _updater(flat_rule, options))
         transformation.rule, transformation.options = _scheduled(rule), options
+        transformation._arguments = (rule, flat_rule, options)
         return transformation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
 
 
 def sgd(
@@ -193,49 +177,6 @@ def rmsprop(
     )
 
 
-def chain(*transformations: GradientTransformation) -> GradientTransformation:
-    """Return transformations in a row, the state of which is a tuple of their states.
-
-    Raises:
-        ValueError: `update` is given a state of another length.
-    """
-    if len(transformations) == 1:
-        return transformations[0]
-
-    def init(params: Any) -> Any:
-        return tuple(transformation.init(params) for transformation in transformations)
-
-    def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
-        if len(state) != len(transformations):
-            raise ValueError(
-                f"expected a state of {len(transformations)} parts, got {len(state)}; make it with init() of this chain"
-            )
-        states = []
-        for transformation, part in zip(transformations, state, strict=True):
-            updates, part = transformation.update(updates, part, params=params, inplace=inplace)
-            states.append(part)
-        return updates, tuple(states)
-
-    return GradientTransformation(init, update)
-
-
-def apply_updates(params: Any, updates: Any, *, inplace: bool = True) -> Any:
-    """Return parameters plus updates.
-
-    Args:
-        params: a tree of tensors.
-        updates: a tree of the same form; where it holds None the parameter stays.
-        inplace: add to the parameters' data, and return them; with False return new tensors with a graph.
-    """
-    tensors, increments = leaves(params), _aligned(leaves(updates), params)
-    if not inplace:
-        return rebuild(params, advance(over_buffers(_add), {}, (), tensors, increments)[0])
-    for p, increment in zip(tensors, increments, strict=True):
-        if increment is not None:
-            p.data.add_(increment)
-    return params
-
-
 def _adam(
     lr: Rate,
     betas: tuple[float, float],
@@ -305,7 +246,7 @@ def _as_update(rule: FlatRule) -> FlatRule:
     return update
 
 
-def _initialiser(options: Mapping[str, Any]) -> _Init:
+def _initialiser(options: Mapping[str, Any]) -> Init:
     def init(params: Any) -> tuple[Part, ...]:
         if not options.get("moment_requires_grad"):
             return ()  # the state of parameters starts with their first gradient
@@ -314,18 +255,18 @@ def _initialiser(options: Mapping[str, Any]) -> _Init:
         def start(flat: Tensor, *_: Any) -> tuple[Tensor, State]:
             return flat, {name: torch.zeros_like(flat, requires_grad=True) for name in ("exp_avg", "exp_avg_sq")}
 
-        return tuple(part._replace(step=0) for part in advance(over_buffers(start), {}, (), tensors, tensors)[1])
+        return tuple(replace(part, step=0) for part in advance(over_buffers(start), {}, (), tensors, tensors)[1])
 
     return init
 
 
-def _updater(rule: FlatRule, options: Mapping[str, Any]) -> _Update:
+def _updater(rule: FlatRule, options: Mapping[str, Any]) -> Update:
     as_update = _scheduled(over_buffers(_as_update(rule)))
 
     def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
         grads = leaves(updates)
         if params is not None:
-            tensors = _aligned(leaves(params), updates)
+            tensors = aligned(leaves(params), updates)
         elif options["weight_decay"] != 0:
             raise AssertionError("weight decay needs the parameters: call update(grads, state, params=params)")
         else:
@@ -335,17 +276,6 @@ def _updater(rule: FlatRule, options: Mapping[str, Any]) -> _Update:
         return rebuild(updates, kept), tuple(parts)
 
     return update
-
-
-def _add(params: Tensor, increments: Tensor, *_: Any) -> tuple[Tensor, State]:
-    return params + increments, {}
-
-
-def _aligned(found: Sequence[Any], like: Any) -> Sequence[Any]:
-    expected = len(leaves(like))
-    if len(found) != expected:
-        raise ValueError(f"expected trees of the same form; one has {expected} leaves, the other {len(found)}")
-    return found
 
 
 def _check(**numbers: Any) -> None:

@@ -1,0 +1,47 @@
+"""Transformations in a row."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from metagan_fast.dropin.torchopt._trees import leaves, rebuild
+from metagan_fast.dropin.torchopt.base import ChainedGradientTransformation, GradientTransformation, identity
+
+__all__ = ["chain", "chain_flat"]
+
+
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Return transformations in a row, the state of which is a tuple of their states.
+
+    Without any this is the identity, and of one that one. The update raises ValueError for a state of another length.
+    """
+    if not transformations:
+        return identity()
+    return transformations[0] if len(transformations) == 1 else ChainedGradientTransformation(*transformations)
+
+
+def chain_flat(*transformations: GradientTransformation) -> GradientTransformation:
+    """Return `chain` of transformations that are given the list of a tree's leaves in the place of the tree.
+
+    None counts as a leaf. It is also called `chain.flat`.
+    """
+    if not transformations:
+        return identity()
+    inner = chain(*transformations)
+    return GradientTransformation(partial(_init, inner), partial(_update, inner))
+
+
+chain.flat = chain_flat  # type: ignore[attr-defined]
+
+
+def _init(inner: GradientTransformation, params: Any) -> Any:
+    return inner.init(leaves(params))
+
+
+def _update(
+    inner: GradientTransformation, updates: Any, state: Any, *, params: Any = None, inplace: bool = True
+) -> tuple[Any, Any]:
+    flat_params = None if params is None else leaves(params)
+    flat, state = inner.update(leaves(updates), state, params=flat_params, inplace=inplace)
+    return rebuild(updates, flat), state
