@@ -207,8 +207,9 @@ def test_names() -> None:
     assert l2l.algorithms.MAML is l2l.MAML
     assert l2l.algorithms.maml.maml_update is l2l.maml_update
     assert l2l.optim.transforms.ModuleTransform is l2l.optim.ModuleTransform
-    with pytest.raises(AttributeError, match="no 'vision'"):
-        _ = l2l.vision
+    assert l2l.optim.transforms.module_transform.ModuleTransform is l2l.optim.ModuleTransform
+    assert l2l.optim.update_rules.differentiable_sgd.DifferentiableSGD is l2l.optim.DifferentiableSGD
+    assert l2l.nn.misc.Scale is l2l.nn.Scale
     with pytest.raises(AttributeError, match="nothing"):
         _ = l2l.MAML(mlp(), lr=LR).nothing
 

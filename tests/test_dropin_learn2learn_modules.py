@@ -152,6 +152,42 @@ def test_transforms() -> None:
         l2l.ParameterUpdate(linear.parameters(), lambda p: 1)
 
 
+@pytest.mark.parametrize("psd", [False, True])
+def test_kronecker_maps(psd: bool) -> None:
+    """Matrices are multiplied from both sides; on column-major vectors that is a Kronecker product."""
+    layer = l2l.nn.KroneckerLinear(2, 3, psd=psd)
+    matrices = torch.randn(4, 2, 3)
+    assert torch.equal(layer(matrices), matrices)  # identity at first
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.copy_(torch.randn_like(p))
+    left, right = layer.left, layer.right
+    if psd:
+        left, right = left.T @ left, right.T @ right
+    assert_close(layer(matrices), torch.stack([left @ x @ right + layer.bias for x in matrices]), "float64-rounding")
+    columns = matrices[0].T.flatten()
+    expected = torch.kron(right.T.contiguous(), left) @ columns + layer.bias.T.flatten()
+    assert_close(layer(columns), expected, "float64-rounding")
+    for wrong in (torch.zeros(5), torch.zeros(3, 2)):
+        with pytest.raises(ValueError, match=r"expected a tensor \[\.\.\., 2, 3\] or \[6\]"):
+            layer(wrong)
+
+
+@pytest.mark.parametrize(("sizes", "factors"), [((3,), (3, 1)), ((3, 4), (3, 4)), ((5, 4, 2, 3), (4, 6))])
+def test_kronecker_transforms(sizes: tuple[int, ...], factors: tuple[int, int]) -> None:
+    made = l2l.optim.KroneckerTransform(l2l.nn.KroneckerLinear)(torch.zeros(sizes))
+    gradient = torch.randn(sizes)
+    assert torch.equal(made(gradient), gradient)
+    left, right = made.transform.parameters()  # no bias
+    assert (len(left), len(right)) == factors
+    with torch.no_grad():
+        left.copy_(torch.randn_like(left))
+    expected = left.T @ left @ gradient.reshape(-1, *factors)
+    assert_close(made(gradient), expected.reshape(sizes), "float64-rounding")
+    with pytest.raises(NotImplementedError, match=r"1, 2 or 4 dimensions, got shape \[2, 2, 2\]"):
+        l2l.optim.KroneckerTransform(l2l.nn.KroneckerLinear)(torch.zeros(2, 2, 2))
+
+
 def test_learnable_optimizer_has_hypergradients() -> None:
     """One step by a learned rate: the loss after it has the derivative -lr <gradient after, gradient before>."""
     module, data = nn.Linear(4, 3), images(5)

@@ -1,4 +1,4 @@
-"""MAML as learn2learn's users write it; learn2learn does not install, so its loop stands here in plain PyTorch."""
+"""MAML as learn2learn's users write it, in plain PyTorch: its release does not build on Python 3.11."""
 
 from __future__ import annotations
 

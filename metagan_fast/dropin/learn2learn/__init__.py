@@ -1,13 +1,14 @@
 """Stand-in for learn2learn: write `import metagan_fast.dropin.learn2learn as l2l`.
 
 Here are the learners (`algorithms`), what they are made of (`clone_module`, `update_module`, `detach_module`), the
-learned updates (`optim`) and small modules (`nn`). `MAML` and `MetaSGD` have one method more, `adapt_batch`. Data sets,
-`vision`, `gym`, `text` and the Lightning wrappers are not covered.
+learned updates (`optim`) and small modules (`nn`). `MAML` and `MetaSGD` have one method more, `adapt_batch`. What is
+not covered, data sets, `vision`, `gym`, `text` and the Lightning wrappers among it, is learn2learn's own where that is
+installed.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from metagan_fast.dropin._originals import hand_on
 
 from . import algorithms, nn, optim, utils
 from .algorithms import GBML, MAML, MetaSGD, maml_update, meta_sgd_update
@@ -41,10 +42,6 @@ __all__ = [
     "update_module",
     "utils",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    raise AttributeError(
-        f"metagan_fast.dropin.learn2learn has no {name!r}; it has {', '.join(__all__)}. "
-        "What else learn2learn has, data sets among it, is not covered"
-    )
+__version__ = "0.2.1"
+"""The version of learn2learn that is stood in for."""
+__getattr__, __dir__ = hand_on(__name__, "learn2learn")

@@ -9,7 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metagan_fast.dropin._originals import hand_on
+
 logger = logging.getLogger(__name__)
+
+__getattr__, __dir__ = hand_on(__name__, "learn2learn.utils")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)

@@ -1,7 +1,23 @@
 """Learners: a module with `clone()` and `adapt()`."""
 
+from __future__ import annotations
+
+from metagan_fast.dropin._originals import hand_on
+
+from . import base_learner, gbml, maml, meta_sgd
 from .gbml import GBML
 from .maml import MAML, maml_update
 from .meta_sgd import MetaSGD, meta_sgd_update
 
-__all__ = ["GBML", "MAML", "MetaSGD", "maml_update", "meta_sgd_update"]
+__all__ = [
+    "GBML",
+    "MAML",
+    "MetaSGD",
+    "base_learner",
+    "gbml",
+    "maml",
+    "maml_update",
+    "meta_sgd",
+    "meta_sgd_update",
+]
+__getattr__, __dir__ = hand_on(__name__, "learn2learn.algorithms")

@@ -1,17 +1,42 @@
 """Updates as modules: gradients, transforms of gradients, and steps."""
 
-from . import transforms
+from __future__ import annotations
+
+from metagan_fast.dropin._originals import hand_on
+
+from . import learnable_optimizer, parameter_update, transforms, update_rules
 from .learnable_optimizer import LearnableOptimizer
-from .parameter_update import DifferentiableSGD, ParameterUpdate
-from .transforms import MetaCurvatureTransform, ModuleTransform, ReshapedTransform, TransformDictionary
+from .parameter_update import ParameterUpdate
+from .transforms import (
+    KroneckerTransform,
+    MetaCurvatureTransform,
+    ModuleTransform,
+    ReshapedTransform,
+    TransformDictionary,
+    kronecker_transform,
+    metacurvature_transform,
+    module_transform,
+    transform_dictionary,
+)
+from .update_rules import DifferentiableSGD, differentiable_sgd
 
 __all__ = [
     "DifferentiableSGD",
+    "KroneckerTransform",
     "LearnableOptimizer",
     "MetaCurvatureTransform",
     "ModuleTransform",
     "ParameterUpdate",
     "ReshapedTransform",
     "TransformDictionary",
+    "differentiable_sgd",
+    "kronecker_transform",
+    "learnable_optimizer",
+    "metacurvature_transform",
+    "module_transform",
+    "parameter_update",
+    "transform_dictionary",
     "transforms",
+    "update_rules",
 ]
+__getattr__, __dir__ = hand_on(__name__, "learn2learn.optim")

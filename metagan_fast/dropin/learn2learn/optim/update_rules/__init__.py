@@ -1,0 +1,6 @@
+"""Steps of a module's parameters by given gradients."""
+
+from . import differentiable_sgd
+from .differentiable_sgd import DifferentiableSGD
+
+__all__ = ["DifferentiableSGD", "differentiable_sgd"]
