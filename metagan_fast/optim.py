@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 Group = dict[str, Any]
 
 
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"{__name__} has {', '.join(__all__)}, not {name!r}; for other names use torch.optim")
+
+
 class _NativeStep(torch.optim.Optimizer):
     """The step that the four have in common; in the order of inheritance before torch's class.
 

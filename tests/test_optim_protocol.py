@@ -271,3 +271,9 @@ def test_counts_under_a_float64_default(name: str) -> None:
         torch.set_default_dtype(torch.float32)
     assert all(state["step"].dtype == torch.float64 for state in runs[0].optimizer.state.values())
     check(*runs, "optimizer-steps")
+
+
+def test_other_names_are_torchs() -> None:
+    with pytest.raises(AttributeError, match=r"has SGD, Adam, AdamW, RMSprop, not 'lr_scheduler'; .* use torch\.optim"):
+        _ = optim.lr_scheduler
+    assert not hasattr(optim, "__path__")
