@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from . import losses, meta, models, tasks
+from ._draws import draws_from_seed
 from .inner import InnerLoop
 from .learner import MetaGAN
 from .presets import DEFAULT, PRESETS
@@ -120,8 +121,7 @@ def build_networks(config: Mapping[str, Any], image_shape: Sequence[int], *, see
     else:
         channels, height, width = image_shape
         options |= {"channels": channels, "image_size": height if height == width else (height, width)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with draws_from_seed(seed):
         generator, discriminator = models.build(name, **options)
     return generator.to(config["device"]), discriminator.to(config["device"])
 

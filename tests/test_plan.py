@@ -234,7 +234,7 @@ REFUSALS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "added parameter": (Adds(), (3,), "computes with parameters"),
     "control flow": (Call(lambda x: x if x.sum() > 0 else -x), (3,), r"\(Call\).*control flow"),
     "reading values": (Call(lambda x: x * x.max().item()), (3,), r"item reads the values"),
-    "randomness": (Call(lambda x: x + torch.randn_like(x)), (3,), "randn_like.*does not know"),
+    "randomness": (Call(lambda x: x + torch.randn_like(x)), (3,), "randn_like.*draws random"),
     "constants": (Call(lambda x: x + torch.ones(3)), (3,), "no parameter"),
     "product": (Call(lambda x: x * torch.tanh(x)), (3,), "multiplies two tensors"),
     "quotient": (Call(lambda x: 1 / x), (3,), "divides by a tensor"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import checkpoint
+from .._draws import draws_from_seed
 
 if TYPE_CHECKING:
     from ..tasks import TaskDistribution
@@ -63,8 +64,7 @@ class FeatureExtractor:
         images, starts = torch.cat(pools), counts.cumsum(0) - counts
         channels = images.shape[1]
         draws = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with draws_from_seed(seed):
             features, head = _Features(channels), nn.Linear(_FEATURES, len(classes))
         optimizer = torch.optim.Adam([*features.parameters(), *head.parameters()], lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

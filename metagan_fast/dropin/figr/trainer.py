@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checkpoint, functional
+from ..._draws import draws_from_seed
 from ...executors import MetaGradient
 from ...inner import InnerLoop
 from ...learner import MetaGAN
@@ -123,8 +124,7 @@ class FIGR:
 
     def initialize_gan(self) -> None:
         """Make the networks, first parameters drawn from the seed, and their learners; nothing is trained yet."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with draws_from_seed(self.seed):
             self.g, self.d = self._make_networks()
             self.meta_g, self.meta_d = self._make_networks()
         self.learner = self._make_learner(self.g, self.d, "adam")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -14,7 +13,7 @@ from ...flat import FlatLayout
 from .builder import Arrangement, Builder, Constant, Parameter, Refusal
 from .layers import LAYERS
 from .tensors import TENSORS
-from .tracing import PREFIX, describe, function_name, memory, trace
+from .tracing import describe, function_name, memory, trace
 from .types import Plan, PlanError
 
 
@@ -37,8 +36,7 @@ def make_plan(
         raise PlanError(
             describe(name, "", type(module)), f"it takes {['n', *input_shape]}, neither features nor images"
         )
-    with torch.random.fork_rng(devices=[]):
-        plans = [_plan(module, layout, tuple(input_shape), images, name, output) for images in (2, 3)]
+    plans = [_plan(module, layout, tuple(input_shape), images, name, output) for images in (2, 3)]
     if plans[0] != plans[1]:
         raise PlanError(describe(name, "", type(module)), "what it computes depends on the number of images")
     return plans[0]
@@ -97,7 +95,7 @@ def _convert(
     if node.op == "placeholder":
         return builder.input
     if node.op == "get_attr":
-        name = str(node.target).removeprefix(f"{PREFIX}.")
+        name = str(node.target)
         return parameters.get(name) or Constant(name)
     args, kwargs = tree_map(lambda a: known[a] if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
     operands = tree_leaves((args, kwargs))

@@ -4,40 +4,30 @@ Every call is also run on example tensors of arbitrary values, so `x.shape`, `x.
 are numbers, and Python's own control flow on them works. What would read values stops the trace. The meta device would
 do for that, but its kernels are written in Python and import a compiler, which takes seconds; instead the few functions
 that take long only make their output.
+
+`fx.Tracer.trace` would replace `nn.Module.__call__` and `__getattr__` for the whole process meanwhile, and break what
+other threads run. Here the traced module is a copy, whose parts are of classes of their own that report their calls,
+and whose parameters and buffers are set to proxies.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
+import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import replace_all_batch_norm_modules_
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..._draws import DrawsRandomNumbersError, NoDraws
+from ..._modules import copy_module, use_batch_statistics
 from .types import PlanError
 
 _ABOUT_SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"}
 """What may return something else than tensors."""
-
-
-class _Root(nn.Module):
-    """Call a network with its input alone, whatever optional arguments it takes."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.network(inputs)
-
-
-PREFIX = "network"
-"""Where `_Root` keeps the network."""
 
 
 class _Value(fx.Proxy):
@@ -72,19 +62,67 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Trace into every module and keep, with each node, its example `value`, its `layer` and what it `wrote`."""
+    """Trace into every module and keep, with each node, its example `value`, its `layer` and what it `wrote`.
 
-    def __init__(self, root: nn.Module, example: Tensor, name: str) -> None:
+    Args:
+        network: a copy of the module that nothing else uses; it is changed.
+        example: its input.
+        name: what to call it in messages.
+    """
+
+    def __init__(self, network: nn.Module, example: Tensor, name: str) -> None:
         super().__init__()
+        self.root = network
+        self.graph = fx.Graph()
         self.example = example
         self.name = name
-        self.parameters = dict(root.named_parameters())  # asked for through the module they would be traced
+        self.submodule_paths = {part: path for path, part in network.named_modules()}
+        self.tensors: dict[str, Tensor] = {}
+        self.proxies: dict[int, _Value] = {}  # by the identity of the tensor
+        self.inputs = self.create_proxy("placeholder", "inputs", (), {})
+        for part, path in self.submodule_paths.items():
+            for attribute, value in {**vars(part), **part._parameters, **part._buffers}.items():
+                if isinstance(value, Tensor):
+                    vars(part)[attribute] = self._proxy_of(value, f"{path}.{attribute}".lstrip("."))
+            part.__class__ = self._reporting(type(part))
+
+    def record(self) -> fx.Graph:
+        """Call the network and return what it does."""
+        self.create_node("output", "output", (self.create_arg(self.root(self.inputs)),), {})
+        return self.graph
+
+    def _proxy_of(self, tensor: Tensor, name: str) -> _Value:
+        if id(tensor) not in self.proxies:
+            self.tensors[name] = tensor
+            self.proxies[id(tensor)] = self.create_proxy("get_attr", name, (), {})
+        return self.proxies[id(tensor)]
+
+    def _reporting(self, kind: type[nn.Module]) -> type[nn.Module]:
+        """Return a class like `kind` whose calls go through `call_module`, and whose tensors may become proxies."""
+
+        def call(part: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self.call_module(part, partial(kind.__call__, part), args, kwargs)
+
+        def set_attribute(part: nn.Module, attribute: str, value: Any) -> None:
+            if isinstance(value, fx.Proxy):
+                vars(part)[attribute] = value
+            else:
+                kind.__setattr__(part, attribute, value)
+
+        members = {"__call__": call, "__setattr__": set_attribute, "__module__": kind.__module__}
+        return types.new_class(kind.__name__, (kind,), exec_body=lambda namespace: namespace.update(members))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return False
 
     def proxy(self, node: fx.Node) -> _Value:
         return _Value(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return super().create_arg(a)
+        known = self.proxies.get(id(a))
+        return self.create_node("get_attr", "constant", (), {}) if known is None else known.node
 
     def create_proxy(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
@@ -93,7 +131,10 @@ class _Tracer(fx.Tracer):
         example_args, example_kwargs = tree_map(_example_of, (args, kwargs))
         tensors = [leaf for leaf in tree_leaves((example_args, example_kwargs)) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
-        value = self._run(kind, target, example_args, example_kwargs)
+        try:
+            value = self._run(kind, target, example_args, example_kwargs)
+        except DrawsRandomNumbersError:
+            raise PlanError(describe(self.name, *self.layer(), function_name(proxy.node)), _DRAWS) from None
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
             if function_name(proxy.node) not in _ABOUT_SHAPES:
                 raise ValueError(f"{function_name(proxy.node)} reads the values of a tensor")
@@ -111,17 +152,14 @@ class _Tracer(fx.Tracer):
         if kind == "placeholder":
             return self.example
         if kind == "get_attr":
-            return self.parameters[target]
+            return self.tensors[target]
         if kind == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
         return _SHORT_CUTS.get(target, target)(*args, **kwargs)
 
     def layer(self) -> tuple[str, type[nn.Module]]:
         """Return the innermost module that is being called: its qualified name and its type."""
-        if not self.module_stack:
-            return "", nn.Module
-        path, kind = next(reversed(self.module_stack.values()))
-        return path.removeprefix(PREFIX).removeprefix("."), kind
+        return next(reversed(self.module_stack.values())) if self.module_stack else ("", nn.Module)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -131,30 +169,34 @@ class _Tracer(fx.Tracer):
         except PlanError:
             raise
         except Exception as error:  # whatever a module may raise: the innermost one is the culprit
-            path = self.path_of_module(m).removeprefix(PREFIX).removeprefix(".")
+            if isinstance(error, DrawsRandomNumbersError):
+                error = ValueError(_DRAWS)
             reason = str(error).strip().splitlines()
-            raise PlanError(describe(self.name, path, type(m)), reason[0] if reason else repr(error)) from error
+            described = describe(self.name, self.path_of_module(m), type(m))
+            raise PlanError(described, reason[0] if reason else repr(error)) from error
+
+
+_DRAWS = "it draws random numbers; call .eval() on it, or leave it out"
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...], images: int, name: str) -> fx.Graph:
-    """Trace a module on `images` rows of `input_shape`.
+    """Trace a module on `images` rows of `input_shape`; other threads may run it meanwhile.
 
     Returns:
         The graph. Its nodes know an example `value`, the `layer` that calls them and the memory that
-        they `wrote`; parameters go by their names after PREFIX.
+        they `wrote`; parameters go by their names.
 
     Raises:
         PlanError: the module cannot be traced.
     """
-    try:
-        root = _Root(_blank_copy(module))
-    except Exception as error:
-        raise PlanError(describe(name, "", type(module)), f"it cannot be copied ({error})") from error
     kind = next((p.dtype for p in module.parameters()), torch.get_default_dtype())
-    tracer = _Tracer(root, torch.zeros((images, *input_shape), dtype=kind), name)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        graph = tracer.trace(root)
+    example = torch.zeros((images, *input_shape), dtype=kind)
+    with torch.no_grad(), NoDraws():
+        try:
+            tracer = _Tracer(_blank_copy(module), example, name)
+        except Exception as error:
+            raise PlanError(describe(name, "", type(module)), f"it cannot be copied ({error})") from error
+        graph = tracer.record()
     _check_writes(graph, name)
     return graph
 
@@ -167,8 +209,7 @@ def describe(name: str, path: str, kind: type, function: str = "") -> str:
 
 def _blank_copy(module: nn.Module) -> nn.Module:
     """Copy a module but for its parameters' values; batch norm uses the batch, as everywhere here."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype)) for p in module.parameters()}
-    return replace_all_batch_norm_modules_(copy.deepcopy(module, memo))
+    return use_batch_statistics(copy_module(module, lambda p: torch.empty(p.shape, dtype=p.dtype)))
 
 
 def _example_of(argument: Any) -> Any:
