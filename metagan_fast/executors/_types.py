@@ -106,3 +106,11 @@ class Executor(Protocol):
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         """Return images `[tasks, n, C, H, W]` from parameters `[tasks, numel]` and latents `[tasks, n, latent]`."""
         ...
+
+
+def one_image_error(name: str) -> str:
+    """Return what to say where a network cannot normalise over a batch of a single image."""
+    return (
+        f"the {name} normalises over the images of a batch and got a single one; expected at least 2: give it more "
+        "shots, query images, rows of a mini-batch or samples, or a normalisation within an image"
+    )

@@ -26,7 +26,16 @@ from ..losses import (
 )
 from ..noise import Noise
 from ..tasks import TaskBatch
-from ._types import LOSSES, Adapted, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from ._types import (
+    LOSSES,
+    Adapted,
+    GeneratorObjective,
+    MetaGradient,
+    Networks,
+    Parameters,
+    QueryObjective,
+    one_image_error,
+)
 from .plan import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
 _OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1, "query": 2}
@@ -204,6 +213,7 @@ class NativeExecutor:
 
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         tasks, count = latents.shape[:2]
+        _check_images_count("generator", self.generator, count)
         call = _native.EngineCall(tasks=tasks, count=count, threads=_native.threads())
         call.read("generator", generator, tasks, self.generator.numel)
         call.read("latents", latents, tasks, count, self._latent_dim)
@@ -244,6 +254,7 @@ class NativeExecutor:
         self._check_images(batch)
         tasks, steps, critic_steps = batch.tasks, noise.steps, self._inner.critic_steps
         rows = noise.generator_latents.shape[2]
+        self._check_rows(rows)
         call = _native.EngineCall(
             threads=_native.threads(),
             tasks=tasks,
@@ -280,6 +291,7 @@ class NativeExecutor:
         assert noise.query_discriminator_latents is not None and noise.query_generator_latents is not None
         assert noise.query_interpolation is not None
         self._check_images(batch)
+        self._check_rows(batch.query_shots)
         interpolation = noise.query_interpolation[chosen]
         sizes = (interpolation.shape[0], batch.tasks, batch.query_shots)
         call.arguments |= {"query_count": batch.query_shots, "evaluations": sizes[0]}
@@ -296,11 +308,23 @@ class NativeExecutor:
                 f"{list(batch.image_shape)}; build the networks for the data's size and channels"
             )
 
+    def _check_rows(self, rows: int) -> None:
+        """Raise ValueError where a pass over `rows` images, real or generated, leaves batch norm with a single one."""
+        _check_images_count("generator", self.generator, rows)
+        loss = self._loss
+        always_both = loss.generator_needs_real and not loss.separate_batches and loss.penalty is None
+        _check_images_count("discriminator", self.discriminator, 2 * rows if always_both else rows)
+
     def _metrics(self, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         metrics = dict(zip(names, rows.unbind(0), strict=True))
         if self._loss.penalty is None:
             metrics.pop("penalty", None)
         return metrics
+
+
+def _check_images_count(name: str, plan: Plan, count: int) -> None:
+    if count == 1 and not plan.takes_one_image:
+        raise ValueError(one_image_error(name))
 
 
 def make_plans(

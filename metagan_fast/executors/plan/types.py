@@ -126,6 +126,12 @@ class Plan:
         return channels * out * math.prod(_taps(*axis) for axis in zip(settings, sides, out_sides, strict=True))
 
     @property
+    def takes_one_image(self) -> bool:
+        """Whether no batch norm is left with a single value a channel, whose variance means nothing, by one image."""
+        norms = (op.integers for op in self.operations if op.kind == "normalization")
+        return not any(across and channels * positions == 1 for channels, positions, across, *_ in norms)
+
+    @property
     def activation_bytes(self) -> int:
         """What all values of one image take in float32."""
         return 4 * sum(math.prod(shape) for shape in self.values)
