@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
+import torch
 from torch import Tensor, nn
 
+from ._modules import copy_module, same, snapshot
 from .executors import Adapted, Executor
+from .executors.batched import BatchedModule
 from .flat import FlatLayout
 from .noise import draw_sample_latents
 
@@ -34,9 +35,11 @@ class AdaptedGAN:
         self.discriminator = _with_parameters(discriminator, discriminator_layout, adapted.discriminator[0])
         self.metrics = {name: value.item() for name, value in adapted.metrics.items()}
         self._layout = generator_layout
+        self._snapshot = snapshot(self.generator)
         self._executor = executor
         self._latent_dim = latent_dim
 
+    @torch.inference_mode(False)
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Generate images.
 
@@ -53,11 +56,14 @@ class AdaptedGAN:
             raise ValueError(f"expected a count of at least 1, got {count}")
         params = self._layout.flatten(self.generator).unsqueeze(0)
         latents = draw_sample_latents(1, count, self._latent_dim, seed=seed, device=params.device, dtype=params.dtype)
-        return self._executor.generate(params, latents)[0]
+        if same(self._snapshot, snapshot(self.generator)):
+            return self._executor.generate(params, latents)[0]
+        with torch.no_grad():  # someone has changed the generator since
+            return BatchedModule(self.generator, self._layout, "generator", allow_random=True)(params, latents)[0]
 
 
 def _with_parameters(module: nn.Module, layout: FlatLayout, params: Tensor) -> nn.Module:
     """Return a copy of `module` that owns `params`."""
-    module = copy.deepcopy(module)
+    module = copy_module(module)
     layout.bind(module, params.clone())
     return module

@@ -269,6 +269,11 @@ def _named_parameters(module: nn.Module) -> list[tuple[nn.Parameter, list[str]]]
             raise ValueError(f"parameter {name!r} has no shape yet; run the lazy module once on example data")
         if not parameter.is_floating_point():
             raise ValueError(f"expected real floating-point parameters, {name!r} is {parameter.dtype}")
+        if parameter.is_inference():
+            raise ValueError(
+                f"parameter {name!r} was made under torch.inference_mode(), so it cannot be trained; build the module "
+                "outside it"
+            )
         if not parameter.requires_grad:
             raise ValueError(
                 f"parameter {name!r} has requires_grad=False; a flat buffer trains every parameter: "

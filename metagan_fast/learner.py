@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, losses, meta
+from ._lock import Lock
+from ._tensors import ordinary
 from .adapted import AdaptedGAN
-from .executors import Adapted, MetaGradient, NativeExecutor, Networks
+from .executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters
 from .executors.choice import EXECUTORS, PRECISIONS, choose
 from .inner import InnerLoop, Network
 from .learner_state import LearnerState
@@ -27,7 +29,9 @@ class MetaGAN:
 
     The modules' parameters become views of two flat buffers, `generator_parameters` and `discriminator_parameters`: the
     initialisation. They are updated in place, so the modules are always the current initialisation, and loading a
-    state dict into them changes it. After `.to()` or `.double()` the next call binds them again.
+    state dict into them changes it. After `.to()` or `.double()` the next call binds them again. It follows changed
+    attributes and replaced layers too, as long as parameters keep their names and shapes; it does not see changes
+    inside objects of one's own that a module holds.
 
     Args:
         generator: maps latents `[n, latent_dim]` to images `[n, channels, height, width]` in [-1, 1].
@@ -44,13 +48,20 @@ class MetaGAN:
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
 
-    Batch norm always uses the statistics of the batch at hand, in `sample` too; buffers are neither read nor written.
+    Batch norm always uses the statistics of the batch at hand, in `sample` too, and raises ValueError for a single
+    image. Other buffers are read and never written: a `forward` that writes one starts each call from the module's own
+    value, and what it writes is dropped, as one log line says. So the vectors of spectral norm stay, and each call
+    refines them anew: `n_power_iterations` decides how exact the norm is.
+
+    Several threads may use one learner. Meta-steps run one after another; `adapt`, `inner_loop` and `meta_gradient`
+    take the initialisation as it is between two updates. All methods work under `torch.inference_mode()` too.
 
     Raises:
-        ValueError: an unknown name, settings that make no sense together, or something that the native executor cannot
-            run where it is asked for by name.
+        ValueError: an unknown name, settings that make no sense together, a parameter that both networks have, or
+            something that the native executor cannot run where it is asked for by name.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         generator: nn.Module,
@@ -88,9 +99,12 @@ class MetaGAN:
         self.allow_random = allow_random
         self.step = 0
         self._updates = 0
+        self._training = Lock()  # held for a whole meta-step
+        self._lock = Lock()  # held while the initialisation changes or is copied
+        self._is_chosen = False
         self._state = LearnerState(generator, discriminator, self.meta)
         self.generator_layout, self.discriminator_layout = self._state.layouts
-        self._choose_executor()
+        self._bind()
 
     # The initialisation
 
@@ -106,10 +120,22 @@ class MetaGAN:
         self._bind()
         return self._state.initial.discriminator
 
+    @torch.inference_mode(False)
     def _bind(self) -> None:
-        """Follow modules that `.to()`, `.double()` or `assign=True` gave other parameters."""
-        if self._state.follow_modules():
-            self._choose_executor()
+        """Follow modules that have changed: `.to()`, `.double()`, `assign=True`, other attributes or layers."""
+        with self._lock:
+            if self._state.follow_modules():
+                self._is_chosen = False
+            if not self._is_chosen:
+                self._choose_executor()
+                self._is_chosen = True
+
+    def _start(self) -> tuple[Executor, Parameters, Networks | None]:
+        """Return the executor, a copy of the initialisation, and the inner loop that is carried on."""
+        with self._lock:
+            self._bind()
+            initial = Parameters(*(params.clone() for params in self._state.initial))
+            return self._executor, initial, self._state.carried
 
     def _choose_executor(self) -> None:
         """Set the executor that the settings ask for, or the best one that can run them, and what records it."""
@@ -151,6 +177,7 @@ class MetaGAN:
 
     # Meta-training
 
+    @torch.inference_mode(False)
     def meta_step(self, batch: TaskBatch, noise: Noise | None = None) -> dict[str, float]:
         """Adapt the initialisation to each task of the batch and update it once.
 
@@ -172,19 +199,20 @@ class MetaGAN:
                 f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
                 'or use inner_state="reset"'
             )
-        self._bind()
-        if self._graphs is not None and noise is None:  # a graph draws its own
-            self._check_query(batch)
-            batch = self._fit_images(batch)
-        else:
-            batch, noise = self._prepare(batch, noise)
-        parts = [(batch, noise)]
-        if self._serial:
-            each = range(batch.tasks)
-            parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
-        metrics = [self._update(*part) for part in parts]
-        self.step += 1
-        return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+        with self._training:
+            self._bind()
+            if self._graphs is not None and noise is None:  # a graph draws its own
+                self._check_query(batch)
+                batch = self._fit_images(batch)
+            else:
+                batch, noise = self._prepare(batch, noise)
+            parts = [(batch, noise)]
+            if self._serial:
+                each = range(batch.tasks)
+                parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
+            metrics = [self._update(*part) for part in parts]
+            self.step += 1
+            return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
     @property
     def _serial(self) -> bool:
@@ -192,20 +220,25 @@ class MetaGAN:
 
     def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
         if self._graphs is not None:
-            metrics = self._graphs.update(
-                self.meta,
-                batch,
-                self._noise_shape(batch, self.inner.steps) if noise is None else noise,
-                counters=noise_counters(seed=self.seed, meta_step=self.step, first_task=batch.first_task),
-                meta_step=self.step,
-                update=self._updates + 1,
-            )
+            with self._lock:
+                metrics = self._graphs.update(
+                    self.meta,
+                    batch,
+                    self._noise_shape(batch, self.inner.steps) if noise is None else noise,
+                    counters=noise_counters(seed=self.seed, meta_step=self.step, first_task=batch.first_task),
+                    meta_step=self.step,
+                    update=self._updates + 1,
+                )
             self._check_norm(metrics["gradient_norm"])
             self._updates += 1
             return metrics
         assert noise is not None
-        return self._apply(self._meta_gradient(batch, noise))
+        state = self._state
+        return self._apply(
+            self.meta.meta_gradient(self._executor, state.initial, batch, noise, self.step, state.carried)
+        )
 
+    @torch.inference_mode(False)
     def apply(self, gradient: MetaGradient) -> dict[str, float]:
         """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
 
@@ -218,20 +251,22 @@ class MetaGAN:
         Raises:
             FloatingPointError: as `meta_step`.
         """
-        self._bind()
-        metrics = self._apply(gradient)
-        self.step += 1
+        with self._training:
+            self._bind()
+            metrics = self._apply(gradient)
+            self.step += 1
         return metrics
 
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
-        directions = (gradient.generator, gradient.discriminator)
+        directions = (ordinary(gradient.generator), ordinary(gradient.discriminator))
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
-        self._updates += 1
-        for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
-            self.meta.apply(params, direction, state, self.step, self._updates)
-        if self.inner.inner_state == "persist":
-            self._state.carried = gradient.networks
+        with self._lock:
+            self._updates += 1
+            for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
+                self.meta.apply(params, direction, state, self.step, self._updates)
+            if self.inner.inner_state == "persist":
+                self._state.carried = gradient.networks
         return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
 
     def _check_norm(self, norm: float) -> None:
@@ -241,6 +276,7 @@ class MetaGAN:
                 "inner learning rate, or check the images and the loss"
             )
 
+    @torch.inference_mode(False)
     def meta_gradient(self, batch: TaskBatch, noise: Noise | None = None) -> MetaGradient:
         """Return the meta-gradient of a task batch, `.generator` and `.discriminator` `[numel]`, and change nothing.
 
@@ -252,13 +288,10 @@ class MetaGAN:
                 f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
                 "use Reptile(serial=False) for their mean"
             )
-        self._bind()
-        return self._meta_gradient(*self._prepare(batch, noise))
+        executor, initial, carried = self._start()
+        return self.meta.meta_gradient(executor, initial, *self._prepare(batch, noise), self.step, carried)
 
-    def _meta_gradient(self, batch: TaskBatch, noise: Noise) -> MetaGradient:
-        state = self._state
-        return self.meta.meta_gradient(self._executor, state.initial, batch, noise, self.step, state.carried)
-
+    @torch.inference_mode(False)
     def draw_noise(self, batch: TaskBatch) -> Noise:
         """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
         self._bind()
@@ -330,6 +363,7 @@ class MetaGAN:
         """
         return self._adapt(batch, noise, steps, Stream.TRAINING)
 
+    @torch.inference_mode(False)
     def adapt(self, images: Tensor, steps: int | None = None) -> AdaptedGAN:
         """Adapt the initialisation to one class of images, and change nothing.
 
@@ -353,17 +387,19 @@ class MetaGAN:
             latent_dim=self.latent_dim,
         )
 
+    @torch.inference_mode(False)
     def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> Adapted:
         steps = steps if steps is not None else noise.steps if noise is not None else self.inner.steps
         if steps < 0:
             raise ValueError(f"expected steps of at least 0, got {steps}")
-        self._bind()
+        executor, initial, carried = self._start()
         if steps == 0:
-            rows = (params.expand(batch.tasks, -1).clone() for params in self._state.initial)
+            rows = (params.expand(batch.tasks, -1).clone() for params in initial)
             return Adapted(Networks(*(Network(row) for row in rows)))
         batch, noise = self._fit(batch, noise, steps, stream)
-        return self._executor.inner_loop(self._state.initial, batch, noise, self._state.carried)
+        return executor.inner_loop(initial, batch, noise, carried)
 
+    @torch.inference_mode(False)
     def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
         """Generate `count` images for each task of an inner loop's result.
 
@@ -413,15 +449,17 @@ class MetaGAN:
         }
         return self._state.tensors(), metadata
 
+    @torch.inference_mode(False)
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
 
         Raises:
             ValueError: the tensors belong to other networks or another meta-optimizer; nothing is changed.
         """
-        self._bind()
-        self._state.load(tensors, metadata["inner_updates"])
-        self.step, self._updates = metadata["step"], metadata["updates"]
+        with self._training, self._lock:
+            self._bind()
+            self._state.load(tensors, metadata["inner_updates"])
+            self.step, self._updates = metadata["step"], metadata["updates"]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything needed to go on exactly to one file, atomically.
@@ -430,7 +468,8 @@ class MetaGAN:
             checkpoint.CheckpointError: the file cannot be written; a previous one stays.
             ValueError: as `state`.
         """
-        checkpoint.write(path, *self.state())
+        with self._training:  # a whole meta-step or none of it
+            checkpoint.write(path, *self.state())
 
     @classmethod
     def load(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ._modules import same, snapshot
 from .executors import Networks, Parameters
 from .flat import FlatLayout
 from .inner import Network
@@ -31,27 +32,49 @@ class LearnerState:
         carried: with `inner_state="persist"`, what the last inner loop ended with.
 
     Raises:
-        ValueError: the modules' parameters do not fit in buffers of one dtype on one device.
+        ValueError: the modules' parameters do not fit in buffers of one dtype on one device, or both have one.
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer) -> None:
         self.modules = generator, discriminator
         self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
+        _check_not_shared(generator, discriminator)
         self.initial = self._bind()
+        self._snapshots = [snapshot(module) for module in self.modules]
         self.buffers = [meta.initial_state(params) for params in self.initial]
         self.carried: Networks | None = None
 
     def follow_modules(self) -> bool:
-        """Bind the modules again if `.to()`, `.double()` or `assign=True` ended the binding; tell whether they did."""
+        """Follow what became of the modules, and tell whether anything did.
+
+        They are bound again if `.to()`, `.double()` or `assign=True` ended the binding.
+
+        Raises:
+            ValueError: they have other parameters than before.
+        """
         places = zip(self.layouts, self.modules, self.initial, strict=True)
-        if all(layout.is_bound(module, params) for layout, module, params in places):
+        bound = all(layout.is_bound(module, params) for layout, module, params in places)
+        snapshots = [snapshot(module) for module in self.modules]
+        if bound and all(map(same, self._snapshots, snapshots)):
             return False
+        if not bound:
+            self._bind_again()
+        self._snapshots = [snapshot(module) for module in self.modules]
+        return True
+
+    def _bind_again(self) -> None:
+        for role, layout, module in zip(ROLES, self.layouts, self.modules, strict=True):
+            if FlatLayout.from_module(module) != layout:
+                raise ValueError(
+                    f"the {role}'s parameters are no longer those that MetaGAN was built with, by name and shape; "
+                    "build another MetaGAN for the changed module"
+                )
+        _check_not_shared(*self.modules)
         self.initial = self._bind()
         like = self.initial.generator
         self.buffers = [tuple(buffer.to(like) for buffer in buffers) for buffers in self.buffers]
         if self.carried is not None:
             self.carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
-        return True
 
     def _bind(self) -> Parameters:
         """Flatten both modules and make their parameters views of the result."""
@@ -108,6 +131,23 @@ class LearnerState:
         names = sorted((n for n in saved if n.startswith(prefix)), key=lambda n: int(n.removeprefix(prefix)))
         params, *buffers = (saved[name].to(self.initial.generator) for name in names)
         return Network(params, tuple(buffers), updates)
+
+
+def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
+    """Raise ValueError where both networks have one parameter, or one tensor under two parameters."""
+    places = {_place(p): name for name, p in generator.named_parameters() if p.numel()}
+    for name, parameter in discriminator.named_parameters():
+        if _place(parameter) in places and parameter.numel():
+            raise ValueError(
+                f"the generator's parameter {places[_place(parameter)]!r} is the discriminator's {name!r} too; each "
+                "network adapts on its own: give the discriminator a copy, by copy.deepcopy(layer)"
+            )
+
+
+def _place(parameter: Tensor) -> tuple[object, int]:
+    """Identify a tensor by its memory, or by itself where it has none."""
+    address = parameter.data_ptr()
+    return parameter.device, address or id(parameter)
 
 
 def _check_fit(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ._philox import Grid, Key, derive_key, derive_key_on_device, draw_words, normals, uniforms
+from ._tensors import ordinary
 
 
 class Stream(IntEnum):
@@ -55,7 +56,7 @@ class Noise:
         """Return the same noise on `device`, its floating tensors in `dtype`."""
 
         def move(value: Tensor) -> Tensor:
-            return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+            return ordinary(value.to(device=device, dtype=dtype if value.is_floating_point() else None))
 
         return self._map(lambda name, value: move(value))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .._tensors import ordinary
+
 _RANGE_TOLERANCE = 1e-3  # interpolated or bf16 images may overshoot [-1, 1] by a rounding
 
 
@@ -74,11 +76,11 @@ class TaskBatch:
         return channels, height, width
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
-        """Return the batch on another device, in another floating dtype, or both."""
+        """Return the batch on another device, in another floating dtype, or both, for autograd to take."""
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"images are floating tensors, got dtype {dtype}")
-        query = None if self.query is None else self.query.to(device=device, dtype=dtype)
-        return self._with(support=self.support.to(device=device, dtype=dtype), query=query)
+        query = None if self.query is None else ordinary(self.query.to(device=device, dtype=dtype))
+        return self._with(support=ordinary(self.support.to(device=device, dtype=dtype)), query=query)
 
     def slice(self, start: int, stop: int) -> TaskBatch:
         """Return tasks `start` up to `stop` (views of the images) with their place in the meta-batch."""
