@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -202,6 +204,22 @@ def test_learnable_optimizer_has_hypergradients() -> None:
     loss_of(module, data).backward()
     for scale, p, g in zip(optimizer.parameters(), module.parameters(), before, strict=True):
         assert_close(scale.grad, -LR * (p.grad * g).sum().reshape(1), "float64-rounding")
+
+
+def test_steps_of_no_leaves_neither_warn_nor_touch_the_filters_of_other_threads() -> None:
+    """In a process of its own, where the filters are PyTorch's and Python's."""
+    code = """
+import warnings, torch
+warnings.simplefilter("error")
+import metagan_fast.dropin.learn2learn as l2l
+warnings.catch_warnings = None
+module = l2l.clone_module(torch.nn.Linear(2, 1))
+l2l.meta_sgd_update(module)
+optimizer = l2l.optim.LearnableOptimizer(torch.nn.Linear(2, 1), lambda p: l2l.nn.Scale())
+clone = optimizer.info["model"] = l2l.clone_module(optimizer.info["model"])
+optimizer.step(), optimizer.zero_grad()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_small_modules() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,19 @@ def test_a_module_that_changes_itself_changes_nothing_else(kind: str) -> None:
     assert all(
         torch.equal(value, before[f"discriminator.{name}"]) for name, value in learner.discriminator.named_buffers()
     )
+
+
+def test_a_resumed_run_of_a_module_that_changes_itself_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    generator, discriminator = tiny_gan()[0], STATEFUL["spectral norm"]()
+    learner = make_learner(generator, discriminator)
+    batch = tiny_batch(query=0)
+    learner.meta_step(batch)
+    learner.save(tmp_path / "learner")
+    learner.meta_step(batch)
+    resumed = mgf.MetaGAN.load(tmp_path / "learner", tiny_gan()[0], STATEFUL["spectral norm"]())
+    resumed.meta_step(batch)
+    before, after = state(learner), state(resumed)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize("write", WRITES)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+# A filter of this module alone, set once: `warnings.catch_warnings` changes the filters of all threads.
+warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning, re.escape(__name__))
+
+
+def grad_of(x: Tensor) -> Tensor | None:
+    """Return `x.grad`; PyTorch would warn where `x` is no leaf, as parameters that have been stepped are not."""
+    return x.grad
 
 
 def gradients(

@@ -77,6 +77,7 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.name = name
         self.submodule_paths = {part: path for path, part in network.named_modules()}
+        self.tensor_attrs = {}  # which fx fills with script objects
         self.tensors: dict[str, Tensor] = {}
         self.proxies: dict[int, _Value] = {}  # by the identity of the tensor
         self.inputs = self.create_proxy("placeholder", "inputs", (), {})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._gradients import gradients
+from .._gradients import grad_of, gradients
 from ..utils import clone_module, clone_parameters, update_module
 from .base_learner import BaseLearner
 
@@ -31,9 +30,7 @@ def meta_sgd_update(
     parameters = list(model.parameters())
     rates: Sequence[Any] | None = lrs
     if rates is None or grads is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PyTorch warns of reading .grad where it may be missing
-            grads = [x.grad for x in parameters]
+        grads = [grad_of(x) for x in parameters]
         rates = [getattr(x, "_lr", None) for x in parameters]
         for x in parameters:
             x.grad = x._lr = None  # type: ignore[attr-defined]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._gradients import grad_of
 from ..utils import update_module
 
 
@@ -35,20 +35,17 @@ class LearnableOptimizer(nn.Module):
     def step(self, closure: Any = None) -> None:
         """Step each parameter that has a `grad`; the graph of earlier steps is cut."""
         model = self.info["model"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PyTorch warns of reading .grad where it may be missing
-            for x, transform in zip(model.parameters(), self.transforms, strict=True):
-                if x.grad is not None:
-                    x.update = -self.lr * transform(x.grad.detach())  # type: ignore[attr-defined]
-                    x.detach_()
-            update_module(model)
-            for x in model.parameters():
-                x.retain_grad()
+        for x, transform in zip(model.parameters(), self.transforms, strict=True):
+            gradient = grad_of(x)
+            if gradient is not None:
+                x.update = -self.lr * transform(gradient.detach())  # type: ignore[attr-defined]
+                x.detach_()
+        update_module(model)
+        for x in model.parameters():
+            x.retain_grad()
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Reset the gradients of the model, not those of the transforms."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            for x in self.info["model"].parameters():
-                if x.grad is not None:
-                    x.grad = None if set_to_none else torch.zeros_like(x.detach())
+        for x in self.info["model"].parameters():
+            if grad_of(x) is not None:
+                x.grad = None if set_to_none else torch.zeros_like(x.detach())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..._gradients import grad_of
 from ...utils import update_module
 
 
@@ -28,5 +29,5 @@ class DifferentiableSGD(nn.Module):
             gradients: one for each of `module.parameters()`, None leaves one as it is; by default their `grad`.
         """
         if gradients is None:
-            gradients = [x.grad for x in module.parameters()]
+            gradients = [grad_of(x) for x in module.parameters()]
         update_module(module, [None if g is None else g.mul(-self.lr) for g in gradients])
