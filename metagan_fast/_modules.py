@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,30 +15,28 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_CONTAINERS = (dict, list, tuple, set, frozenset)
-
-Snapshot = list[Any]
-"""What a module was like at a time; `same` compares two."""
+_CONTAINERS = {dict, OrderedDict, list, tuple, set, frozenset, torch.Size}
 
 
 def copy_module(
-    module: nn.Module, parameter: Callable[[nn.Parameter], Tensor] | None = None, *, share_buffers: bool = False
+    module: nn.Module, parameter: Callable[[nn.Parameter], Tensor] | None = None, *, share: bool = False
 ) -> nn.Module:
     """Copy a module, intermediate tensors that it keeps included (old `weight_norm` keeps the weight it computed).
 
     Args:
         module: left as it is.
         parameter: makes the copy's parameters; by default they are copies.
-        share_buffers: whether the copy has the very buffers of the module.
+        share: whether the copy has the very buffers of the module, and other tensors that are no parameters.
     """
     memo: dict[int, Any] = {}
-    for leaf in tree_leaves([vars(m) for m in module.modules()]):
-        if isinstance(leaf, Tensor) and not leaf.is_leaf:
-            memo[id(leaf)] = leaf.detach().clone()  # else deepcopy raises
+    for leaf in tree_leaves([vars(part) for part in module.modules()]):
+        if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter):
+            if not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach().clone()  # else deepcopy raises
+            elif share:
+                memo[id(leaf)] = leaf
     if parameter is not None:
         memo |= {id(p): nn.Parameter(parameter(p), requires_grad=p.requires_grad) for p in module.parameters()}
-    if share_buffers:
-        memo |= {id(buffer): buffer for buffer in module.buffers()}
     return copy.deepcopy(module, memo)
 
 
@@ -48,29 +48,50 @@ def use_batch_statistics(module: nn.Module) -> nn.Module:
     return replace_all_batch_norm_modules_(module)
 
 
-def snapshot(module: nn.Module, *, versions: bool = False) -> Snapshot:
-    """Return all that decides what a module computes, but for the values of its parameters and buffers.
+class Snapshot:
+    """All that decides what a module computes at a time, but for the values of its parameters and buffers.
 
-    Numbers and strings go by value, in containers too; parts, functions, tensors and objects of one's own by identity.
+    Numbers and strings count by value, in containers too; parts, functions, tensors and objects of one's own by
+    identity. A copied or pickled snapshot is one of the copied module.
 
     Args:
         module: left as it is.
         versions: tell apart how often each tensor has been written to.
     """
-    entries: Snapshot = []
-    for part in module.modules():
-        entries.append(part)
-        _enter(vars(part), entries)
-    if versions:
-        entries += [_version(entry) for entry in entries if isinstance(entry, Tensor)]
-    return entries
+
+    def __init__(self, module: nn.Module, *, versions: bool = False) -> None:
+        self._module = module
+        self._versions = versions
+        self._entries = self._take()
+
+    def is_current(self) -> bool:
+        """Return whether the module still is as it was."""
+        before, now = self._entries, self._take()
+        if len(before) != len(now):
+            return False
+        return all(map(operator.is_, before, now)) or all(
+            a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
+            for a, b in zip(before, now, strict=True)
+        )
+
+    def _take(self) -> list[Any]:
+        entries: list[Any] = []
+        for part in self._module.modules():
+            entries.append(part)
+            _enter(vars(part).values(), entries)
+        if self._versions:
+            entries += [_version(entry) for entry in entries if isinstance(entry, Tensor)]
+        return entries
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _snapshot_of, (self._module, self._versions, self.is_current())
 
 
-def same(before: Snapshot, after: Snapshot) -> bool:
-    """Return whether two snapshots are of one structure with the same attributes."""
-    return len(before) == len(after) and all(
-        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b) for a, b in zip(before, after, strict=True)
-    )
+def _snapshot_of(module: nn.Module, versions: bool, is_current: bool) -> Snapshot:
+    snapshot = Snapshot(module, versions=versions)
+    if not is_current:
+        snapshot._entries = []
+    return snapshot
 
 
 def buffer_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -78,13 +99,13 @@ def buffer_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     return {name: (id(buffer), _version(buffer)) for name, buffer in module.named_buffers()}
 
 
-def _enter(container: Any, entries: Snapshot) -> None:
-    """Append what a container holds, and what the containers in it hold."""
-    held = [*container, *container.values()] if isinstance(container, dict) else [*container]
-    entries += held
-    for value in held:
-        if isinstance(value, _CONTAINERS) and value:
-            _enter(value, entries)
+def _enter(values: Iterable[Any], entries: list[Any]) -> None:
+    """Append values, and what the containers among them hold."""
+    values = list(values)
+    entries += values
+    for value in values:
+        if value.__class__ in _CONTAINERS and value:
+            _enter([*value, *value.values()] if isinstance(value, dict) else value, entries)
 
 
 def _version(tensor: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._modules import copy_module, same, snapshot
+from ._modules import Snapshot, copy_module
 from .executors import Adapted, Executor
 from .executors.batched import BatchedModule
 from .flat import FlatLayout
@@ -35,7 +35,7 @@ class AdaptedGAN:
         self.discriminator = _with_parameters(discriminator, discriminator_layout, adapted.discriminator[0])
         self.metrics = {name: value.item() for name, value in adapted.metrics.items()}
         self._layout = generator_layout
-        self._snapshot = snapshot(self.generator)
+        self._snapshot = Snapshot(self.generator)
         self._executor = executor
         self._latent_dim = latent_dim
 
@@ -56,7 +56,7 @@ class AdaptedGAN:
             raise ValueError(f"expected a count of at least 1, got {count}")
         params = self._layout.flatten(self.generator).unsqueeze(0)
         latents = draw_sample_latents(1, count, self._latent_dim, seed=seed, device=params.device, dtype=params.dtype)
-        if same(self._snapshot, snapshot(self.generator)):
+        if self._snapshot.is_current():
             return self._executor.generate(params, latents)[0]
         with torch.no_grad():  # someone has changed the generator since
             return BatchedModule(self.generator, self._layout, "generator", allow_random=True)(params, latents)[0]

@@ -48,10 +48,10 @@ class MetaGAN:
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
 
-    Batch norm always uses the statistics of the batch at hand, in `sample` too, and raises ValueError for a single
-    image. Other buffers are read and never written: a `forward` that writes one starts each call from the module's own
-    value, and what it writes is dropped, as one log line says. So the vectors of spectral norm stay, and each call
-    refines them anew: `n_power_iterations` decides how exact the norm is.
+    Batch norm always uses the statistics of the batch at hand, in `sample` too, and raises ValueError for a batch with
+    a single value a channel. Other buffers are read and never written: a `forward` that writes one starts each call
+    from the module's own value, and what it writes is dropped, as one log line says. So the vectors of spectral norm
+    stay, and each call refines them anew: `n_power_iterations` decides how exact the norm is.
 
     Several threads may use one learner. Meta-steps run one after another; `adapt`, `inner_loop` and `meta_gradient`
     take the initialisation as it is between two updates. All methods work under `torch.inference_mode()` too.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ._modules import same, snapshot
+from ._modules import Snapshot
 from .executors import Networks, Parameters
 from .flat import FlatLayout
 from .inner import Network
@@ -40,7 +40,7 @@ class LearnerState:
         self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
         _check_not_shared(generator, discriminator)
         self.initial = self._bind()
-        self._snapshots = [snapshot(module) for module in self.modules]
+        self._snapshots = [Snapshot(module) for module in self.modules]
         self.buffers = [meta.initial_state(params) for params in self.initial]
         self.carried: Networks | None = None
 
@@ -54,12 +54,11 @@ class LearnerState:
         """
         places = zip(self.layouts, self.modules, self.initial, strict=True)
         bound = all(layout.is_bound(module, params) for layout, module, params in places)
-        snapshots = [snapshot(module) for module in self.modules]
-        if bound and all(map(same, self._snapshots, snapshots)):
+        if bound and all(snapshot.is_current() for snapshot in self._snapshots):
             return False
         if not bound:
             self._bind_again()
-        self._snapshots = [snapshot(module) for module in self.modules]
+        self._snapshots = [Snapshot(module) for module in self.modules]
         return True
 
     def _bind_again(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import metagan_fast as mgf
 from metagan_fast import _logging
-from metagan_fast._modules import same, snapshot
+from metagan_fast._modules import Snapshot
 from networks import tiny_batch, tiny_gan
 from support import assert_close
 
@@ -76,12 +77,19 @@ def attribute_in_place(module: Centred, change: Tensor) -> Tensor:
     return module.plain.mul_(0.5).add_(change)
 
 
+def in_training_alone(module: Centred, change: Tensor) -> Tensor:
+    """Overwrite the buffer where gradients are wanted."""
+    if torch.is_grad_enabled():
+        return in_place(module, change)
+    return 0.5 * module.mean + change
+
+
 def pure(module: Centred, change: Tensor) -> Tensor:
     """Keep nothing: the oracle."""
     return 0.5 * module.mean + change
 
 
-WRITES = [replaced, in_place, attribute, attribute_in_place]
+WRITES = [replaced, in_place, in_training_alone, attribute, attribute_in_place]
 
 
 def normalised(norm: Callable[..., nn.Module]) -> nn.Module:
@@ -236,6 +244,19 @@ def test_a_learner_follows_changes_of_its_modules(change: Callable[[Leaky], None
     assert not torch.equal(found.discriminator, before.discriminator)
 
 
+def test_values_of_buffers_and_other_tensors_are_read_where_they_lie() -> None:
+    generator, discriminator = tiny_gan()[0], Centred(lambda module, change: module.mean + module.plain)
+    learner = make_learner(generator, discriminator)
+    batch = tiny_batch(query=0)
+    before = learner.inner_loop(batch)
+    for tensor in (discriminator.mean, discriminator.plain):
+        tensor.mul_(2)
+    found = learner.inner_loop(batch)
+    expected = make_learner(generator, discriminator).inner_loop(batch)
+    assert torch.equal(found.discriminator, expected.discriminator)
+    assert not torch.equal(found.discriminator, before.discriminator)
+
+
 def test_an_adapted_gan_follows_changes_of_its_generator() -> None:
     class Scaled(nn.Sequential):
         scale = 1.0
@@ -282,18 +303,26 @@ def test_a_layer_of_the_same_parameters_is_taken_over() -> None:
 
 def test_snapshots_tell_what_changed() -> None:
     module = Leaky()
-    before = snapshot(module)
+    snapshot = Snapshot(module)
     with torch.no_grad():
         module.first.weight.mul_(2)
-    assert same(before, snapshot(module))
     module.slope = float("0.2")
-    assert same(before, snapshot(module))
+    assert snapshot.is_current()
     module.train(False)
-    assert not same(before, snapshot(module))
+    assert not snapshot.is_current()
     module.train(True)
-    assert same(before, snapshot(module))
+    assert snapshot.is_current()
     module.extra = 1
-    assert not same(before, snapshot(module))
+    assert not snapshot.is_current()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_a_snapshot_goes_with_its_module(copied: Callable[[Any], Any]) -> None:
+    module = Leaky()
+    module, snapshot = copied((module, Snapshot(module)))
+    assert snapshot.is_current()
+    module.slope = 0.7
+    assert not snapshot.is_current() and not copied(snapshot).is_current()
 
 
 # Layers that both networks have

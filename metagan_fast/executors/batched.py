@@ -13,7 +13,7 @@ from torch.func import functional_call, vmap
 from .._draws import DrawsRandomNumbersError, NoDraws
 from .._lock import Lock
 from .._logging import log_once
-from .._modules import buffer_versions, copy_module, same, snapshot, use_batch_statistics
+from .._modules import Snapshot, buffer_versions, copy_module, use_batch_statistics
 from ..flat import FlatLayout
 from ._types import one_image_error
 from .layer_mode import task_layers
@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 def stateless_copy(module: nn.Module) -> nn.Module:
     """Copy a module without its parameters' memory: parameters on the meta device, batch norm on batch statistics.
 
-    Batch norm's running statistics are neither read nor written; other buffers are shared with the original.
+    Running statistics of batch norm are neither read nor written; other tensors are shared with the original.
     """
-    return use_batch_statistics(copy_module(module, lambda p: torch.empty_like(p, device="meta"), share_buffers=True))
+    return use_batch_statistics(copy_module(module, lambda p: torch.empty_like(p, device="meta"), share=True))
 
 
 class BatchedModule:
     """Call a module with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`.
 
     The tasks run side by side under `torch.func.vmap`, their linear layers and convolutions as `task_layers` says, from
-    the second pass on together with the activations that follow them; a
-    module that vmap cannot carry (data-dependent control flow, say) runs task by task, and one log line says so. Either
-    way the result is an ordinary differentiable function of both arguments, to any order.
+    the second pass on together with the activations that follow them; a module that vmap cannot carry (data-dependent
+    control flow, say) runs task by task, and one log line says so. Either way the result is an ordinary differentiable
+    function of both arguments, to any order.
 
     Calls may come from several threads: each runs a copy of the module that no other call is using. A module that
     changes itself when called (spectral norm's vectors, a running mean) runs on a fresh copy each time, each task apart
@@ -108,7 +108,7 @@ class BatchedModule:
         ]
         return torch.stack(rows)
 
-    @torch.no_grad()
+    @torch.enable_grad()  # as in training, where a module may do more
     def _try(self, params: Tensor, inputs: Tensor) -> None:
         """Run one task plainly, for errors that name the module, then choose between vmap and the loop."""
         params, inputs = params.detach(), inputs.detach()
@@ -143,9 +143,9 @@ class BatchedModule:
         """
         self._changes_itself = True
         with self._copy() as module, nullcontext() if self.allow_random else NoDraws():
-            before, buffers = snapshot(module, versions=True), buffer_versions(module)
+            before, buffers = Snapshot(module, versions=True), buffer_versions(module)
             outputs = functional_call(module, self.layout.views(params[0]), (inputs[0],))
-            self._changes_itself = not same(before, snapshot(module, versions=True))
+            self._changes_itself = not before.is_current()
             after = buffer_versions(module)
         written = [name for name, version in buffers.items() if after.get(name) != version]
         if written:
