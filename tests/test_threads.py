@@ -24,7 +24,7 @@ from metagan_fast.executors.plan import make_plan
 from networks import tiny_batch, tiny_gan
 
 INNER = mgf.InnerLoop(lr=0.05, steps=2)
-PATIENCE = 20.0  # seconds until a thread that waits for another gives up
+PATIENCE = 60.0  # seconds until a thread that waits for another gives up
 
 
 def nothing() -> None:
