@@ -10,14 +10,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 
 class DrawsRandomNumbersError(RuntimeError):
     """Something draws random numbers where it must not."""
 
 
-class NoDraws(TorchDispatchMode):
+class _ThreadMode(TorchDispatchMode):
+    """A dispatch mode that changes nothing but its thread: PyTorch's own also set flags for `torch.compile`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return whether to import the compiler, which takes a second, to keep it from compiling the mode."""
+        return False
+
+    def __enter__(self) -> None:
+        _push_mode(self)
+
+    def __exit__(self, *error: object) -> None:
+        _pop_mode()
+
+
+class NoDraws(_ThreadMode):
     """Raise DrawsRandomNumbersError where an op would draw from a default generator."""
 
     def __torch_dispatch__(
@@ -28,7 +43,7 @@ class NoDraws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class DrawsFrom(TorchDispatchMode):
+class DrawsFrom(_ThreadMode):
     """Let the ops of this thread draw from a generator; the same numbers as from a default one in its state."""
 
     def __init__(self, generator: torch.Generator) -> None:

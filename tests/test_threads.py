@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 import metagan_fast as mgf
 from metagan_fast import config
@@ -71,8 +74,11 @@ def test_modules_of_other_threads_run_while_a_learner_is_built() -> None:
 @pytest.mark.usefixtures("unpatched")
 def test_learners_built_at_the_same_time_leave_modules_as_they_were() -> None:
     """The first to begin is the first to end: what one thread saved, the other must not put back."""
-    mgf.MetaGAN(*tiny_gan(), latent_dim=6)  # what PyTorch imports for the first one sets filters of its own
-    before = nn.Module.__call__, nn.Module.__getattr__, list(warnings.filters)
+
+    def of_the_process() -> list[Any]:
+        return [nn.Module.__call__, nn.Module.__getattr__, *warnings.filters, is_in_torch_dispatch_mode()]
+
+    before = of_the_process()
     first_inside, second_inside, first_done = (threading.Event() for _ in range(3))
 
     def in_first() -> None:
@@ -93,8 +99,19 @@ def test_learners_built_at_the_same_time_leave_modules_as_they_were() -> None:
         first.result(PATIENCE)
         first_done.set()
         second.result(PATIENCE)
-    assert before == (nn.Module.__call__, nn.Module.__getattr__, list(warnings.filters))
+    assert before == of_the_process()
     assert nn.Linear(2, 2)(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_building_a_learner_does_not_import_the_compiler() -> None:
+    """Which takes a second, and which PyTorch does for dispatch modes of its own."""
+    code = """
+import sys, metagan_fast as mgf
+generator, discriminator, latent_dim, _ = mgf.models.workload("mlp-8")
+mgf.MetaGAN(generator, discriminator, latent_dim=latent_dim, executor="native")
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=os.path.dirname(__file__))
 
 
 def test_many_threads_build_learners_and_run_modules() -> None:
