@@ -168,4 +168,5 @@ class RunFolder:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that people read, atomically."""
-    checkpoint.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_bytes(path, text.encode(errors="backslashreplace"))  # file names that are no UTF-8: JSON's escape

@@ -125,6 +125,7 @@ class MetaEnv:
     def _read(self, path: Path) -> ImageSet:
         """Return all images, a class after another; FIGR draws every class with the same chance, so without groups."""
         images = folders.read(path, (self.height, self.length), self.channels, _stretch)
+        images.left_out.log(str(path))
         return ImageSet(images.images, images.counts, images.classes)
 
     # What a resumed run needs
