@@ -173,6 +173,42 @@ class TestIdx:
         assert values(train, "7") == [0, 2]
         assert values(train, "3") == [0, 1, 3]  # the files in the order of their names
 
+    def test_a_file_beside_its_unpacked_twin_is_read_once(self, tmp_path: Path) -> None:
+        """As torchvision leaves `MNIST/raw`; the unpacked one may have a dot in its name."""
+        for suffix in ("", ".gz"):
+            write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", numbered(4, 2, 3))
+            write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.array([7, 0, 7, 3], np.uint8))
+        write_idx(tmp_path / "t10k-images.idx3-ubyte", numbered(2, 2, 3))
+        write_idx(tmp_path / "t10k-labels.idx1-ubyte", np.array([3, 3], np.uint8))
+        write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", numbered(2, 2, 3))
+        train = tasks.load(tmp_path, **EVERYTHING).train
+        assert train.counts == (1, 3, 2)
+        assert values(train, "3") == [0, 1, 3]
+
+    def test_a_file_that_holds_nothing_is_counted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_idx(tmp_path / "t10k-images-idx3-ubyte", numbered(2, 2, 3))
+        write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.array([3, 3], np.uint8))
+        (tmp_path / "train-images-idx3-ubyte").touch()  # an interrupted download
+        assert tasks.load(tmp_path, **EVERYTHING).train.counts == (2,)
+        assert caplog.messages == [f"{tmp_path}: left out 1 file of another kind (train-images-idx3-ubyte)"]
+
+    def test_sets_with_labels_of_their_own_are_never_merged(self, tmp_path: Path) -> None:
+        """In EMNIST the label 1 is "1" in `digits` and "A" in `letters`."""
+        for index, name in enumerate(["emnist-digits", "emnist-letters", "emnist-mnist", "mnist"]):
+            for part in ("train", "test"):
+                write_idx(tmp_path / f"{name}-{part}-images-idx3-ubyte", numbered(2, 2, 2) + np.uint8(10 * index))
+                write_idx(tmp_path / f"{name}-{part}-labels-idx1-ubyte.gz", np.array([1, 2], np.uint8))
+        said = refusal(tmp_path)
+        assert "of emnist-digits, emnist-letters, emnist-mnist or mnist" in said and "subset='emnist-digits'" in said
+        for subset in ("letters", "emnist-letters"):
+            train = tasks.load(tmp_path, subset=subset, **EVERYTHING).train
+            assert values(train, "1") == [10, 10]
+        assert values(tasks.load(tmp_path, subset="mnist", **EVERYTHING).train, "1") == [30, 30]
+        expected = "expected subset to be emnist-digits, emnist-letters, emnist-mnist or mnist, got 'byclass'"
+        assert expected in refusal(tmp_path, subset="byclass")
+        one = tmp_path / "emnist-letters-test-images-idx3-ubyte"
+        assert values(tasks.load(one, **EVERYTHING).train, "2") == [11]
+
     def test_a_file_by_name(self, tmp_path: Path) -> None:
         write_idx(tmp_path / "pictures", numbered(2, 2, 2))
         write_idx(tmp_path / "names.gz", np.array([1, 2], np.uint8))

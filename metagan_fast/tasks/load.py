@@ -42,7 +42,7 @@ NAMES = tuple(NAMED)
 
 FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
     Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
-    Source(lambda path, size, channels, options: idx.read(path, **options), ("labels",), idx.recognises),
+    Source(lambda path, size, channels, options: idx.read(path, **options), ("labels", "subset"), idx.recognises),
     Source(
         lambda path, size, channels, options: folders.read(path, size, channels),
         recognises=folders.recognises,
@@ -94,7 +94,8 @@ def load(
         rotations: turn each class by 90, 180 and 270 degrees into three further classes ("A@90", ...), in the
             same part of the split.
         min_images: leave out classes with fewer. One log line counts these and whatever else a loader leaves out.
-        **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`.
+        **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`, a file, and `subset`,
+            which of several sets in a folder, as "letters" of EMNIST's.
 
     Returns:
         Tasks with `.train`, `.validation`, `.test`, `.image_shape`, `.name`, `.split_record()`.
