@@ -170,7 +170,7 @@ def test_workload_case_runs_and_writes_json(name: str, monkeypatch: pytest.Monke
     assert ours["floor_fraction"] == pytest.approx(ours["floor_seconds"] / ours["seconds"])
 
 
-COMMANDS = {"bench": command.main, "profile": profile.main, "gpu": gpu.main}
+COMMANDS = {"bench": (command.main, ["--list"]), "profile": (profile.main, ["mlp-8"]), "gpu": (gpu.main, [])}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -180,8 +180,9 @@ def test_a_file_of_something_else_is_not_written_to(
 ) -> None:
     out = tmp_path / "mine"
     out.write_bytes(content)
+    main, arguments = COMMANDS[name]
     with pytest.raises(SystemExit) as stop:
-        COMMANDS[name](["--out", str(out)])
+        main([*arguments, "--out", str(out)])
     assert stop.value.code == 2
     assert f"{out} holds something else, which stays: choose another file" in capsys.readouterr().err
     assert out.read_bytes() == content
