@@ -98,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"who runs the workloads beside the plain loop, of {', '.join(CONTENDERS)}; each case has its own list",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and steps; nothing that has to compile")
-    parser.add_argument("--out", metavar="FILE", help="append the records to this file as JSON lines")
+    parser.add_argument(
+        "--out",
+        type=records.output(records.parse),
+        metavar="FILE",
+        help="append the records to this file as JSON lines",
+    )
     parser.add_argument(
         "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
     )

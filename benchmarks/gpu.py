@@ -22,7 +22,7 @@ from torch import Tensor
 import metagan_fast as mgf
 from metagan_fast.meta_graph import SWITCH
 
-from . import machine, workloads
+from . import machine, records, workloads
 from .contenders import BASELINE, CONTENDERS
 from .problem import Problem
 from .timing import Run, alternate
@@ -153,7 +153,13 @@ def _parser() -> argparse.ArgumentParser:
         "plain PyTorch loop, and write everything to one file.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("gpu_results.json"), metavar="FILE", help="where to write")
+    parser.add_argument(
+        "--out",
+        type=records.output(lambda content: json.loads(content)["environment"]),
+        default="gpu_results.json",
+        metavar="FILE",
+        help="where to write",
+    )
     parser.add_argument("--tests", type=Path, default=Path("tests"), metavar="FOLDER", help="the tests of the source")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--precisions", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])

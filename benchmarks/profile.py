@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from metagan_fast import _core, _native
 
-from . import machine, workloads
+from . import machine, records, workloads
 
 CASES = {case.name: case for case in workloads.CASES}
 DEFAULT = ("figr", "dcgan-32", "dcgan-16")
@@ -61,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "cases", nargs="*", type=_case, default=list(DEFAULT), metavar="CASE", help=f"of {', '.join(CASES)}"
     )
-    parser.add_argument("--out", metavar="FILE", help="append the figures to this file as a JSON line")
+    parser.add_argument(
+        "--out",
+        type=records.output(lambda content: [json.loads(line)["profile"] for line in content.splitlines()]),
+        metavar="FILE",
+        help="append the figures to this file as a JSON line",
+    )
     options = parser.parse_args(arguments)
     profiles = {name: profile(CASES[name]) for name in options.cases}
     print(table(profiles))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,13 @@ def read(path: str | Path) -> list[Record]:
     Raises:
         ValueError: a line is not a record; the message names file and line.
     """
+    return parse(Path(path).read_text(), path)
+
+
+def parse(content: str, path: str | Path = "") -> list[Record]:
+    """Return the records of a file's content; ValueError as `read`."""
     records = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -133,6 +139,25 @@ def read(path: str | Path) -> list[Record]:
             message = f"expected a benchmark record on line {number} of {path}, got {line[:60]!r} ({error})"
             raise ValueError(message) from None
     return records
+
+
+def output(parse: Callable[[str], object]) -> Callable[[str], Path]:
+    """Return an argparse type for a file that a command writes: it refuses one that holds something else.
+
+    Args:
+        parse: reads the content of such a file; raises ValueError, KeyError or TypeError for other content.
+    """
+
+    def checked(text: str) -> Path:
+        path = Path(text)
+        try:
+            if path.is_file() and (content := path.read_text(encoding="utf-8")).strip():
+                parse(content)
+        except (ValueError, KeyError, TypeError):
+            raise argparse.ArgumentTypeError(f"{path} holds something else, which stays: choose another file") from None
+        return path
+
+    return checked
 
 
 def append(path: str | Path, records: Iterable[Record], environment: Mapping[str, Any]) -> None:

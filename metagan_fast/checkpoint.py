@@ -40,9 +40,14 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
         CheckpointError: if the folder is missing or not writable, or the disk is full.
         TypeError: if `metadata` is not JSON.
     """
+    write_bytes(path, to_bytes(tensors, metadata))
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Return the content of the file that `write` writes."""
     header = json.dumps({"format": FORMAT_VERSION, "metadata": dict(metadata)}, sort_keys=True)
     copies = {name: _snapshot(tensor) for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(copies, {_KEY: header}))
+    return safetensors.torch.save(copies, {_KEY: header})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

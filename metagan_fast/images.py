@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import checkpoint
+
+SAMPLE_GRID = "grid.png"
 
 _GAP = 2  # pixels between images, before enlarging
 _BACKGROUND = 0.25
@@ -64,27 +65,35 @@ def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
     return _stack(lines, dim=1, gap=5 * _GAP)
 
 
-def save_png(path: str | os.PathLike[str], image: Tensor) -> None:
-    """Write one image `[C, H, W]`, C 1 or 3, in [-1, 1], whole or not at all."""
+def png(image: Tensor) -> bytes:
+    """Return one image `[C, H, W]`, C 1 or 3, in [-1, 1] as the content of a PNG file."""
     data = io.BytesIO()
     array = to_bytes(image).permute(1, 2, 0).numpy()
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(data, format="PNG")
-    checkpoint.write_bytes(path, data.getvalue())
+    return data.getvalue()
+
+
+def grid_png(laid_out: Tensor, side: int) -> bytes:
+    """Return a grid of images of side `side` as PNG, enlarged by a whole factor if they are small."""
+    factor = max(1, round(_SHOWN_SIDE / side))
+    return png(laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
 
 
 def save_grid(path: str | os.PathLike[str], laid_out: Tensor, side: int) -> None:
-    """Write a grid of images of side `side`, enlarged by a whole factor if they are small."""
-    factor = max(1, round(_SHOWN_SIDE / side))
-    save_png(path, laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
+    """Write what `grid_png` returns, whole or not at all."""
+    checkpoint.write_bytes(path, grid_png(laid_out, side))
 
 
-def save_all(folder: Path, samples: Tensor) -> Path:
-    """Write `[n, C, H, W]` as one PNG each and `grid.png`; returns the grid's path."""
-    digits = len(str(len(samples) - 1))
-    for index, image in enumerate(samples):
-        save_png(folder / f"{index:0{digits}}.png", image)
-    save_grid(folder / "grid.png", sample_grid(samples), samples.shape[-1])
-    return folder / "grid.png"
+def sample_names(count: int) -> list[str]:
+    """Return the names of the files of `count` samples, in their order, and of their grid."""
+    digits = len(str(count - 1))
+    return [*(f"{index:0{digits}}.png" for index in range(count)), SAMPLE_GRID]
+
+
+def sample_files(samples: Tensor) -> dict[str, bytes]:
+    """Return samples `[n, C, H, W]` as one PNG file each and a grid of all."""
+    whole = grid_png(sample_grid(samples), samples.shape[-1])
+    return dict(zip(sample_names(len(samples)), [*map(png, samples), whole], strict=True))
 
 
 def _stack(parts: list[Tensor], dim: int, gap: int) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ from . import checkpoint
 from .checkpoint import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+# Exact names of what a run writes to its folders.
+_SAMPLE = re.compile(r"step-\d{8,}\.png")
+_CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
+_LINK = re.compile(r"latest\.safetensors")
+_EVENTS = re.compile(r"events\.out\.tfevents\..+")
+_UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # of a process that was killed
 
 
 class RunFolder:
@@ -48,8 +55,8 @@ class RunFolder:
         """Make the folder of a new run.
 
         Args:
-            path: it may exist if it is empty.
-            overwrite: delete the files of the run that is there; other files stay.
+            path: it may exist if it holds no file.
+            overwrite: delete the files of the run that is there, by their exact names; other files stay.
 
         Raises:
             FileExistsError: as `check_free`.
@@ -59,17 +66,24 @@ class RunFolder:
         folder = cls(path)
         folder._clear()
         for part in (folder.samples, folder.checkpoints, folder.events):
-            part.mkdir(parents=True)
+            part.mkdir(parents=True, exist_ok=True)
         return folder
 
     @classmethod
     def check_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Raise FileExistsError if the folder holds something, unless it is a run to `overwrite`."""
+        """Raise FileExistsError if the folder holds something, unless it is a run to `overwrite`.
+
+        ValueError if its name is not UTF-8.
+        """
         folder = cls(path)
-        if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"a run's folder must be UTF-8, which TensorBoard needs; got {str(path)!r}") from None
+        if not folder.path.exists() or (folder.path.is_dir() and folder._is_empty()):
             return
-        if not folder.config.is_file():
-            raise FileExistsError(f"{path} exists and is not a run (it has no config.json); choose another folder")
+        if not folder._is_run():
+            raise FileExistsError(f"{path} exists and is not a run (it has no config.json of train's); choose another")
         if not overwrite:
             raise FileExistsError(f"{path} holds a run; resume it, overwrite it, or choose another folder")
 
@@ -85,11 +99,43 @@ class RunFolder:
             raise FileNotFoundError(f"{path} is not a run: it has no config.json; expected a folder of `train`")
         return folder
 
+    def pictures(self) -> list[Path]:
+        """Return the run's sample grids, oldest first."""
+        return self._written(self.samples, _SAMPLE)
+
+    def _is_empty(self) -> bool:
+        """Tell whether there is nothing but the empty folders of a run that ended before it had a config."""
+        parts = {self.samples, self.checkpoints, self.events}
+        return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in self.path.iterdir())
+
+    def _is_run(self) -> bool:
+        versions = _read_object(self.config).get("versions")
+        return isinstance(versions, dict) and "metagan_fast" in versions
+
     def _clear(self) -> None:
-        for folder in (self.samples, self.checkpoints, self.events):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.config, self.features, self.evaluation):
+        written = [self.metrics]
+        for folder, names in (
+            (self.samples, (_SAMPLE, _UNFINISHED)),
+            (self.checkpoints, (_CHECKPOINT, _LINK, _UNFINISHED)),
+            (self.events, (_EVENTS,)),
+        ):
+            for name in names:
+                written += self._written(folder, name)
+        if "meta_step" in _read_object(self.evaluation):
+            written.append(self.evaluation)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.read(self.features)
+            written.append(self.features)
+        for file in (*written, self.config):  # the config last: what a crash leaves is still a run
             file.unlink(missing_ok=True)
+
+    @staticmethod
+    def _written(folder: Path, name: re.Pattern[str]) -> list[Path]:
+        """Return the files whose whole names are of a kind that a run writes, by step; others are somebody's own."""
+        if not folder.is_dir():
+            return []
+        found = (path for path in folder.iterdir() if name.fullmatch(path.name) and not path.is_dir())
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
     # JSON files
 
@@ -106,6 +152,16 @@ class RunFolder:
         if not isinstance(config, dict):
             raise ValueError(f"{self.config} is damaged: expected an object")
         return config
+
+    def check_evaluation(self) -> None:
+        """Raise FileExistsError if `evaluation.json` is somebody's own."""
+        if os.path.lexists(self.evaluation) and "meta_step" not in _read_object(self.evaluation):
+            raise FileExistsError(f"{self.evaluation} exists and `evaluate` did not write it: move it")
+
+    def write_evaluation(self, content: Mapping[str, Any]) -> None:
+        """Write `evaluation.json`, atomically; FileExistsError as `check_evaluation`."""
+        self.check_evaluation()
+        write_json(self.evaluation, content)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -155,7 +211,7 @@ class RunFolder:
         raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again")
 
     def _saved(self) -> list[Path]:
-        return sorted(self.checkpoints.glob("step-*.safetensors"))
+        return self._written(self.checkpoints, _CHECKPOINT)
 
     def _point_to(self, path: Path) -> None:
         """Keep a link to the newest state for people; nothing here reads it."""
@@ -166,6 +222,16 @@ class RunFolder:
             temporary.replace(link)
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file is missing or is of another kind."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file that people read, atomically."""
-    checkpoint.write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_bytes(path, text.encode(errors="backslashreplace"))  # file names that are no UTF-8: JSON's escape

@@ -16,10 +16,12 @@ from metagan_fast.benchmarks import (
     busy,
     command,
     compare,
+    gpu,
     machine,
     memory,
     operations,
     ops,
+    profile,
     records,
     timing,
     workloads,
@@ -158,6 +160,7 @@ def test_workload_case_runs_and_writes_json(name: str, monkeypatch: pytest.Monke
     monkeypatch.setitem(command.CASES, name, _tiny(name))
     out = tmp_path / "records.jsonl"
     assert benchmarks.main(["--cases", name, "--quick", "--out", str(out)]) == 0
+    assert records.output(records.parse)(str(out)) == out  # a second run may append
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert {line["contender"] for line in lines} == set(_tiny(name).contenders)
     ours = next(line for line in lines if line["contender"] == "torch executor")
@@ -165,6 +168,24 @@ def test_workload_case_runs_and_writes_json(name: str, monkeypatch: pytest.Monke
     assert ours["error"] <= ours["error_allowed"]
     assert ours["versions"]["torch"] == torch.__version__
     assert ours["floor_fraction"] == pytest.approx(ours["floor_seconds"] / ours["seconds"])
+
+
+COMMANDS = {"bench": (command.main, ["--list"]), "profile": (profile.main, ["mlp-8"]), "gpu": (gpu.main, [])}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("content", [b"notes of mine\n", b'{"mine": 1}\n', b"\x89PNG\xff"])
+def test_a_file_of_something_else_is_not_written_to(
+    name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    out.write_bytes(content)
+    main, arguments = COMMANDS[name]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(out)])
+    assert stop.value.code == 2
+    assert f"{out} holds something else, which stays: choose another file" in capsys.readouterr().err
+    assert out.read_bytes() == content
 
 
 def test_wrong_workload_result_is_not_timed(

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import os
 import shutil
 import sys
 import types
@@ -98,6 +99,7 @@ def test_adapt_and_sample(run: Path, photos: Path, tmp_path: Path) -> None:
         "grid.png",
         "support_above_generated.png",
         "adapted.safetensors",
+        ".metagan-fast.json",
     }
     assert Image.open(out / "0.png").size == (8, 8)
     again = tmp_path / "again"
@@ -107,6 +109,86 @@ def test_adapt_and_sample(run: Path, photos: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     assert main(["sample", str(run), "--samples", "5", "--out", str(plain)]) == 0
     assert (plain / "3.png").read_bytes() != (out / "3.png").read_bytes()
+
+
+def images_in(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".metagan-fast.json"}
+
+
+def test_a_second_run_leaves_none_of_the_first(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Also from the default folders, and where the names get shorter."""
+    for name, command in {"adapted": ["adapt", str(run), str(photos)], "plain": ["sample", str(run)]}.items():
+        out = ["--out", str(tmp_path / name)]
+        extra = ["--save-weights"] if name == "adapted" else []
+        assert main([*command, *out, "--samples", "101", *extra]) == 0
+        assert main([*command, *out, "--samples", "3"]) == 0
+        both = {"support_above_generated.png"} if name == "adapted" else set()
+        assert set(images_in(tmp_path / name)) == {"0.png", "1.png", "2.png", "grid.png"} | both
+
+
+def test_images_of_the_users_own_are_not_replaced(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cat = Path(shutil.copytree(photos, tmp_path / "cat"))
+    before = images_in(cat)
+    for command in (["adapt", str(run), str(cat)], ["sample", str(run)]):
+        assert main([*command, "--out", str(cat), "--samples", "3"]) == 2
+        assert f"{cat / '0.png'} exists and `{command[0]}` did not write it" in capsys.readouterr().err
+    assert main(["adapt", str(run), str(cat), "--out", str(cat)]) == 2  # 00.png is free, and would be an example next
+    assert f"{cat} holds the examples" in capsys.readouterr().err
+    assert images_in(cat) == before
+
+
+def test_adapted_weights_are_no_output_of_sample(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["adapt", str(run), str(photos), "--out", out, "--save-weights"]) == 0
+    before = images_in(tmp_path / "out")
+    weights = str(tmp_path / "out" / "adapted.safetensors")
+    assert main(["sample", str(run), "--weights", weights, "--out", out]) == 2
+    assert "`sample` did not write it" in capsys.readouterr().err
+    assert images_in(tmp_path / "out") == before
+
+
+def test_overwrite_keeps_what_is_not_the_runs(copy_of_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = copy_of_run / "samples" / "zz-mine.png"
+    mine.write_bytes(b"mine")
+    assert main(["train", *TINY, "--steps", "1", "--overwrite", "--out", str(copy_of_run)]) == 0
+    assert {file.name for file in mine.parent.iterdir()} == {"zz-mine.png", "step-00000001.png"}
+    assert mine.read_bytes() == b"mine"
+    assert "step-00000001.png (support images" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_the_users_own_is_not_replaced(copy_of_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy_of_run / "evaluation.json").write_text('{"grade": "good"}')
+    assert main(["evaluate", str(copy_of_run)]) == 2
+    assert "evaluation.json exists and `evaluate` did not write it" in capsys.readouterr().err
+    assert (copy_of_run / "evaluation.json").read_text() == '{"grade": "good"}'
+
+
+def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The data's folder and a class: printed, written to the run's record, read again."""
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve")
+    try:
+        os.mkdir(data)
+    except OSError:
+        pytest.skip("this file system takes only names in UTF-8")
+    for number, name in enumerate([b"caf\xe9", b"a", b"b", b"c", b"d"]):
+        folder = Path(data, os.fsdecode(name))
+        folder.mkdir()
+        for index in range(12):
+            Image.new("L", (8, 8), 20 * number + index).save(folder / f"{index}.png")
+    run = str(tmp_path / "run")
+    line = [*TINY, "--data", data, "--split", "0.8", "0", "0.2", "--steps"]
+    assert main(["train", *line, "1", "--out", os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcn")]) == 2
+    assert "must be UTF-8, which TensorBoard needs" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {os.path.basename(data)}
+    for arguments in (["train", *line, "1"], ["train", "--resume", "--steps", "2"]):
+        assert main([*arguments, "--out", run]) == 0
+        assert "na\\udcefve: 4 training classes" in capsys.readouterr().out
+    split = RunFolder.open(run).read_config()["split"]
+    assert os.fsdecode(b"caf\xe9") in split["train"] + split["test"]
 
 
 def test_evaluate(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

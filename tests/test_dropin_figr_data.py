@@ -66,6 +66,16 @@ def test_images_are_figrs() -> None:
     assert_close(batch, expected[order], "float32-rounding")
 
 
+def test_the_sets_that_figr_wrote_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """They alone say what FIGR's run held out."""
+    write_figr8(60)
+    theirs = pickle.dumps({"icon 00"})
+    Path("validation_task.pkl").write_bytes(theirs)
+    figr.FIGR8MetaEnv(16, 8)
+    assert Path("validation_task.pkl").read_bytes() == theirs and not Path("training_task.pkl").exists()
+    assert "validation_task.pkl exists and `metagan_fast.dropin.figr` did not write it" in caplog.text
+
+
 def test_omniglot_holds_out_twenty_characters_across_alphabets() -> None:
     write_omniglot()
     env = figr.OmniglotMetaEnv(16, 8)

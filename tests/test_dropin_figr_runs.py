@@ -117,6 +117,15 @@ def test_checkpoints_that_do_not_fit_are_refused() -> None:
         make_trainer()
 
 
+def test_a_state_of_another_program_is_not_replaced() -> None:
+    folder = make_trainer()._folder
+    folder.mkdir(parents=True)
+    (folder / "state.safetensors").write_bytes(b"mine")
+    with pytest.raises(ValueError, match=r"state\.safetensors is truncated or not a metagan_fast checkpoint"):
+        make_trainer()
+    assert (folder / "state.safetensors").read_bytes() == b"mine"
+
+
 # The command line
 
 

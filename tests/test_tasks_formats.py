@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from metagan_fast import tasks
+from metagan_fast.tasks import folders
 from metagan_fast.tasks.images import convert
 
 EVERYTHING = {"split": (1.0, 0.0, 0.0)}
@@ -82,6 +83,47 @@ class TestFolders:
         Image.fromarray(np.full((4, 4), 0x8001, np.uint16)).save(tmp_path / "a" / "2.png")
         assert values(tasks.load(tmp_path, channels=1, **EVERYTHING).train, "a") == [255, 128]
 
+    def test_sixteen_bit_graymaps(self, tmp_path: Path) -> None:
+        """Pillow widens them to 32 bits, as its versions before 11 do with PNG; 12 bits are stretched to 16."""
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "1.pgm").write_bytes(b"P5 2 2 65535\n" + struct.pack(">4H", *[0x8001] * 4))
+        (tmp_path / "a" / "2.pgm").write_bytes(b"P5 2 2 4095\n" + struct.pack(">4H", *[4095] * 4))
+        loaded = tasks.load(tmp_path, **EVERYTHING)
+        assert loaded.image_shape == (1, 2, 2)
+        assert values(loaded.train, "a") == [128, 255]
+        Image.new("I", (2, 2), 70000).save(tmp_path / "a" / "3.tif")
+        assert f"cannot read the image {tmp_path / 'a' / '3.tif'}: its pixels have 32 bits" in refusal(tmp_path)
+
+    def test_lab_becomes_grey_and_colour(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        Image.new("LAB", (4, 4), (128, 128, 128)).save(tmp_path / "a" / "1.tif")  # L* = 50 is 119 in sRGB
+        for channels in (1, 3):
+            images = tasks.load(tmp_path, channels=channels, **EVERYTHING).train.images("a")
+            assert images.shape == (1, channels, 4, 4)
+            assert (images.int() - 119).abs().max() <= 1
+
+    def test_an_image_is_turned_though_its_exif_cannot_be_written_again(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        entries = (0x0103, 4, 70000), (0x0112, 3, 6)  # a compression beyond its 16 bits; turned by 90 degrees
+        body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+        exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(4)
+        upright = np.zeros((16, 8), np.uint8)
+        upright[:8] = 255
+        lying = Image.fromarray(np.rot90(upright))  # counter-clockwise, as 6 says: turn it clockwise to view it
+        lying.save(tmp_path / "a" / "1.jpg", exif=exif, quality=100)
+        images = tasks.load(tmp_path, **EVERYTHING).train.images("a")
+        assert images.shape == (1, 1, 16, 8)
+        assert (images[0, 0].int().numpy() - upright).__abs__().max() <= 2
+
+    def test_whatever_stops_an_image_names_it(self, tmp_path: Path) -> None:
+        write_image(tmp_path / "1.png")
+
+        def fail(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+            raise struct.error("argument out of range")
+
+        with pytest.raises(ValueError, match=rf"cannot read the image {tmp_path}/1\.png: argument out of range"):
+            folders.read_files([tmp_path / "1.png"], (2, 2), 1, fail)
+
     def test_resizing_crops_and_is_antialiased(self, tmp_path: Path) -> None:
         stripes = np.zeros((64, 128), np.uint8)
         stripes[:, ::2] = 254
@@ -130,6 +172,42 @@ class TestIdx:
         assert train.image_shape == (1, 2, 3)
         assert values(train, "7") == [0, 2]
         assert values(train, "3") == [0, 1, 3]  # the files in the order of their names
+
+    def test_a_file_beside_its_unpacked_twin_is_read_once(self, tmp_path: Path) -> None:
+        """As torchvision leaves `MNIST/raw`; the unpacked one may have a dot in its name."""
+        for suffix in ("", ".gz"):
+            write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", numbered(4, 2, 3))
+            write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.array([7, 0, 7, 3], np.uint8))
+        write_idx(tmp_path / "t10k-images.idx3-ubyte", numbered(2, 2, 3))
+        write_idx(tmp_path / "t10k-labels.idx1-ubyte", np.array([3, 3], np.uint8))
+        write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", numbered(2, 2, 3))
+        train = tasks.load(tmp_path, **EVERYTHING).train
+        assert train.counts == (1, 3, 2)
+        assert values(train, "3") == [0, 1, 3]
+
+    def test_a_file_that_holds_nothing_is_counted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_idx(tmp_path / "t10k-images-idx3-ubyte", numbered(2, 2, 3))
+        write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.array([3, 3], np.uint8))
+        (tmp_path / "train-images-idx3-ubyte").touch()  # an interrupted download
+        assert tasks.load(tmp_path, **EVERYTHING).train.counts == (2,)
+        assert caplog.messages == [f"{tmp_path}: left out 1 file of another kind (train-images-idx3-ubyte)"]
+
+    def test_sets_with_labels_of_their_own_are_never_merged(self, tmp_path: Path) -> None:
+        """In EMNIST the label 1 is "1" in `digits` and "A" in `letters`."""
+        for index, name in enumerate(["emnist-digits", "emnist-letters", "emnist-mnist", "mnist"]):
+            for part in ("train", "test"):
+                write_idx(tmp_path / f"{name}-{part}-images-idx3-ubyte", numbered(2, 2, 2) + np.uint8(10 * index))
+                write_idx(tmp_path / f"{name}-{part}-labels-idx1-ubyte.gz", np.array([1, 2], np.uint8))
+        said = refusal(tmp_path)
+        assert "of emnist-digits, emnist-letters, emnist-mnist or mnist" in said and "subset='emnist-digits'" in said
+        for subset in ("letters", "emnist-letters"):
+            train = tasks.load(tmp_path, subset=subset, **EVERYTHING).train
+            assert values(train, "1") == [10, 10]
+        assert values(tasks.load(tmp_path, subset="mnist", **EVERYTHING).train, "1") == [30, 30]
+        expected = "expected subset to be emnist-digits, emnist-letters, emnist-mnist or mnist, got 'byclass'"
+        assert expected in refusal(tmp_path, subset="byclass")
+        one = tmp_path / "emnist-letters-test-images-idx3-ubyte"
+        assert values(tasks.load(one, **EVERYTHING).train, "2") == [11]
 
     def test_a_file_by_name(self, tmp_path: Path) -> None:
         write_idx(tmp_path / "pictures", numbered(2, 2, 2))
@@ -260,5 +338,7 @@ class TestReadImages:
     def test_errors(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"found no images in {tmp_path}"):
             tasks.read_images(tmp_path)
+        with pytest.raises(ValueError, match="channels must be 1 or 3, got 4"):
+            tasks.read_images(tmp_path, channels=4)
         with pytest.raises(ValueError, match=r"cannot read .*absent"):
             tasks.read_images(tmp_path / "absent")

@@ -249,23 +249,76 @@ def test_ctrl_c_from_outside(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path / "run").latest()[1]["step"] >= 1
 
 
+CONFIG = {"seed": 1, "versions": {"metagan_fast": mgf.__version__}}
+
+
 def test_folders_are_not_overwritten_unasked(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run").write_config({"seed": 1})
-    (tmp_path / "run" / "notes.txt").write_text("mine")
-    (tmp_path / "run" / "samples" / "old.png").write_text("")
+    trainer = make_trainer(tmp_path / "run", 2)
+    trainer.folder.write_config(CONFIG)
+    trainer.run()
+    (tmp_path / "run" / "checkpoints" / ".step-00000002.safetensors.123.tmp").touch()
+    own = {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    theirs = [
+        "notes.txt", "samples/old.png", "samples/step-2.png", "samples/below/step-00000002.png",
+        "checkpoints/step-00000002-best.safetensors", "checkpoints/best.safetensors", "events/notes.txt",
+        "evaluation.json", "features.safetensors",
+    ]  # fmt: skip
+    for name in theirs:
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
     with pytest.raises(FileExistsError, match="holds a run; resume it, overwrite it"):
         RunFolder.create(tmp_path / "run")
     folder = RunFolder.create(tmp_path / "run", overwrite=True)
-    assert not folder.config.exists() and not list(folder.samples.iterdir())
-    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert not any((tmp_path / "run" / name).exists() for name in own)
+    assert all((tmp_path / "run" / name).read_text() == "mine" for name in theirs)
+    assert not folder.pictures()
 
 
-def test_other_folders_are_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_text("")
+def test_overwriting_removes_what_evaluate_wrote(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config(CONFIG)
+    folder.write_evaluation({"scores": {}, "meta_step": 2})
+    folder.write_evaluation({"scores": {}, "meta_step": 3})
+    checkpoint.write(folder.features, {"weight": torch.zeros(1)}, {})
+    RunFolder.create(tmp_path / "run", overwrite=True)
+    assert not folder.evaluation.exists() and not folder.features.exists()
+    folder.evaluation.write_text('{"mine": true}')
+    with pytest.raises(FileExistsError, match=r"evaluation\.json exists and `evaluate` did not write it"):
+        folder.write_evaluation({"scores": {}, "meta_step": 2})
+
+
+def test_a_checkpoint_that_somebody_put_beside_is_neither_read_nor_removed(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", 3, checkpoint_every=1, keep=1)
+    best = trainer.folder.checkpoints / "step-00000001-best.safetensors"
+    best.write_bytes(b"mine")
+    trainer.run()
+    assert best.read_bytes() == b"mine"
+    assert trainer.folder.latest()[1]["step"] == 3
+
+
+@pytest.mark.parametrize("config", [None, '{"seed": 1, "versions": "3.2"}', '{"versions": null}', "[]", "{"])
+def test_other_folders_are_never_overwritten(tmp_path: Path, config: str | None) -> None:
+    """Many programs call a file config.json."""
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "step-00000002.png").write_text("mine")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
     with pytest.raises(FileExistsError, match="is not a run"):
         RunFolder.create(tmp_path, overwrite=True)
+    assert (tmp_path / "samples" / "step-00000002.png").read_text() == "mine"
+
+
+def test_a_folder_without_a_config_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"it has no config\.json"):
         RunFolder.open(tmp_path)
+
+
+def test_a_run_that_ended_before_it_had_a_config_can_be_started_again(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run")
+    RunFolder.create(tmp_path / "run")
+    (tmp_path / "run" / "samples" / "photo.png").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not a run"):
+        RunFolder.create(tmp_path / "run")
 
 
 def test_damaged_config(tmp_path: Path) -> None:
@@ -294,7 +347,7 @@ def test_grid_layout() -> None:
 
 def test_png_is_exact(tmp_path: Path) -> None:
     pixels = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16)
-    images.save_png(tmp_path / "grey.png", pixels / 127.5 - 1)
+    (tmp_path / "grey.png").write_bytes(images.png(pixels / 127.5 - 1))
     assert np.asarray(Image.open(tmp_path / "grey.png")).flatten().tolist() == list(range(256))
-    images.save_png(tmp_path / "colour.png", torch.tensor([-1.0, 0.0, 3.0]).reshape(3, 1, 1))
+    (tmp_path / "colour.png").write_bytes(images.png(torch.tensor([-1.0, 0.0, 3.0]).reshape(3, 1, 1)))
     assert Image.open(tmp_path / "colour.png").getpixel((0, 0)) == (0, 128, 255)

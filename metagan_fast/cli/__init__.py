@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.arguments = rest  # the benchmarks read their own
     elif rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8, as standard error does
     logging.basicConfig(format="%(message)s", level=logging.DEBUG if given.debug else logging.WARNING)
     try:
         code: int = given.run(given)

@@ -12,7 +12,7 @@ import torch
 from .. import _backends, _native
 from .. import config as configuration
 from ..metrics import Evaluation, FeatureExtractor, evaluate
-from ..run_folder import RunFolder, write_json
+from ..run_folder import RunFolder
 from ..tasks import Tasks
 from .use import open_run
 
@@ -49,6 +49,7 @@ def add_parsers(subparsers: Any) -> None:
 def run_evaluate(given: argparse.Namespace) -> int:
     """Judge, print a table and write `evaluation.json`."""
     folder, record, learner = open_run(given.run_folder)
+    folder.check_evaluation()
     settings = record["settings"]
     tasks = configuration.build_tasks(settings, record["split"])
     evaluation = evaluate(
@@ -79,7 +80,7 @@ def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
 
 def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, per_class: bool) -> None:
     """Print and write what was found."""
-    write_json(folder.evaluation, {**evaluation.to_dict(), "split": split, "meta_step": step})
+    folder.write_evaluation({**evaluation.to_dict(), "split": split, "meta_step": step})
     print(f"{len(evaluation.classes)} {split} classes, after {step} meta-steps\n\n{evaluation.table()}")
     if per_class:
         print(f"\nKID\n{evaluation.class_table()}")

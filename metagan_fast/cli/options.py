@@ -127,6 +127,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
         Option("--labels", "data.labels", "IDX: the file of labels, if not beside the images", place),
+        Option("--subset", "data.subset", "IDX: which of several sets in a folder, as letters of EMNIST's"),
         Option("--fonts", "data.fonts", "system-fonts: folders or files, if not the machine's", place, count="+"),
         Option("--characters", "data.characters", "system-fonts: which ones, as ABC123, if not all"),
         Option("--min-drawings", "data.min_drawings", "system-fonts: leave out characters with fewer", int),

@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--preset", help=f"{', '.join(configuration.PRESETS)} (default: default)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    existing.add_argument("--overwrite", action="store_true", help="delete the run in the folder and start again")
+    existing.add_argument("--overwrite", action="store_true", help="delete the run's files and start again")
     options.add_options(parser)
     parser.set_defaults(run=run)
 
@@ -117,7 +117,7 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
         )
     else:
         head = f"{outcome.step} meta-steps done, in {took}"
-    pictures = sorted(folder.samples.glob("*.png"))
+    pictures = folder.pictures()
     places = {
         "samples": f"{pictures[-1]} (support images above generated ones)" if pictures else None,
         "checkpoint": str(folder.checkpoints / "latest.safetensors"),

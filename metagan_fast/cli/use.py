@@ -11,7 +11,11 @@ import torch
 from .. import checkpoint, images
 from .. import config as configuration
 from ..learner import MetaGAN
+from ..outputs import OutputFolder
 from ..run_folder import RunFolder
+
+_BOTH = "support_above_generated.png"
+_WEIGHTS = "adapted.safetensors"
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -35,7 +39,11 @@ def add_parsers(subparsers: Any) -> None:
     sample.add_argument("--weights", type=Path, help="adapted networks (default: the initialisation)")
     sample.set_defaults(run=run_sample)
     for parser, count in ((adapt, 16), (sample, 64)):
-        parser.add_argument("--out", type=Path, help="where the PNG files go (default: a folder in RUN)")
+        parser.add_argument(
+            "--out",
+            type=Path,
+            help="where the PNG files go, in place of those that this command wrote there (default: a folder in RUN)",
+        )
         parser.add_argument("--samples", type=int, default=count, help="images (default: %(default)s)")
         parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
 
@@ -55,7 +63,14 @@ def run_adapt(given: argparse.Namespace) -> int:
     """Adapt and generate."""
     from ..tasks import read_images
 
-    folder, record, learner = open_run(given.run_folder)
+    out = OutputFolder(given.out or given.run_folder / "adapted" / given.folder.resolve().name, "adapt")
+    out.check([*images.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
+    if out.path.resolve() == given.folder.resolve():
+        raise ValueError(
+            f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
+            "choose another folder with --out"
+        )
+    _, record, learner = open_run(given.run_folder)
     channels, height, width = record["image_shape"]
     support = read_images(
         given.folder,
@@ -65,30 +80,30 @@ def run_adapt(given: argparse.Namespace) -> int:
     )
     adapted = learner.adapt(support, steps=given.steps)
     samples = adapted.sample(given.samples, seed=given.seed)
-    out = given.out or folder.path / "adapted" / given.folder.resolve().name
-    out.mkdir(parents=True, exist_ok=True)
-    picture = images.save_all(out, samples)
-    images.save_grid(
-        out / "support_above_generated.png", images.task_grid(support[None], samples[None]), support.shape[-1]
-    )
+    files = images.sample_files(samples)
+    files[_BOTH] = images.grid_png(images.task_grid(support[None], samples[None]), support.shape[-1])
     if given.save_weights:
         tensors = {f"generator.{name}": value for name, value in adapted.generator.state_dict().items()}
         tensors |= {f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()}
-        checkpoint.write(out / "adapted.safetensors", tensors, {"adapted": {"run": str(given.run_folder)}})
-    print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out}, all in {picture}")
+        files[_WEIGHTS] = checkpoint.to_bytes(tensors, {"adapted": {"run": str(given.run_folder)}})
+    out.write(files)
+    picture = out.path / images.SAMPLE_GRID
+    print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out.path}, all in {picture}")
     return 0
 
 
 def run_sample(given: argparse.Namespace) -> int:
     """Generate."""
-    folder, record, learner = open_run(given.run_folder)
+    default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
+    out = OutputFolder(given.out or given.run_folder / default, "sample")
+    out.check(images.sample_names(given.samples))
+    _, record, learner = open_run(given.run_folder)
     if given.weights is not None:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])
     samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
-    out = given.out or folder.path / ("initialisation" if given.weights is None else f"sampled-{given.weights.stem}")
-    out.mkdir(parents=True, exist_ok=True)
-    print(f"{len(samples)} images in {out}, all in {images.save_all(out, samples)}")
+    out.write(images.sample_files(samples))
+    print(f"{len(samples)} images in {out.path}, all in {out.path / images.SAMPLE_GRID}")
     return 0
 
 

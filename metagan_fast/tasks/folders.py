@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from metagan_fast.tasks.images import ImageSet, Pixels, fit
+from metagan_fast.tasks.left_out import LeftOut, Reason
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"
+)  # fmt: skip
+
+_SIXTEEN_BITS_AS_32 = ("PPM", "PNG")  # formats whose mode I holds 16 bits: PNG's before Pillow 11
+
+_ORIENTATION = 0x0112  # EXIF tag; its values beside 1, upright, and what each needs:
+_TURNS: Mapping[object, str] = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def recognises(path: Path) -> bool:
@@ -33,7 +51,8 @@ def read(
     """Read a tree of class folders; torchvision's ImageFolder, FIGR-8 and Omniglot are such trees.
 
     A class is called by its path below `path`. Where all classes lie directly in `path` there are no groups.
-    Names that begin with "." or "__" and files that are no images are passed over.
+    A folder that several links lead to is one class. Names that begin with "." or "__", links to a folder that is read
+    already or to nothing, and files that are no images are passed over; the set counts them in `left_out`.
 
     Args:
         path: the tree.
@@ -45,7 +64,8 @@ def read(
         ValueError: no class folder, a folder without images, images beside folders, an image that cannot be
             read, images of several sizes; the message names the file or folder.
     """
-    leaves = _leaves(path)
+    left_out = LeftOut()
+    leaves = _leaves(path, left_out)
     files = [file for _, files in leaves for file in files]
     images = read_files(files, image_size, channels, resize)
     grouped = any(folder.parent != path for folder, _ in leaves)
@@ -54,12 +74,16 @@ def read(
         counts=tuple(len(files) for _, files in leaves),
         classes=tuple(folder.relative_to(path).as_posix() for folder, _ in leaves),
         groups=tuple(folder.parent.relative_to(path).as_posix() for folder, _ in leaves) if grouped else None,
+        left_out=left_out,
     )
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images directly in a folder, sorted by name."""
-    return sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES and path.is_file())
+def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Return the images directly in a folder, sorted by name; folders and what is no image go to `left_out`."""
+    below, files = _scan(folder, folder, left_out)
+    for path in below:
+        left_out.add(Reason.FOLDER, path.name)
+    return files
 
 
 def read_files(
@@ -78,70 +102,105 @@ def read_files(
     return np.stack(arrays)
 
 
-def _visible(folder: Path) -> list[Path]:
+def _scan(folder: Path, root: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the images directly in a folder, each sorted; anything else goes to `left_out`."""
     try:
-        return [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"cannot read the folder {folder}: {error.strerror}") from None
+    folders, images = [], []
+    for entry in entries:
+        path = folder / entry.name
+        is_folder = path.is_dir() if entry.is_symlink() else entry.is_dir()  # following a link may fail
+        is_image = path.suffix.lower() in SUFFIXES
+        name = str(path.relative_to(root))
+        if entry.name.startswith((".", "__")):
+            if is_folder or is_image:
+                left_out.add(Reason.HIDDEN, name)
+        elif is_folder:
+            folders.append(path)
+        elif entry.is_symlink() and not path.exists():
+            left_out.add(Reason.DANGLING, name)
+        elif is_image and path.is_file():
+            images.append(path)
+        else:
+            left_out.add(Reason.OTHER, name)
+    return folders, images
 
 
-def _leaves(root: Path) -> list[tuple[Path, list[Path]]]:
-    """Return the class folders below `root` with their images, sorted by path."""
-    if not any(path.is_dir() for path in _visible(root)):
-        found = "images" if image_files(root) else "nothing to read"
-        raise ValueError(f"expected a folder for each class in {root}, found {found}")
+def _leaves(root: Path, left_out: LeftOut) -> list[tuple[Path, list[Path]]]:
+    """Return the class folders below `root` with their images, sorted by path.
+
+    A folder is read once: by its own name where that lies in the tree, else by the first link to it.
+    """
     leaves: list[tuple[Path, list[Path]]] = []
-    pending = [root]
-    while pending:
-        folder = pending.pop()
-        below = sorted((path for path in _visible(folder) if path.is_dir()), reverse=True)
-        files = image_files(folder)
+    seen: set[Path] = set()
+    own, linked = [root], deque[Path]()
+    while own or linked:
+        folder = own.pop() if own else linked.popleft()
+        target = folder.resolve()
+        if target in seen:
+            left_out.add(Reason.REPEATED, f"{folder.relative_to(root)} -> {target}")
+            continue
+        seen.add(target)
+        below, files = _scan(folder, root, left_out)
+        if folder == root and not below:
+            found = "images" if files else "nothing to read"
+            raise ValueError(f"expected a folder for each class in {root}, found {found}")
         if below and files:
             raise ValueError(
-                f"{folder} holds images ({files[0].name}) and folders ({below[-1].name}): keep only one kind"
+                f"{folder} holds images ({files[0].name}) and folders ({below[0].name}): keep only one kind"
             )
         if not below and not files:
             raise ValueError(f"the class folder {folder} holds no images ({', '.join(SUFFIXES)})")
         if files:
             leaves.append((folder, files))
-        pending += below
-    return leaves
+        own += [path for path in reversed(below) if not path.is_symlink()]
+        linked += [path for path in below if path.is_symlink()]
+    if not leaves:
+        raise ValueError(f"expected a folder for each class in {root}, found nothing to read but links in a circle")
+    return sorted(leaves)
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; an error names it."""
     from PIL import Image
 
     try:
-        return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path}: {_reason(error)}") from None
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise ValueError(f"cannot read the image {path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
-    return "it is not an image, or is damaged" if isinstance(error, UnidentifiedImageError) else str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image, or is damaged"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _is_grey(path: Path) -> bool:
-    with _open(path) as image:
-        return image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L")
+    with _opened(path) as image:
+        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
 
 
 def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int, resize: Resize) -> Pixels:
     """Return `[C, H, W]`; transparent pixels become white, 16-bit grey 8-bit."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"cannot read the image {path}: {_reason(error)}") from None
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
+    with _opened(path) as image:
+        image.load()
+        upright = _turned(image)
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS_AS_32):
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode in ("I", "F"):
-            raise ValueError(f"cannot read the image {path}: its pixels have 32 bits; store it with 8 or 16")
+        elif image.mode in ("I", "F"):
+            raise ValueError("its pixels have 32 bits; store it with 8 or 16")
+        elif image.mode == "LAB":
+            upright = upright.convert("RGB")  # Pillow cannot convert it to grey
         if upright.has_transparency_data:
             coloured = upright.convert("RGBA")
             upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
@@ -150,3 +209,11 @@ def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int, re
             plain = resize(plain, image_size)
         array = np.asarray(plain)
         return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Return the image as its EXIF orientation says; unlike `ImageOps.exif_transpose` without writing EXIF again."""
+    from PIL import Image
+
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    return image if turn is None else image.transpose(Image.Transpose[turn])

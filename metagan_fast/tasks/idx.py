@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metagan_fast.tasks.images import ImageSet, Pixels, as_channels_first, gather
+from metagan_fast.tasks.left_out import LeftOut, Reason
 
 _UNSIGNED_BYTES = 0x08
+_PART_WORDS = frozenset({"train", "t10k", "test", "validation", "images", "idx3", "ubyte"})  # do not name a set
 
 
 def recognises(path: Path) -> bool:
     """Tell whether this is an IDX file of images, or a folder that holds one."""
-    return _is_images(path) if path.is_file() else path.is_dir() and bool(_image_files(path))
+    return _is_images(path) if path.is_file() else path.is_dir() and any(map(_is_images, _image_files(path)))
 
 
-def read(path: Path, labels: str | Path | None = None) -> ImageSet:
+def read(path: Path, labels: str | Path | None = None, subset: str | None = None) -> ImageSet:
     """Read images with their labels; each label is a class.
 
     Args:
         path: a file of images, or a folder, of which all files with "images" in the name are read (so MNIST's
-            training and test files together).
+            training and test files together), one of each that lies there packed and unpacked.
         labels: the file of labels, if it does not stand beside the images under MNIST's naming
             (`train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without `.gz`).
+        subset: which of several sets in a folder, as EMNIST's "emnist-letters" or "letters"; the labels of one
+            mean nothing in another, so they are never read together.
 
     Raises:
-        ValueError: a file is truncated, of another kind, or has no partner; the message names it.
+        ValueError: a file is truncated, of another kind, or has no partner; the message names it. A folder of
+            several sets without `subset`, or with another one.
     """
-    files = [path] if path.is_file() else _image_files(path)
+    left_out = LeftOut()
+    files = [path] if path.is_file() else _files_of_one_set(path, subset, left_out)
     if labels is not None and len(files) > 1:
         raise ValueError(f"{path} holds {len(files)} files of images; name one of them to go with labels={labels}")
     images: list[Pixels] = []
@@ -46,7 +54,9 @@ def read(path: Path, labels: str | Path | None = None) -> ImageSet:
     if len({image.shape[1:] for image in images}) > 1:
         raise ValueError(f"{path}: the files hold images of different sizes; name one of them")
     together = np.concatenate(indices)
-    return gather(as_channels_first(np.concatenate(images), str(path)), together, [str(label) for label in range(256)])
+    names = [str(label) for label in range(256)]
+    found = gather(as_channels_first(np.concatenate(images), str(path)), together, names)
+    return replace(found, left_out=left_out)
 
 
 def _contents(path: Path, count: int = -1) -> bytes:
@@ -67,7 +77,33 @@ def _is_images(path: Path) -> bool:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if "images" in file.name and file.is_file() and _is_images(file))
+    return [file for file in folder.iterdir() if "images" in file.name and file.is_file()]
+
+
+def _files_of_one_set(folder: Path, subset: str | None, left_out: LeftOut) -> list[Path]:
+    """Return one file of images of each part (training, test) of one set."""
+    sets: dict[str, dict[tuple[str, ...], Path]] = {}
+    for words, _, file in sorted((_words(file), file.suffix == ".gz", file) for file in _image_files(folder)):
+        if not _is_images(file):
+            left_out.add(Reason.OTHER, file.name)
+            continue
+        name = "-".join(word for word in words if word not in _PART_WORDS)
+        sets.setdefault(name, {}).setdefault(words, file)  # the unpacked one of two
+    chosen = [subset] if subset in sets else [n for n in sets if subset is None or n.endswith(f"-{subset}")]
+    if len(chosen) == 1:
+        return list(sets[chosen[0]].values())
+    *others, last = (name or "''" for name in sets)
+    names = f"{', '.join(others)} or {last}" if others else last
+    if subset is not None:
+        raise ValueError(f"{folder}: expected subset to be {names}, got {subset!r}")
+    raise ValueError(
+        f"{folder} holds several sets whose labels differ in meaning: choose one with subset={next(iter(sets))!r} "
+        f"(on the command line --subset), of {names}"
+    )
+
+
+def _words(file: Path) -> tuple[str, ...]:
+    return tuple(re.split(r"[-_.]", file.name.removesuffix(".gz")))
 
 
 def _labels_beside(images: Path) -> Path:

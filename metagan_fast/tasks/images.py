@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from metagan_fast.tasks.left_out import LeftOut
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,12 +26,14 @@ class ImageSet:
         counts: number of images of each class, in the order of `classes`.
         classes: names, each once.
         groups: the group of each class, or None.
+        left_out: what the loader passed over.
     """
 
     images: Pixels
     counts: tuple[int, ...]
     classes: tuple[str, ...]
     groups: tuple[str, ...] | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -47,6 +51,7 @@ class ImageSet:
             counts=tuple(self.counts[c] for c in chosen),
             classes=tuple(self.classes[c] for c in chosen),
             groups=None if self.groups is None else tuple(self.groups[c] for c in chosen),
+            left_out=self.left_out,
         )
 
     def inverted(self) -> ImageSet:

@@ -13,6 +13,7 @@ from torch import Tensor, from_numpy
 from metagan_fast.tasks import embedded, folders, fonts, idx, npz
 from metagan_fast.tasks.distribution import TaskDistribution, to_float
 from metagan_fast.tasks.images import ImageSet, convert
+from metagan_fast.tasks.left_out import LeftOut, Reason
 from metagan_fast.tasks.split import PARTS, Split, record, split_classes
 
 Size = tuple[int, int] | None
@@ -41,7 +42,7 @@ NAMES = tuple(NAMED)
 
 FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
     Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
-    Source(lambda path, size, channels, options: idx.read(path, **options), ("labels",), idx.recognises),
+    Source(lambda path, size, channels, options: idx.read(path, **options), ("labels", "subset"), idx.recognises),
     Source(
         lambda path, size, channels, options: folders.read(path, size, channels),
         recognises=folders.recognises,
@@ -92,8 +93,9 @@ def load(
             from a former `split_record()`, followed whatever the seed; without "train" the rest trains.
         rotations: turn each class by 90, 180 and 270 degrees into three further classes ("A@90", ...), in the
             same part of the split.
-        min_images: leave out classes with fewer.
-        **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`.
+        min_images: leave out classes with fewer. One log line counts these and whatever else a loader leaves out.
+        **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`, a file, and `subset`,
+            which of several sets in a folder, as "letters" of EMNIST's.
 
     Returns:
         Tasks with `.train`, `.validation`, `.test`, `.image_shape`, `.name`, `.split_record()`.
@@ -104,8 +106,7 @@ def load(
         TypeError: an option that this data set does not have.
     """
     size = _checked_size(image_size)
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    _check_channels(channels)
     source = _find(name_or_path)
     unknown = sorted(set(options) - set(source.options))
     if unknown:
@@ -114,6 +115,7 @@ def load(
     found = source.read(Path(name_or_path), size, channels, options)
     name = str(name_or_path)
     found = _with_enough(found, min_images, name)
+    found.left_out.log(name, least=min_images)
     found = replace(found, images=convert(found.images, size, channels))
     if invert:
         found = found.inverted()
@@ -150,15 +152,23 @@ def read_images(
         `[n, channels, height, width]` float32 in [-1, 1], in the order of the names.
 
     Raises:
-        ValueError: no image, or one that cannot be read; the message names it.
+        ValueError: no image, or one that cannot be read; the message names it. Another number of channels.
     """
+    _check_channels(channels)
     files = [Path(place)] if isinstance(place, (str, Path)) else [Path(file) for file in place]
     if len(files) == 1 and files[0].is_dir():
-        files = folders.image_files(files[0])
+        left_out = LeftOut()
+        files = folders.image_files(files[0], left_out)
+        left_out.log(str(place))
     if not files:
         raise ValueError(f"found no images in {place} ({', '.join(folders.SUFFIXES)})")
     pixels = folders.read_files(files, _checked_size(image_size), channels)
     return to_float(from_numpy(255 - pixels if invert else pixels))
+
+
+def _check_channels(channels: int | None) -> None:
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
 
 
 def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
@@ -193,7 +203,12 @@ def _with_enough(found: ImageSet, min_images: int, name: str) -> ImageSet:
         raise ValueError(f"{name} holds no images")
     if min(found.counts) >= min_images:
         return found
-    enough = [c for c, count in zip(found.classes, found.counts, strict=True) if count >= min_images]
+    enough = []
+    for name_of_class, count in zip(found.classes, found.counts, strict=True):
+        if count >= min_images:
+            enough.append(name_of_class)
+        else:
+            found.left_out.add(Reason.SMALL, name_of_class)
     if not enough:
         raise ValueError(f"{name}: no class has min_images={min_images} images; the largest has {max(found.counts)}")
     return found.select(enough)

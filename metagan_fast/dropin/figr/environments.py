@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -12,8 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ...outputs import OutputFolder
 from ...tasks import TaskDistribution, draws, folders, idx
 from ...tasks.images import ImageSet
+
+logger = logging.getLogger(__name__)
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 """Where images go, as in FIGR."""
@@ -125,6 +129,7 @@ class MetaEnv:
     def _read(self, path: Path) -> ImageSet:
         """Return all images, a class after another; FIGR draws every class with the same chance, so without groups."""
         images = folders.read(path, (self.height, self.length), self.channels, _stretch)
+        images.left_out.log(str(path))
         return ImageSet(images.images, images.counts, images.classes)
 
     # What a resumed run needs
@@ -189,7 +194,7 @@ class FIGR8MetaEnv(MetaEnv):
     """FIGR-8's icons, 50 classes held out; see `MetaEnv`.
 
     The names of the two sets are written to `validation_task.pkl` and `training_task.pkl` in the working directory,
-    as FIGR does.
+    as FIGR does; files of these names that were not written here, by FIGR perhaps, stay, and a log line says so.
     """
 
     name = "FIGR-8"
@@ -199,8 +204,11 @@ class FIGR8MetaEnv(MetaEnv):
 
     def __init__(self, height: int = 32, length: int = 32, **settings: Any) -> None:
         super().__init__(height, length, **settings)
-        for name in ("validation_task", "training_task"):
-            Path(f"{name}.pkl").write_bytes(pickle.dumps(getattr(self, name)))
+        sets = {f"{name}.pkl": pickle.dumps(getattr(self, name)) for name in ("validation_task", "training_task")}
+        try:
+            OutputFolder(".", "metagan_fast.dropin.figr").write(sets)
+        except FileExistsError as error:  # of FIGR, perhaps: it alone says what that run held out
+            logger.warning("%s; this run goes on without writing its own", error)
 
 
 def _stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -295,6 +295,8 @@ class FIGR:
         self.eps = 0
         path = self._folder / "checkpoint"
         if not path.is_file():
+            if (self._folder / "state.safetensors").exists():
+                checkpoint.read(self._folder / "state.safetensors")  # another program's is refused, not replaced
             return
         saved = _read_checkpoint(path)
         state = self._read_state(saved)

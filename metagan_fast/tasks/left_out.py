@@ -1,0 +1,46 @@
+"""Names that a loader passes over, counted for one log line."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from enum import Enum
+
+_logger = logging.getLogger(__name__)
+
+_SHOWN = 3  # names of each kind
+
+
+class Reason(Enum):
+    """Why a name is left out, for one and for several."""
+
+    HIDDEN = 'name that begins with "." or "__"', 'names that begin with "." or "__"'
+    DANGLING = "link that leads nowhere", "links that lead nowhere"
+    REPEATED = "link to a folder that is read already", "links to folders that are read already"
+    OTHER = "file of another kind", "files of other kinds"
+    FOLDER = "folder", "folders"
+    SMALL = "class with fewer than {least} images", "classes with fewer than {least} images"
+
+
+class LeftOut:
+    """Collect names by reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[Reason, list[str]] = defaultdict(list)
+
+    def add(self, reason: Reason, name: str) -> None:
+        """Count a name."""
+        self._names[reason].append(name)
+
+    def log(self, source: str, **numbers: int) -> None:
+        """Log one line, unless nothing was left out; `numbers` are named in the reasons' texts."""
+        phrases = [
+            f"{len(names)} {reason.value[len(names) > 1].format(**numbers)} ({_some(names)})"
+            for reason, names in self._names.items()
+        ]
+        if phrases:
+            _logger.warning("%s: left out %s", source, ", ".join(phrases))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join([*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])])
