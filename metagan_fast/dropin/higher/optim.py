@@ -201,11 +201,46 @@ class DifferentiableRMSprop(_FusedOptimizer):
     _rule = (_updates.rmsprop, {})
 
 
+class DifferentiableAdadelta(_FusedOptimizer):
+    """Differentiable `torch.optim.Adadelta`."""
+
+    _rule = (_updates.adadelta, {})
+
+
+class DifferentiableAdagrad(_FusedOptimizer):
+    """Differentiable `torch.optim.Adagrad`; where the sum of squares is 0 its root has derivative 0."""
+
+    _rule = (_updates.adagrad, {})
+
+
+class DifferentiableAdamax(_FusedOptimizer):
+    """Differentiable `torch.optim.Adamax`."""
+
+    _rule = (_updates.adamax, {})
+
+
+class DifferentiableASGD(_FusedOptimizer):
+    """Differentiable `torch.optim.ASGD`; a new learning rate counts from the step after, as there."""
+
+    _rule = (_updates.asgd, {})
+
+
+class DifferentiableRprop(_FusedOptimizer):
+    """Differentiable `torch.optim.Rprop`; the derivative by the gradient is 0, as only its sign counts."""
+
+    _rule = (_updates.rprop, {})
+
+
 _OPTIMIZERS: dict[type, type[DifferentiableOptimizer]] = {
     torch.optim.SGD: DifferentiableSGD,
     torch.optim.Adam: DifferentiableAdam,
     torch.optim.AdamW: DifferentiableAdamW,
     torch.optim.RMSprop: DifferentiableRMSprop,
+    torch.optim.Adadelta: DifferentiableAdadelta,
+    torch.optim.Adagrad: DifferentiableAdagrad,
+    torch.optim.Adamax: DifferentiableAdamax,
+    torch.optim.ASGD: DifferentiableASGD,
+    torch.optim.Rprop: DifferentiableRprop,
     native.SGD: DifferentiableSGD,
     native.Adam: DifferentiableAdam,
     native.AdamW: DifferentiableAdamW,
