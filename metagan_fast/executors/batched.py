@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, replace_all_batch_norm_modules_, vmap
 
 from .._logging import log_once
+from .._rebinding import check_rebindable, closed, data_parallel, scripted
 from ..flat import FlatLayout
 from .layer_mode import task_layers
 from .pairs import Pairs, settled
@@ -47,11 +48,16 @@ class BatchedModule:
         name: what to call it in messages.
         allow_random: let the module draw random numbers (dropout, noise layers); they are not reproducible.
         autocast: run the forward under bf16 autocast; the result has the parameters' dtype.
+
+    Raises:
+        ValueError: the module, or a function assigned to a part of it, keeps to its own parameters.
     """
 
     def __init__(
         self, module: nn.Module, layout: FlatLayout, name: str, *, allow_random: bool = False, autocast: bool = False
     ) -> None:
+        check_rebindable(module, closed, name=name)
+        check_rebindable(module, scripted, data_parallel, name=name, recurse=False)  # as a part, each is replaced
         self.module = stateless_copy(module)
         self.layout = layout
         self.name = name

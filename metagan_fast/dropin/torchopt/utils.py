@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metagan_fast._rebinding import check_rebindable, closed
 from metagan_fast.dropin._flat_module import Part
 from metagan_fast.dropin.torchopt._trees import containers, tree_map
 from metagan_fast.dropin.torchopt.optim import MetaOptimizer
@@ -122,6 +123,7 @@ def module_clone(
     Raises:
         AssertionError: there is no such `by`.
         TypeError: the target is an optimizer; make one for the cloned module, and give it the state.
+        ValueError: a part computes with its own parameters, whatever takes their places.
     """
     if isinstance(target, MetaOptimizer):
         raise TypeError(
@@ -129,6 +131,7 @@ def module_clone(
         )
     if not isinstance(target, nn.Module):
         return tree_map(_replicator(by, device), target)
+    check_rebindable(target, closed)
     state = extract_state_dict(target, by=by, detach_buffers=detach_buffers, device=device)
     held = (*containers(target, "_parameters"), *containers(target, "_buffers"))
     shared = {id(x): x for container in held for x in container.values()}
