@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import re
 import sys
+import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -81,3 +85,26 @@ def test_a_stand_in_under_the_originals_name_is_no_original(stand_in: Any, monke
     monkeypatch.setitem(sys.modules, "original_library", module)
     with pytest.raises(AttributeError, match="is not installed"):
         _ = module.other
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_public_names_of_higher_are_counted_as_its_page_says(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_logging, "_said", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("higher", reason="the original, higher, is not installed")
+    rows = re.findall(r"\| `(higher[.\w]*)` \| (\d+) \| (\d+) \|", (ROOT / "docs/migrate/higher.md").read_text())
+    assert [row[0] for row in rows] == ["higher", "higher.optim", "higher.patch", "higher.utils"]
+    for module_name, count, covered in rows:
+        original = importlib.import_module(module_name)
+        ours = importlib.import_module(f"metagan_fast.dropin.{module_name}")
+        public = {name for name in vars(original) if not name.startswith("_")}
+        assert [len(public), len(public & vars(ours).keys())] == [int(count), int(covered)]
+        assert public <= set(dir(ours))
+        with caplog.at_level(logging.WARNING):
+            assert ours._typing is original._typing  # a name that is handed on
+        assert caplog.records.pop().getMessage().startswith(f"metagan_fast.dropin.{module_name} does not cover")

@@ -178,7 +178,7 @@ def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) 
     """Make parts of one state a parameter, as `torch.optim` keeps it: tensors, and a "step" where there is one.
 
     Args:
-        states: by position in `params`.
+        states: by position in `params`. A tensor of one element is the state of every element of its parameter.
         params: for their dtype, shape and device.
     """
     alike: dict[Any, list[int]] = {}
@@ -189,7 +189,7 @@ def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) 
     for (step, names), members in alike.items():
         for positions in _by_kind(params, members):
             layout = layout_of(tuple(params[i].shape for i in positions))
-            state = {name: join(layout, [states[i][name] for i in positions]) for name in names}
+            state = {name: join(layout, [_filled(states[i][name], params[i]) for i in positions]) for name in names}
             parts.append(Part(positions, layout, step, state))
     return parts
 
@@ -202,6 +202,11 @@ def states_of(parts: Iterable[Part]) -> dict[int, dict[str, Any]]:
         for n, position in enumerate(part.positions):
             states[position] = {"step": part.step, **{name: tensors[n] for name, tensors in buffers.items()}}
     return states
+
+
+def _filled(state: Tensor, param: Tensor) -> Tensor:
+    """Return a state in the shape of its parameter."""
+    return state if state.shape == param.shape else state.to(param).expand_as(param)
 
 
 def _fit(parts: Sequence[Part], params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Part]:

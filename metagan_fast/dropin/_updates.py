@@ -1,8 +1,8 @@
 """Update rules over flat buffers, with hyper-parameters that may be tensors.
 
 A rule over lists is what steps parameters, a rule `flat_...` what steps their buffer. The fused ops serve where
-hyper-parameters other than the learning rate are numbers; elsewhere, and where a variant
-has no fused op (amsgrad), plain PyTorch over the whole buffer, differentiable by every one of them.
+hyper-parameters other than the learning rate are numbers; elsewhere, and where a rule or a variant
+has no fused op (Adadelta, amsgrad), plain PyTorch over the whole buffer, differentiable by every one of them.
 """
 
 from __future__ import annotations
@@ -89,7 +89,93 @@ def flat_rmsprop(
     return results[0], dict(zip(names, results[1:], strict=True))
 
 
+def flat_adadelta(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.Adadelta` with its options.
+
+    State: `square_avg`, `acc_delta`. Source: Zeiler 2012, arXiv:1212.5701, algorithm 1.
+    """
+    grads, zeros = _decayed(params, grads, options), torch.zeros_like(params)
+    rho, eps = options["rho"], options["eps"]
+    acc_delta = state.get("acc_delta", zeros)
+    square_avg = rho * state.get("square_avg", zeros) + (1 - rho) * (grads * grads)
+    delta = reference.safe_sqrt(acc_delta + eps) / reference.safe_sqrt(square_avg + eps) * grads
+    acc_delta = rho * acc_delta + (1 - rho) * (delta * delta)
+    return params - _rate(options) * delta, {"square_avg": square_avg, "acc_delta": acc_delta}
+
+
+def flat_adagrad(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.Adagrad` with its options.
+
+    State: `sum`. Source: Duchi et al. 2011, JMLR 12, with diagonal matrices.
+    """
+    grads, total = _decayed(params, grads, options), state.get("sum")
+    if total is None:
+        total = torch.zeros_like(params) + options.get("initial_accumulator_value", 0.0)
+    total = total + grads * grads
+    rate = _rate(options) / (1 + (step - 1) * options["lr_decay"])
+    return params - rate * (grads / (reference.safe_sqrt(total) + options["eps"])), {"sum": total}
+
+
+def flat_adamax(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.Adamax` with its options.
+
+    State: `exp_avg`, `exp_inf`. Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 2; `eps` is added to `|grads|`.
+    """
+    grads, zeros = _decayed(params, grads, options), torch.zeros_like(params)
+    beta1, beta2 = options["betas"]
+    exp_avg = beta1 * state.get("exp_avg", zeros) + (1 - beta1) * grads
+    exp_inf = torch.maximum(beta2 * state.get("exp_inf", zeros), grads.abs() + options["eps"])
+    rate = _rate(options) / (1 - beta1**step)
+    return params - rate * (exp_avg / exp_inf), {"exp_avg": exp_avg, "exp_inf": exp_inf}
+
+
+def flat_asgd(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.ASGD` with its options.
+
+    State: `ax`, the average of the parameters; `eta`, the rate, which the step before set: a new learning rate counts
+    from the step after. Source: Polyak & Juditsky 1992.
+    """
+    grads, rate, lambd = _decayed(params, grads, options), _rate(options), options["lambd"]
+    eta = state["eta"] if "eta" in state else torch.zeros_like(params) + rate
+    params = params * (1 - lambd * eta) - eta * grads
+    weight = 1 / max(1, step - 1 - options["t0"])
+    average = state.get("ax", params)
+    average = params if weight == 1 else average + weight * (params - average)
+    eta = torch.zeros_like(params) + rate / (1 + lambd * rate * step) ** options["alpha"]
+    return params, {"ax": average, "eta": eta}
+
+
+def flat_rprop(
+    params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
+) -> tuple[Tensor, State]:
+    """Step as `torch.optim.Rprop` with its options; the derivative by the gradient is 0, as only its sign counts.
+
+    State: `prev`, the gradient before; `step_size`. Source: Riedmiller & Braun 1993.
+    """
+    grads, zeros = _signed(grads, options), torch.zeros_like(params)
+    (shrink, grow), (smallest, largest) = options["etas"], options["step_sizes"]
+    step_size = state["step_size"] if "step_size" in state else zeros + _rate(options)
+    agreement = grads * state.get("prev", zeros)
+    factor = torch.where(agreement < 0, shrink, torch.where(agreement > 0, grow, zeros + 1))
+    step_size = (step_size * factor).clamp(min=smallest).clamp(max=largest)
+    grads = torch.where(agreement < 0, 0.0, grads)  # past a minimum: wait a step
+    return params - step_size * grads.sign(), {"prev": grads, "step_size": step_size}
+
+
 rmsprop: Rule = over_buffers(flat_rmsprop)
+adadelta: Rule = over_buffers(flat_adadelta)
+adagrad: Rule = over_buffers(flat_adagrad)
+adamax: Rule = over_buffers(flat_adamax)
+asgd: Rule = over_buffers(flat_asgd)
+rprop: Rule = over_buffers(flat_rprop)
 
 
 def sgd(
@@ -174,3 +260,9 @@ def _rate(options: Mapping[str, Any]) -> Any:
 def _signed(grads: Tensor, options: Mapping[str, Any]) -> Tensor:
     """Return the direction of descent's gradient: the negative one where the loss is to grow."""
     return -grads if options.get("maximize") else grads
+
+
+def _decayed(params: Tensor, grads: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return the gradient, negated where the loss is to grow, plus the weight decay's."""
+    grads, weight_decay = _signed(grads, options), options["weight_decay"]
+    return grads + weight_decay * params if isinstance(weight_decay, Tensor) or weight_decay != 0 else grads

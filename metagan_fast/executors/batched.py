@@ -14,6 +14,7 @@ from .._draws import DrawsRandomNumbersError, NoDraws
 from .._lock import Lock
 from .._logging import log_once
 from .._modules import Snapshot, buffer_versions, copy_module, use_batch_statistics
+from .._rebinding import check_rebindable, closed, data_parallel, scripted
 from ..flat import FlatLayout
 from ._types import one_image_error
 from .layer_mode import task_layers
@@ -48,11 +49,16 @@ class BatchedModule:
         name: what to call it in messages.
         allow_random: let the module draw random numbers (dropout, noise layers); they are not reproducible.
         autocast: run the forward under bf16 autocast; the result has the parameters' dtype.
+
+    Raises:
+        ValueError: the module, or a function assigned to a part of it, keeps to its own parameters.
     """
 
     def __init__(
         self, module: nn.Module, layout: FlatLayout, name: str, *, allow_random: bool = False, autocast: bool = False
     ) -> None:
+        check_rebindable(module, closed, name=name)
+        check_rebindable(module, scripted, data_parallel, name=name, recurse=False)  # as a part, each is replaced
         try:
             self._original, self.module = stateless_copy(module), stateless_copy(module)
         except Exception as error:

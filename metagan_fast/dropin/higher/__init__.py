@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from metagan_fast.dropin._originals import hand_on
 from metagan_fast.dropin.higher import optim, patch, utils
 from metagan_fast.dropin.higher.optim import (
     DifferentiableOptimizer,
@@ -32,6 +33,7 @@ __all__ = [
     "register_optim",
     "utils",
 ]
+__getattr__, __dir__ = hand_on(__name__, "higher")
 
 
 @contextmanager

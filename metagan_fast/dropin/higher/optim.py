@@ -14,8 +14,11 @@ from torch import Tensor
 from metagan_fast import optim as native
 from metagan_fast.dropin import _updates
 from metagan_fast.dropin._flat_module import Part, Rule, advance, parts_of, states_of
+from metagan_fast.dropin._originals import hand_on
 from metagan_fast.dropin.higher.patch import FunctionalModule
 from metagan_fast.dropin.higher.utils import flatten, map_leaves
+
+__getattr__, __dir__ = hand_on(__name__, "higher.optim")
 
 Override = Mapping[str, Sequence[Any]]
 """Hyper-parameters by name: a list of one value for all groups, or of one a group."""
@@ -201,11 +204,47 @@ class DifferentiableRMSprop(_FusedOptimizer):
     _rule = (_updates.rmsprop, {})
 
 
-_OPTIMIZERS: dict[type, type[DifferentiableOptimizer]] = {
+class DifferentiableAdadelta(_FusedOptimizer):
+    """Differentiable `torch.optim.Adadelta`."""
+
+    _rule = (_updates.adadelta, {})
+
+
+class DifferentiableAdagrad(_FusedOptimizer):
+    """Differentiable `torch.optim.Adagrad`; where the sum of squares is 0 its root has derivative 0."""
+
+    _rule = (_updates.adagrad, {})
+
+
+class DifferentiableAdamax(_FusedOptimizer):
+    """Differentiable `torch.optim.Adamax`."""
+
+    _rule = (_updates.adamax, {})
+
+
+class DifferentiableASGD(_FusedOptimizer):
+    """Differentiable `torch.optim.ASGD`; a new learning rate counts from the step after, as there."""
+
+    _rule = (_updates.asgd, {})
+
+
+class DifferentiableRprop(_FusedOptimizer):
+    """Differentiable `torch.optim.Rprop`; the derivative by the gradient is 0, as only its sign counts."""
+
+    _rule = (_updates.rprop, {})
+
+
+# The original's name, since code enters types of its own here.
+_opt_mapping: dict[type, type[DifferentiableOptimizer]] = {
     torch.optim.SGD: DifferentiableSGD,
     torch.optim.Adam: DifferentiableAdam,
     torch.optim.AdamW: DifferentiableAdamW,
     torch.optim.RMSprop: DifferentiableRMSprop,
+    torch.optim.Adadelta: DifferentiableAdadelta,
+    torch.optim.Adagrad: DifferentiableAdagrad,
+    torch.optim.Adamax: DifferentiableAdamax,
+    torch.optim.ASGD: DifferentiableASGD,
+    torch.optim.Rprop: DifferentiableRprop,
     native.SGD: DifferentiableSGD,
     native.Adam: DifferentiableAdam,
     native.AdamW: DifferentiableAdamW,
@@ -284,7 +323,7 @@ def create_diff_optim(
 
 def register_optim(optim_type: type[torch.optim.Optimizer], diff_optim_type: type[DifferentiableOptimizer]) -> None:
     """Name the differentiable twin of a type of optimizers."""
-    _OPTIMIZERS[optim_type] = diff_optim_type
+    _opt_mapping[optim_type] = diff_optim_type
 
 
 def get_trainable_opt_params(opt: torch.optim.Optimizer, device: torch.device | None = None) -> dict[str, list[Any]]:
@@ -313,12 +352,12 @@ def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -
 
 
 def _differentiable(kind: type) -> type[DifferentiableOptimizer]:
-    if kind not in _OPTIMIZERS:
-        known = ", ".join(sorted({known.__name__ for known in _OPTIMIZERS}))
+    if kind not in _opt_mapping:
+        known = ", ".join(sorted({known.__name__ for known in _opt_mapping}))
         raise ValueError(
             f"optimizers of type {kind.__name__} have no differentiable twin; there are {known}, and register_optim()"
         )
-    return _OPTIMIZERS[kind]
+    return _opt_mapping[kind]
 
 
 def _one_a_group(name: str, values: Sequence[Any], groups: Sequence[Any]) -> Sequence[Any]:

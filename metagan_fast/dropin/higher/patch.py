@@ -6,13 +6,21 @@ import functools
 import types
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from metagan_fast._rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
 from metagan_fast.dropin._flat_module import flat_copies
+from metagan_fast.dropin._originals import hand_on
+
+__getattr__, __dir__ = hand_on(__name__, "higher.patch")
 
 
 class FunctionalModule(nn.Module):
@@ -22,6 +30,7 @@ class FunctionalModule(nn.Module):
     weights; submodules refer to it, and can be called by themselves. A submodule that occurs twice has one twin.
     """
 
+    _assigned_forward: Callable[..., Any] | None  # in the place of the class's, if one was assigned to the original
     _fast_params: list[list[Tensor]] | None
     _track_higher_grads: bool
     _fast_indices: dict[str, int]  # of this module's own parameters, among the root's fast weights
@@ -38,7 +47,8 @@ class FunctionalModule(nn.Module):
             raise ValueError(
                 "this functional module has no fast weights yet: call it with params=, or make it with monkeypatch()"
             )
-        return super().forward(*args, **kwargs)
+        forward = self._assigned_forward or super().forward
+        return forward(*args, **kwargs)
 
     @property
     def is_root(self) -> bool:
@@ -143,17 +153,23 @@ class FunctionalModule(nn.Module):
         root.update_params(params)
 
 
+_MonkeyPatchBase = FunctionalModule
+"""The original's name, which code asks `isinstance` about."""
+
+
 def make_functional(
     module: nn.Module, encapsulator: Callable[[FunctionalModule, nn.Module], None] | None = None
 ) -> FunctionalModule:
     """Return a functional twin of a module, without fast weights: call it with `params=`.
 
     Args:
-        module: any module; it is not changed. Buffers are copied, hooks are not.
+        module: any module; it is not changed. Buffers are copied, and of its hooks those of weight norm,
+            spectral norm and pruning.
         encapsulator: called with the twin and the module, to give the twin what it should hold.
 
     Raises:
-        ValueError: the module or a part of it is functional already.
+        ValueError: the module or a part of it is functional already, or computes with its own parameters, whatever
+            takes their places.
     """
     fmodule = _functional(module, None)
     if encapsulator is not None:
@@ -170,13 +186,15 @@ def monkeypatch(
     """Return a functional twin of a module with fast weights of its own.
 
     Args:
-        module: any module; it is not changed. Buffers are copied, hooks are not.
+        module: any module; it is not changed. Buffers are copied, and of its hooks those of weight norm,
+            spectral norm and pruning.
         device: where weights and buffers go; by default where they are.
         copy_initial_weights: the initial fast weights are leaves; with False they depend on `module`'s parameters.
         track_higher_grads: keep the fast weights of every step.
 
     Raises:
-        ValueError: the module or a part of it is functional already.
+        ValueError: the module or a part of it is functional already, or computes with its own parameters, whatever
+            takes their places.
     """
     fmodule = _functional(module, device)
     fmodule.update_params(flat_copies(module.parameters(), device=device, detach=copy_initial_weights))
@@ -200,6 +218,7 @@ def buffer_sync(module: nn.Module, fmodule: FunctionalModule, device: torch.devi
 
 
 def _functional(module: nn.Module, device: torch.device | None) -> FunctionalModule:
+    check_rebindable(module, scripted, compiled, closed)
     indices = {id(p): index for index, p in enumerate(module.parameters())}
     twins: dict[int, FunctionalModule] = {}
     root = _twin(module, device, indices, twins)
@@ -209,7 +228,10 @@ def _functional(module: nn.Module, device: torch.device | None) -> FunctionalMod
     )
     reference = weakref.ref(root)
     for twin in twins.values():
-        twin.__dict__["_fast_root"] = None if twin is root else reference
+        rebind_attributes(twin, lambda original: twins.get(id(original), original))
+        twin.__dict__.update(
+            _assigned_forward=twin.__dict__.pop("forward", None), _fast_root=None if twin is root else reference
+        )
     return root
 
 
@@ -225,6 +247,7 @@ def _twin(
     twin = twins[id(module)] = kind.__new__(kind)
     twin.__dict__.update(
         {name: type(value)() if name in _HOOKS else value for name, value in module.__dict__.items()},
+        _forward_pre_hooks=_recomputing_hooks(module),
         _parameters=dict(module._parameters),
         _buffers=_copied_buffers(module, device),
         _modules={},
@@ -235,6 +258,12 @@ def _twin(
     for name, child in module._modules.items():
         twin._modules[name] = None if child is None else _twin(child, device, indices, twins)
     return twin
+
+
+def _recomputing_hooks(module: nn.Module) -> OrderedDict[int, Any]:
+    """Return the hooks that compute one of the module's weights from its parameters before each call."""
+    kinds = (WeightNorm, SpectralNorm, BasePruningMethod)
+    return OrderedDict((key, hook) for key, hook in module._forward_pre_hooks.items() if isinstance(hook, kinds))
 
 
 _HOOKS = {name for name in nn.Module().__dict__ if "_hooks" in name}

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from metagan_fast.dropin._flat_module import flat_copies
+from metagan_fast.dropin._originals import hand_on
+
+__getattr__, __dir__ = hand_on(__name__, "higher.utils")
 
 
 def flatten(x: Any) -> list[Any]:

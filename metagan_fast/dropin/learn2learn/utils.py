@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metagan_fast._rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
 from metagan_fast.dropin._originals import hand_on
 
 logger = logging.getLogger(__name__)
@@ -113,16 +114,30 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 def copy_structure(module: M, memo: MutableMapping[Any, Any] | None = None) -> M:
-    """Copy a module and its submodules, but share every tensor and every other attribute."""
+    """Copy a module and its submodules, but share every tensor, and every attribute that is not bound to the module.
+
+    Raises:
+        ValueError: a part computes with its own parameters, whatever takes their places.
+    """
+    check_rebindable(module, scripted, compiled, closed)
     memo = {} if memo is None else memo
+    copies: list[nn.Module] = []
+    copied = _copied(module, memo, copies)
+    for part in copies:
+        rebind_attributes(part, lambda original: memo.get(original, original))
+    return copied
+
+
+def _copied(module: M, memo: MutableMapping[Any, Any], copies: list[nn.Module]) -> M:
     if module in memo:
         return memo[module]
-    memo[module] = copied = module.__new__(type(module))
+    memo[module] = copied = object.__new__(type(module))  # a GraphModule's __new__ makes a class without forward
+    copies.append(copied)
     copied.__dict__ = module.__dict__.copy()
     for name in ("_parameters", "_buffers", "_modules"):
         copied.__dict__[name] = module.__dict__[name].copy()
     for name, child in module._modules.items():
-        copied._modules[name] = copy_structure(child, memo) if isinstance(child, nn.Module) else child
+        copied._modules[name] = _copied(child, memo, copies) if isinstance(child, nn.Module) else child
     return copied
 
 

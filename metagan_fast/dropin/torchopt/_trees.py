@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from metagan_fast._rebinding import check_rebindable, scripted
 from metagan_fast.dropin._flat_module import Layout, Part
 
 
@@ -62,9 +63,11 @@ def containers(module: nn.Module, kind: str) -> tuple[dict[str, Any], ...]:
 
     Raises:
         RuntimeError: it is no module.
+        ValueError: a part is scripted, and keeps them elsewhere.
     """
     if not isinstance(module, nn.Module):
         raise RuntimeError(f"expected a module, got {type(module).__name__}")
+    check_rebindable(module, scripted)
     return tuple(held for child in module.modules() if (held := getattr(child, kind)))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metagan_fast._rebinding import check_rebindable, closed
 from metagan_fast.dropin._flat_module import Part
 from metagan_fast.dropin._originals import hand_on
 from metagan_fast.dropin.torchopt._trees import containers, tree_map
@@ -136,6 +137,7 @@ def module_clone(
     Raises:
         AssertionError: there is no such `by`.
         TypeError: the target is an optimizer; make one for the cloned module, and give it the state.
+        ValueError: a part computes with its own parameters, whatever takes their places.
     """
     if _is_meta_optimizer(target):
         raise TypeError(
@@ -143,6 +145,7 @@ def module_clone(
         )
     if not isinstance(target, nn.Module):
         return tree_map(_replicator(by, device), target)
+    check_rebindable(target, closed)
     state = extract_state_dict(target, by=by, detach_buffers=detach_buffers, device=device)
     held = (*containers(target, "_parameters"), *containers(target, "_buffers"))
     shared = {id(x): x for container in held for x in container.values()}

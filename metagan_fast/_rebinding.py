@@ -1,0 +1,115 @@
+"""Modules that are to compute with other parameters than their own: parts that cannot, attributes that would not.
+
+Whoever adapts a module puts other tensors in the places of its parameters, in a copy as a rule. A scripted part keeps
+its parameters outside of Python and never looks at those tensors. A copy that shares its attributes with the original
+shares what they are bound to: a compiled call, or a method that was assigned, goes on with the original's parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+Unbindable = Callable[[nn.Module, frozenset[int]], "str | None"]
+"""Why a part cannot take other parameters and what to do, or None; takes the part and the ids of all parts."""
+
+
+def check_rebindable(module: nn.Module, *kinds: Unbindable, name: str = "module", recurse: bool = True) -> None:
+    """Refuse a module that has parts of these kinds.
+
+    Args:
+        module: to be adapted.
+        *kinds: of `scripted`, `compiled`, `closed` and `data_parallel`.
+        name: what to call the module in the message.
+        recurse: look at its submodules, too.
+
+    Raises:
+        ValueError: it has; the message names the part, its type and what to do.
+    """
+    parts = dict(module.named_modules()) if recurse else {"": module}
+    members = frozenset(map(id, parts.values()))
+    for path, part in parts.items():
+        for kind in kinds:
+            if (problem := kind(part, members)) is not None:
+                where = f"its part {path!r}" if path else "the module itself"
+                raise ValueError(
+                    f"expected a {name} whose parameters can be replaced, but {where}, of type {type(part).__name__}, "
+                    f"{problem}"
+                )
+
+
+def scripted(part: nn.Module, members: frozenset[int]) -> str | None:
+    """Tell whether a part was scripted or traced by `torch.jit`."""
+    if not isinstance(part, torch.jit.ScriptModule):
+        return None
+    return "is scripted and computes with its own: use the module that torch.jit.script or torch.jit.trace was given"
+
+
+def compiled(part: nn.Module, members: frozenset[int]) -> str | None:
+    """Tell whether a part is what `torch.compile(module)` returned; `module.compile()` is none."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # imported if there is a compiled module at all
+    if dynamo is None or not isinstance(part, dynamo.OptimizedModule):
+        return None
+    return "was made by torch.compile and computes with its own: use the module that torch.compile was given"
+
+
+def closed(part: nn.Module, members: frozenset[int]) -> str | None:
+    """Tell whether a function that was assigned to a part computes with the part's own parameters.
+
+    That is a function in the place of `forward`, and a compiled method of any part.
+    """
+    if compiled(part, members) or next(part.parameters(), None) is None:
+        return None
+    for name, value in vars(part).items():
+        if type(value) is not types.FunctionType or name == "_compiled_call_impl":
+            continue
+        owner = getattr(getattr(value, "_torchdynamo_orig_callable", None), "__self__", None)
+        if name == "forward" or id(owner) in members:
+            return (
+                f"was assigned the function {name!r}, which computes with its own: define the method in the class, "
+                "under @torch.compile if it is to be compiled"
+            )
+    return None
+
+
+def data_parallel(part: nn.Module, members: frozenset[int]) -> str | None:
+    """Tell whether a part is `nn.DataParallel`."""
+    return "copies its own to each device: use its .module" if isinstance(part, nn.DataParallel) else None
+
+
+def rebind_attributes(copy: nn.Module, copy_of: Callable[[nn.Module], nn.Module]) -> None:
+    """Bind the attributes that a copy shares with its original to the copy, in place.
+
+    Methods that were assigned, and lists and tuples of modules. The call that `module.compile()` has compiled is left
+    out, as `copy.deepcopy` does: the copy runs uncompiled.
+
+    Args:
+        copy: a module with an attribute dictionary of its own.
+        copy_of: returns the copy of a module, or the module itself where there is none.
+    """
+    attributes = vars(copy)
+    attributes.pop("_compiled_call_impl", None)
+    for name in attributes.keys() - _MODULE_STATE:
+        attributes[name] = _rebound(attributes[name], copy_of)
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+
+
+def _rebound(value: Any, copy_of: Callable[[nn.Module], nn.Module]) -> Any:
+    if isinstance(value, nn.Module):
+        return copy_of(value)
+    if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+        return types.MethodType(value.__func__, copy_of(value.__self__))
+    if type(value) is functools.partial:
+        function, *args = (_rebound(x, copy_of) for x in (value.func, *value.args))
+        return functools.partial(function, *args, **{key: _rebound(x, copy_of) for key, x in value.keywords.items()})
+    if type(value) in (list, tuple) and value and isinstance(value[0], nn.Module):
+        return type(value)(_rebound(x, copy_of) for x in value)
+    return value
