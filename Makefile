@@ -4,10 +4,10 @@ CPP := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*
 .PHONY: install test lint format bench clean
 
 install:
-	$(PYTHON) -m pip install .
+	$(PYTHON) -m pip install -c constraints.txt .
 
 test:
-	$(PYTHON) -m pip install ".[test]" && pytest -x -q
+	$(PYTHON) -m pip install -c constraints.txt ".[test]" && pytest -x -q
 
 lint:
 	ruff check .

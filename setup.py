@@ -6,6 +6,7 @@ METAGAN_FAST_NO_EXT=1 leaves the extension out; everything then runs, slower, in
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
-PACKAGES = {
-    "metagan_fast": "metagan_fast",
-    "metagan_fast.kernels": "kernels",
-    "metagan_fast.benchmarks": "benchmarks",
-}
+SOURCE_TREE = runpy.run_path(str(ROOT / "metagan_fast" / "_source_tree.py"))
+PACKAGES = {"metagan_fast": "metagan_fast", **SOURCE_TREE["PACKAGES"]}
 WITH_EXTENSION = os.environ.get("METAGAN_FAST_NO_EXT", "0") in ("", "0")
 
 
@@ -51,6 +49,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DMETAGAN_SOURCE_DIGEST={SOURCE_TREE['digest'](ROOT)}",
             f"-DMETAGAN_SANITIZE={os.environ.get('METAGAN_SANITIZE', 'OFF')}",
             f"-DMETAGAN_CUDA={os.environ.get('METAGAN_CUDA', 'AUTO')}",
         ]
@@ -86,6 +85,6 @@ setup(
     package_dir=PACKAGES,
     package_data={"metagan_fast": ["py.typed", "*.pyi", "tasks/data/**"]},
     include_package_data=False,
-    ext_modules=[Extension("metagan_fast._core", sources=[])] if WITH_EXTENSION else [],
+    ext_modules=[Extension(SOURCE_TREE["EXTENSION"], sources=[])] if WITH_EXTENSION else [],
     cmdclass={"build": CleanBuild, "build_ext": CMakeBuild},
 )

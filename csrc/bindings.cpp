@@ -8,6 +8,7 @@
 #include "cpu/isa.h"
 #include "cpu/peak.h"
 #include "cpu/profile.h"
+#include "source_digest.h"
 
 namespace metagan {
 namespace {
@@ -36,6 +37,7 @@ void set_isa(const std::string& wanted) {
 PYBIND11_MODULE(_core, module) {
     using namespace metagan;
 
+    module.attr("SOURCE_DIGEST") = source_digest();
     module.def("available_isas", &available_isas);
     module.def("isa", [] { return name(current_isa()); });
     module.def("set_isa", &set_isa);

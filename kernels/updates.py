@@ -9,7 +9,10 @@ import triton.language as tl
 
 @triton.jit
 def square_root(x):
-    """Return the correctly rounded square root; plain `tl.sqrt` is approximate in float32."""
+    """Return the correctly rounded square root; plain `tl.sqrt` is approximate in float32.
+
+    Triton before 3.6 takes subnormal float32 numbers for 0 in it, and in `divide`.
+    """
     if x.dtype == tl.float32:
         return tl.sqrt_rn(x)
     else:

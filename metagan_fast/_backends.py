@@ -62,7 +62,7 @@ def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
         results = results if isinstance(results, tuple) else (results,)
         if out is None:
             return results
-        for destination, result in zip(out, results, strict=False):
+        for destination, result in zip(out, results[: len(out)], strict=True):
             destination.copy_(result)
         return (*out, *results[len(out) :])
 

@@ -29,6 +29,7 @@ Matrix: TypeAlias = tuple[int, int]
 Number: TypeAlias = float | tuple[int]
 LearningRate: TypeAlias = float | tuple[int, int, int, int, int, int]
 
+SOURCE_DIGEST: str
 FLOAT32: int
 BFLOAT16: int
 FLOAT64: int

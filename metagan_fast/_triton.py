@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -32,7 +33,20 @@ def is_interpreted() -> tuple[bool, str]:
         return False, reason
     if os.environ.get("TRITON_INTERPRET", "").lower() not in ("1", "true", "yes", "on"):
         return False, "Triton needs a GPU; on a CPU only its interpreter runs: set TRITON_INTERPRET=1 before the start"
-    return True, ""
+    reason = interpreter_problem()
+    return not reason, reason
+
+
+def interpreter_problem() -> str:
+    """Return why the interpreter of the installed Triton cannot work, "" if it can."""
+    if release("triton") < (3, 6) and release("numpy") >= (2, 4):  # it makes numbers of arrays that have a dimension
+        return "the interpreter of Triton before 3.6 fails with numpy 2.4 or newer: pip install 'numpy<2.4'"
+    return ""
+
+
+def release(package: str) -> tuple[int, ...]:
+    """Return the first two numbers of an installed package's version."""
+    return tuple(map(int, importlib.metadata.version(package).split(".")[:2]))
 
 
 def implementation(op: str) -> Callable[..., Any]:
@@ -47,6 +61,4 @@ def implementation(op: str) -> Callable[..., Any]:
 def _not_installed() -> str:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install triton"
-    if importlib.util.find_spec(KERNELS) is None:  # in the source tree it lies elsewhere
-        return f"{KERNELS} is not installed: run from outside of the source tree, or pip install -e ."
     return ""

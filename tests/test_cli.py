@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 import metagan_fast as mgf
+from metagan_fast import _native, metrics
 from metagan_fast import config as configuration
-from metagan_fast import metrics
 from metagan_fast.cli import main, options, parser, train
 from metagan_fast.run_folder import RunFolder
 from metagan_fast.trainer import Training
@@ -220,6 +220,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
         "backend native",
         "backend cuda",
         "instruction set",
+        f"package          {Path(mgf.__file__).parent}",
+        f"extension        {_native._core.__file__ if _native.is_available()[0] else 'none'}",
     ):
         assert word in shown
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from metagan_fast import _native
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_REQUIREMENTS = ("setuptools", "pybind11", "cmake", "ninja")
@@ -70,7 +80,8 @@ def test_a_wheel_without_the_extension_holds_the_packages_and_the_data(tmp_path:
 
 def test_the_installed_package_has_the_extension_that_its_wheel_promises() -> None:
     """A build for one platform exists for the extension's sake, so there the extension must load."""
-    wheel = importlib.metadata.distribution("metagan_fast").read_text("WHEEL") or ""
+    found = (x.read_text("WHEEL") for x in importlib.metadata.distributions(name="metagan_fast"))
+    wheel = next(filter(None, found), "")  # a build leaves metadata without it in the source tree
     assert "Root-Is-Purelib" in wheel
     available, reason = _native.is_available()
     assert available == ("Root-Is-Purelib: false" in wheel), reason
@@ -83,3 +94,62 @@ def test_without_a_compiler_the_error_says_what_to_do(tmp_path: Path) -> None:
     result = build_wheel(tmp_path, METAGAN_FAST_NO_EXT="", CXX=str(tmp_path / "no-such-compiler"))
     assert result.returncode != 0
     assert "set METAGAN_FAST_NO_EXT=1" in result.stdout + result.stderr
+
+
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements(texts: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(x.name): x for x in map(Requirement, texts)}
+
+
+def pins(python: str | None = None) -> dict[str, str]:
+    """Return versions by name, of all lines of constraints.txt or of those for a version of Python."""
+    found: dict[str, str] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if text := line.partition("#")[0].strip():
+            pin = Requirement(text)
+            if python is None or pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                name = canonicalize_name(pin.name)
+                assert python is None or name not in found, f"{name} twice for Python {python}"
+                (exact,) = pin.specifier
+                assert exact.operator == "==", line
+                found[name] = exact.version
+    return found
+
+
+def test_no_newer_pytorch_is_refused() -> None:
+    torch = requirements(project()["dependencies"])["torch"]
+    assert {part.operator for part in torch.specifier} == {">="}
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_constraints_fix_what_is_declared(python: str) -> None:
+    """One version a name and a Python, which the declared ranges contain."""
+    pinned = pins(python)
+    extras = project()["optional-dependencies"]
+    declared = requirements([*project()["dependencies"], *(x for texts in extras.values() for x in texts)])
+    declared.pop("metagan-fast")
+    assert {name for name in declared if name not in pinned} == set()
+    assert {name for name, x in declared.items() if not x.specifier.contains(pinned[name])} == set()
+    linters = re.search(r"^pip install --quiet -c constraints.txt (.*)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert linters is not None and set(linters[1].split()) <= set(pinned)
+
+
+def test_constraints_fix_what_dependencies_need() -> None:
+    """Of what is installed here in the version that they fix; CUDA's libraries are PyTorch's to choose."""
+    fixed = pins(f"{sys.version_info[0]}.{sys.version_info[1]}")
+    installed = {canonicalize_name(x.name): x for x in importlib.metadata.distributions()}
+    as_fixed = [name for name in fixed if name in installed and Version(installed[name].version).public == fixed[name]]
+    assert as_fixed
+    needed = {
+        canonicalize_name(x.name)
+        for name in as_fixed
+        for x in map(Requirement, installed[name].requires or ())
+        if x.marker is None or x.marker.evaluate({"extra": ""})
+    }
+    assert {name for name in needed - set(fixed) if not name.startswith(("nvidia-", "cuda-"))} == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 
 import pytest
@@ -31,6 +32,22 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         available, reason = check()
         assert not available
         assert "pip install triton" in reason
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "works"),
+    [("3.5.1", "2.4.0", False), ("3.5.1", "2.3.5", True), ("3.6.0", "2.4.6", True), ("3.10.0+git1", "2.10.0rc1", True)],
+)
+def test_the_interpreter_of_an_old_triton_refuses_a_new_numpy(
+    triton: str, numpy: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"triton": triton, "numpy": numpy}
+    monkeypatch.setattr(importlib.metadata, "version", versions.__getitem__)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    available, reason = _triton.is_interpreted()
+    assert available == works
+    assert ("pip install 'numpy<2.4'" in reason) != works
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

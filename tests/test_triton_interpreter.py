@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from metagan_fast import _triton
+
 FOLDER = Path(__file__).parent
 
 
@@ -16,6 +18,8 @@ FOLDER = Path(__file__).parent
 @pytest.mark.parametrize("file", ["triton_interpreted.py", "task_layers_interpreted.py"])
 def test_in_the_interpreter(file: str) -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
+    if problem := _triton.interpreter_problem():
+        pytest.skip(problem)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / file)],
         env={**os.environ, "TRITON_INTERPRET": "1"},

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import torch
 
-try:
-    from metagan_fast import _core
+from metagan_fast import _source_tree
 
-    _import_error = ""
+_source_tree.activate()
+try:
+    import metagan_fast._core as _core
+
+    _problem = ""
 except ImportError as error:
     _core = None  # type: ignore[assignment]
-    _import_error = str(error)
+    if not isinstance(error, ModuleNotFoundError):
+        _problem = f"the compiled extension metagan_fast._core did not load ({error})"
+    elif _source_tree.root():
+        _problem = str(error)
+    else:
+        _problem = "this installation has no compiled extension: install it without METAGAN_FAST_NO_EXT"
 
 # The codes of _core.FLOAT32, BFLOAT16 and FLOAT64, readable without the extension.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
@@ -21,14 +28,7 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 def is_available() -> tuple[bool, str]:
     """Return whether the extension loaded, and if not, why."""
-    if not _import_error:
-        return True, ""
-    if importlib.util.find_spec("metagan_fast._core") is None:
-        return (
-            False,
-            "this installation has no compiled extension: install it without METAGAN_FAST_NO_EXT",
-        )
-    return False, f"the compiled extension metagan_fast._core did not load ({_import_error})"
+    return not _problem, _problem
 
 
 def cuda_is_available() -> tuple[bool, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import _backends, _native
+from .. import _backends, _native, _source_tree
 from .. import config as configuration
 from ..metrics import Evaluation, FeatureExtractor, evaluate
 from ..run_folder import RunFolder
@@ -99,6 +99,9 @@ def run_info(given: argparse.Namespace) -> int:
     for name, value in configuration.versions().items():
         print(f"{name:16} {value}")
     print(f"{'triton':16} {_version('triton')}")
+    tree = _source_tree.root()
+    print(f"{'package':16} {Path(_source_tree.__file__).parent}{' (source tree)' if tree else ''}")
+    print(f"{'extension':16} {_native._core.__file__ if _native.is_available()[0] else 'none'}")
     print(f"{'threads':16} {_native.threads()}")
     print(f"{'instruction set':16} {_instruction_set()}")
     print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
