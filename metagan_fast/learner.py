@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .adapted import AdaptedGAN
 from .executors import Adapted, MetaGradient, NativeExecutor, Networks
 from .executors.choice import EXECUTORS, PRECISIONS, choose
 from .inner import InnerLoop, Network
-from .learner_state import LearnerState
+from .learner_state import Before, LearnerState
 from .losses import Loss
 from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .meta_graph import MetaStepGraphs, why_not
@@ -88,6 +89,7 @@ class MetaGAN:
         self.allow_random = allow_random
         self.step = 0
         self._updates = 0
+        self._before: Before | None = None  # of an update that is not complete
         self._state = LearnerState(generator, discriminator, self.meta)
         self.generator_layout, self.discriminator_layout = self._state.layouts
         self._choose_executor()
@@ -152,7 +154,9 @@ class MetaGAN:
     # Meta-training
 
     def meta_step(self, batch: TaskBatch, noise: Noise | None = None) -> dict[str, float]:
-        """Adapt the initialisation to each task of the batch and update it once.
+        """Adapt the initialisation to each task of the batch and update it once, whole or not at all.
+
+        Whatever ends it early, Ctrl-C too, leaves networks, optimizer state and counters as they were.
 
         Args:
             batch: the tasks; FOMAML and MAML need query images.
@@ -182,16 +186,42 @@ class MetaGAN:
         if self._serial:
             each = range(batch.tasks)
             parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
-        metrics = [self._update(*part) for part in parts]
-        self.step += 1
+        with self._atomic():
+            metrics = [self._update(*part) for part in parts]
+            self.step += 1
         return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
     @property
     def _serial(self) -> bool:
         return isinstance(self.meta, Reptile) and self.meta.serial
 
+    @contextlib.contextmanager
+    def _atomic(self) -> Iterator[None]:
+        """Undo the updates of a meta-step that does not come to its end."""
+        self._roll_back()
+        try:
+            yield
+            self._before = None
+        except BaseException:
+            while self._before is not None:
+                with contextlib.suppress(KeyboardInterrupt):  # the first one is raised below
+                    self._roll_back()
+            raise
+
+    def _begin_update(self) -> None:
+        """Keep the state from before the meta-step's first update."""
+        if self._before is None:
+            self._before = self._state.before(self.step, self._updates)
+
+    def _roll_back(self) -> None:
+        if self._before is not None:
+            self._state.roll_back(self._before)
+            self.step, self._updates = self._before.step, self._before.updates
+            self._before = None
+
     def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
         if self._graphs is not None:
+            self._begin_update()
             metrics = self._graphs.update(
                 self.meta,
                 batch,
@@ -209,6 +239,8 @@ class MetaGAN:
     def apply(self, gradient: MetaGradient) -> dict[str, float]:
         """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
 
+        Whole or not at all, as `meta_step`.
+
         Args:
             gradient: as `meta_gradient` returns it; `clip_value` clamps it in place.
 
@@ -219,14 +251,16 @@ class MetaGAN:
             FloatingPointError: as `meta_step`.
         """
         self._bind()
-        metrics = self._apply(gradient)
-        self.step += 1
+        with self._atomic():
+            metrics = self._apply(gradient)
+            self.step += 1
         return metrics
 
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (gradient.generator, gradient.discriminator)
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
+        self._begin_update()
         self._updates += 1
         for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
             self.meta.apply(params, direction, state, self.step, self._updates)
@@ -396,7 +430,12 @@ class MetaGAN:
 
         Raises:
             ValueError: a schedule that is a function of one's own, which cannot be written down.
+            RuntimeError: called from within an update, when only a part of the state is new.
         """
+        if self._before is not None:
+            raise RuntimeError(
+                "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
+            )
         self._bind()
         metadata = {
             "latent_dim": self.latent_dim,
@@ -421,6 +460,7 @@ class MetaGAN:
         """
         self._bind()
         self._state.load(tensors, metadata["inner_updates"])
+        self._before = None
         self.step, self._updates = metadata["step"], metadata["updates"]
 
     def save(self, path: str | os.PathLike[str]) -> None:
