@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,14 @@ from torch import Tensor
 from . import checkpoint
 from .checkpoint import CheckpointError
 
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -42,6 +51,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.features = self.path / "features.safetensors"
         self.evaluation = self.path / "evaluation.json"
+        self._locked = False
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
@@ -66,7 +76,7 @@ class RunFolder:
     def check_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Raise FileExistsError if the folder holds something, unless it is a run to `overwrite`."""
         folder = cls(path)
-        if not folder.path.exists() or (folder.path.is_dir() and not any(folder.path.iterdir())):
+        if not folder.path.exists() or (folder.path.is_dir() and not {p.name for p in folder.path.iterdir()} - {_LOCK}):
             return
         if not folder.config.is_file():
             raise FileExistsError(f"{path} exists and is not a run (it has no config.json); choose another folder")
@@ -84,6 +94,35 @@ class RunFolder:
         if not folder.config.is_file():
             raise FileNotFoundError(f"{path} is not a run: it has no config.json; expected a folder of `train`")
         return folder
+
+    def check_writable(self) -> None:
+        """Raise OSError, whose message names the folder, if no file can be made in it or in the place where it goes."""
+        place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {place}: {error.strerror}; expected a folder of which you may change the files"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in the folder; a process that dies releases it.
+
+        A holder may take it again. Where the file system or the platform has no such locks, nothing is kept out.
+
+        Raises:
+            BlockingIOError: another process trains here; the message names it.
+        """
+        if self._locked:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(self.path))
+            self._locked = True
+            held.callback(setattr, self, "_locked", False)
+            yield
 
     def _clear(self) -> None:
         for folder in (self.samples, self.checkpoints, self.events):
@@ -108,9 +147,17 @@ class RunFolder:
         return config
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a line to `metrics.jsonl`."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """Add a line to `metrics.jsonl`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        with open(self.metrics, "ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):  # they took what was left of the disk
+                file.truncate(file.tell() - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of `metrics.jsonl`; one that a crash cut short is left out."""
@@ -164,6 +211,29 @@ class RunFolder:
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(path.name)
             temporary.replace(link)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file of a folder; as `RunFolder.lock`, but a second time in a process is refused too."""
+    if fcntl is None:
+        yield
+        return
+    with open(folder / _LOCK, "a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().decode(errors="replace") or "another one"
+            raise BlockingIOError(
+                f"{folder} is in use: process {owner} trains there; wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            logger.info("%s cannot be locked (%s): start no second process there", folder, error.strerror)
+        with contextlib.suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
