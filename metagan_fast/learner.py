@@ -171,11 +171,7 @@ class MetaGAN:
             ValueError: the batch does not fit the networks or the algorithm.
             FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
         """
-        if self.inner.inner_state == "persist" and batch.tasks != 1:
-            raise ValueError(
-                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
-                'or use inner_state="reset"'
-            )
+        self._check_tasks(batch)
         self._bind()
         if self._graphs is not None and noise is None:  # a graph draws its own
             self._check_query(batch)
@@ -190,6 +186,19 @@ class MetaGAN:
             metrics = [self._update(*part) for part in parts]
             self.step += 1
         return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+
+    def check(self, batch: TaskBatch) -> None:
+        """Raise ValueError where `meta_step` would, without a meta-step."""
+        self._check_tasks(batch)
+        self._bind()
+        self._prepare(batch, None)
+
+    def _check_tasks(self, batch: TaskBatch) -> None:
+        if self.inner.inner_state == "persist" and batch.tasks != 1:
+            raise ValueError(
+                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
+                'or use inner_state="reset"'
+            )
 
     @property
     def _serial(self) -> bool:

@@ -156,7 +156,7 @@ class Trainer:
         self.training = training
         self.record = dict(record or {})
         self.progress = progress or Silence()
-        self._batch(0)  # what cannot be drawn is told before training
+        learner.check(self._batch(0))  # what cannot be drawn or used is told before training
         self._validation_batch = self._draw_validation_batch()
         self._saved_step: int | None = None
         self._dispensable = Dispensable()

@@ -44,7 +44,7 @@ def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: 
 
 
 def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # so that NaN is none either
         raise ValueError(
             f"split must be three shares for train, validation and test that add up to 1, got {tuple(shares)}"
         )
