@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from metagan_fast._arguments import path, threads, whole
+
 from . import busy, dropins, gpu_model, machine, memory, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
@@ -98,11 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"who runs the workloads beside the plain loop, of {', '.join(CONTENDERS)}; each case has its own list",
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and steps; nothing that has to compile")
-    parser.add_argument("--out", metavar="FILE", help="append the records to this file as JSON lines")
+    parser.add_argument("--out", type=path, metavar="FILE", help="append the records to this file as JSON lines")
     parser.add_argument(
-        "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
+        "--threads", nargs="+", type=threads, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
     )
-    parser.add_argument("--rounds", type=int, help="timed calls of each contender; each case has its own number")
+    parser.add_argument("--rounds", type=whole(1), help="timed calls of each contender; each case has its own number")
     parser.add_argument(
         "--gpu-model",
         action="store_true",

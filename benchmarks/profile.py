@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from metagan_fast import _core, _native
+from metagan_fast._arguments import path
 
 from . import machine, workloads
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "cases", nargs="*", type=_case, default=list(DEFAULT), metavar="CASE", help=f"of {', '.join(CASES)}"
     )
-    parser.add_argument("--out", metavar="FILE", help="append the figures to this file as a JSON line")
+    parser.add_argument("--out", type=path, metavar="FILE", help="append the figures to this file as a JSON line")
     options = parser.parse_args(arguments)
     profiles = {name: profile(CASES[name]) for name in options.cases}
     print(table(profiles))

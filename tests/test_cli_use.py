@@ -310,3 +310,14 @@ def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
         os._exit(0 if file > 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_benchmarks_read_paths_and_counts_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from metagan_fast.benchmarks import command
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = command._parser().parse_args(["--out=~/figures.jsonl", "--threads", "2"])
+    assert (given.out, given.threads) == (tmp_path / "figures.jsonl", [2])
+    for line in ("--threads 0", "--rounds 0"):
+        with pytest.raises(SystemExit):
+            command._parser().parse_args(line.split())
