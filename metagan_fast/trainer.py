@@ -97,6 +97,12 @@ class Silence:
         """Do nothing."""
 
 
+def _warn(message: str, *arguments: object) -> None:
+    """Log a warning, if the log can be written: logging raises where its stream is closed."""
+    with contextlib.suppress(Exception):
+        logger.warning(message, *arguments)
+
+
 class Dispensable:
     """Run what training can do without, such as its display; say of each such output once why it failed."""
 
@@ -112,7 +118,7 @@ class Dispensable:
             if output not in self._failed:
                 self._failed.add(output)
                 reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-                logger.warning("cannot write %s (%s); training goes on without", output, " ".join(reason.split()))
+                _warn("cannot write %s (%s); training goes on without", output, " ".join(reason.split()))
 
 
 @dataclass(frozen=True)
@@ -178,14 +184,12 @@ class Trainer:
         """Train until `meta_steps` are done, or Ctrl-C, SIGTERM or SIGHUP asks to stop; save either way.
 
         A second Ctrl-C ends the process at once. Progress, metrics, events and pictures that cannot be written are
-        named in one log line each, and training goes on.
+        named in one log line each, and training goes on. Any exception first saves the last complete meta-step.
 
         Raises:
             BlockingIOError: another process trains in the folder.
             CheckpointError: a checkpoint cannot be written; the earlier ones stay.
             FloatingPointError: a meta-gradient is not finite.
-
-        Whatever else is raised, the last complete meta-step is saved first.
         """
         training, learner = self.training, self.learner
         metrics: dict[str, float] = {}
@@ -273,9 +277,9 @@ class Trainer:
         try:
             self._save()
         except Exception as second:
-            logger.warning("%s ends training; meta-step %d cannot be saved: %s", name, step, second)
+            _warn("%s ends training; meta-step %d cannot be saved: %s", name, step, second)
         else:
-            logger.warning("%s ends training; meta-step %d, the last complete one, is saved", name, step)
+            _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
 
     def _validate(self, writer: SummaryWriter | None) -> None:
         """Adapt to the same held-out classes each time; draw support images above generated ones."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import logging
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,6 +168,22 @@ def test_training_outlives_its_outputs(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert message in record.message and record.message.endswith("training goes on without")
+
+
+def test_training_outlives_its_log(tmp_path: Path, straight: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a stream that is closed: logging reports that on the same stream, and raises."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    logging.getLogger("metagan_fast").addHandler(handler)
+    try:
+        trainer = make_trainer(tmp_path / "run")
+        fail_progress(trainer, monkeypatch)
+        trainer.run()
+    finally:
+        logging.getLogger("metagan_fast").removeHandler(handler)
+    assert saved(trainer.folder, 6) == saved(straight, 6)
 
 
 def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
