@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from metagan_fast._arguments import threads, whole
+
 from . import busy, dropins, gpu_model, machine, memory, ops, records, workloads
 from .contenders import CONTENDERS
 from .records import Record
@@ -105,9 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         help="append the records to this file as JSON lines",
     )
     parser.add_argument(
-        "--threads", nargs="+", type=int, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
+        "--threads", nargs="+", type=threads, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
     )
-    parser.add_argument("--rounds", type=int, help="timed calls of each contender; each case has its own number")
+    parser.add_argument("--rounds", type=whole(1), help="timed calls of each contender; each case has its own number")
     parser.add_argument(
         "--gpu-model",
         action="store_true",

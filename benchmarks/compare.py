@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from metagan_fast._arguments import path
+
 from . import records
 from .records import Record
 
@@ -41,8 +43,8 @@ def changes(old: Sequence[Record], new: Sequence[Record]) -> list[Change]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the changes; return 1 if a contender became slower by more than the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("old", help="JSON lines of the run before")
-    parser.add_argument("new", help="JSON lines of the run after")
+    parser.add_argument("old", type=path, help="JSON lines of the run before")
+    parser.add_argument("new", type=path, help="JSON lines of the run after")
     parser.add_argument("--tolerance", type=float, default=0.1, help="loss of speed that passes (default: 0.1)")
     options = parser.parse_args(arguments)
     try:

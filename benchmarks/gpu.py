@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 import metagan_fast as mgf
+from metagan_fast._arguments import path, whole
 from metagan_fast.meta_graph import SWITCH
 
 from . import machine, records, workloads
@@ -160,10 +161,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where to write",
     )
-    parser.add_argument("--tests", type=Path, default=Path("tests"), metavar="FOLDER", help="the tests of the source")
+    parser.add_argument("--tests", type=path, default=Path("tests"), metavar="FOLDER", help="the tests of the source")
     parser.add_argument("--cases", nargs="+", choices=names, default=names, metavar="CASE", help=", ".join(names))
     parser.add_argument("--precisions", nargs="+", choices=("float32", "bf16"), default=["float32", "bf16"])
-    parser.add_argument("--rounds", type=int, help="timed calls of each contender; each case has its own number")
+    parser.add_argument("--rounds", type=whole(1), help="timed calls of each contender; each case has its own number")
     return parser
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metagan_fast import _arguments
+
 from .timing import Timing
 
 
@@ -149,7 +151,7 @@ def output(parse: Callable[[str], object]) -> Callable[[str], Path]:
     """
 
     def checked(text: str) -> Path:
-        path = Path(text)
+        path = _arguments.path(text)
         try:
             if path.is_file() and (content := path.read_text(encoding="utf-8")).strip():
                 parse(content)

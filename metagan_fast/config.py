@@ -58,6 +58,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"expected an algorithm of {', '.join(meta.ALGORITHMS)}; got {algorithm!r}")
     if training["query"] is None:
         training["query"] = training["shots"] if meta.ALGORITHMS[algorithm]().needs_query else 0
+    with _one_error("training"):
+        resolved["training"] = dataclasses.asdict(Training(**training))
     _set_length(resolved["meta"], training["meta_steps"])
     _set_length(resolved["inner"], resolved["inner"].get("steps", InnerLoop.steps))
     with _one_error("inner"):
@@ -67,8 +69,6 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         resolved["meta"] = meta.from_config(defaults | resolved["meta"]).to_config()
     with _one_error("loss"):
         resolved["loss"] = losses.from_config(resolved["loss"]).to_config()
-    with _one_error("training"):
-        resolved["training"] = dataclasses.asdict(Training(**training))
     return resolved
 
 
@@ -103,7 +103,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = None) -> Tasks:
     """Load the data; `split` is a former run's record of which class is where."""
-    options = dict(config["data"])
+    options = {name: value for name, value in config["data"].items() if value is not None}
     source = options.pop("source")
     options["split"] = tuple(options["split"])
     if split is not None:
@@ -132,7 +132,7 @@ def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weig
     Args:
         config: resolved settings.
         image_shape: (channels, height, width).
-        weights_seed: seed of the fresh weights; None: the run's own.
+        weights_seed: seed of the fresh weights, 0 to 2**64 - 1; None: the run's own.
     """
     seed = config["seed"]
     generator, discriminator = build_networks(config, image_shape, seed=seed if weights_seed is None else weights_seed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .adapted import AdaptedGAN
 from .executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters
 from .executors.choice import EXECUTORS, PRECISIONS, choose
 from .inner import InnerLoop, Network
-from .learner_state import LearnerState
+from .learner_state import Before, LearnerState
 from .losses import Loss
 from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .meta_graph import MetaStepGraphs, why_not
@@ -102,6 +103,7 @@ class MetaGAN:
         self._training = Lock()  # held for a whole meta-step
         self._lock = Lock()  # held while the initialisation changes or is copied
         self._is_chosen = False
+        self._before: Before | None = None  # of an update that is not complete
         self._state = LearnerState(generator, discriminator, self.meta)
         self.generator_layout, self.discriminator_layout = self._state.layouts
         self._bind()
@@ -179,7 +181,9 @@ class MetaGAN:
 
     @torch.inference_mode(False)
     def meta_step(self, batch: TaskBatch, noise: Noise | None = None) -> dict[str, float]:
-        """Adapt the initialisation to each task of the batch and update it once.
+        """Adapt the initialisation to each task of the batch and update it once, whole or not at all.
+
+        Whatever ends it early, Ctrl-C too, leaves networks, optimizer state and counters as they were.
 
         Args:
             batch: the tasks; FOMAML and MAML need query images.
@@ -194,11 +198,7 @@ class MetaGAN:
             ValueError: the batch does not fit the networks or the algorithm.
             FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
         """
-        if self.inner.inner_state == "persist" and batch.tasks != 1:
-            raise ValueError(
-                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
-                'or use inner_state="reset"'
-            )
+        self._check_tasks(batch)
         with self._training:
             self._bind()
             if self._graphs is not None and noise is None:  # a graph draws its own
@@ -210,16 +210,55 @@ class MetaGAN:
             if self._serial:
                 each = range(batch.tasks)
                 parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
-            metrics = [self._update(*part) for part in parts]
-            self.step += 1
+            with self._atomic():
+                metrics = [self._update(*part) for part in parts]
+                self.step += 1
             return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
+
+    def check(self, batch: TaskBatch) -> None:
+        """Raise ValueError where `meta_step` would, without a meta-step."""
+        self._check_tasks(batch)
+        self._bind()
+        self._prepare(batch, None)
+
+    def _check_tasks(self, batch: TaskBatch) -> None:
+        if self.inner.inner_state == "persist" and batch.tasks != 1:
+            raise ValueError(
+                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
+                'or use inner_state="reset"'
+            )
 
     @property
     def _serial(self) -> bool:
         return isinstance(self.meta, Reptile) and self.meta.serial
 
+    @contextlib.contextmanager
+    def _atomic(self) -> Iterator[None]:
+        """Undo the updates of a meta-step that does not come to its end."""
+        self._roll_back()
+        try:
+            yield
+            self._before = None
+        except BaseException:
+            while self._before is not None:
+                with contextlib.suppress(KeyboardInterrupt):  # the first one is raised below
+                    self._roll_back()
+            raise
+
+    def _begin_update(self) -> None:
+        """Keep the state from before the meta-step's first update."""
+        if self._before is None:
+            self._before = self._state.before(self.step, self._updates)
+
+    def _roll_back(self) -> None:
+        if self._before is not None:
+            self._state.roll_back(self._before)
+            self.step, self._updates = self._before.step, self._before.updates
+            self._before = None
+
     def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
         if self._graphs is not None:
+            self._begin_update()
             with self._lock:
                 metrics = self._graphs.update(
                     self.meta,
@@ -242,6 +281,8 @@ class MetaGAN:
     def apply(self, gradient: MetaGradient) -> dict[str, float]:
         """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
 
+        Whole or not at all, as `meta_step`.
+
         Args:
             gradient: as `meta_gradient` returns it; `clip_value` clamps it in place.
 
@@ -253,14 +294,16 @@ class MetaGAN:
         """
         with self._training:
             self._bind()
-            metrics = self._apply(gradient)
-            self.step += 1
+            with self._atomic():
+                metrics = self._apply(gradient)
+                self.step += 1
         return metrics
 
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (ordinary(gradient.generator), ordinary(gradient.discriminator))
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
         self._check_norm(norm)
+        self._begin_update()
         with self._lock:
             self._updates += 1
             for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
@@ -432,7 +475,12 @@ class MetaGAN:
 
         Raises:
             ValueError: a schedule that is a function of one's own, which cannot be written down.
+            RuntimeError: called from within an update, when only a part of the state is new.
         """
+        if self._before is not None:
+            raise RuntimeError(
+                "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
+            )
         self._bind()
         metadata = {
             "latent_dim": self.latent_dim,
@@ -459,6 +507,7 @@ class MetaGAN:
         with self._training, self._lock:
             self._bind()
             self._state.load(tensors, metadata["inner_updates"])
+            self._before = None
             self.step, self._updates = metadata["step"], metadata["updates"]
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,16 @@ from .inner import Network
 from .meta import MetaOptimizer
 
 ROLES = ("generator", "discriminator")
+
+
+@dataclass(frozen=True)
+class Before:
+    """A learner's state from before a meta-step's updates, with which they are undone."""
+
+    step: int
+    updates: int
+    carried: Networks | None
+    tensors: Sequence[Tensor]  # copies
 
 
 class LearnerState:
@@ -88,6 +99,21 @@ class LearnerState:
         for (layout, module), params in zip(places, initial, strict=True):
             layout.bind(module, params)
         return initial
+
+    def _updated(self) -> list[Tensor]:
+        """Return the tensors that an update writes in place."""
+        return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
+
+    def before(self, step: int, updates: int) -> Before:
+        """Copy everything that an update changes, with the learner's counters."""
+        return Before(step, updates, self.carried, [tensor.detach().clone() for tensor in self._updated()])
+
+    def roll_back(self, before: Before) -> None:
+        """Undo what was done since `before`; may be repeated where it was interrupted itself."""
+        with torch.no_grad():
+            for live, old in zip(self._updated(), before.tensors, strict=True):
+                live.copy_(old)
+        self.carried = before.carried
 
     def tensors(self) -> dict[str, Tensor]:
         """Name everything that is saved; they are the very tensors in use."""

@@ -79,8 +79,8 @@ class MetaOptimizer:
                 raise ValueError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
         for name in ("clip_norm", "clip_value"):
             bound = getattr(self, name)
-            if bound is not None and not bound > 0:
-                raise ValueError(f"expected {name} to be positive or None, got {bound}")
+            if bound is not None and not 0 < bound < math.inf:
+                raise ValueError(f"expected {name} to be positive and finite, or None, got {bound}")
 
     @property
     def needs_query(self) -> bool:
@@ -372,6 +372,10 @@ class AnnealedStepWeights:
 
     steps: int
     meta_steps: int
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.meta_steps) < 1:
+            raise ValueError(f"expected steps and meta_steps of at least 1, got {self.steps} and {self.meta_steps}")
 
     def __call__(self, meta_step: int) -> tuple[float, ...]:
         early = max(0.0, 1.0 - meta_step / self.meta_steps) / self.steps

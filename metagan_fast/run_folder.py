@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from torch import Tensor
 
 from . import checkpoint
 from .checkpoint import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +31,7 @@ _CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
 _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # of a process that was killed
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -49,6 +57,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.features = self.path / "features.safetensors"
         self.evaluation = self.path / "evaluation.json"
+        self._locked = False
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
@@ -104,13 +113,43 @@ class RunFolder:
         return self._written(self.samples, _SAMPLE)
 
     def _is_empty(self) -> bool:
-        """Tell whether there is nothing but the empty folders of a run that ended before it had a config."""
+        """Tell whether there is nothing but the lock and empty folders of a run that ended before it had a config."""
         parts = {self.samples, self.checkpoints, self.events}
-        return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in self.path.iterdir())
+        others = (path for path in self.path.iterdir() if path.name != _LOCK)
+        return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in others)
 
     def _is_run(self) -> bool:
         versions = _read_object(self.config).get("versions")
         return isinstance(versions, dict) and "metagan_fast" in versions
+
+    def check_writable(self) -> None:
+        """Raise OSError, whose message names the folder, if no file can be made in it or in the place where it goes."""
+        place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {place}: {error.strerror}; expected a folder of which you may change the files"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in the folder; a process that dies releases it.
+
+        A holder may take it again. Where the file system or the platform has no such locks, nothing is kept out.
+
+        Raises:
+            BlockingIOError: another process trains here; the message names it.
+        """
+        if self._locked:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(self.path))
+            self._locked = True
+            held.callback(setattr, self, "_locked", False)
+            yield
 
     def _clear(self) -> None:
         written = [self.metrics]
@@ -164,9 +203,17 @@ class RunFolder:
         write_json(self.evaluation, content)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a line to `metrics.jsonl`."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """Add a line to `metrics.jsonl`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        with open(self.metrics, "ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):  # they took what was left of the disk
+                file.truncate(file.tell() - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the lines of `metrics.jsonl`; one that a crash cut short is left out."""
@@ -229,6 +276,29 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file of a folder; as `RunFolder.lock`, but a second time in a process is refused too."""
+    if fcntl is None:
+        yield
+        return
+    with open(folder / _LOCK, "a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().decode(errors="replace") or "another one"
+            raise BlockingIOError(
+                f"{folder} is in use: process {owner} trains there; wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            logger.info("%s cannot be locked (%s): start no second process there", folder, error.strerror)
+        with contextlib.suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -19,6 +19,9 @@ class Linear:
     final: float
     steps: int
 
+    def __post_init__(self) -> None:
+        _check_schedule(self)
+
     def __call__(self, step: int) -> float:
         return self.initial + (self.final - self.initial) * min(step / self.steps, 1.0)
 
@@ -31,9 +34,20 @@ class Cosine:
     final: float
     steps: int
 
+    def __post_init__(self) -> None:
+        _check_schedule(self)
+
     def __call__(self, step: int) -> float:
         progress = min(step / self.steps, 1.0)
         return self.final + (self.initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _check_schedule(schedule: Linear | Cosine) -> None:
+    """Raise ValueError for a schedule with rates that are none or without steps."""
+    for name in ("initial", "final"):
+        check_rate(f"{name} of a schedule", getattr(schedule, name))
+    if schedule.steps < 1:
+        raise ValueError(f"expected a schedule of at least 1 step, got {schedule.steps}")
 
 
 _SCHEDULES: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine": Cosine}

@@ -84,6 +84,19 @@ def test_resume_goes_on(copy_of_run: Path) -> None:
     assert RunFolder.open(copy_of_run).read_config()["settings"]["training"]["keep"] == 1
 
 
+def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """As after a crash: what follows a checkpoint is lost and made again."""
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    arguments = [*TINY, "--steps", "4", "--checkpoint-every", "2"]
+    assert main(["train", *arguments, "--out", str(straight)]) == 0
+    shutil.copytree(straight, resumed, symlinks=True)
+    (resumed / "checkpoints" / "step-00000004.safetensors").unlink()
+    assert main(["train", "--resume", "--out", str(resumed)]) == 0
+    files = ("checkpoints/step-00000004.safetensors", "metrics.jsonl", "config.json", "samples/step-00000004.png")
+    for file in files:
+        assert (resumed / file).read_bytes() == (straight / file).read_bytes(), file
+
+
 def test_overwrite_starts_again(copy_of_run: Path) -> None:
     assert main(["train", *TINY, "--steps", "1", "--overwrite", "--out", str(copy_of_run)]) == 0
     assert RunFolder.open(copy_of_run).latest()[1]["step"] == 1

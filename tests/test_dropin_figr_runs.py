@@ -18,6 +18,7 @@ from figr_cases import SMALL, Noise, Trainer, make_trainer, vector, write_figr8
 from figr_networks import PARAMETERS
 from metagan_fast.dropin import figr
 from metagan_fast.dropin.figr.__main__ import main
+from metagan_fast.run_folder import locked
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -80,6 +81,59 @@ def test_ctrl_c_saves_what_the_running_episode_ends_with() -> None:
     assert trainer.learner.step == 2
     assert torch.load(trainer._folder / "checkpoint")["episode"] == 1
     assert make_trainer().eps == 2
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["inner_loop", "validation_run"])
+def test_any_exception_saves_the_last_complete_episode(place: str, error: BaseException) -> None:
+    """Before the update of episode 2 or after it; what follows is what follows without the exception."""
+    write_figr8(58)
+    options = SMALL | {"--validation_every": "2"}
+    straight = Trainer(options | {"--episodes": "5"}, device="cpu")
+    straight.training()
+    Path("Runs").rename("straight")
+
+    def fail(trainer: figr.FIGR, *arguments: Any) -> Any:
+        if trainer.eps == 2:
+            raise error
+        return getattr(figr.FIGR, place)(trainer, *arguments)
+
+    class Failing(Trainer):
+        pass
+
+    setattr(Failing, place, fail)
+    failing = Failing(options | {"--episodes": "5"}, device="cpu")
+    with pytest.raises(type(error)):
+        failing.training()
+    done = 2 if place == "inner_loop" else 3
+    assert failing.eps == done
+    resumed = Trainer(options | {"--episodes": "5"}, device="cpu")
+    assert resumed.eps == done
+    resumed.training()
+    for name, value in everything(straight).items():
+        assert torch.equal(everything(resumed)[name], value), name
+
+
+def test_a_run_outlives_its_events(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(episodes="3", validation_every="2")
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    trainer.writer = SimpleNamespace(add_scalar=fail, add_image=fail, flush=fail)
+    trainer.training()
+    assert torch.load(trainer._folder / "checkpoint")["episode"] == 2
+    assert [record.message for record in caplog.records] == [
+        "cannot write events for TensorBoard (OSError: [Errno 28] No space left on device); training goes on without"
+    ]
+
+
+def test_a_run_under_way_is_locked() -> None:
+    trainer = make_trainer(episodes="1")
+    trainer._folder.mkdir(parents=True)
+    with locked(trainer._folder), pytest.raises(BlockingIOError, match="is in use"):
+        trainer.training()
+    assert trainer.eps == 0
 
 
 def test_figrs_own_checkpoint_is_taken_up_with_a_fresh_optimizer(caplog: pytest.LogCaptureFixture) -> None:
@@ -147,15 +201,29 @@ def test_options_have_figrs_defaults() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dataset": "Mnits"}, "expected --dataset of Mnist, Omniglot, FIGR8; got 'Mnits'"),
-        ({"neural_network": "MLP"}, "expected --neural_network of ResNet, DCGAN; got 'MLP'"),
+        ({"dataset": "Mnits"}, "--dataset: expected one of Mnist, Omniglot, FIGR8, got 'Mnits'"),
+        ({"neural_network": "MLP"}, "--neural_network: expected one of ResNet, DCGAN, got 'MLP'"),
         ({"batch_sise": "4"}, "got '--batch_sise'"),
-        ({"validation_every": "0"}, "expected --validation_every of at least 1, got 0"),
+        ({"validation_every": "0"}, "--validation_every: expected a whole number of at least 1, got '0'"),
+        ({"inner_learning_rate": "nan"}, "--inner_learning_rate: expected a finite number of at least 0, got 'nan'"),
+        ({"outer_learning_rate": "x"}, "--outer_learning_rate: expected a number, got 'x'"),
+        ({"blocks": "4"}, r"--length: expected a multiple of 2 \*\* blocks = 16, got 8"),
+        ({"seed": "-1"}, r"--seed: expected a whole number from 0 to 2\*\*64 - 1, got '-1'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_trainer(**options)
+
+
+@pytest.mark.parametrize("name", figr.OPTIONS)
+@pytest.mark.parametrize("value", ["x", "-1", ""])
+def test_the_command_line_names_the_option(name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([f"{name}={value}"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"python -m metagan_fast.dropin.figr: {name}: expected ") and error.count("\n") == 1
 
 
 def test_the_command_line_trains_and_writes_what_figr_writes() -> None:

@@ -310,6 +310,9 @@ class TestLoad:
         again = tasks.load("digits", seed=9, split=first.split_record())
         for part in ("train", "validation", "test"):
             assert getattr(first, part).classes == getattr(again, part).classes
+        assert again.split_record() == first.split_record()
+        by_hand = tasks.load("digits", seed=9, split={"test": ["3"]}).split_record()
+        assert (by_hand["data"], by_hand["seed"], by_hand["shares"]) == ("digits", 9, None)
         assert not torch.equal(first.train.sample().support, again.train.sample().support)
         assert "not among the 10 classes of digits" in refusal("digits", split={"test": ["A"]})
 

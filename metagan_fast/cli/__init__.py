@@ -7,13 +7,14 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
-from . import judge, train, use
+from . import judge, output, train, use
 
 _FAILED = 2
 _INTERRUPTED = 130
+_UNREAD = 141  # as shells report a program that SIGPIPE ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -21,6 +22,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(_FAILED, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help, version or error, for argparse, which fails where there is no standard error."""
+        output.write(message, file)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +41,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C."""
+    """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C, 141 if nobody reads on."""
+    output.open_closed_descriptors()
+    try:
+        code = _run(arguments)
+    finally:
+        problem = output.finish()
+    if problem is not None:
+        output.complain(f"metagan-fast: cannot write to standard output: {problem.strerror}")
+        return code or _FAILED
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     top = parser()
     given, rest = top.parse_known_args(arguments)
     if given.command == "bench":
@@ -49,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given)
     except KeyboardInterrupt:
-        print("metagan-fast: interrupted", file=sys.stderr)
+        output.complain("metagan-fast: interrupted")
         return _INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and output.nobody_reads():
+            return _UNREAD
         if given.debug:
             raise
-        print(f"metagan-fast {given.command}: {_one_line(error)}", file=sys.stderr)
+        output.complain(f"metagan-fast {given.command}: {_one_line(error)}")
         return _FAILED
     return code
 

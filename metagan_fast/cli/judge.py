@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-from pathlib import Path
+import os
 from typing import Any
 
 import torch
 
 from .. import _backends, _native, _source_tree
 from .. import config as configuration
+from .._arguments import path, seed, whole
 from ..metrics import Evaluation, FeatureExtractor, evaluate
 from ..run_folder import RunFolder
 from ..tasks import Tasks
+from . import options, output, train
 from .use import open_run
 
 
@@ -28,16 +30,18 @@ def add_parsers(subparsers: Any) -> None:
             "wrong class) and the distance to the nearest support image (near 0: copies)."
         ),
     )
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
+    parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s")
-    for flag, default, text in (
-        ("--shots", None, "support images a class (default: as in training)"),
-        ("--samples", 64, "generated images a class and draw (default: %(default)s)"),
-        ("--draws", 3, "how often each class is divided into support and references (default: %(default)s)"),
-        ("--steps", None, "inner steps (default: as in training)"),
-        ("--seed", 0, "of divisions, noise and samples (default: %(default)s)"),
+    for flag, read, default, text in (
+        ("--shots", whole(1), None, "support images a class (default: as in training)"),
+        ("--samples", whole(1), 64, "generated images a class and draw (default: %(default)s)"),
+        ("--draws", whole(1), 3, "how often each class is divided into support and references (default: %(default)s)"),
+        ("--steps", whole(0), None, "inner steps (default: as in training)"),
+        ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
-        parser.add_argument(flag, type=int, default=default, help=text)
+        parser.add_argument(flag, type=read, default=default, help=text)
+    for option in options.PLACES:
+        option.add_to(parser, "as in training")
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
     parser.set_defaults(run=run_evaluate)
     bench = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
@@ -50,13 +54,16 @@ def run_evaluate(given: argparse.Namespace) -> int:
     """Judge, print a table and write `evaluation.json`."""
     folder, record, learner = open_run(given.run_folder)
     folder.check_evaluation()
-    settings = record["settings"]
-    tasks = configuration.build_tasks(settings, record["split"])
+    folder.check_writable()
+    settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
+    with options.data_options(given):
+        tasks = train.load_data(settings, record["split"])
+    other_seed = (settings["seed"] + 1) % 2**64
     evaluation = evaluate(
         learner,
         getattr(tasks, given.split),
         features_of(folder, tasks),
-        random=configuration.build_learner(settings, record["image_shape"], weights_seed=settings["seed"] + 1),
+        random=configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed),
         shots=given.shots or settings["training"]["shots"],
         samples=given.samples,
         draws=given.draws,
@@ -72,7 +79,7 @@ def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
     """Return the run's feature classifier, trained on the training classes at the first call."""
     if folder.features.exists():
         return FeatureExtractor.load(folder.features)
-    print("training the feature classifier on the training classes ...", flush=True)
+    output.say("training the feature classifier on the training classes ...")
     features = FeatureExtractor.train(tasks.train)
     features.save(folder.features)
     return features
@@ -100,7 +107,7 @@ def run_info(given: argparse.Namespace) -> int:
         print(f"{name:16} {value}")
     print(f"{'triton':16} {_version('triton')}")
     tree = _source_tree.root()
-    print(f"{'package':16} {Path(_source_tree.__file__).parent}{' (source tree)' if tree else ''}")
+    print(f"{'package':16} {os.path.dirname(_source_tree.__file__)}{' (source tree)' if tree else ''}")
     print(f"{'extension':16} {_native._core.__file__ if _native.is_available()[0] else 'none'}")
     print(f"{'threads':16} {_native.threads()}")
     print(f"{'instruction set':16} {_instruction_set()}")

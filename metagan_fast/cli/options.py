@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .. import losses, meta, models, presets, tasks
+import torch
+
+from .. import _arguments, losses, meta, models, presets, tasks
 from ..config import flatten, from_preset, resolve
 from ..executors.choice import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
+
+Result = TypeVar("Result")
 
 
 def rate(text: str) -> float | dict[str, Any]:
@@ -46,7 +51,26 @@ def size(text: str) -> int | list[int]:
 
 def place(text: str) -> str:
     """Read a name or a path; what lies there is written down so that it is found from any folder."""
-    return str(Path(text).absolute()) if text not in tasks.NAMES and Path(text).exists() else text
+    path = _arguments.path(text)
+    return str(path.absolute()) if text not in tasks.NAMES and path.exists() else text
+
+
+def device(text: str) -> str:
+    """Read a device that this machine has."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; PyTorch without CUDA
+        raise argparse.ArgumentTypeError(f"expected a device of this machine, got {text!r}: {error}") from error
+    return text
+
+
+def preset(text: str) -> str:
+    """Read the name of a preset."""
+    try:
+        from_preset(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def key_value(text: str) -> tuple[str, Any]:
@@ -62,7 +86,7 @@ def key_value(text: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class Option:
-    """One flag and the setting that it changes."""
+    """One flag and the setting that it changes; `none` is a value of those that may be None."""
 
     flag: str
     path: str
@@ -71,6 +95,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     count: int | str | None = None
     metavar: str | tuple[str, ...] | None = None
+    none: bool = False
 
     def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
         """Declare the flag; what is not given stays out of the namespace."""
@@ -88,7 +113,7 @@ class Option:
             self.flag,
             dest=self.path,
             default=argparse.SUPPRESS,
-            type=self.type,
+            type=_arguments.optional(self.type) if self.none else self.type,
             choices=self.choices,
             nargs=self.count,
             metavar=self.metavar,
@@ -108,8 +133,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             f"{', '.join(tasks.NAMES)}, a folder with a folder a class, an .npz or MNIST IDX file",
             place,
         ),
-        Option("--image-size", "data.image_size", "resize to SIDE or HEIGHTxWIDTH pixels", size, metavar="SIDE"),
-        Option("--channels", "data.channels", "1 for grey, 3 for colour", int),
+        Option(
+            "--image-size",
+            "data.image_size",
+            "resize to SIDE or HEIGHTxWIDTH pixels; none: leave them",
+            size,
+            metavar="SIDE",
+            none=True,
+        ),
+        Option("--channels", "data.channels", "1 for grey, 3 for colour", int, none=True),
         Option("--invert", "data.invert", "exchange black and white", bool),
         Option(
             "--rotations",
@@ -126,12 +158,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             metavar=("TRAIN", "VALIDATION", "TEST"),
         ),
         Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
-        Option("--labels", "data.labels", "IDX: the file of labels, if not beside the images", place),
-        Option("--subset", "data.subset", "IDX: which of several sets in a folder, as letters of EMNIST's"),
-        Option("--fonts", "data.fonts", "system-fonts: folders or files, if not the machine's", place, count="+"),
-        Option("--characters", "data.characters", "system-fonts: which ones, as ABC123, if not all"),
-        Option("--min-drawings", "data.min_drawings", "system-fonts: leave out characters with fewer", int),
-        Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", int),
+        Option("--labels", "data.labels", "IDX: the file of labels, if not beside the images", place, none=True),
+        Option("--subset", "data.subset", "IDX: which of several sets in a folder, as letters of EMNIST's", none=True),
+        Option(
+            "--fonts", "data.fonts", "system-fonts: folders or files, if not the machine's", place, count="+", none=True
+        ),
+        Option("--characters", "data.characters", "system-fonts: which ones, as ABC123, if not all", none=True),
+        Option("--min-drawings", "data.min_drawings", "system-fonts: leave out characters with fewer", int, none=True),
+        Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", _arguments.seed),
     ),
     "networks and loss": (
         Option(
@@ -150,7 +184,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--penalty",
             "loss.penalty",
-            "for losses that take one: gradient (weight, norm) or zero-centered (weight, location)",
+            "for losses that take one: gradient (weight, norm), zero-centered (weight, location) or none",
             **_NAME_AND_OPTIONS,
         ),
     ),
@@ -167,11 +201,11 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "a number, linear:FIRST:LAST[:STEPS] or cosine:FIRST:LAST[:STEPS]",
             **_RATE,
         ),
-        Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE),
+        Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE, none=True),
         Option("--inner-steps", "inner.steps", "inner steps", int),
         Option("--critic-steps", "inner.critic_steps", "discriminator updates an inner step", int),
-        Option("--batch-size", "inner.batch_size", "support images an update draws; none: all", int),
-        Option("--inner-momentum", "inner.momentum", "of momentum and rmsprop", float),
+        Option("--batch-size", "inner.batch_size", "support images an update draws; none: all", int, none=True),
+        Option("--inner-momentum", "inner.momentum", "of momentum and rmsprop", float, none=True),
         Option("--inner-betas", "inner.betas", "of adam", **_PAIR),
         Option("--inner-eps", "inner.eps", "of adam and rmsprop", float),
         Option("--inner-alpha", "inner.alpha", "smoothing of rmsprop", float),
@@ -191,8 +225,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--meta-betas", "meta.betas", "of adam and adamw", **_PAIR),
         Option("--meta-eps", "meta.eps", "of adam and adamw", float),
         Option("--meta-weight-decay", "meta.weight_decay", "L2 for sgd and adam, decoupled for adamw", float),
-        Option("--clip-norm", "meta.clip_norm", "scale a network's meta-gradient down to this norm", float),
-        Option("--clip-value", "meta.clip_value", "clamp the meta-gradient's components", float),
+        Option("--clip-norm", "meta.clip_norm", "scale a network's meta-gradient down to this norm", float, none=True),
+        Option("--clip-value", "meta.clip_value", "clamp the meta-gradient's components", float, none=True),
         Option("--serial", "meta.serial", "reptile: update after each task", bool),
         Option(
             "--generator-objective",
@@ -206,6 +240,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "fomaml, maml: uniform, numbers with commas, or annealed:INNER_STEPS:META_STEPS",
             step_weights,
             metavar="WEIGHTS",
+            none=True,
         ),
         Option("--first-order-steps", "meta.first_order_steps", "maml: first-order meta-steps at the start", int),
     ),
@@ -213,7 +248,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--steps", "training.meta_steps", "meta-steps in all", int),
         Option("--tasks", "training.tasks", "tasks a meta-step", int),
         Option("--shots", "training.shots", "support images a task", int),
-        Option("--query", "training.query", "query images a task; none: as many as shots where needed", int),
+        Option("--query", "training.query", "query images a task; none: as many as shots where needed", int, none=True),
         Option(
             "--validate-every",
             "training.validate_every",
@@ -233,12 +268,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "machine": (
         Option("--executor", "executor", "what runs the inner loops", choices=EXECUTORS),
         Option("--precision", "precision", "of the networks", choices=PRECISIONS),
-        Option("--device", "device", "cpu, cuda, cuda:1"),
-        Option("--seed", "seed", "of weights and noise", int),
-        Option("--threads", "threads", "CPU threads; none: PyTorch's choice", int),
+        Option("--device", "device", "cpu, cuda, cuda:1", device),
+        Option("--seed", "seed", "of weights and noise", _arguments.seed),
+        Option("--threads", "threads", "CPU threads; none: PyTorch's choice", _arguments.threads, none=True),
     ),
 }
 OPTIONS = tuple(option for group in GROUPS.values() for option in group)
+PLACES = tuple(option for option in OPTIONS if option.type is place)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -254,15 +290,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             option.add_to(group, defaults.get(option.path, presets.DEFAULT.get(option.path)))
 
 
-def changes(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings given on the command line, nested as a configuration."""
+def changes(given: argparse.Namespace, table: Iterable[Option] = OPTIONS) -> dict[str, Any]:
+    """Return the settings that the options of a table were given, nested as a configuration."""
     nested: dict[str, Any] = {}
-    for option in OPTIONS:
+    for option in table:
         if not hasattr(given, option.path):
             continue
         value = getattr(given, option.path)
         if option.type is key_value:
             value = _named(option.flag, value)
+        elif option.none and value == [None]:
+            value = None
         section, _, key = option.path.partition(".")
         if key:
             nested.setdefault(section, {})[key] = value
@@ -271,6 +309,47 @@ def changes(given: argparse.Namespace) -> dict[str, Any]:
         else:
             nested[section] = value
     return nested
+
+
+def applied(given: argparse.Namespace, use: Callable[[dict[str, Any]], Result]) -> Result:
+    """Return what `use` makes of the settings given on the command line.
+
+    Raises:
+        ValueError: of `use`, with the options in front without which it would say something else.
+    """
+    try:
+        return use(changes(given))
+    except ValueError as error:
+        options = [option for option in OPTIONS if hasattr(given, option.path)]
+        others = ([other for other in options if other is not option] for option in options)
+        problems = (_problem(use, changes(given, table)) for table in others)
+        flags = [option.flag for option, problem in zip(options, problems, strict=True) if problem != str(error)]
+        raise ValueError(f"{', '.join(flags)}: {error}" if flags else str(error)) from error
+
+
+def _problem(use: Callable[[dict[str, Any]], object], settings: dict[str, Any]) -> str | None:
+    try:
+        use(settings)
+    except Exception as error:
+        return str(error)
+    return None
+
+
+@contextlib.contextmanager
+def data_options(given: argparse.Namespace) -> Iterator[None]:
+    """Put the options in front of an error of the data that it mentions, else all of them; data are read only once.
+
+    Raises:
+        ValueError: of the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        words = re.findall(r"\w+", str(error))
+        options = [option for option in GROUPS["data"] if hasattr(given, option.path)]
+        mentioned = [option for option in options if option.path.removeprefix("data.") in words]
+        flags = [option.flag for option in mentioned or options]
+        raise ValueError(f"{', '.join(flags)}: {error}" if flags else str(error)) from error
 
 
 def _named(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:

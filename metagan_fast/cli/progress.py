@@ -9,15 +9,24 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..trainer import Progress
+from ..trainer import Progress, Silence
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 def make(stream: TextIO | None = None) -> Progress:
     """Return what suits the stream, standard error by default."""
-    stream = stream or sys.stderr
-    return Bar(stream) if stream.isatty() else Lines(stream)
+    stream = sys.stderr if stream is None else stream
+    if stream is None:  # a program without a console
+        return Silence()
+    return Bar(stream) if _is_terminal(stream) else Lines(stream)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):  # a stand-in that only writes; a closed stream
+        return False
 
 
 def losses(metrics: Mapping[str, float]) -> str:

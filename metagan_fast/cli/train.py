@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import torch
 
 from .. import config as configuration
+from .._arguments import path as read_path
 from ..run_folder import RunFolder
+from ..tasks import NAMES, Tasks
 from ..trainer import Outcome, Trainer
-from . import options, progress
+from . import options, output, progress
 
 # What a resumed run may change without changing what it has computed.
 _FREE = {
@@ -26,6 +29,7 @@ _FREE = {
     "device",
     "threads",
 }
+_PLACES = {option.path for option in options.PLACES}
 _INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
 
@@ -37,8 +41,8 @@ def add_parser(subparsers: Any) -> None:
         description="Meta-train a GAN so that a few gradient steps adapt it to a new class of images.",
         epilog="Another model, loss or algorithm than the preset's starts from that choice's own defaults.",
     )
-    parser.add_argument("--out", type=Path, help="the run's folder (default: runs/ and the preset's name)")
-    parser.add_argument("--preset", help=f"{', '.join(configuration.PRESETS)} (default: default)")
+    parser.add_argument("--out", type=read_path, help="the run's folder (default: runs/ and the preset's name)")
+    parser.add_argument("--preset", type=options.preset, help=f"{', '.join(configuration.PRESETS)} (default: default)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     existing.add_argument("--overwrite", action="store_true", help="delete the run's files and start again")
@@ -49,38 +53,60 @@ def add_parser(subparsers: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     """Train, and say where things are."""
     path = given.out or Path("runs") / (given.preset or "default")
-    changes = options.changes(given)
     folder = RunFolder.open(path) if given.resume else RunFolder(path)
-    split = None
-    if given.resume:
-        stored = folder.read_config()
-        config, split = continued(stored["settings"], given.preset, changes), stored["split"]
-    else:
+    with folder.lock() if folder.config.is_file() else contextlib.nullcontext():
+        return _train(given, folder)
+
+
+def _train(given: argparse.Namespace, folder: RunFolder) -> int:
+    stored = folder.read_config() if given.resume else None
+
+    def settings(changes: dict[str, Any]) -> dict[str, Any]:
+        if stored is not None:
+            return continued(stored["settings"], given.preset, changes)
         preset = configuration.from_preset(given.preset or "default")
-        config = configuration.resolve(configuration.merge(preset, changes))
-        RunFolder.check_free(path, overwrite=given.overwrite)  # before the data take their time
+        return configuration.resolve(configuration.merge(preset, changes))
+
+    config = options.applied(given, settings)
+    if stored is None:  # before the data take their time
+        RunFolder.check_free(folder.path, overwrite=given.overwrite)
+    folder.check_writable()
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
-    tasks = configuration.build_tasks(config, split)
-    learner = configuration.build_learner(config, tasks.image_shape)
+    with options.data_options(given):
+        tasks = load_data(config, None if stored is None else stored["split"])
     record = {"settings": config, "split": tasks.split_record(), "image_shape": list(tasks.image_shape)}
-    training = configuration.build_training(config)
-    trainer = Trainer(learner, tasks, folder, training, record=record, progress=progress.make())
+
+    def build(changes: dict[str, Any]) -> Trainer:
+        config = settings(changes)
+        learner = configuration.build_learner(config, tasks.image_shape)
+        training = configuration.build_training(config)
+        return Trainer(learner, tasks, folder, training, record=record, progress=progress.make())
+
+    trainer = options.applied(given, build)
     if given.resume:
         trainer.resume()
     else:
-        RunFolder.create(path, overwrite=given.overwrite)
+        RunFolder.create(folder.path, overwrite=given.overwrite)
     folder.write_config({**record, "versions": configuration.versions()})
-    parameters = learner.generator_layout.numel + learner.discriminator_layout.numel
+    parameters = trainer.learner.generator_layout.numel + trainer.learner.discriminator_layout.numel
     shape = "x".join(map(str, tasks.image_shape))
-    print(
+    output.say(
         f"{tasks.name}: {len(tasks.train.classes)} training classes of {shape} images; "
         f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; "
-        f"{config['meta']['algorithm']}; {path}"
+        f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
-    print(summary(folder, outcome, config["training"]["meta_steps"]))
+    output.say(summary(folder, outcome, config["training"]["meta_steps"]))
     return _INTERRUPTED if outcome.interrupted else 0
+
+
+def load_data(settings: dict[str, Any], split: dict[str, Any] | None) -> Tasks:
+    """Load a run's data; FileNotFoundError says what to do where a former run's are gone."""
+    source = settings["data"]["source"]
+    if split is not None and source not in NAMES and not Path(source).exists():
+        raise FileNotFoundError(f"the run's data are no longer at {source}; say where they are with --data")
+    return configuration.build_tasks(settings, split)
 
 
 def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any]) -> dict[str, Any]:
@@ -95,16 +121,21 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
     config = configuration.resolve(configuration.merge(configuration.merge(base, changes), length))
     old, new, asked = (configuration.flatten(settings) for settings in (stored, config, changes))
     for key in sorted(old.keys() | new.keys()):
-        if key not in _FREE and old.get(key) != new.get(key):
+        if not (key in _FREE or _is_moved(key, old.get(key), new.get(key))) and old.get(key) != new.get(key):
             raise ValueError(
                 f"the run has {key} = {old.get(key)}, got {new.get(key)}; a resumed run keeps its settings: "
                 "leave it out, or start another run with --out"
             )
     kept = configuration.merge(stored, {})
-    for key in _FREE & asked.keys():
+    for key in (_FREE | _PLACES) & asked.keys():
         section, _, name = key.rpartition(".")
         (kept[section] if section else kept)[name] = asked[key]
     return kept
+
+
+def _is_moved(key: str, old: Any, new: Any) -> bool:
+    """Whether a setting names another place of the same data: the split's classes must be there."""
+    return key in _PLACES and old not in NAMES and new not in NAMES
 
 
 def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from .. import checkpoint, images
 from .. import config as configuration
+from .._arguments import path, seed, whole
 from ..learner import MetaGAN
 from ..outputs import OutputFolder
 from ..run_folder import RunFolder
@@ -25,9 +26,9 @@ def add_parsers(subparsers: Any) -> None:
         help="generate images of a new class from a few examples",
         description="Adapt a run's GAN to the images of a folder and write generated ones as PNG files.",
     )
-    adapt.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
-    adapt.add_argument("folder", metavar="FOLDER", type=Path, help="a folder of a few images of one class")
-    adapt.add_argument("--steps", type=int, help="inner steps (default: as in training)")
+    adapt.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    adapt.add_argument("folder", metavar="FOLDER", type=path, help="a folder of a few images of one class")
+    adapt.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
     adapt.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
     adapt.set_defaults(run=run_adapt)
     sample = subparsers.add_parser(
@@ -35,17 +36,17 @@ def add_parsers(subparsers: Any) -> None:
         help="generate images from the initialisation or from adapted networks",
         description="Write images of a run's initialisation, or of networks that adapt --save-weights wrote.",
     )
-    sample.add_argument("run_folder", metavar="RUN", type=Path, help="a folder that train wrote")
-    sample.add_argument("--weights", type=Path, help="adapted networks (default: the initialisation)")
+    sample.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    sample.add_argument("--weights", type=path, help="adapted networks (default: the initialisation)")
     sample.set_defaults(run=run_sample)
     for parser, count in ((adapt, 16), (sample, 64)):
         parser.add_argument(
             "--out",
-            type=Path,
+            type=path,
             help="where the PNG files go, in place of those that this command wrote there (default: a folder in RUN)",
         )
-        parser.add_argument("--samples", type=int, default=count, help="images (default: %(default)s)")
-        parser.add_argument("--seed", type=int, default=0, help="of the latents (default: %(default)s)")
+        parser.add_argument("--samples", type=whole(1), default=count, help="images (default: %(default)s)")
+        parser.add_argument("--seed", type=seed, default=0, help="of the latents (default: %(default)s)")
 
 
 def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], MetaGAN]:

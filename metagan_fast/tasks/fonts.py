@@ -31,7 +31,7 @@ _SCALE_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 def font_folders() -> list[Path]:
     """Return the folders in which this machine keeps its fonts."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # Path.home raises where nobody knows the user
     if sys.platform == "darwin":
         folders = [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
     elif sys.platform == "win32":

@@ -36,14 +36,15 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
 
 
 def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str) -> dict[str, Any]:
-    """Return a JSON-able record; given back as `split` it gives the same parts."""
-    shares = None if isinstance(split, Mapping) else list(split)
-    names = {part: list(parts[part]) for part in PARTS}
-    return {"data": source, "seed": seed, "shares": shares, **names}
+    """Return a JSON-able record; given back as `split` it gives the same parts and the same record."""
+    origin = {"data": source, "seed": seed, "shares": None if isinstance(split, Mapping) else list(split)}
+    if isinstance(split, Mapping):
+        origin |= {key: split[key] for key in _DESCRIPTION if key in split}
+    return {**origin, **{part: list(parts[part]) for part in PARTS}}
 
 
 def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # so that NaN is none either
         raise ValueError(
             f"split must be three shares for train, validation and test that add up to 1, got {tuple(shares)}"
         )

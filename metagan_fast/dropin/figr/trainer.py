@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +19,9 @@ from ...inner import InnerLoop
 from ...learner import MetaGAN
 from ...meta import Reptile
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
+from ...run_folder import locked
 from ...tasks import TaskBatch
-from ...trainer import stop_request
+from ...trainer import Dispensable, stop_request
 from . import environments
 from .functions import normalize_data, unnormalize_data
 from .options import ENVIRONMENTS, NETWORKS, OPTIONS, read_options
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
+
+_EVENTS = "events for TensorBoard"
 
 
 class Environment(Protocol):
@@ -70,6 +74,7 @@ class FIGR:
     """
 
     z_shape = 100
+    eps: int
 
     # the options
     inner_learning_rate: float
@@ -101,6 +106,10 @@ class FIGR:
         if env is None:
             env = ENVIRONMENTS[self.dataset](self.height, self.length, seed=self.seed, device=self.device)
         self.env: Environment = env
+        for name, side in (("--height", env.height), ("--length", env.length)):
+            if side % 2**self.blocks:
+                raise ValueError(f"{name}: expected a multiple of 2 ** blocks = {2**self.blocks}, got {side}")
+        self._dispensable = Dispensable()
         self.initialize_gan()
         self.load_checkpoint()
         self.writer = self.make_writer()
@@ -207,8 +216,9 @@ class FIGR:
         data, _ = self.env.sample_training_task(self.batch_size)
         real_batch = normalize_data(data.clone()).to(self.device)
         discriminator_loss, generator_loss = self._run_inner_loop(real_batch, Stream.TRAINING)
-        self.writer.add_scalar("Training_discriminator_loss", discriminator_loss, self.eps)
-        self.writer.add_scalar("Training_generator_loss", generator_loss, self.eps)
+        with self._dispensable(_EVENTS):
+            self.writer.add_scalar("Training_discriminator_loss", discriminator_loss, self.eps)
+            self.writer.add_scalar("Training_generator_loss", generator_loss, self.eps)
         learners = self.learner, self._adapting
         generator, discriminator = (
             functional.reptile_gradient(initial, adapted.unsqueeze(0))
@@ -232,30 +242,58 @@ class FIGR:
             generated = unnormalize_data(self.meta_g(latents[0]))
         rows = torch.cat([data.to(generated)[:, None], generated.unflatten(0, (-1, 3))], 1)
         grid = rows.permute(2, 1, 3, 0, 4).flatten(3).flatten(1, 2)  # [C, rows x height, images x length]
-        self.writer.add_image("Validation_generated", grid.cpu().numpy(), self.eps)
-        self.writer.add_scalar("Validation_discriminator_loss", discriminator_loss, self.eps)
-        self.writer.add_scalar("Validation_generator_loss", generator_loss, self.eps)
+        with self._dispensable(_EVENTS):
+            self.writer.add_image("Validation_generated", grid.cpu().numpy(), self.eps)
+            self.writer.add_scalar("Validation_discriminator_loss", discriminator_loss, self.eps)
+            self.writer.add_scalar("Validation_generator_loss", generator_loss, self.eps)
 
     def training(self) -> None:
         """Run the episodes that are left; validate and save as often as the options say, and save after the last.
 
-        Ctrl-C (or SIGTERM) makes the running episode the last, a second one ends the process at once.
+        Ctrl-C (or SIGTERM, SIGHUP) makes the running episode the last, a second Ctrl-C ends the process at once. Any
+        exception first saves what the last complete episode ended with.
+
+        Raises:
+            BlockingIOError: another process trains in the run's folder.
         """
         message = "stopping after this episode; Ctrl-C again to exit at once"
-        with stop_request(lambda: logger.warning(message)) as stop:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with locked(self._folder), stop_request(lambda: logger.warning(message)) as stop:
             stopping = False
             while self.eps < self.episodes and not stopping:
-                self.reset_meta_model()
-                self.meta_training_loop()
-                validates = self.eps % self.validation_every == 0
-                if validates:
+                with self._saved_on_errors():
                     self.reset_meta_model()
-                    self.validation_run()
-                stopping = stop.is_set()
-                if validates or stopping or self.eps == self.episodes - 1:
-                    self.checkpoint_model()
+                    self.meta_training_loop()
+                    validates = self.eps % self.validation_every == 0
+                    if validates:
+                        self.reset_meta_model()
+                        self.validation_run()
+                    stopping = stop.is_set()
+                    if validates or stopping or self.eps == self.episodes - 1:
+                        self.checkpoint_model()
                 self.eps += 1
-        self.writer.flush()
+        with self._dispensable(_EVENTS):
+            self.writer.flush()
+
+    @contextlib.contextmanager
+    def _saved_on_errors(self) -> Iterator[None]:
+        """Save before an exception ends an episode: with the update that it made, or as the one before ended."""
+        env = self.env if isinstance(self.env, environments.MetaEnv) else None
+        before = None if env is None else env.state()
+        try:
+            yield
+        except BaseException as error:
+            if self.learner.step == self.eps and env is not None and before is not None:
+                env.load_state(before)  # the episode's tasks are drawn again
+            self.eps = self.learner.step - 1
+            try:
+                if self.eps >= 0:
+                    self.checkpoint_model()
+            except Exception as second:
+                logger.warning("%s ends training; its state cannot be saved: %s", type(error).__name__, second)
+            finally:
+                self.eps = self.learner.step
+            raise
 
     # Files
 

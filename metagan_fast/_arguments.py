@@ -1,0 +1,50 @@
+"""Values of command-line options: how a text becomes a path, a count, a seed; argparse's errors name the option."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+LARGEST_SEED = 2**64 - 1
+
+
+def path(text: str) -> Path:
+    """Read a path; `~` is the home folder, where there is one."""
+    return Path(os.path.expanduser(text))  # pathlib's own raises where nobody knows the user
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` to `most`."""
+    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if most == LARGEST_SEED:
+        expected = f"from {least} to 2**64 - 1"
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"expected a whole number {expected}, got {text!r}")
+        return number
+
+    return read
+
+
+seed = whole(0, LARGEST_SEED)
+threads = whole(1, 4096)  # OpenMP's own limit depends on the machine, and it crashes above
+
+
+def optional(read: Callable[[str], Value]) -> Callable[[str], Value | None]:
+    """Return a reader of `none`, and of everything that `read` takes."""
+
+    def read_optional(text: str) -> Value | None:
+        return None if text == "none" else read(text)
+
+    read_optional.__name__ = getattr(read, "__name__", "value")  # argparse shows it
+    return read_optional
