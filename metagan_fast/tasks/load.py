@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, from_numpy
 
+from metagan_fast import _numbers
 from metagan_fast.tasks import embedded, folders, fonts, idx, npz
 from metagan_fast.tasks.distribution import TaskDistribution, to_float
 from metagan_fast.tasks.images import ImageSet, convert
@@ -104,6 +105,8 @@ def load(
         TypeError: an option that this data set does not have.
     """
     size = _checked_size(image_size)
+    seed, min_images = _numbers.seed(seed), _numbers.count("min_images", min_images)
+    split = split if isinstance(split, Mapping) else _numbers.reals("split", split)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     source = _find(name_or_path)
@@ -164,10 +167,7 @@ def read_images(
 def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
     if image_size is None:
         return None
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 1:
-        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
-    return height, width
+    return _numbers.sides("image_size", image_size)
 
 
 def _find(name_or_path: str | Path) -> Source:
