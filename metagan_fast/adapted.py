@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 from torch import Tensor, nn
 
-from .executors import Adapted, Executor
+from .executors import Adapted, Executor, Parameters
+from .executors.choice import choose
 from .flat import FlatLayout
+from .inner import InnerLoop
+from .losses import WGANGP
 from .noise import draw_sample_latents
 
 
@@ -17,6 +20,8 @@ class AdaptedGAN:
     Attributes:
         generator, discriminator: modules of their own, in the structure of the learner's.
         metrics: losses of the last inner step, as in `MetaGAN.meta_step`; empty after 0 steps.
+
+    Each parameter has memory of its own. Copies, pickled ones too, give the same images.
     """
 
     def __init__(
@@ -29,13 +34,25 @@ class AdaptedGAN:
         *,
         executor: Executor,
         latent_dim: int,
+        precision: str,
+        allow_random: bool,
     ) -> None:
-        self.generator = _with_parameters(generator, generator_layout, adapted.generator[0])
-        self.discriminator = _with_parameters(discriminator, discriminator_layout, adapted.discriminator[0])
+        self.generator = generator_layout.instantiate(generator, adapted.generator[0])
+        self.discriminator = discriminator_layout.instantiate(discriminator, adapted.discriminator[0])
         self.metrics = {name: value.item() for name, value in adapted.metrics.items()}
-        self._layout = generator_layout
-        self._executor = executor
+        self._layouts = generator_layout, discriminator_layout
         self._latent_dim = latent_dim
+        self._executor: Executor | None = executor
+        self._kind = adapted.generator.dtype, adapted.generator.device
+        self._executor_settings: dict[str, Any] = {
+            "name": "auto" if executor.name == "native" else executor.name,
+            "precision": precision,
+            "allow_random": allow_random,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the executor, which copies make anew."""
+        return self.__dict__ | {"_executor": None}
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Generate images.
@@ -48,16 +65,35 @@ class AdaptedGAN:
 
         Returns:
             `[count, channels, height, width]` in the generator's range, [-1, 1].
+
+        Raises:
+            ValueError: a count or a seed out of range.
+            FloatingPointError: the images are not finite.
         """
-        if count < 1:
-            raise ValueError(f"expected a count of at least 1, got {count}")
-        params = self._layout.flatten(self.generator).unsqueeze(0)
+        params = self._layouts[0].flatten(self.generator).unsqueeze(0)
         latents = draw_sample_latents(1, count, self._latent_dim, seed=seed, device=params.device, dtype=params.dtype)
-        return self._executor.generate(params, latents)[0]
+        images = self._choose_executor(params).generate(params, latents)[0]
+        if not images.isfinite().all():
+            raise FloatingPointError(
+                "the adapted generator makes images that are NaN or infinite: lower the inner learning rate, take "
+                "fewer steps, or check its parameters"
+            )
+        return images
 
-
-def _with_parameters(module: nn.Module, layout: FlatLayout, params: Tensor) -> nn.Module:
-    """Return a copy of `module` that owns `params`."""
-    module = copy.deepcopy(module)
-    layout.bind(module, params.clone())
-    return module
+    def _choose_executor(self, generator: Tensor) -> Executor:
+        """Return what runs the generator; a copy chooses anew, and so do networks after `.to()` or `.double()`."""
+        kind = generator.dtype, generator.device
+        if self._executor is None or kind != self._kind:
+            self._kind = kind
+            params = Parameters(generator[0], self._layouts[1].flatten(self.discriminator))
+            self._executor = choose(
+                modules=(self.generator, self.discriminator),
+                layouts=self._layouts,
+                params=params,
+                latent_dim=self._latent_dim,
+                loss=WGANGP(),  # which generating images does not read, nor the inner loop
+                inner=InnerLoop(),
+                second_order=False,
+                **self._executor_settings,
+            ).executor
+        return self._executor

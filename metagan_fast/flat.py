@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -218,6 +220,24 @@ class FlatLayout:
         views = self.views(flat.detach())
         for slot, parameter in parameters:
             parameter.data = views[slot.name]
+
+    def instantiate(self, module: nn.Module, flat: Tensor) -> nn.Module:
+        """Return a copy of `module` with the values of `flat`, each parameter in memory of its own.
+
+        Such a module is saved and sent in its own size. A parameter with several names stays one, gradients are not
+        copied, buffers are.
+
+        Args:
+            module: a module with this layout.
+            flat: `[numel]`.
+
+        Raises:
+            ValueError: layout or shape differ.
+        """
+        views = self.views(flat.detach())
+        pairs = self._parameters(module)
+        copies: dict[int, Any] = {id(parameter): nn.Parameter(views[slot.name].clone()) for slot, parameter in pairs}
+        return copy.deepcopy(module, copies)
 
     def is_bound(self, module: nn.Module, flat: Tensor) -> bool:
         """Tell whether each parameter of `module` still is the view of `flat` that `bind` made; cheap."""
