@@ -57,6 +57,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"expected an algorithm of {', '.join(meta.ALGORITHMS)}; got {algorithm!r}")
     if training["query"] is None:
         training["query"] = training["shots"] if meta.ALGORITHMS[algorithm]().needs_query else 0
+    with _one_error("training"):
+        training = resolved["training"] = dataclasses.asdict(Training(**training))
     _set_length(resolved["meta"], training["meta_steps"])
     _set_length(resolved["inner"], resolved["inner"].get("steps", InnerLoop.steps))
     with _one_error("inner"):
@@ -66,8 +68,6 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         resolved["meta"] = meta.from_config(defaults | resolved["meta"]).to_config()
     with _one_error("loss"):
         resolved["loss"] = losses.from_config(resolved["loss"]).to_config()
-    with _one_error("training"):
-        resolved["training"] = dataclasses.asdict(Training(**training))
     return resolved
 
 

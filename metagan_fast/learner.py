@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import _numbers, checkpoint, learner_checks, losses
@@ -337,7 +338,7 @@ class MetaGAN:
         """
         return self._adapt(batch, noise, steps, Stream.TRAINING)
 
-    def adapt(self, images: Tensor, steps: int | None = None) -> AdaptedGAN:
+    def adapt(self, images: Tensor | NDArray[Any], steps: int | None = None) -> AdaptedGAN:
         """Adapt the initialisation to one class of images, and change nothing.
 
         Args:
