@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from . import _numbers
+
 FORMAT_VERSION = 1
 
 # One key holds everything: safetensors writes several in random order, and equal states give equal bytes.
 _KEY = "metagan_fast"
+
+
+# What code that expects names and numbers raises where there are others; RuntimeError is PyTorch's.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class CheckpointError(ValueError):
@@ -66,19 +72,36 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
             if header is None:
                 raise CheckpointError(f"{path} is a safetensors file, but not a metagan_fast checkpoint")
             document = json.loads(header)
-            if document["format"] > FORMAT_VERSION:
+            version = _numbers.count("format", document["format"], least=1)
+            if version > FORMAT_VERSION:
                 raise CheckpointError(
-                    f"{path} has checkpoint format {document['format']}, this version reads up to "
-                    f"{FORMAT_VERSION}; upgrade metagan_fast"
+                    f"{path} has checkpoint format {version}, this version reads up to {FORMAT_VERSION}; "
+                    "upgrade metagan_fast"
                 )
+            metadata = document["metadata"]
+            if not isinstance(metadata, dict):
+                raise TypeError(f"its metadata are {type(metadata).__name__}")
             # Copied, so that nothing depends on the mapped file any more.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, document["metadata"]  # noqa: SIM118
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, *_DAMAGE) as error:
         raise CheckpointError(
             f"{path} is truncated or not a metagan_fast checkpoint ({error}); use an earlier checkpoint"
         ) from error
+
+
+@contextlib.contextmanager
+def contents_of(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what odd contents of a file raise in a `with` block into a CheckpointError in one line that names it."""
+    try:
+        yield
+    except _DAMAGE as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:300]} ..."  # what is quoted may be of any length
+        raise CheckpointError(f"cannot load {source}: {reason}") from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -59,7 +59,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     if training["query"] is None:
         training["query"] = training["shots"] if meta.ALGORITHMS[algorithm]().needs_query else 0
     with _one_error("training"):
-        resolved["training"] = dataclasses.asdict(Training(**training))
+        training = resolved["training"] = dataclasses.asdict(Training(**training))
     _set_length(resolved["meta"], training["meta_steps"])
     _set_length(resolved["inner"], resolved["inner"].get("steps", InnerLoop.steps))
     with _one_error("inner"):

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from ._modules import copy_module
+
 ALIGNMENT = 32
 """Offsets and sizes are multiples of this many elements, whatever the dtype."""
 
@@ -218,6 +220,24 @@ class FlatLayout:
         views = self.views(flat.detach())
         for slot, parameter in parameters:
             parameter.data = views[slot.name]
+
+    def instantiate(self, module: nn.Module, flat: Tensor) -> nn.Module:
+        """Return a copy of `module` with the values of `flat`, each parameter in memory of its own.
+
+        Such a module is saved and sent in its own size. A parameter with several names stays one, gradients are not
+        copied, buffers are.
+
+        Args:
+            module: a module with this layout.
+            flat: `[numel]`.
+
+        Raises:
+            ValueError: layout or shape differ.
+        """
+        views = self.views(flat.detach())
+        pairs = self._parameters(module)
+        values = {id(parameter): views[slot.name].clone() for slot, parameter in pairs}
+        return copy_module(module, lambda parameter: values[id(parameter)])
 
     def is_bound(self, module: nn.Module, flat: Tensor) -> bool:
         """Tell whether each parameter of `module` still is the view of `flat` that `bind` made; cheap."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import functional
+from ._numbers import convert, count, non_negative, real, reals
 from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
 
 
@@ -72,24 +73,20 @@ class InnerLoop:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"expected an inner optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
-        for name in ("lr", "discriminator_lr"):
-            rate = getattr(self, name)
-            if rate is not None:
-                check_rate(f"InnerLoop's {name}", rate)
-        for name in ("steps", "critic_steps", "batch_size"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"expected InnerLoop's {name} to be at least 1, got {count}")
+        convert(self, check_rate, "lr")
+        convert(self, check_rate, "discriminator_lr", optional=True)
+        convert(self, count, "steps", "critic_steps", least=1)
+        convert(self, count, "batch_size", least=1, optional=True)
+        convert(self, real, "momentum", optional=True)
+        convert(self, reals, "betas", length=2)
+        convert(self, real, "alpha")
+        convert(self, non_negative, "eps", "weight_decay")
         if self.momentum is not None and self.optimizer not in ("momentum", "rmsprop"):
             raise ValueError(f'expected no momentum with "{self.optimizer}"; use optimizer="momentum" or "rmsprop"')
         if self.momentum is not None and not 0 < self.momentum < 1:
             raise ValueError(f"expected a momentum between 0 and 1, got {self.momentum}; for none leave it out")
-        if self.weight_decay < 0 or not self.weight_decay < float("inf"):
-            raise ValueError(f"expected a finite weight_decay of at least 0, got {self.weight_decay}")
         if not (0 <= self.betas[0] < 1 and 0 <= self.betas[1] < 1 and 0 <= self.alpha < 1):
             raise ValueError(f"expected betas and alpha in [0, 1), got {self.betas} and {self.alpha}")
-        if not self.eps >= 0:
-            raise ValueError(f"expected an eps of at least 0, got {self.eps}")
         if self.inner_state not in ("reset", "persist"):
             raise ValueError(f'expected inner_state "reset" or "persist", got {self.inner_state!r}')
 

@@ -8,21 +8,25 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import checkpoint, losses, meta
+from . import _numbers, checkpoint, learner_checks, losses
+from . import meta as meta_algorithms
 from ._lock import Lock
 from ._tensors import ordinary
 from .adapted import AdaptedGAN
 from .executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters
-from .executors.choice import EXECUTORS, PRECISIONS, choose
+from .executors.choice import choose
 from .inner import InnerLoop, Network
+from .learner_settings import LearnerSettings
 from .learner_state import Before, LearnerState
 from .losses import Loss
 from .meta import FOMAML, MAML, MetaOptimizer, Reptile
 from .meta_graph import MetaStepGraphs, why_not
 from .noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
 from .tasks import TaskBatch
+from .tasks.batch import one_task
 
 
 class MetaGAN:
@@ -40,7 +44,8 @@ class MetaGAN:
         latent_dim: size of a latent, standard normal.
         loss: a name of `losses.NAMES` or a `losses` object.
         inner: how a task adapts the networks.
-        meta: the algorithm and its meta-optimizer: `Reptile`, `FOMAML` or `MAML`.
+        meta: the algorithm and its meta-optimizer: `Reptile`, `FOMAML` or `MAML`, or a name for its defaults:
+            "reptile", "fomaml" or "maml".
         executor: "native", the compiled engine for float32 modules on a CPU; "torch", any module on any device; "auto",
             "native" where it can run these networks and settings, else "torch". See `explain`.
         precision: "float32", or "bf16": parameters and updates stay float32; the torch executor runs the networks in
@@ -57,6 +62,9 @@ class MetaGAN:
     Several threads may use one learner. Meta-steps run one after another; `adapt`, `inner_loop` and `meta_gradient`
     take the initialisation as it is between two updates. All methods work under `torch.inference_mode()` too.
 
+    A copy (`copy.deepcopy`, `pickle`, `torch.save`, a worker's result) is a learner with modules of its own, which goes
+    on with the same bytes.
+
     Raises:
         ValueError: an unknown name, settings that make no sense together, a parameter that both networks have, or
             something that the native executor cannot run where it is asked for by name.
@@ -71,42 +79,56 @@ class MetaGAN:
         latent_dim: int,
         loss: str | Loss = "wgan-gp",
         inner: InnerLoop | None = None,
-        meta: MetaOptimizer | None = None,
+        meta: str | MetaOptimizer | None = None,
         executor: str = "auto",
         precision: str = "float32",
         seed: int = 0,
         allow_random: bool = False,
     ) -> None:
-        if latent_dim < 1:
-            raise ValueError(f"expected latent_dim of at least 1, got {latent_dim}")
-        if executor not in EXECUTORS:
-            raise ValueError(f"expected an executor of {', '.join(EXECUTORS)}; got {executor!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {precision!r}")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"expected a seed from 0 to 2**64 - 1, got {seed}")
-        if generator is discriminator:
-            raise ValueError("expected two modules, got the same one as generator and discriminator")
-        self.generator = generator
-        self.discriminator = discriminator
-        self.latent_dim = latent_dim
-        self.loss = losses.get(loss)
-        self.inner = inner or InnerLoop()
-        self.meta = meta or Reptile()
-        self.meta.check(self.inner)
-        self.executor_name = executor
-        self.precision = precision
-        self.seed = seed
-        self.allow_random = allow_random
+        settings = LearnerSettings(
+            latent_dim,
+            losses.get(loss),
+            InnerLoop() if inner is None else inner,
+            meta_algorithms.get("reptile" if meta is None else meta),
+            executor,
+            precision,
+            seed,
+            allow_random,
+        )
+        learner_checks.modules(generator, discriminator)
+        self.latent_dim = settings.latent_dim
+        self.loss = settings.loss
+        self.inner = settings.inner
+        self.meta = settings.meta
+        self.executor_name = settings.executor
+        self.precision = settings.precision
+        self.seed = settings.seed
+        self.allow_random = settings.allow_random
         self.step = 0
         self._updates = 0
         self._training = Lock()  # held for a whole meta-step
         self._lock = Lock()  # held while the initialisation changes or is copied
-        self._is_chosen = False
         self._before: Before | None = None  # of an update that is not complete
-        self._state = LearnerState(generator, discriminator, self.meta)
+        self._state = LearnerState(generator, discriminator, self.meta, self.inner)
+        self._take_up_state()
+
+    def _take_up_state(self) -> None:
+        """Set what follows from the settings and the state."""
+        self._is_chosen = False
+        self.generator, self.discriminator = self._state.modules
         self.generator_layout, self.discriminator_layout = self._state.layouts
         self._bind()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the settings and the state, without what `_take_up_state` makes of them."""
+        derived = ("generator", "discriminator", "_executor", "_why_torch", "_why_eager", "_graphs", "_is_chosen")
+        with self._training:  # a whole meta-step or none of it
+            self._bind()
+            return {name: value for name, value in self.__dict__.items() if name not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._take_up_state()
 
     # The initialisation
 
@@ -167,6 +189,7 @@ class MetaGAN:
             With the native executor its plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
             task; otherwise why the torch executor runs them, and whether meta-steps are replayed as CUDA graphs.
         """
+        shots = _numbers.count("shots", shots, least=1)
         self._bind()
         if isinstance(self._executor, NativeExecutor):
             objective = self.meta.generator_objective if isinstance(self.meta, FOMAML) else "support"
@@ -198,11 +221,12 @@ class MetaGAN:
             ValueError: the batch does not fit the networks or the algorithm.
             FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
         """
-        self._check_tasks(batch)
+        learner_checks.batch_and_noise(batch, noise)
+        learner_checks.persistent_state(self.inner, batch)
         with self._training:
             self._bind()
             if self._graphs is not None and noise is None:  # a graph draws its own
-                self._check_query(batch)
+                learner_checks.query(self.meta, batch)
                 batch = self._fit_images(batch)
             else:
                 batch, noise = self._prepare(batch, noise)
@@ -217,16 +241,10 @@ class MetaGAN:
 
     def check(self, batch: TaskBatch) -> None:
         """Raise ValueError where `meta_step` would, without a meta-step."""
-        self._check_tasks(batch)
+        learner_checks.batch_and_noise(batch)
+        learner_checks.persistent_state(self.inner, batch)
         self._bind()
         self._prepare(batch, None)
-
-    def _check_tasks(self, batch: TaskBatch) -> None:
-        if self.inner.inner_state == "persist" and batch.tasks != 1:
-            raise ValueError(
-                f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
-                'or use inner_state="reset"'
-            )
 
     @property
     def _serial(self) -> bool:
@@ -268,7 +286,7 @@ class MetaGAN:
                     meta_step=self.step,
                     update=self._updates + 1,
                 )
-            self._check_norm(metrics["gradient_norm"])
+            learner_checks.gradient_norm(metrics["gradient_norm"], self.step)
             self._updates += 1
             return metrics
         assert noise is not None
@@ -292,6 +310,7 @@ class MetaGAN:
         Raises:
             FloatingPointError: as `meta_step`.
         """
+        learner_checks.result(gradient, MetaGradient, "meta_gradient")
         with self._training:
             self._bind()
             with self._atomic():
@@ -302,7 +321,7 @@ class MetaGAN:
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (ordinary(gradient.generator), ordinary(gradient.discriminator))
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
-        self._check_norm(norm)
+        learner_checks.gradient_norm(norm, self.step)
         self._begin_update()
         with self._lock:
             self._updates += 1
@@ -312,13 +331,6 @@ class MetaGAN:
                 self._state.carried = gradient.networks
         return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
 
-    def _check_norm(self, norm: float) -> None:
-        if not norm < float("inf"):
-            raise FloatingPointError(
-                f"the meta-gradient of meta-step {self.step} is not finite; the initialisation is unchanged: lower the "
-                "inner learning rate, or check the images and the loss"
-            )
-
     @torch.inference_mode(False)
     def meta_gradient(self, batch: TaskBatch, noise: Noise | None = None) -> MetaGradient:
         """Return the meta-gradient of a task batch, `.generator` and `.discriminator` `[numel]`, and change nothing.
@@ -326,6 +338,7 @@ class MetaGAN:
         Raises:
             ValueError: as `meta_step`; serial Reptile, which has one after each task.
         """
+        learner_checks.batch_and_noise(batch, noise)
         if self._serial and batch.tasks > 1:
             raise ValueError(
                 f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
@@ -337,6 +350,7 @@ class MetaGAN:
     @torch.inference_mode(False)
     def draw_noise(self, batch: TaskBatch) -> Noise:
         """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
+        learner_checks.batch_and_noise(batch)
         self._bind()
         return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
 
@@ -367,15 +381,8 @@ class MetaGAN:
 
     def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
         """Check a training batch, and fit it and its noise to the networks."""
-        self._check_query(batch)
+        learner_checks.query(self.meta, batch)
         return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
-
-    def _check_query(self, batch: TaskBatch) -> None:
-        if self.meta.needs_query and batch.query is None:
-            raise ValueError(
-                f"{self.meta.algorithm.upper()} needs query images, got none; sample with query=n or pass "
-                "TaskBatch(support, query)"
-            )
 
     def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
         """Bring a batch and its noise, drawn if there is none, to the networks' dtype and device."""
@@ -407,19 +414,22 @@ class MetaGAN:
         return self._adapt(batch, noise, steps, Stream.TRAINING)
 
     @torch.inference_mode(False)
-    def adapt(self, images: Tensor, steps: int | None = None) -> AdaptedGAN:
+    def adapt(self, images: Tensor | NDArray[Any], steps: int | None = None) -> AdaptedGAN:
         """Adapt the initialisation to one class of images, and change nothing.
 
         Args:
-            images: `[shots, channels, height, width]` in [-1, 1].
+            images: `[shots, channels, height, width]` in [-1, 1], a tensor or a NumPy array.
             steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
 
         Returns:
             An `AdaptedGAN` with networks of its own; the same images give the same one.
+
+        Raises:
+            TypeError, ValueError: as `TaskBatch`; images of another shape than the generator makes.
+            FloatingPointError: the networks diverged.
         """
-        if images.ndim != 4:
-            raise ValueError(f"expected images [shots, channels, height, width], got {list(images.shape)}")
-        adapted = self._adapt(TaskBatch(images.unsqueeze(0)), None, steps, Stream.ADAPTATION)
+        adapted = self._adapt(TaskBatch(one_task(images)), None, steps, Stream.ADAPTATION)
+        learner_checks.adapted_parameters(adapted)
         return AdaptedGAN(
             self.generator,
             self.discriminator,
@@ -428,13 +438,16 @@ class MetaGAN:
             adapted,
             executor=self._executor,
             latent_dim=self.latent_dim,
+            precision=self.precision,
+            allow_random=self.allow_random,
         )
 
     @torch.inference_mode(False)
     def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> Adapted:
-        steps = steps if steps is not None else noise.steps if noise is not None else self.inner.steps
-        if steps < 0:
-            raise ValueError(f"expected steps of at least 0, got {steps}")
+        learner_checks.batch_and_noise(batch, noise)
+        if steps is None:
+            steps = self.inner.steps if noise is None else noise.steps
+        steps = _numbers.count("steps", steps)
         executor, initial, carried = self._start()
         if steps == 0:
             rows = (params.expand(batch.tasks, -1).clone() for params in initial)
@@ -455,6 +468,7 @@ class MetaGAN:
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
+        learner_checks.result(adapted, Adapted, "inner_loop")
         self._bind()
         params = adapted.generator
         latents = draw_sample_latents(
@@ -466,7 +480,9 @@ class MetaGAN:
             device=params.device,
             dtype=params.dtype,
         )
-        return self._executor.generate(params, latents)
+        images = self._executor.generate(params, latents)
+        learner_checks.warn_of_images(images)
+        return images
 
     # Saving
 
@@ -482,33 +498,30 @@ class MetaGAN:
                 "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
             )
         self._bind()
-        metadata = {
-            "latent_dim": self.latent_dim,
-            "loss": self.loss.to_config(),
-            "inner": self.inner.to_config(),
-            "meta": self.meta.to_config(),
-            "executor": self.executor_name,
-            "precision": self.precision,
-            "seed": self.seed,
-            "allow_random": self.allow_random,
-            "step": self.step,
-            "updates": self._updates,
-            "inner_updates": self._state.inner_updates,
-        }
-        return self._state.tensors(), metadata
+        settings = LearnerSettings.of(self)
+        counters = {"updates": self._updates, "inner_updates": self._state.inner_updates}
+        return self._state.tensors(), settings.to_config() | counters | {"step": _numbers.count("step", self.step)}
 
     @torch.inference_mode(False)
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
 
         Raises:
-            ValueError: the tensors belong to other networks or another meta-optimizer; nothing is changed.
+            checkpoint.CheckpointError, a ValueError: the tensors belong to other networks or another meta-optimizer, or
+                a counter is damaged; nothing is changed.
         """
+        self._load_state("the saved state", tensors, metadata)
+
+    def _load_state(
+        self, source: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    ) -> None:
         with self._training, self._lock:
             self._bind()
-            self._state.load(tensors, metadata["inner_updates"])
+            with checkpoint.contents_of(source):
+                step, updates = (_numbers.count(name, metadata[name]) for name in ("step", "updates"))
+                self._state.load(tensors, metadata["inner_updates"])
             self._before = None
-            self.step, self._updates = metadata["step"], metadata["updates"]
+            self.step, self._updates = step, updates
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything needed to go on exactly to one file, atomically.
@@ -532,16 +545,12 @@ class MetaGAN:
             settings: arguments of `MetaGAN` that replace the saved ones.
 
         Raises:
-            checkpoint.CheckpointError: the file cannot be read.
-            ValueError: the networks do not fit.
+            checkpoint.CheckpointError, a ValueError: the file cannot be read, is damaged, or the networks do not fit.
+            ValueError: as `MetaGAN`.
         """
         tensors, metadata = checkpoint.read(path)
-        saved = {
-            "latent_dim": metadata["latent_dim"],
-            "loss": losses.from_config(metadata["loss"]),
-            "inner": InnerLoop.from_config(metadata["inner"]),
-            "meta": meta.from_config(metadata["meta"]),
-        } | {name: metadata[name] for name in ("executor", "precision", "seed", "allow_random")}
-        learner = cls(generator, discriminator, **(saved | settings))
-        learner.load_state(tensors, metadata)
+        with checkpoint.contents_of(path):
+            saved = LearnerSettings.from_config(metadata)
+        learner = cls(generator, discriminator, **(vars(saved) | settings))
+        learner._load_state(path, tensors, metadata)
         return learner

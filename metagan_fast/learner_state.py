@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import _numbers
 from ._modules import Snapshot
 from .executors import Networks, Parameters
 from .flat import FlatLayout
-from .inner import Network
+from .inner import OPTIMIZERS, InnerLoop, Network
 from .meta import MetaOptimizer
 
 ROLES = ("generator", "discriminator")
@@ -30,11 +33,12 @@ class Before:
 class LearnerState:
     """Hold the tensors of a learner, which follow its modules from device to device and are saved by name.
 
-    The modules' parameters become views of `initial`.
+    The modules' parameters become views of `initial`. A copy, a pickled one too, has modules and buffers of its own.
 
     Args:
         generator, discriminator: the modules.
         meta: the algorithm, whose optimizer has the buffers.
+        inner: the inner loop, which may carry its optimizers' state on.
 
     Attributes:
         modules, layouts: the generator's and the discriminator's.
@@ -46,7 +50,7 @@ class LearnerState:
         ValueError: the modules' parameters do not fit in buffers of one dtype on one device, or both have one.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer) -> None:
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer, inner: InnerLoop) -> None:
         self.modules = generator, discriminator
         self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
         _check_not_shared(generator, discriminator)
@@ -54,6 +58,24 @@ class LearnerState:
         self._snapshots = [Snapshot(module) for module in self.modules]
         self.buffers = [meta.initial_state(params) for params in self.initial]
         self.carried: Networks | None = None
+        self._inner = inner
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state with modules that own their parameters: views would each be pickled as the whole buffer."""
+        pairs = zip(self.layouts, self.modules, self.initial, strict=True)
+        modules = tuple(layout.instantiate(module, params) for layout, module, params in pairs)
+        return {**self.__dict__, "modules": modules, "initial": None, "_snapshots": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.initial = self._bind()
+        self._snapshots = [Snapshot(module) for module in self.modules]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnerState:
+        """Copy the modules as they are copied elsewhere in the same structure, so that they stay the same ones."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__setstate__(copy.deepcopy({**self.__dict__, "initial": None, "_snapshots": None}, memo))
+        return copied
 
     def follow_modules(self) -> bool:
         """Follow what became of the modules, and tell whether anything did.
@@ -136,26 +158,35 @@ class LearnerState:
         """How many updates the carried inner loops have behind them; None without."""
         return None if self.carried is None else [network.updates for network in self.carried]
 
-    def load(self, saved: Mapping[str, Tensor], inner_updates: Sequence[int] | None) -> None:
+    def load(self, saved: Mapping[str, Tensor], inner_updates: Any) -> None:
         """Take up what `tensors` and `inner_updates` were.
 
         Raises:
-            ValueError: names or shapes differ; nothing is changed.
+            ValueError: names, shapes or kinds of numbers differ; nothing is changed.
         """
         live = self._live_tensors()
-        _check_fit(live, saved)
+        carried = self._carried_names() if inner_updates is not None else []
+        like = {
+            name: params.unsqueeze(0) for params, names in zip(self.initial, carried, strict=False) for name in names
+        }
+        persists = self._inner.inner_state == "persist"
+        _check_fit(live | like, {n: x for n, x in saved.items() if persists or not n.startswith("inner.")})
+        updates = _numbers.counts("inner_updates", inner_updates, len(ROLES)) if carried else ()
         with torch.no_grad():
             for name, value in live.items():
                 value.copy_(saved[name])
         self.carried = None
-        if inner_updates is not None:
-            self.carried = Networks(*(self._saved_network(saved, *of) for of in zip(ROLES, inner_updates, strict=True)))
+        if carried:
+            rows = [[saved[name].to(self.initial.generator) for name in names] for names in carried]
+            networks = (Network(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
+            self.carried = Networks(*networks)
 
-    def _saved_network(self, saved: Mapping[str, Tensor], role: str, updates: int) -> Network:
-        prefix = f"inner.{role}."
-        names = sorted((n for n in saved if n.startswith(prefix)), key=lambda n: int(n.removeprefix(prefix)))
-        params, *buffers = (saved[name].to(self.initial.generator) for name in names)
-        return Network(params, tuple(buffers), updates)
+    def _carried_names(self) -> list[list[str]]:
+        """Name each network's parameters and buffers that the inner loop carries on; none where it does not."""
+        if self._inner.inner_state != "persist":
+            return []
+        tensors = range(1 + OPTIMIZERS[self._inner.optimizer].buffers(self._inner))
+        return [[f"inner.{role}.{i}" for i in tensors] for role in ROLES]
 
 
 def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
@@ -176,17 +207,17 @@ def _place(parameter: Tensor) -> tuple[object, int]:
 
 
 def _check_fit(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where saved tensors, inner loops' apart, have other names or shapes than those in use."""
-    different = live.keys() ^ {name for name in saved if not name.startswith("inner.")}
+    """Raise ValueError where saved tensors have other names, shapes or kinds of numbers than those in use."""
+    different = live.keys() ^ saved.keys()
     if different:
         name = min(different)
         raise ValueError(
-            f"the saved state does not fit this learner: {name!r} is {'missing' if name in live else 'unknown'}; "
+            f"it does not fit this learner: {name!r} is {'missing' if name in live else 'unknown'}; "
             "build the same networks with the same meta-optimizer"
         )
     for name, value in live.items():
-        if saved[name].shape != value.shape:
+        if saved[name].shape != value.shape or saved[name].is_floating_point() != value.is_floating_point():
             raise ValueError(
-                f"the saved state does not fit this learner: expected {name!r} to be {list(value.shape)}, "
-                f"got {list(saved[name].shape)}"
+                f"it does not fit this learner: expected {name!r} to be {value.dtype} "
+                f"{list(value.shape)}, got {saved[name].dtype} {list(saved[name].shape)}"
             )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import functional, reference
+from ._numbers import convert, count, flag, non_negative, real, reals
 from .executors import (
     Executor,
     GeneratorObjective,
@@ -67,16 +68,17 @@ class MetaOptimizer:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"expected a meta-optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
-        check_rate("the meta-optimizer's lr", self.lr)
+        convert(self, check_rate, "lr")
+        convert(self, real, "momentum")
+        convert(self, reals, "betas", length=2)
+        convert(self, non_negative, "eps", "weight_decay")
+        convert(self, real, "clip_norm", "clip_value", optional=True)
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f'expected no momentum with "{self.optimizer}", got {self.momentum}; use betas')
         if not 0 <= self.momentum < 1:
             raise ValueError(f"expected a momentum in [0, 1), got {self.momentum}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"expected betas in [0, 1), got {self.betas}")
-        for name in ("eps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
         for name in ("clip_norm", "clip_value"):
             bound = getattr(self, name)
             if bound is not None and not 0 < bound < math.inf:
@@ -208,6 +210,10 @@ class Reptile(MetaOptimizer):
 
     algorithm = "reptile"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        convert(self, flag, "serial")
+
     def meta_gradient(
         self,
         executor: Executor,
@@ -258,6 +264,8 @@ class FOMAML(MetaOptimizer):
             )
         if isinstance(self.step_weights, str) and self.step_weights != "uniform":
             raise ValueError(f'expected step_weights "uniform", a sequence or a callable, got {self.step_weights!r}')
+        if not (self.step_weights is None or isinstance(self.step_weights, str) or callable(self.step_weights)):
+            convert(self, reals, "step_weights")
         if self.multi_step and self.generator_objective == "query":
             raise ValueError(
                 'expected step_weights=None with generator_objective="query": a discriminator would be adapted to the '
@@ -287,7 +295,7 @@ class FOMAML(MetaOptimizer):
         if self.step_weights == "uniform":
             return (1.0 / steps,) * steps
         weights = self.step_weights(meta_step) if callable(self.step_weights) else self.step_weights
-        values = tuple(float(weight) for weight in weights)
+        values = reals("step_weights", weights)
         if len(values) != steps or not any(values):
             raise ValueError(
                 f"expected step_weights to be {steps} numbers, one an inner step and not all zero, got {list(values)}"
@@ -355,8 +363,7 @@ class MAML(FOMAML):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.first_order_steps < 0:
-            raise ValueError(f"expected first_order_steps of at least 0, got {self.first_order_steps}")
+        convert(self, count, "first_order_steps")
 
     def is_first_order(self, meta_step: int) -> bool:
         return meta_step < self.first_order_steps
@@ -374,8 +381,7 @@ class AnnealedStepWeights:
     meta_steps: int
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.meta_steps) < 1:
-            raise ValueError(f"expected steps and meta_steps of at least 1, got {self.steps} and {self.meta_steps}")
+        convert(self, count, "steps", "meta_steps", least=1)
 
     def __call__(self, meta_step: int) -> tuple[float, ...]:
         early = max(0.0, 1.0 - meta_step / self.meta_steps) / self.steps
@@ -383,6 +389,22 @@ class AnnealedStepWeights:
 
 
 ALGORITHMS: dict[str, type[MetaOptimizer]] = {cls.algorithm: cls for cls in (Reptile, FOMAML, MAML)}
+
+
+def get(algorithm: str | MetaOptimizer) -> MetaOptimizer:
+    """Return an algorithm by name, with its defaults; an object is returned as it is.
+
+    Raises:
+        ValueError: an unknown name, or no algorithm.
+    """
+    if isinstance(algorithm, MetaOptimizer):
+        return algorithm
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        classes = ", ".join(f"{cls.__name__}()" for cls in ALGORITHMS.values())
+        raise ValueError(
+            f"expected a meta-algorithm of {', '.join(ALGORITHMS)}, or an object such as {classes}; got {algorithm!r}"
+        )
+    return ALGORITHMS[algorithm]()
 
 
 def from_config(config: dict[str, Any]) -> MetaOptimizer:

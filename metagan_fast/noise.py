@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import _numbers
 from ._philox import Grid, Key, derive_key, derive_key_on_device, draw_words, normals, uniforms
 from ._tensors import ordinary
 
@@ -96,6 +97,12 @@ class NoiseShape:
     query: int = 0
     evaluations: int = 1
     query_adaptation: bool = False
+
+    def __post_init__(self) -> None:
+        counts = ("tasks", "shots", "latent_dim", "steps", "critic_steps", "query", "evaluations")
+        _numbers.convert(self, _numbers.count, *counts)
+        _numbers.convert(self, _numbers.count, "batch_size", optional=True)
+        _numbers.convert(self, _numbers.flag, "query_adaptation")
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of `Noise` that is drawn."""
@@ -183,7 +190,8 @@ def draw_noise(
     Raises:
         ValueError: `batch_size` above the number of support images.
     """
-    return _draw(shape, derive_key(seed, meta_step, stream), first_task, torch.device(device), dtype)
+    key = derive_key(_numbers.seed(seed), _numbers.count("meta_step", meta_step), stream)
+    return _draw(shape, key, _numbers.count("first_task", first_task), torch.device(device), dtype)
 
 
 def noise_counters(
@@ -191,7 +199,15 @@ def noise_counters(
 ) -> tuple[int, int, int, int, int, int]:
     """Return what a draw depends on as six numbers of an int64 tensor, for `draw_noise_at`."""
     low = 2**32 - 1
-    return seed & low, seed >> 32, meta_step & low, meta_step >> 32, int(stream), first_task
+    seed, meta_step = _numbers.seed(seed), _numbers.count("meta_step", meta_step)
+    return (
+        seed & low,
+        seed >> 32,
+        meta_step & low,
+        meta_step >> 32,
+        int(stream),
+        _numbers.count("first_task", first_task),
+    )
 
 
 def draw_noise_at(shape: NoiseShape, counters: Tensor, *, dtype: torch.dtype = torch.float32) -> Noise:
@@ -243,9 +259,14 @@ def draw_sample_latents(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Draw the latents [tasks, count, latent_dim] of samples; a task's depend on its index, not on `tasks`."""
+    tasks, count, latent_dim = (
+        _numbers.count(name, value, least=1)
+        for name, value in (("tasks", tasks), ("count", count), ("latent_dim", latent_dim))
+    )
     size = count * latent_dim
     grid = Grid(_SAMPLE_ROLE, 1, 1, tasks, size + size % 2)
-    (words,) = draw_words([grid], derive_key(seed, 0, Stream.SAMPLING), first_task, torch.device(device))
+    key = derive_key(_numbers.seed(seed), 0, Stream.SAMPLING)
+    (words,) = draw_words([grid], key, _numbers.count("first_task", first_task), torch.device(device))
     return normals(words)[..., :size].to(dtype).reshape(tasks, count, latent_dim)
 
 

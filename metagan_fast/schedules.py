@@ -7,47 +7,40 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ._numbers import convert, count, non_negative, real
+
 Rate = float | Callable[[int], float]
 """A learning rate: a number, or a callable of the step (0, 1, ...)."""
 
 
 @dataclass(frozen=True)
-class Linear:
-    """Go linearly from `initial` at step 0 to `final` at step `steps`, then stay (Nichol et al. 2018: 1 to 0)."""
+class _Schedule:
+    """Go from `initial` at step 0 to `final` at step `steps`, which is at least 1."""
 
     initial: float
     final: float
     steps: int
 
     def __post_init__(self) -> None:
-        _check_schedule(self)
+        convert(self, count, "steps", least=1)
+        convert(self, non_negative, "initial", "final")
+
+
+@dataclass(frozen=True)
+class Linear(_Schedule):
+    """Go linearly from `initial` at step 0 to `final` at step `steps`, then stay (Nichol et al. 2018: 1 to 0)."""
 
     def __call__(self, step: int) -> float:
         return self.initial + (self.final - self.initial) * min(step / self.steps, 1.0)
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Schedule):
     """Go from `initial` to `final` along half a cosine in `steps`, then stay (Loshchilov & Hutter 2017, equation 5)."""
-
-    initial: float
-    final: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        _check_schedule(self)
 
     def __call__(self, step: int) -> float:
         progress = min(step / self.steps, 1.0)
         return self.final + (self.initial - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _check_schedule(schedule: Linear | Cosine) -> None:
-    """Raise ValueError for a schedule with rates that are none or without steps."""
-    for name in ("initial", "final"):
-        check_rate(f"{name} of a schedule", getattr(schedule, name))
-    if schedule.steps < 1:
-        raise ValueError(f"expected a schedule of at least 1 step, got {schedule.steps}")
 
 
 _SCHEDULES: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine": Cosine}
@@ -55,7 +48,7 @@ _SCHEDULES: dict[str, type[Linear] | type[Cosine]] = {"linear": Linear, "cosine"
 
 def rate_at(rate: Rate, step: int) -> float:
     """Return the learning rate at `step`."""
-    return float(rate(step)) if callable(rate) else rate
+    return real(f"the learning rate at step {step}", rate(step)) if callable(rate) else rate
 
 
 def rate_to_config(rate: Rate) -> Any:
@@ -74,12 +67,16 @@ def rate_to_config(rate: Rate) -> Any:
 def rate_from_config(config: Any) -> Rate:
     """Build the rate that `rate_to_config` described."""
     if not isinstance(config, dict):
-        return float(config)
+        return config  # which is checked where it is used
     arguments = dict(config)
     return _SCHEDULES[arguments.pop("schedule")](**arguments)
 
 
-def check_rate(name: str, rate: Rate) -> None:
-    """Raise ValueError unless `rate` is callable or a finite number of at least 0."""
-    if not callable(rate) and not (math.isfinite(rate) and rate >= 0):
+def check_rate(name: str, rate: Rate) -> Rate:
+    """Return `rate`, a number as a float; ValueError unless it is callable or a finite number of at least 0."""
+    if callable(rate):
+        return rate
+    number = real(name, rate)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"expected {name} to be a finite number of at least 0 or a callable of the step, got {rate!r}")
+    return number

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import images
+from ._numbers import convert, count
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -57,12 +58,8 @@ class Training:
     log_every: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in {"query": 0, "validate_every": 0, "checkpoint_every": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"expected {name} to be at least {least}, got {getattr(self, name)}")
-        for name in ("meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        convert(self, count, "query", "validate_every", "checkpoint_every")
+        convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
 
 
 class Progress(Protocol):

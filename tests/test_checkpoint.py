@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -20,8 +21,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import metagan_fast as mgf
 from metagan_fast import checkpoint
 from metagan_fast.checkpoint import CheckpointError
+from metagan_fast.metrics import FeatureExtractor
+from networks import tiny_batch, tiny_gan
 
 TENSORS = {
     "float32": torch.arange(33, dtype=torch.float32) / 7,
@@ -112,11 +116,110 @@ def test_foreign_files(tmp_path: Path) -> None:
         checkpoint.read(path)
 
 
-@pytest.mark.parametrize("header", ["not json", "[]", "{}", '{"format": 1}'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("not json", "[]", "{}", "null", '{"format": 1}', '{"format": 1, "metadata": [1]}'),
+        *('{"format": "1", "metadata": {}}', '{"format": true, "metadata": {}}', '{"format": NaN, "metadata": {}}'),
+        '{"format": %s, "metadata": {}}' % ("9" * 5000),
+        '{"format": 1, "metadata": %s}' % ("[" * 100_000),
+    ],
+    ids=lambda header: header[:40],
+)
 def test_damaged_header(tmp_path: Path, header: str) -> None:
     safetensors.torch.save_file({}, tmp_path / "a", {"metagan_fast": header})
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         checkpoint.read(tmp_path / "a")
+    assert "\n" not in str(caught.value)
+
+
+def persistent_learner() -> mgf.MetaGAN:
+    inner = mgf.InnerLoop("adam", lr=mgf.schedules.Linear(0.01, 0.0, 9), steps=1, inner_state="persist")
+    loss = mgf.losses.get("r1", weight=2.0)
+    learner = mgf.MetaGAN(*tiny_gan(), latent_dim=6, inner=inner, loss=loss, executor="torch")
+    learner.meta_step(tiny_batch(tasks=1, query=0))
+    return learner
+
+
+def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """List the places of all values in nested data, those of containers too."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from leaves(value, (*path, key))
+
+
+MISSING = object()
+ODD = [MISSING, None, True, -1, 0.5, 10**30, 10**400, float("nan"), float("inf"), "x", [], ["x", 1], {}, {"x": 1}]
+
+
+def replaced(content: Any, path: tuple[Any, ...], value: Any) -> Any:
+    content = copy.deepcopy(content)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if value is MISSING:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return content
+
+
+def test_any_damage_of_a_learners_metadata_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, metadata = persistent_learner().state()
+    assert metadata["inner_updates"] == [1, 1]
+    path = "run.safetensors"
+    refused, networks = 0, tiny_gan()
+    for place in leaves(metadata):
+        for value in ODD:
+            damaged = json.loads(json.dumps(replaced(metadata, place, value)))
+            monkeypatch.setattr(checkpoint, "read", lambda _, damaged=damaged: (tensors, damaged))
+            try:
+                learner = mgf.MetaGAN.load(path, *networks)
+            except CheckpointError as error:
+                refused += 1
+                assert "\n" not in str(error) and path in str(error) and len(str(error)) < 400, (place, value)
+            else:  # a value that is a setting or a count, too
+                json.dumps(learner.state()[1])
+    assert refused > 300
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.pop("inner.generator.1"), r"'inner\.generator\.1' is missing"),
+        (lambda x: x.update({"inner.generator.x": torch.ones(3)}), r"'inner\.generator\.x' is unknown"),
+        (
+            lambda x: x.update({"inner.discriminator.0": torch.ones(3)}),
+            r"'inner\.discriminator\.0' to be .* got .*\[3\]",
+        ),
+        (lambda x: x.update({"generator.0.bias": x["generator.0.bias"].to(torch.complex64)}), "got torch.complex64"),
+        (lambda x: x.update({"generator.0.bias": x["generator.0.bias"].to(torch.int8)}), "got torch.int8"),
+        (lambda x: x.pop("meta.generator.0"), r"'meta\.generator\.0' is missing"),
+        (lambda x: x.update({"": torch.ones(1)}), "'' is unknown"),
+    ],
+)
+def test_odd_tensors_change_nothing(tmp_path: Path, change: Any, message: str) -> None:
+    tensors, metadata = persistent_learner().state()
+    change(tensors)
+    checkpoint.write(tmp_path / "odd", tensors, metadata)
+    generator, discriminator = tiny_gan()
+    before = generator[0].weight.clone()
+    with pytest.raises(CheckpointError, match=f"cannot load .*odd: it does not fit this learner: .*{message}"):
+        mgf.MetaGAN.load(tmp_path / "odd", generator, discriminator)
+    assert torch.equal(generator[0].weight, before)
+    learner = persistent_learner()
+    with pytest.raises(CheckpointError, match="cannot load the saved state: it does not fit"):
+        learner.load_state(tensors, metadata)
+
+
+@pytest.mark.parametrize(
+    "record", [None, 3, {}, {"image_shape": 3}, {"image_shape": [1, 2]}, {"image_shape": ["x", 8, 8]}]
+)
+def test_damaged_record_of_a_feature_classifier(tmp_path: Path, record: Any) -> None:
+    checkpoint.write(tmp_path / "features", {}, {"features": record})
+    with pytest.raises(CheckpointError, match=r"features \(delete it to train one\)"):
+        FeatureExtractor.load(tmp_path / "features")
 
 
 def test_newer_version(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -339,6 +340,91 @@ def test_values_out_of_range(build: Any, message: str) -> None:
         build()
 
 
+@pytest.mark.parametrize("name", ["reptile", "fomaml", "maml"])
+def test_algorithms_by_name(name: str) -> None:
+    learner = make_learner(meta=name)
+    assert learner.meta == {"reptile": mgf.Reptile(), "fomaml": mgf.FOMAML(), "maml": mgf.MAML()}[name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"meta": "raptile"}, r"meta-algorithm of reptile, fomaml, maml, or an object such as .*got 'raptile'"),
+        ({"meta": mgf.Reptile}, r"such as Reptile\(\)"),
+        ({"inner": "sgd"}, r'InnerLoop\("sgd", lr=0\.01\), got \'sgd\''),
+        ({"inner": mgf.InnerLoop}, "expected inner to be an InnerLoop"),
+        ({"inner": {"steps": 3}}, "expected inner to be an InnerLoop"),
+        ({"loss": mgf.losses.WGANGP}, "expected a loss of"),
+    ],
+)
+def test_settings_of_another_kind(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_learner(**settings)
+    with pytest.raises(ValueError, match=r"expected discriminator to be an nn\.Module"):
+        mgf.MetaGAN(tiny_gan()[0], nn.Linear, latent_dim=6)  # type: ignore[arg-type]
+
+
+def test_arguments_of_another_kind() -> None:
+    learner, batch = make_learner(), tiny_batch(query=0)
+    calls: list[Any] = [learner.meta_step, learner.meta_gradient, learner.inner_loop, learner.draw_noise]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"expected a TaskBatch, got Tensor; .*TaskBatch\(support=images\)"):
+            call(batch.support)
+    for call in calls[:3]:
+        with pytest.raises(TypeError, match=r"expected a Noise or None, got Tensor; draw_noise\(batch\)"):
+            call(batch, torch.zeros(3))
+    with pytest.raises(TypeError, match="expected what meta_gradient returns, got Adapted"):
+        learner.apply(learner.inner_loop(batch))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected what inner_loop returns, got AdaptedGAN"):
+        learner.sample_tasks(learner.adapt(batch.support[0]), 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_adapt_takes_numpy_arrays(dtype: Any) -> None:
+    learner = make_learner()
+    array = tiny_batch(query=0).support[0].numpy().astype(dtype)
+    array.flags.writeable = False
+    expected = learner.adapt(torch.tensor(array.astype(np.float64))).sample(2)
+    assert torch.equal(learner.adapt(array).sample(2), expected)
+    flipped = learner.adapt(np.flip(array, 3)).sample(2)  # strides below zero
+    assert torch.equal(learner.adapt(np.ascontiguousarray(np.flip(array, 3))).sample(2), flipped)
+
+
+@pytest.mark.parametrize("executor", ["native", "torch"])
+def test_images_that_adapt_refuses(executor: str) -> None:
+    learner = make_learner(executor=executor)
+    for shape in ((2, 3, 8, 8), (2, 1, 9, 9)):
+        with pytest.raises(ValueError, match=r"images of shape \[1, 8, 8\], the batch holds .*; build the networks"):
+            learner.adapt(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"got \[1, 8, 8\]; add a dimension: images\.unsqueeze\(0\) for one image"):
+        learner.adapt(torch.zeros(1, 8, 8))
+    for images in (np.zeros((2, 1, 8, 8), np.uint8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(TypeError, match=r"must be floating, got .*uint8; bytes: images / 127\.5 - 1"):
+            learner.adapt(images)
+    with pytest.raises(ValueError, match=r"use images / 127\.5 - 1"):
+        learner.adapt(torch.full((2, 1, 8, 8), 200.0))
+    with pytest.raises(TypeError, match="must be a tensor or a NumPy array, got list"):
+        learner.adapt([[0.0]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("executor", ["native", "torch"])
+def test_networks_that_diverged_say_so(executor: str, caplog: pytest.LogCaptureFixture) -> None:
+    learner = make_learner(executor=executor, inner=mgf.InnerLoop(lr=1e30, steps=3))
+    batch = tiny_batch(query=0)
+    with pytest.raises(FloatingPointError, match=r"adapted networks have parameters that are NaN.*lower the inner"):
+        learner.adapt(batch.support[0])
+    adapted = make_learner(executor=executor).adapt(batch.support[0])
+    nn.init.constant_(adapted.generator[0].weight, float("nan"))  # type: ignore[index]
+    with pytest.raises(FloatingPointError, match="makes images that are NaN or infinite: lower"):
+        adapted.sample(2)
+    rows = make_learner(executor=executor).inner_loop(batch)
+    learner.sample_tasks(rows, 2)
+    assert not caplog.records
+    rows.generator[1] = float("nan")
+    learner.sample_tasks(rows, 2)
+    assert "images generated for tasks [1] are NaN or infinite: lower" in caplog.text
+
+
 def test_batches_that_do_not_fit() -> None:
     learner = make_learner(meta=mgf.MAML())
     with pytest.raises(ValueError, match="MAML needs query images"):
@@ -354,5 +440,5 @@ def test_batches_that_do_not_fit() -> None:
         learner.adapt(images)
     with pytest.raises(ValueError, match=r"\[shots, channels, height, width\]"):
         learner.adapt(torch.zeros(1, 8, 8))
-    with pytest.raises(ValueError, match="steps of at least 0"):
+    with pytest.raises(ValueError, match="steps to be at least 0"):
         learner.adapt(torch.zeros(2, 1, 8, 8), steps=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_features_survive_a_file(features: FeatureExtractor, tmp_path: Path) -> 
     images = torch.rand(4, 1, 8, 8) * 2 - 1
     assert torch.equal(loaded(images), features(images))
     checkpoint.write(tmp_path / "other", {"x": torch.zeros(1)}, {})
-    with pytest.raises(checkpoint.CheckpointError, match="no feature classifier"):
+    with pytest.raises(checkpoint.CheckpointError, match="'features' is missing"):
         FeatureExtractor.load(tmp_path / "other")
 
 
@@ -257,8 +258,21 @@ def test_evaluation_does_not_depend_on_how_many_tasks_run_at_once(features: Feat
         assert scores.kid == pytest.approx(found[1].scores[name].kid, rel=1e-4)
 
 
+def test_evaluation_names_a_class_on_which_the_gan_diverged(features: FeatureExtractor) -> None:
+    with pytest.raises(FloatingPointError, match=r"adapted GAN makes images .* of 2 of 2 classes, 'bars-1' among them"):
+        metrics.evaluate(learner(float("nan")), Bars(range(1, 3)), features, draws=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("distance", [metrics.kernel_distance, metrics.frechet_distance])
+def test_distances_need_finite_features(distance: Any) -> None:
+    bad = torch.randn(4, 3).index_fill(0, torch.tensor([1]), float("nan"))
+    for pair in ((bad, torch.randn(4, 3)), (torch.randn(4, 3), bad)):
+        with pytest.raises(ValueError, match="expected finite features"):
+            distance(*pair)
+
+
 def test_evaluation_needs_enough_images(features: FeatureExtractor) -> None:
     with pytest.raises(ValueError, match="at least 8 images"):
         metrics.evaluate(learner(), Bars(range(3), count=7), features)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 2 samples"):
+    with pytest.raises(ValueError, match="samples to be at least 2"):
         metrics.evaluate(learner(), Bars(range(3)), features, samples=1)  # type: ignore[arg-type]

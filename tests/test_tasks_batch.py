@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from metagan_fast import _logging
 from metagan_fast.tasks import TaskBatch
 
 
@@ -93,3 +96,28 @@ def test_types() -> None:
         TaskBatch(images(), classes=("a",))
     with pytest.raises(ValueError, match="first_task"):
         TaskBatch(images(), first_task=-1)
+
+
+def test_arrays_become_tensors_of_their_own() -> None:
+    support, query = images().numpy(), images(shots=1).numpy()
+    batch = TaskBatch(support, query)  # type: ignore[arg-type]
+    assert torch.equal(batch.support, images()) and batch.query is not None
+    assert batch.query.dtype == torch.float32
+    support[:] = 0
+    assert torch.equal(batch.support, images())
+    assert TaskBatch(support.astype(np.float64)).support.dtype == torch.float64  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"query must be floating, got uint8; bytes: images / 127\.5 - 1"):
+        TaskBatch(images(), query.astype(np.uint8))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="share dtype"):
+        TaskBatch(images(), query.astype(np.float64))  # type: ignore[arg-type]
+
+
+def test_images_from_0_to_1_are_warned_of_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_logging, "_said", set())
+    TaskBatch(images())
+    TaskBatch(torch.zeros(1, 2, 1, 4, 4))  # as good as no image
+    assert not caplog.records
+    for _ in range(2):
+        TaskBatch((images() + 1) / 2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "lie in [0, 1], expected [-1, 1]" in caplog.text and "images * 2 - 1" in caplog.text

@@ -115,10 +115,10 @@ def test_groups_are_drawn_before_classes() -> None:
             {"shots": 4, "query": 3},
             "class 'class 1' has 5 images, but shots=4 and query=3 need 7; min_images=7",
         ),
-        ({"shots": 0}, "shots >= 1"),
-        ({"tasks": 0}, "tasks >= 1"),
-        ({"query": -1}, "query >= 0"),
-        ({"step": -1}, "step >= 0"),
+        ({"shots": 0}, "expected shots to be at least 1, got 0"),
+        ({"tasks": 0}, "expected tasks to be at least 1, got 0"),
+        ({"query": -1}, "expected query to be at least 0, got -1"),
+        ({"step": -1}, "expected step to be at least 0, got -1"),
     ],
 )
 def test_refused_draws(arguments: dict[str, int], message: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metagan_fast import _native
+from metagan_fast import _native, _numbers
 from metagan_fast._ops._common import in_transform, is_traced
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tasks(op: str, name: str, initial: Tensor, adapted: Tensor, weights: Tensor 
 def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayout | None) -> float | Tensor:
     """Return a learning rate that broadcasts against `params`, or with `layout` against `[tasks, slots]`."""
     if not isinstance(lr, Tensor):
-        non_negative(op, lr=lr)
+        (lr,) = non_negative(op, lr=lr)
         if layout is not None:
             _fits_layout(op, params, layout)
         return lr
@@ -90,36 +90,80 @@ def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayou
     return lr
 
 
-def non_negative(op: str, **values: float) -> None:
-    """Check that numbers are finite and not negative."""
-    for name, value in values.items():
+def number(op: str, name: str, value: float) -> float:
+    """Return a number of any library as Python's."""
+    if type(value) is float or type(value) is int:
+        return value
+    try:
+        return _numbers.real(name, value)
+    except ValueError as error:
+        raise ValueError(f"{op}: {error}") from None
+
+
+def numbers(op: str, values: Mapping[str, float]) -> list[float]:
+    """Return numbers that are read as they are."""
+    return [number(op, name, value) for name, value in values.items()]
+
+
+def non_negative(op: str, **values: float) -> list[float]:
+    """Return numbers that are finite and not negative."""
+    found = numbers(op, values)
+    for name, value in zip(values, found, strict=True):
         if not 0 <= value < math.inf:
             raise ValueError(f"{op}: {name} must be a finite number of at least 0, got {value}")
+    return found
 
 
-def below_one(op: str, **values: float) -> None:
-    """Check that numbers lie in [0, 1)."""
-    for name, value in values.items():
+def below_one(op: str, **values: float) -> list[float]:
+    """Return numbers that lie in [0, 1)."""
+    found = numbers(op, values)
+    for name, value in zip(values, found, strict=True):
         if not 0 <= value < 1:
             raise ValueError(f"{op}: {name} must be in [0, 1), got {value}")
+    return found
 
 
-def positive(op: str, **values: float) -> None:
-    """Check that numbers are finite and above 0."""
-    for name, value in values.items():
+def positive(op: str, **values: float) -> list[float]:
+    """Return numbers that are finite and above 0."""
+    found = numbers(op, values)
+    for name, value in zip(values, found, strict=True):
         if not 0 < value < math.inf:
             raise ValueError(f"{op}: {name} must be a finite number above 0, got {value}")
+    return found
 
 
-def adam(op: str, step: int, betas: tuple[float, float], eps: float, eps_root: float, weight_decay: float) -> None:
-    """Check the numbers of Adam."""
-    if step < 1:
-        raise ValueError(f"{op}: step counts from 1, got {step}; pass the number of this step")
+def adam(
+    op: str,
+    step: int | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    weight_decay: float,
+    device: torch.device,
+) -> tuple[int | Tensor, tuple[float, float], float, float, float]:
+    """Return the numbers of Adam in the order given; `step` may be inverse bias corrections, two in a tensor."""
+    if isinstance(step, Tensor) and (step.ndim > 0 or step.is_floating_point()):
+        corrections(op, step, device)
+    else:
+        step = step_number(op, step)
     beta1, beta2 = betas
-    below_one(op, beta1=beta1, beta2=beta2)
-    non_negative(op, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
+    beta1, beta2 = below_one(op, beta1=beta1, beta2=beta2)
+    eps, eps_root, weight_decay = non_negative(op, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
     if eps == 0 and eps_root == 0:  # padding, among others, would become 0 / 0
         raise ValueError(f"{op}: eps and eps_root are both 0, and elements without a gradient would become NaN")
+    return step, (beta1, beta2), eps, eps_root, weight_decay
+
+
+def step_number(op: str, step: int | Tensor) -> int:
+    """Return the number of a step."""
+    if type(step) is not int:
+        try:
+            step = _numbers.count("step", step)
+        except ValueError as error:
+            raise ValueError(f"{op}: {error}") from None
+    if step < 1:
+        raise ValueError(f"{op}: step counts from 1, got {step}; pass the number of this step")
+    return step
 
 
 def corrections(op: str, step: Tensor, device: torch.device) -> None:
@@ -131,13 +175,21 @@ def corrections(op: str, step: Tensor, device: torch.device) -> None:
         )
 
 
-def step_size(op: str, value: float | Tensor) -> None:
-    """Check the step size of an interpolation, which may be negative."""
+def step_size(op: str, value: float | Tensor) -> float | Tensor:
+    """Return the step size of an interpolation, which may be negative."""
     if isinstance(value, Tensor):
         if value.ndim != 0:
             raise ValueError(f"{op}: step_size must be a number or a 0-dim tensor, got {list(value.shape)}")
-    elif not math.isfinite(value):
+        return value
+    value = number(op, "step_size", value)
+    if not math.isfinite(value):
         raise ValueError(f"{op}: step_size must be finite, got {value}")
+    return value
+
+
+def max_norm(op: str, value: float | None) -> float | None:
+    """Return the norm to which gradients are clipped, None for no clipping."""
+    return None if value is None else non_negative(op, max_norm=value)[0]
 
 
 def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
@@ -162,12 +214,9 @@ def step_targets(
     written: Mapping[str, Tensor | None],
     grads: Tensor,
     lr: float | Tensor,
-    max_norm: float | None,
     zero_grads: bool,
 ) -> tuple[Tensor, ...] | None:
     """Return `targets` of a step along gradients that are clipped before and with `zero_grads` written after it."""
-    if max_norm is not None:
-        non_negative(op, max_norm=max_norm)
     if not zero_grads:
         return targets(op, written, grads=grads, lr=lr)
     out = targets(op, {**written, "grads": grads}, lr=lr)

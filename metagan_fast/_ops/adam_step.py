@@ -42,11 +42,10 @@ def call(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
-    if isinstance(step, Tensor):
-        _check.corrections(op, step, params.device)
-    _check.adam(op, 1 if isinstance(step, Tensor) else step, betas, eps, eps_root, weight_decay)
+    step, betas, eps, eps_root, weight_decay = _check.adam(op, step, betas, eps, eps_root, weight_decay, params.device)
+    max_norm = _check.max_norm(op, max_norm)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    out = _check.step_targets(op, written, grads, lr, max_norm, zero_grads)
+    out = _check.step_targets(op, written, grads, lr, zero_grads)
     new_params, new_exp_avg, new_exp_avg_sq = run(
         "adam_step",
         params,

@@ -10,6 +10,6 @@ from metagan_fast._ops._common import run
 
 def call(op: str, grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     _check.buffers(op, grads=grads)
-    _check.non_negative(op, max_norm=max_norm)
+    (max_norm,) = _check.non_negative(op, max_norm=max_norm)
     clipped, norms = run("clip_grad_norm", grads, max_norm, out=_check.targets(op, {"grads": grads}))
     return clipped, norms

@@ -10,6 +10,7 @@ from metagan_fast._ops._common import run
 
 def call(op: str, average: Tensor, params: Tensor, decay: float) -> Tensor:
     _check.buffers(op, average=average, params=params)
+    decay = _check.number(op, "decay", decay)
     if not 0 <= decay <= 1:
         raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
     (result,) = run("ema_update", average, params, decay, out=_check.targets(op, {"average": average}, params=params))

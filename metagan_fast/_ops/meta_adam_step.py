@@ -31,7 +31,8 @@ def call(
     _check.tasks(op, "params", params, adapted, weights)
     _check.buffers(op, params=params, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
-    _check.adam(op, step, betas, eps, 0.0, weight_decay)
+    step = _check.step_number(op, step)
+    _, betas, eps, _, weight_decay = _check.adam(op, step, betas, eps, 0.0, weight_decay, params.device)
     written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
     out = _check.targets(op, written, adapted=adapted, lr=lr, weights=weights)
     new_params, new_exp_avg, new_exp_avg_sq = run(

@@ -10,7 +10,7 @@ from metagan_fast._ops._common import run
 
 def call(op: str, initial: Tensor, adapted: Tensor, step_size: float | Tensor, weights: Tensor | None) -> Tensor:
     _check.tasks(op, "initial", initial, adapted, weights)
-    _check.step_size(op, step_size)
+    step_size = _check.step_size(op, step_size)
     out = _check.targets(op, {"initial": initial}, adapted=adapted, step_size=step_size, weights=weights)
     (result,) = run("reptile_interpolate", initial, adapted, step_size, weights=weights, out=out)
     return result

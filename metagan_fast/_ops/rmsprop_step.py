@@ -29,6 +29,9 @@ def call(
     grad_avg: Tensor | None,
     layout: FlatLayout | None,
 ) -> tuple[Tensor, ...]:
+    (alpha,) = _check.below_one(op, alpha=alpha)
+    weight_decay, momentum = _check.non_negative(op, weight_decay=weight_decay, momentum=momentum)
+    (eps,) = _check.positive(op, eps=eps)
     momentum_buffer = momentum_buffer if momentum != 0 else None
     grad_avg = grad_avg if centered else None
     _check.buffers(
@@ -40,9 +43,6 @@ def call(
         grad_avg=grad_avg,
     )
     lr = _check.learning_rate(op, lr, params, layout)
-    _check.below_one(op, alpha=alpha)
-    _check.non_negative(op, weight_decay=weight_decay, momentum=momentum)
-    _check.positive(op, eps=eps)
     written: dict[str, Tensor | None] = {"params": params, "square_avg": square_avg}
     if momentum != 0:
         written["momentum_buffer"] = momentum_buffer

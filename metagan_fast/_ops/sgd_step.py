@@ -39,13 +39,15 @@ def call(
 ) -> Tensor | tuple[Tensor, Tensor]:
     _check.buffers(op, params=params, grads=grads, momentum_buffer=momentum_buffer)
     lr = _check.learning_rate(op, lr, params, layout)
-    _check.non_negative(op, momentum=momentum, weight_decay=weight_decay)
+    momentum, weight_decay = _check.non_negative(op, momentum=momentum, weight_decay=weight_decay)
+    dampening = _check.number(op, "dampening", dampening)
+    max_norm = _check.max_norm(op, max_norm)
     if nesterov and (momentum == 0 or dampening != 0):
         raise ValueError(f"{op}: nesterov needs momentum > 0 and dampening 0, got {momentum} and {dampening}")
     written: dict[str, Tensor | None] = {"params": params}
     if momentum != 0:
         written["momentum_buffer"] = momentum_buffer
-    out = _check.step_targets(op, written, grads, lr, max_norm, zero_grads)
+    out = _check.step_targets(op, written, grads, lr, zero_grads)
     if momentum == 0:
         momentum_buffer = None
     elif momentum_buffer is None:

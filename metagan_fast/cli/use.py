@@ -53,9 +53,10 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
     """Return a run's folder, its record and its learner at the newest checkpoint."""
     folder = RunFolder.open(path)
     record = folder.read_config()
-    if not torch.cuda.is_available():
-        record["settings"]["device"] = "cpu"
-    learner = configuration.build_learner(record["settings"], record["image_shape"])
+    with checkpoint.contents_of(folder.config):
+        if not torch.cuda.is_available():
+            record["settings"]["device"] = "cpu"
+        learner = configuration.build_learner(record["settings"], record["image_shape"])
     learner.load_state(*folder.latest())
     return folder, record, learner
 
@@ -115,13 +116,9 @@ def load_weights(learner: MetaGAN, path: Path) -> None:
         CheckpointError: the file is not what `adapt --save-weights` wrote for these networks.
     """
     tensors, metadata = checkpoint.read(path)
-    try:
+    with checkpoint.contents_of(f"{path}, which should be what adapt --save-weights wrote for this run"):
         if "adapted" not in metadata:
-            raise KeyError("it holds no adapted networks")
+            raise ValueError("it holds no adapted networks")
         for role in ("generator", "discriminator"):
             state = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
             getattr(learner, role).load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
-        raise checkpoint.CheckpointError(
-            f"{path} does not fit this run; expected what adapt --save-weights wrote for it"
-        ) from error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._numbers import convert, flag, non_negative, real
 from .penalties import GradientPenalty, Penalty
 
 
@@ -55,6 +56,9 @@ class Loss(ABC):
 
     name: ClassVar[str]
     generator_needs_real: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        convert(self, flag, "separate_batches")
 
     @property
     def penalty(self) -> Penalty | None:
@@ -109,6 +113,7 @@ class _WithPenalty(Loss):
     penalty: Penalty | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.penalty is not None and not isinstance(self.penalty, Penalty):
             raise ValueError(f"expected penalty to be a Penalty object or None, got {self.penalty!r}")
 
@@ -174,6 +179,10 @@ class LeastSquares(_WithPenalty):
 
     name: ClassVar[str] = "least-squares"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        convert(self, real, "fake_label", "real_label", "generator_label")
+
     def _terms(self) -> tuple[_Term, _Term, _Term]:
         return (
             _half_square(self.real_label),
@@ -198,6 +207,7 @@ class WGAN(_WithPenalty):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        convert(self, real, "clip", optional=True)
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"expected clip to be positive or None, got {self.clip}")
 
@@ -218,7 +228,9 @@ class WGANGP(Loss):
     name: ClassVar[str] = "wgan-gp"
 
     def __post_init__(self) -> None:
-        _ = self.penalty  # which checks weight and norm
+        super().__post_init__()
+        convert(self, non_negative, "weight")
+        _ = self.penalty  # which checks the norm
 
     @property
     def penalty(self) -> Penalty:
@@ -243,7 +255,8 @@ class FIGR(Loss):
     name: ClassVar[str] = "figr"
 
     def __post_init__(self) -> None:
-        _ = self.penalty  # which checks the weight
+        super().__post_init__()
+        convert(self, non_negative, "weight")
 
     @property
     def penalty(self) -> Penalty:

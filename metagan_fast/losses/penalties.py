@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .._numbers import convert, non_negative
+
 Location = Literal["interpolate", "real", "fake"]
 
 
@@ -23,8 +25,7 @@ class Penalty(ABC):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < math.inf:
-            raise ValueError(f"expected a finite penalty weight of at least 0, got {self.weight}")
+        convert(self, non_negative, "weight")
 
     @property
     @abstractmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import _numbers
+
 
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
     """Return KID: the unbiased estimate of the squared maximum mean discrepancy under a cubic kernel.
@@ -90,7 +92,10 @@ def bootstrap_interval(
         resamples: how often the values are drawn again.
         seed: of the draws; equal seeds give equal intervals.
     """
-    generator = torch.Generator().manual_seed(seed)
+    confidence, resamples = _numbers.real("confidence", confidence), _numbers.count("resamples", resamples, least=1)
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+    generator = torch.Generator().manual_seed(_numbers.count("seed", seed))
     index = torch.randint(len(values), (resamples, len(values)), generator=generator)
     means = values.double().cpu()[index].mean(1)
     tail = (1 - confidence) / 2
@@ -103,3 +108,5 @@ def _check_sets(first: Tensor, second: Tensor) -> None:
         raise ValueError(f"expected two sets of the same kind, got {list(first.shape)} and {list(second.shape)}")
     if min(first.shape[-2], second.shape[-2]) < 2:
         raise ValueError(f"expected at least 2 elements in each set, got {first.shape[-2]} and {second.shape[-2]}")
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise ValueError("expected finite features, got NaN or infinite ones; has the network that made them diverged?")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .. import _numbers
 from ..tasks import TaskBatch
 from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
 from .features import FeatureExtractor
@@ -135,9 +136,14 @@ def evaluate(
 
     Raises:
         ValueError: no class has enough images, or a count is too small.
+        FloatingPointError: a learner diverged on a class.
     """
-    if samples < 2 or draws < 1:
-        raise ValueError(f"expected at least 2 samples and 1 draw, got {samples} and {draws}")
+    shots, draws, most_tasks = (
+        _numbers.count(name, value, least=1)
+        for name, value in (("shots", shots), ("draws", draws), ("most_tasks", most_tasks))
+    )
+    samples, seed = _numbers.count("samples", samples, least=2), _numbers.count("seed", seed)
+    steps = None if steps is None else _numbers.count("steps", steps)
     classes = [_Class(name, torch.as_tensor(distribution.images(name)), features) for name in distribution.classes]
     classes = [entry for entry in classes if len(entry.images) >= shots + 4]
     if not classes:
@@ -162,6 +168,7 @@ def evaluate(
         }
         for name, tally in tallies.items():
             if name in images:
+                _check_finite(name, images[name], batch)
                 tally.add(classes, splits, [_Set(x, features(x)) for x in images[name]])
             else:
                 indices = [split.copies if name == "copies" else split.others for split in splits]
@@ -269,6 +276,17 @@ def _generate(
         adapted = learner.inner_loop(part, steps=steps)
         parts.append(learner.sample_tasks(adapted, samples, seed, first_task=part.first_task).float().cpu())
     return torch.cat(parts)
+
+
+def _check_finite(name: str, images: Tensor, batch: TaskBatch) -> None:
+    """Raise FloatingPointError where a learner diverged on a class."""
+    bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        assert batch.classes is not None
+        raise FloatingPointError(
+            f"the {name} GAN makes images that are NaN or infinite of {len(bad)} of {batch.tasks} classes, "
+            f"{batch.classes[bad[0]]!r} among them; lower the inner learning rate or take fewer steps"
+        )
 
 
 def _to_float(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import checkpoint
+from .. import _numbers, checkpoint
 from .._draws import draws_from_seed
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class FeatureExtractor:
             batch_size: images a step, drawn uniformly by class and then by image.
             seed: of the weights and the draws; the global generator is left as it was.
         """
+        steps, batch_size = _numbers.count("steps", steps, least=1), _numbers.count("batch_size", batch_size, least=1)
+        seed = _numbers.count("seed", seed)
         classes = distribution.classes
         pools = [torch.as_tensor(distribution.images(name)) for name in classes]
         counts = torch.tensor([len(pool) for pool in pools])
@@ -116,10 +118,8 @@ class FeatureExtractor:
     def load(cls, path: str | os.PathLike[str]) -> FeatureExtractor:
         """Read what `save` wrote; CheckpointError for another file."""
         state, metadata = checkpoint.read(path)
-        try:
+        with checkpoint.contents_of(f"the feature classifier of {path} (delete it to train one)"):
             return cls(state, metadata["features"])
-        except (KeyError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(f"{path} holds no feature classifier; delete it to train one") from error
 
 
 class _Features(nn.Module):

@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from .._numbers import count, sides
+
 
 def sequence(**layers: nn.Module) -> nn.Sequential:
     """Return the layers one after another, under their names."""
@@ -17,18 +19,16 @@ def score(in_features: int) -> nn.Sequential:
     return sequence(linear=nn.Linear(in_features, 1), scores=nn.Flatten(0))
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError unless every size is at least 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"expected {name} to be at least 1, got {size}")
+def check_sizes(**sizes: int) -> tuple[int, ...]:
+    """Return sizes as ints, in the order given; ValueError unless every one is at least 1."""
+    return tuple(count(name, size, least=1) for name, size in sizes.items())
 
 
 def image_sides(image_size: int | tuple[int, int], blocks: int) -> tuple[int, int]:
     """Return (height, width) of an image that can be halved `blocks` times, or raise ValueError."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = sides("image_size", image_size)
     multiple = 2**blocks
-    if height < 1 or width < 1 or height % multiple or width % multiple:
+    if height % multiple or width % multiple:
         raise ValueError(
             f"expected an image_size divisible by 2**blocks = {multiple}, got {image_size}; "
             "choose fewer blocks or resize the images"

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from .._numbers import count, flag
 from ._layers import check_sizes, sequence
 
 
@@ -32,7 +33,8 @@ def classic_dcgan(
     Raises:
         ValueError: a size below 1, or an image size that is no power of two.
     """
-    check_sizes(channels=channels, width=width, latent_dim=latent_dim)
+    channels, width, latent_dim = check_sizes(channels=channels, width=width, latent_dim=latent_dim)
+    image_size, batch_norm = count("image_size", image_size), flag("batch_norm", batch_norm)
     if image_size < 8 or image_size & (image_size - 1):
         raise ValueError(f"expected image_size to be a power of two of at least 8, got {image_size}")
     widths = [width << i for i in range(image_size.bit_length() - 3)]  # half resolution first, 4x4 last

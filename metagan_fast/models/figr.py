@@ -41,7 +41,10 @@ def dcgan(
     Raises:
         ValueError: a size below 1, or an image size that does not divide.
     """
-    sides, widths = _pyramid(image_size, channels, width, blocks, latent_dim)
+    channels, width, blocks, latent_dim = check_sizes(
+        channels=channels, width=width, blocks=blocks, latent_dim=latent_dim
+    )
+    sides, widths = _pyramid(image_size, width, blocks)
     generator = sequence(
         initial=_from_latents(latent_dim, widths[-1], sides[-1]),
         blocks=nn.Sequential(
@@ -92,7 +95,10 @@ def resnet(
 
     Arguments, returns and errors are those of `dcgan`.
     """
-    sides, widths = _pyramid(image_size, channels, width, blocks, latent_dim)
+    channels, width, blocks, latent_dim = check_sizes(
+        channels=channels, width=width, blocks=blocks, latent_dim=latent_dim
+    )
+    sides, widths = _pyramid(image_size, width, blocks)
     generator = sequence(
         initial=_from_latents(latent_dim, widths[-1], sides[-1]),
         blocks=nn.Sequential(
@@ -158,11 +164,8 @@ def _from_latents(latent_dim: int, width: int, sides: Sides) -> nn.Sequential:
     )
 
 
-def _pyramid(
-    image_size: ImageSize, channels: int, width: int, blocks: int, latent_dim: int
-) -> tuple[list[Sides], list[int]]:
-    """Return the sides and the channels of every resolution, the full one first; all arguments checked."""
-    check_sizes(channels=channels, width=width, blocks=blocks, latent_dim=latent_dim)
+def _pyramid(image_size: ImageSize, width: int, blocks: int) -> tuple[list[Sides], list[int]]:
+    """Return the sides and the channels of every resolution, the full one first."""
     rows, columns = image_sides(image_size, blocks)
     levels = range(blocks + 1)
     return [(rows >> i, columns >> i) for i in levels], [width << i for i in levels]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -25,9 +24,11 @@ def mlp(
         generator `[n, latent_dim]` -> `[n, C, H, W]` in [-1, 1], discriminator `[n, C, H, W]` -> `[n]`.
     """
     channels, height, width = image_shape
-    check_sizes(channels=channels, height=height, width=width, latent_dim=latent_dim)
-    check_sizes(**{f"hidden[{i}]": size for i, size in enumerate(hidden)})
-    pixels = math.prod(image_shape)
+    channels, height, width, latent_dim = check_sizes(
+        channels=channels, height=height, width=width, latent_dim=latent_dim
+    )
+    hidden = check_sizes(**{f"hidden[{i}]": size for i, size in enumerate(hidden)})
+    pixels = channels * height * width
     generator = sequence(
         hidden=_hidden((latent_dim, *hidden)),
         linear=nn.Linear((latent_dim, *hidden)[-1], pixels),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .._tensors import ordinary
+from metagan_fast._logging import log_once
+from metagan_fast._numbers import convert, count
+from metagan_fast._tensors import ordinary
+
+logger = logging.getLogger(__name__)
 
 _RANGE_TOLERANCE = 1e-3  # interpolated or bf16 images may overshoot [-1, 1] by a rounding
 
@@ -17,14 +25,15 @@ class TaskBatch:
     """Hold the images of several tasks.
 
     Attributes:
-        support: `[tasks, shots, channels, height, width]`, floating, in [-1, 1]; they adapt the GAN.
+        support: `[tasks, shots, channels, height, width]`, floating, in [-1, 1]; they adapt the GAN. NumPy arrays
+            become tensors.
         query: the same layout, dtype and device, its own number of shots, or None; they judge it.
         classes: one name a task, or None.
         first_task: index of the first task in its meta-batch. A slice of a meta-batch keeps it, so that the
             noise of a task does not depend on how the meta-batch was cut.
 
     Raises:
-        TypeError: the images are not floating tensors.
+        TypeError: the images are not floating tensors or arrays.
         ValueError: wrong rank, empty, disagreeing shapes, a value that is not finite or lies outside [-1, 1];
             the message names the task and the image.
     """
@@ -35,16 +44,17 @@ class TaskBatch:
     first_task: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "support", as_tensor("support", self.support))
         _check_images("support", self.support)
         if self.query is not None:
+            object.__setattr__(self, "query", as_tensor("query", self.query))
             _check_images("query", self.query)
             _check_agreement(self.support, self.query)
         if self.classes is not None:
             object.__setattr__(self, "classes", tuple(self.classes))
             if len(self.classes) != self.tasks:
                 raise ValueError(f"expected one class name for each of {self.tasks} tasks, got {self.classes}")
-        if self.first_task < 0:
-            raise ValueError(f"first_task must be 0 or more, got {self.first_task}")
+        convert(self, count, "first_task")
 
     @classmethod
     def trusted(cls, support: Tensor, query: Tensor | None) -> TaskBatch:
@@ -84,6 +94,7 @@ class TaskBatch:
 
     def slice(self, start: int, stop: int) -> TaskBatch:
         """Return tasks `start` up to `stop` (views of the images) with their place in the meta-batch."""
+        start, stop = count("start", start), count("stop", stop)
         if not 0 <= start < stop <= self.tasks:
             raise ValueError(f"cannot take tasks {start} to {stop} of {self.tasks}")
         return self._with(
@@ -101,9 +112,29 @@ class TaskBatch:
         return copy
 
 
+def as_tensor(name: str, images: Tensor | NDArray[Any]) -> Tensor:
+    """Return images as a tensor, a copy of a NumPy array's in float64 or float32; TypeError for anything else."""
+    if isinstance(images, Tensor):
+        return images
+    if not isinstance(images, np.ndarray):
+        raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(images).__name__}")
+    if images.dtype.kind != "f":
+        raise TypeError(f"{name} must be floating, got {images.dtype}; bytes: images / 127.5 - 1")
+    return torch.from_numpy(np.array(images, np.float64 if images.dtype.itemsize >= 8 else np.float32, order="C"))
+
+
+def one_task(images: Tensor | NDArray[Any]) -> Tensor:
+    """Return one task's images `[shots, channels, height, width]` as `[1, shots, channels, height, width]`."""
+    images = as_tensor("images", images)
+    if images.ndim != 4:
+        raise ValueError(
+            f"expected images [shots, channels, height, width], got {list(images.shape)}; add a dimension: "
+            "images.unsqueeze(0) for one image, images.unsqueeze(1) for grey ones without channels"
+        )
+    return images.unsqueeze(0)
+
+
 def _check_images(name: str, images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(images).__name__}")
     if images.ndim != 5:
         raise ValueError(
             f"{name} must be [tasks, shots, channels, height, width], got {list(images.shape)}; "
@@ -113,10 +144,13 @@ def _check_images(name: str, images: Tensor) -> None:
         hint = "; pass query=None for no query images" if name == "query" else ""
         raise ValueError(f"{name} has no images: {list(images.shape)}{hint}")
     if not images.is_floating_point():
-        raise TypeError(f"{name} must be floating, got {images.dtype}; bytes: images.float() / 127.5 - 1")
+        raise TypeError(f"{name} must be floating, got {images.dtype}; bytes: images / 127.5 - 1")
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()  # NaN if any value is NaN
     if not (low >= -1 - _RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
         raise ValueError(_describe_bad_value(name, images.detach(), low, high))
+    if 0 <= low < high:
+        message = "all images of a batch lie in [0, 1], expected [-1, 1]; unless they are that bright: images * 2 - 1"
+        log_once(logger, logging.WARNING, message)
 
 
 def _describe_bad_value(name: str, images: Tensor, low: float, high: float) -> str:

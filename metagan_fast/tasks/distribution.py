@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagan_fast import _numbers
 from metagan_fast.tasks import draws
 from metagan_fast.tasks.batch import TaskBatch
 from metagan_fast.tasks.images import ImageSet
@@ -22,10 +23,8 @@ class TaskDistribution:
     """
 
     def __init__(self, images: ImageSet, *, seed: int = 0, name: str = "images") -> None:
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must lie in 0 .. 2**64 - 1, got {seed}")
         self.name = name
-        self.seed = seed
+        self.seed = _numbers.seed(seed)
         self.classes = images.classes
         self.groups = images.groups
         self.counts = images.counts
@@ -65,7 +64,9 @@ class TaskDistribution:
         Raises:
             ValueError: a count is out of range, or a class has fewer than `shots + query` images.
         """
-        self._check(tasks, shots, query, step)
+        tasks, shots = _numbers.count("tasks", tasks, least=1), _numbers.count("shots", shots, least=1)
+        query, step = _numbers.count("query", query), _numbers.count("step", step)
+        self._check_images(shots, query)
         rounds = -(-tasks // len(self))
         drawn = draws.words(self.seed, draws.Stream.CLASSES, step, (rounds, len(self)))
         chosen = draws.weighted_orders(self._weights, drawn).ravel()[:tasks]
@@ -80,12 +81,7 @@ class TaskDistribution:
             classes=tuple(self.classes[index] for index in chosen),
         )
 
-    def _check(self, tasks: int, shots: int, query: int, step: int) -> None:
-        if tasks < 1 or shots < 1 or query < 0 or step < 0:
-            raise ValueError(
-                "expected tasks >= 1, shots >= 1, query >= 0 and step >= 0, "
-                f"got tasks={tasks}, shots={shots}, query={query}, step={step}"
-            )
+    def _check_images(self, shots: int, query: int) -> None:
         if not self.classes:
             raise ValueError(f"{self.name} has no classes to draw tasks from; give it a larger share of the split")
         fewest = min(self.counts)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, from_numpy
 
+from metagan_fast import _numbers
 from metagan_fast.tasks import embedded, folders, fonts, idx, npz
 from metagan_fast.tasks.distribution import TaskDistribution, to_float
 from metagan_fast.tasks.images import ImageSet, convert
@@ -107,6 +108,8 @@ def load(
     """
     size = _checked_size(image_size)
     _check_channels(channels)
+    seed, min_images = _numbers.seed(seed), _numbers.count("min_images", min_images)
+    split = split if isinstance(split, Mapping) else _numbers.reals("split", split)
     source = _find(name_or_path)
     unknown = sorted(set(options) - set(source.options))
     if unknown:
@@ -174,10 +177,7 @@ def _check_channels(channels: int | None) -> None:
 def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
     if image_size is None:
         return None
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(height, width) < 1:
-        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
-    return height, width
+    return _numbers.sides("image_size", image_size)
 
 
 def _find(name_or_path: str | Path) -> Source:
