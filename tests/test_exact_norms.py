@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.utils import parametrizations, parametrize
 
 import metagan_fast as mgf
-from metagan_fast.executors.exact_norms import ExactNorms
+from metagan_fast.executors.exact_norms import ExactNorms, ExactWeightNorm
 from networks import tiny_batch, with_norms_by_hand
 from support import assert_close
 
@@ -94,3 +95,55 @@ def test_running_statistics_and_wrong_shapes_are_pytorchs() -> None:
         with pytest.raises(RuntimeError, match="normalized_shape"):
             F.layer_norm(x, (5,))
     assert norm.num_batches_tracked == 1 and norm.running_mean.any()
+
+
+class WeightNormByHand(nn.Module):
+    """The parametrization of `torch.nn.utils.parametrizations.weight_norm` from elementary operations."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return v * g / v.norm(dim=[d for d in range(v.ndim) if d != self.dim], keepdim=True)
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.norm(dim=[d for d in range(weight.ndim) if d != self.dim], keepdim=True), weight
+
+
+def test_meta_gradients_through_weight_norm() -> None:
+    def by_hand(layer: nn.Module) -> nn.Module:
+        parametrize.register_parametrization(layer, "weight", WeightNormByHand(0))
+        return layer
+
+    gradients = []
+    for normed in (parametrizations.weight_norm, by_hand):
+        torch.manual_seed(1)
+        generator = nn.Sequential(normed(nn.Linear(4, 64)), nn.Unflatten(1, (1, 8, 8)), nn.Tanh())
+        discriminator = nn.Sequential(normed(nn.Conv2d(1, 3, 3)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(108, 1)))
+        learner = mgf.MetaGAN(
+            *(network.double() for network in (generator, discriminator)),
+            latent_dim=4,
+            inner=mgf.InnerLoop(lr=0.05, steps=3),
+            meta=mgf.MAML(),
+            executor="torch",
+            loss="non-saturating",
+        )
+        gradients.append(learner.meta_gradient(tiny_batch(tasks=2, query=2)))
+    actual, wanted = gradients
+    assert_close(actual.generator, wanted.generator, "float64-parity")
+    assert_close(actual.discriminator, wanted.discriminator, "float64-parity")
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1])
+def test_second_derivatives_of_weight_norm(dim: int) -> None:
+    v = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
+    norm = v.norm() if dim == -1 else v.norm(dim=[d for d in range(3) if d != dim], keepdim=True)
+    g = norm.detach().mul(1.5).requires_grad_()
+
+    def weight(v: Tensor, g: Tensor) -> Tensor:
+        with ExactWeightNorm():
+            return torch._weight_norm(v, g, dim)
+
+    assert_close(weight(v, g), torch._weight_norm(v, g, dim), "float64-rounding")
+    assert gradgradcheck(weight, (v, g))

@@ -442,3 +442,19 @@ def test_batches_that_do_not_fit() -> None:
         learner.adapt(torch.zeros(1, 8, 8))
     with pytest.raises(ValueError, match="steps to be at least 0"):
         learner.adapt(torch.zeros(2, 1, 8, 8), steps=-1)
+
+
+@pytest.mark.parametrize("meta", [mgf.Reptile(), mgf.FOMAML(), mgf.MAML()], ids=lambda meta: meta.algorithm)
+@pytest.mark.parametrize("executor", ["torch", "native"])
+def test_the_default_dtype_changes_nothing(executor: str, meta: mgf.Reptile, float64_default: None) -> None:
+    def train(default: torch.dtype) -> tuple[Tensor, Tensor]:
+        torch.set_default_dtype(torch.float32)
+        learner = make_learner(executor=executor, meta=meta, loss="non-saturating")
+        batch = tiny_batch()
+        torch.set_default_dtype(default)
+        learner.meta_step(batch)
+        return parameters(learner), learner.adapt(batch.support[0]).sample(3)
+
+    for actual, wanted in zip(train(torch.float64), train(torch.float32), strict=True):
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, wanted)

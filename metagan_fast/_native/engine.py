@@ -51,7 +51,7 @@ class EngineCall:
 
     def write(self, name: str, *shape: int) -> Tensor:
         """Pass a new float32 tensor that is written, and return it."""
-        tensor = torch.empty(shape)
+        tensor = torch.empty(shape, dtype=torch.float32)
         self.arguments[name] = self._address(tensor)
         return tensor
 

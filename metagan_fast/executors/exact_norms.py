@@ -1,7 +1,8 @@
-"""Normalisation from elementary operations, where third derivatives are taken.
+"""Normalisation from elementary operations, where PyTorch's own has wrong derivatives.
 
-In torch 2.13 the third derivatives of layer, batch and instance norm are silently wrong: they differ from finite
-differences in float64 (group norm's and RMS norm's agree). MAML through a gradient penalty takes them.
+In torch 2.13 the third derivatives of layer, batch and instance norm and the second ones of weight norm are silently
+wrong: they differ from finite differences in float64 (group norm's and RMS norm's agree). MAML takes second
+derivatives, and through a gradient penalty third ones.
 """
 
 from __future__ import annotations
@@ -67,6 +68,17 @@ class ExactNorms(ReplacingMode):
         F.batch_norm: _batch_norm,
         F.instance_norm: _instance_norm,
     }
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    dims = [d for d in range(v.ndim) if d != dim]  # all of them where dim is -1
+    return v * (g / v.square().sum(dims, keepdim=dim != -1).sqrt())
+
+
+class ExactWeightNorm(ReplacingMode):
+    """Replace `torch._weight_norm`, which both forms of `weight_norm` call, inside the context."""
+
+    replacements: ClassVar = {torch._weight_norm: _weight_norm}
 
 
 def _normalise(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:

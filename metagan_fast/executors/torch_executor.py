@@ -20,6 +20,7 @@ from ..noise import Noise
 from ..tasks import TaskBatch
 from ._types import LOSSES, Adapted, MetaGradient, Networks, Parameters, QueryObjective
 from .batched import BatchedModule
+from .exact_norms import ExactWeightNorm
 from .objectives import Objectives
 
 Sweep = list[Tensor | None]
@@ -312,7 +313,8 @@ def _independent(params: Tensor, create_graph: bool) -> Tensor:
 def _pull_back(step: Step, before: Networks, sweeps: Sequence[Sweep]) -> list[Sweep]:
     """Multiply each sweep's cotangents by the transposed Jacobian of `step` at the state `before`."""
     inputs = [tensor.detach().requires_grad_() for tensor in _tensors(before)]
-    outputs = _tensors(step(_with_tensors(before, inputs)))
+    with ExactWeightNorm():
+        outputs = _tensors(step(_with_tensors(before, inputs)))
     pulled: list[Sweep] = []
     for number, sweep in enumerate(sweeps):
         pairs = [(o, c) for o, c in zip(outputs, sweep, strict=False) if c is not None]  # missing ones are zero
