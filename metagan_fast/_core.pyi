@@ -8,8 +8,8 @@ vouches for devices, shapes, strides and lifetimes. Conventions of every op:
 - Every buffer is `rows` rows of `columns` adjacent elements, as `(address, row_stride)`; strides count elements, and an
   input's stride may be 0. Any size will do, 0 rows or 0 columns included. Addresses need the element's own alignment.
 - An output may be one of the inputs (same address, same stride): the in-place form. Outputs overlap nothing else.
-- At most `threads` threads work on a call, the caller among them; the result is the same bits for any number.
-  The GIL is released.
+- At most `threads` threads work on a call, the caller among them, and no more than it has processors to run on; the
+  result is the same bits for any number. The GIL is released.
 - Arguments of a wrong type, dtype code or element stride raise TypeError.
 - Python floats are rounded to the arithmetic dtype once. A `Number` is one, or `(address,)` of one in float64, which is
   read when the op runs.

@@ -47,17 +47,27 @@ def draw_passes(case: Case) -> Passes:
     }
 
 
+def plan_of(case: Case) -> dict[str, Any]:
+    """Return the engine's plan of a network."""
+    return make_plan(case.module, FlatLayout.from_module(case.module), case.input_shape).to_core()
+
+
 def engine_passes(
-    case: Case, given: Passes, *, paired: bool = True, threads: int = 1, precision: str = "float32"
+    case: Case,
+    given: Passes,
+    *,
+    paired: bool = True,
+    threads: int = 1,
+    precision: str = "float32",
+    plan: dict[str, Any] | None = None,
 ) -> Passes:
-    """Return what the engine makes of them."""
-    plan = make_plan(case.module, FlatLayout.from_module(case.module), case.input_shape)
+    """Return what the engine makes of them, by a plan that is at hand or by a new one."""
     call = _native.EngineCall(images=case.images, threads=threads, paired=int(paired))
     shapes = dict(zip(WRITTEN, (READ[4], READ[4], READ[2], READ[2], READ[0]), strict=True))
     for name in READ:
         call.read(name, given[name] if paired or name in UNPAIRED_READ else None, *given[name].shape)
     written = {name: call.write(name, *given[shapes[name]].shape).zero_() for name in WRITTEN}
-    _native._core.network_passes(plan.to_core(), call.arguments, precision)
+    _native._core.network_passes(plan or plan_of(case), call.arguments, precision)
     return {name: written[name] for name in (WRITTEN if paired else UNPAIRED)}
 
 

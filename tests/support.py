@@ -14,6 +14,9 @@ from tolerances import tolerance
 ISAS: tuple[str, ...] = tuple(_native._core.available_isas()) if _native.is_available()[0] else ()
 """The instruction sets that the extension can use here, worst first; none without it."""
 
+THREAD_COUNTS = (1, 2, 3, 7, 48, 64, 255, 1024)
+"""Numbers of threads whose results are the same bytes, most of them above what small networks have channels."""
+
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from support import THREAD_COUNTS
+
 _core = pytest.importorskip("metagan_fast._core", reason="the compiled extension is not installed")
 
 CANARY = 7.0
@@ -99,7 +101,7 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count(dtype: torch.d
         results = []
         for isa in _core.available_isas():
             _core.set_isa(isa)
-            results += [run_all(3, 40_003, dtype, threads) for threads in (1, 2, 5)]
+            results += [run_all(3, 40_003, dtype, threads) for threads in THREAD_COUNTS]
     finally:
         _core.set_isa(before)
     for result in results[1:]:
@@ -185,8 +187,8 @@ def run_alone(code: str, **environment: str) -> str:
 @pytest.mark.skipif(
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
 )
-def test_workers_keep_off_the_callers_processor_where_there_are_enough() -> None:
-    """Kernels of virtual machines wake them there; as soon as threads outnumber processors, all share all of them."""
+def test_workers_keep_off_the_callers_processor_and_fill_the_others() -> None:
+    """Kernels of virtual machines wake them there. A caller with fewer processors than workers shares all it has."""
     code = """
 import ctypes, os
 n, allowed = 50_000, os.sched_getaffinity(0)
@@ -199,9 +201,28 @@ before = places(1)
 assert before == [allowed], before
 first, second = places(2)
 assert allowed in (first, second) and len(first ^ second) == 1, (first, second, allowed)
-assert places(len(allowed) + 1) == [allowed] * (len(allowed) + 1)
+assert len(places(1024)) == len(allowed)
+fewer = set(list(allowed)[:-1])
+os.sched_setaffinity(0, fewer)
+assert places(1024) == [fewer] * len(allowed) or len(fewer) == 1
 """
     run_alone(code)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the memory for threads' stacks")
+def test_a_system_that_gives_no_threads() -> None:
+    code = """
+import ctypes, os, resource
+n = 50_000
+buffer = (ctypes.c_float * (4 * n))(*[1.0] * n)
+used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**20,) * 2)  # a stack takes 8 MiB
+matrix, zero = (ctypes.addressof(buffer), n), (ctypes.addressof(buffer), 0)
+core.ema_update(core.FLOAT32, 4, n, 1024, matrix, zero, matrix, 0.5)
+assert len(os.listdir('/proc/self/task')) == 1
+print(buffer[0], buffer[4 * n - 1])
+"""
+    assert run_alone(code) == "1.0 0.5"
 
 
 @pytest.mark.parametrize("name", _core.available_isas())

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 
@@ -16,14 +15,15 @@ template <class T>
 class Array {
   public:
     Array() = default;
+    // The system hands out large arrays as pages that it clears when they are first touched, by whoever touches them:
+    // gigabytes are there at once, and only the parts in use take memory.
     explicit Array(int64_t size) : size_(size) {
         if (size <= 0) return;
         // The last element may be read as part of a vector, or of a few.
-        const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 11 * kAlignment - 1) / kAlignment * kAlignment;
-        data_.reset(static_cast<T*>(std::aligned_alloc(kAlignment, bytes)));
-        if (!data_) throw std::bad_alloc();
-        ask_for_huge_pages(data_.get(), bytes);
-        std::memset(data_.get(), 0, bytes);
+        const size_t bytes = static_cast<size_t>(size) * sizeof(T) + 11 * kAlignment;
+        memory_.reset(std::calloc(bytes + kAlignment, 1));
+        if (!memory_) throw std::bad_alloc();
+        ask_for_huge_pages(memory_.get(), bytes + kAlignment);
     }
 
     // At least `size` elements; those that were there are lost when it has to grow.
@@ -32,16 +32,22 @@ class Array {
         return data();
     }
 
-    T* data() { return data_.get(); }
-    const T* data() const { return data_.get(); }
+    T* data() { return aligned(); }
+    const T* data() const { return aligned(); }
 
   private:
     static constexpr size_t kAlignment = 64;
     struct Free {
-        void operator()(T* data) const { std::free(data); }
+        void operator()(void* memory) const { std::free(memory); }
     };
+
+    T* aligned() const {
+        return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory_.get()) + kAlignment - 1) &
+                                    ~uintptr_t{kAlignment - 1});
+    }
+
     int64_t size_ = 0;
-    std::unique_ptr<T, Free> data_;
+    std::unique_ptr<void, Free> memory_;
 };
 
 }  // namespace metagan

@@ -12,10 +12,7 @@ Isa best() {
     return result;
 }
 
-std::atomic<Isa>& current() {
-    static std::atomic<Isa> isa{best()};
-    return isa;
-}
+std::atomic<Isa> current{best()};
 
 }  // namespace
 
@@ -50,8 +47,8 @@ bool is_available(Isa isa) {
 #endif
 }
 
-Isa current_isa() { return current().load(std::memory_order_relaxed); }
+Isa current_isa() { return current.load(std::memory_order_relaxed); }
 
-void set_current_isa(Isa isa) { current().store(isa, std::memory_order_relaxed); }
+void set_current_isa(Isa isa) { current.store(isa, std::memory_order_relaxed); }
 
 }  // namespace metagan

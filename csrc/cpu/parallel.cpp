@@ -8,23 +8,51 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
 
+#include "per_process.h"
+
 namespace metagan {
 namespace {
 
+// Processors that the calling thread may run on.
+class Processors {
+  public:
+#ifdef __linux__
+    Processors() { known_ = pthread_getaffinity_np(pthread_self(), sizeof set_, &set_) == 0; }
+
+    // INT_MAX where the system does not say.
+    int count() const { return known_ ? CPU_COUNT(&set_) : INT_MAX; }
+    bool known() const { return known_; }
+    cpu_set_t set() const { return set_; }
+
+  private:
+    cpu_set_t set_;
+    bool known_;
+#else
+    int count() const {
+        const unsigned count = std::thread::hardware_concurrency();
+        return count ? static_cast<int>(count) : INT_MAX;
+    }
+#endif
+};
+
 class Pool {
   public:
-    // Returns false, having done nothing, when another loop holds the pool.
+    // Returns false, having done nothing, when another loop holds the pool or the caller has one processor.
     bool run(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle) {
         const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
         if (!owner.owns_lock()) return false;
+        const Processors processors;
+        threads = std::min(threads, processors.count());
+        if (threads < 2) return false;
         hire(threads - 1);
-        keep_apart();
+        keep_apart(processors);
         function_ = function;
         context_ = context;
         count_ = count;
@@ -69,15 +97,17 @@ class Pool {
     // Where there are processors enough, keeps workers off the caller's: a virtual machine's kernel takes a processor
     // that has slept for some milliseconds for a busy one, and wakes them beside the caller, to wait for it. (Of inner
     // loops that followed 30 ms of sleep on a machine of two, half took 1.8 times as long.)
-    void keep_apart() {
+    void keep_apart(const Processors& processors) {
 #ifdef __linux__
-        cpu_set_t others;
+        cpu_set_t others = processors.set();
         const int here = sched_getcpu();
-        if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof others, &others) != 0) return;
+        if (here < 0 || !processors.known()) return;
         if (CPU_COUNT(&others) > workers()) CPU_CLR(here, &others);
         if (CPU_EQUAL(&others, &kept_to_)) return;
         for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof others, &others);
         kept_to_ = others;
+#else
+        static_cast<void>(processors);
 #endif
     }
 
@@ -115,24 +145,16 @@ class Pool {
     std::atomic<int64_t> next_{0};
 };
 
-// Never destroyed: its threads sleep in it until the process ends.
-std::atomic<Pool*> pool{nullptr};
-
-Pool* shared_pool() {
-    static const bool created = [] {
-        pool = new Pool;
-        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });  // threads do not survive a fork
-        return true;
-    }();
-    static_cast<void>(created);
-    return pool;
-}
+// Never destroyed: its threads sleep in it until the process ends. They do not survive a fork.
+PerProcess<Pool>* const pool = new PerProcess<Pool>;
 
 }  // namespace
 
+int usable_threads(int64_t threads) { return static_cast<int>(std::min<int64_t>(threads, Processors().count())); }
+
 void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle) {
     threads = static_cast<int>(std::min<int64_t>(threads, count));
-    if (threads > 1 && shared_pool()->run(count, threads, function, context, idle)) return;
+    if (threads > 1 && pool->get().run(count, threads, function, context, idle)) return;
     for (int64_t i = 0; i < count; ++i) function(context, i);
 }
 

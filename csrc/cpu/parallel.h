@@ -14,9 +14,12 @@ struct Idle {
     const void* context = nullptr;
 };
 
-// Calls function(context, i) once for every i in [0, count), on at most `threads` threads, the caller among them, in
-// no particular order. Returns when all are done. The function must not throw. Runs on the caller alone when the pool
-// is in use, by another thread or by an enclosing loop. A forked child starts with a fresh pool.
+// The number of threads, or of the processors that the caller may run on if that is less: more would only take turns.
+int usable_threads(int64_t threads);
+
+// Calls function(context, i) once for every i in [0, count), on at most `threads` threads that are usable, the caller
+// among them, in no particular order. Returns when all are done. The function must not throw. Runs on the caller alone
+// when the pool is in use, by another thread or by an enclosing loop. A forked child starts with a fresh pool.
 void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle = {});
 
 // The same for a callable body(i).
@@ -25,6 +28,12 @@ void parallel_for(int64_t count, int threads, const Body& body, Idle idle = {}) 
     parallel_for(
         count, threads, [](const void* context, int64_t index) { (*static_cast<const Body*>(context))(index); }, &body,
         idle);
+}
+
+// Equal shares of `size` (at least 1) for so many threads, in whole units; the last of them may be smaller, or missing.
+inline int64_t share_of(int64_t size, int64_t threads, int64_t unit) {
+    const int64_t share = (size + threads - 1) / threads;
+    return (share + unit - 1) / unit * unit;
 }
 
 // Calls body(first, last) for parts of `count` rows that hold so many numbers in all: some for each thread, so that

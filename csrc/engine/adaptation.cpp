@@ -1,7 +1,5 @@
 #include "adaptation.h"
 
-#include <algorithm>
-
 #include "../cpu/huge_pages.h"
 
 namespace metagan {
@@ -15,7 +13,7 @@ Adaptation::Adaptation(const Engine& engine, Worker& worker, const TaskData& dat
         state.params = params;
         state.updates = updates;
         ask_for_huge_pages(params, static_cast<size_t>(numel) * sizeof(float));
-        std::copy_n(initial, numel, params);
+        worker.copy(initial, numel, params);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) {
             const auto number = static_cast<size_t>(i);
             if (!buffers.empty()) {
@@ -23,7 +21,7 @@ Adaptation::Adaptation(const Engine& engine, Worker& worker, const TaskData& dat
                 continue;
             }
             state.buffers.push_back(worker.array(slot + number, numel));
-            std::fill_n(state.buffers.back(), numel, 0.f);
+            worker.clear(state.buffers.back(), numel);
         }
     };
     start(generator_, generator, data.initial_generator, engine.plan().generator.numel, generator_buffers,

@@ -315,8 +315,8 @@ class Convolution : public Operation {
             panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
         const bool by_columns =
             weights.words ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
-        const int64_t size = by_columns ? panels : rows, unit = by_columns ? 1 : kernels.tile_rows;
-        const int64_t share = ((size + threads - 1) / threads + unit - 1) / unit * unit;
+        const int64_t size = by_columns ? panels : rows;
+        const int64_t share = share_of(size, threads, by_columns ? 1 : kernels.tile_rows);
         parallel_for((size + share - 1) / share, pass.threads, [&](int64_t piece) {
             const Timed timed(Work::multiply);
             const Interval part{piece * share, std::min(size, (piece + 1) * share)};

@@ -20,14 +20,8 @@ namespace {
 
 bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalty::none; }
 
-// Workers for so many tasks: one a thread, or one with all threads where tasks are fewer.
-int64_t workers_for(int64_t tasks, int64_t threads) { return tasks >= threads ? threads : 1; }
-
 // Arrays of a sum over tasks: one more than workers, so that who is early need not wait. A single one never does.
-int64_t arrays_for(int64_t tasks, int64_t threads) {
-    const int64_t workers = workers_for(tasks, threads);
-    return workers == 1 ? 1 : std::min(workers + 1, tasks);
-}
+int64_t arrays_for(int64_t tasks, int64_t workers) { return workers == 1 ? 1 : std::min(workers + 1, tasks); }
 
 // Images of a discriminator that a discriminator step holds: real, fake, and the penalty's points and their tangents.
 int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
@@ -41,7 +35,9 @@ void add_to_mean(int64_t task, int64_t tasks, int64_t size, float* out, const Pa
     for (int64_t i = 0; i < size; ++i) out[i] *= scale;
 }
 
-// Asks the caller whether to go on, at most every 50 ms; other threads read what it said.
+constexpr std::chrono::milliseconds kPatience{50};  // between two questions whether to go on
+
+// Asks the caller whether to go on, now and then; other threads read what it said.
 class Stop {
   public:
     explicit Stop(const Engine::Interrupted& interrupted) : interrupted_(interrupted) {}
@@ -49,7 +45,7 @@ class Stop {
     bool operator()() {
         if (std::this_thread::get_id() == caller_ && interrupted_) {
             const auto now = std::chrono::steady_clock::now();
-            if (now - asked_ > std::chrono::milliseconds(50)) {
+            if (now - asked_ > kPatience) {
                 asked_ = now;
                 if (interrupted_()) stopped_.store(true, std::memory_order_relaxed);
             }
@@ -79,36 +75,58 @@ Engine::Engine(EnginePlan plan)
 
 Engine::~Engine() = default;
 
-bool Engine::for_each_task(int64_t tasks, int64_t threads, int64_t generator_images, int64_t discriminator_images,
+Engine::Turn::Turn(Workers& workers, const Interrupted& interrupted) : workers_(workers) {
+    std::unique_lock<std::mutex> lock(workers.mutex);
+    while (!workers.freed.wait_for(lock, kPatience, [&] { return !workers.busy; })) {
+        lock.unlock();
+        if (interrupted()) return;
+        lock.lock();
+    }
+    workers.busy = has_ = true;
+}
+
+Engine::Turn::~Turn() {
+    if (!has_) return;
+    const std::lock_guard<std::mutex> lock(workers_.mutex);
+    workers_.busy = false;
+    workers_.freed.notify_one();
+}
+
+Engine::Sharing::Sharing(int64_t tasks, int64_t threads) : tasks(tasks) {
+    const int at_once = usable_threads(threads);
+    workers = tasks >= at_once ? at_once : 1;
+    this->threads = workers == 1 ? static_cast<int>(threads) : 1;
+}
+
+bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Images& images,
                            const Interrupted& interrupted, const std::function<void(Worker&, int64_t)>& body) {
-    const auto count = static_cast<size_t>(workers_for(tasks, threads));
-    if (workers_.size() < count) workers_.resize(count);
+    const auto count = static_cast<size_t>(sharing.workers);
+    if (workers.all.size() < count) workers.all.resize(count);
     Stop stop(interrupted);
     const std::function<bool()> ask = std::ref(stop);
-    for (size_t i = 0; i < count; ++i) {
-        auto& worker = workers_[i];
-        if (!worker || !worker->fits(generator_images, discriminator_images))
-            worker = std::make_unique<Worker>(*this, generator_images, discriminator_images);
-        worker->threads = count == 1 ? static_cast<int>(threads) : 1;
-        worker->stop = &ask;
-    }
     std::atomic<int64_t> next{0};
     std::exception_ptr failure;
     std::mutex failing;
     const auto work = [&](int64_t index) {
         const Timed timed(Work::other);
-        Worker& worker = *workers_[static_cast<size_t>(index)];
+        std::unique_ptr<Worker>& worker = workers.all[static_cast<size_t>(index)];
         try {
-            for (int64_t task; (task = next.fetch_add(1)) < tasks && !stop();) body(worker, task);
+            for (int64_t task; (task = next.fetch_add(1)) < sharing.tasks && !stop();) {
+                if (!worker || !worker->fits(images.generator, images.discriminator))
+                    worker = std::make_unique<Worker>(*this, images.generator, images.discriminator);
+                worker->threads = sharing.threads;
+                worker->stop = &ask;
+                body(*worker, task);
+            }
         } catch (...) {
             const std::lock_guard<std::mutex> lock(failing);
             failure = std::current_exception();
             stop.give_up();
         }
+        if (worker) worker->stop = nullptr;
     };
     const Idle idle{[](const void* context) { (*static_cast<Stop*>(const_cast<void*>(context)))(); }, &stop};
-    parallel_for(static_cast<int64_t>(count), static_cast<int>(count), work, idle);
-    for (size_t i = 0; i < count; ++i) workers_[i]->stop = nullptr;
+    parallel_for(sharing.workers, static_cast<int>(sharing.workers), work, idle);
     if (failure) std::rethrow_exception(failure);
     return !stop();
 }
@@ -121,10 +139,13 @@ Engine::Images Engine::images_held(const TaskData& data, const QueryData& query,
 
 bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Outputs& discriminator,
                         const Interrupted& interrupted) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    Workers& workers = workers_.get();
+    const Turn turn(workers, interrupted);
+    if (!turn) return false;
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
     const bool rows = generator.params != nullptr;  // else the mean difference is wanted
-    OrderedSum sum(rows ? 0 : arrays_for(data.tasks, data.threads), g + d);
+    const Sharing sharing(data.tasks, data.threads);
+    OrderedSum sum(arrays_for(data.tasks, sharing.workers), g + d);
     sum.begin([&](int64_t task, const float* adapted) {
         const auto add = [&](const float* initial, const float* row, float* out, int64_t size) {
             add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return initial[i] - row[i]; });
@@ -132,9 +153,10 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
         add(data.initial_generator, adapted, generator.difference, g);
         add(data.initial_discriminator, adapted + g, discriminator.difference, d);
     });
-    return for_each_task(data.tasks, data.threads, data.batch, step_images(plan_.loss, data.batch), interrupted,
+    return for_each_task(workers, sharing, {data.batch, step_images(plan_.loss, data.batch)}, interrupted,
                          [&](Worker& worker, int64_t task) {
-                             float* const own = rows ? nullptr : sum.acquire();
+                             float* const own = rows ? nullptr : sum.acquire(task, [&] { return worker.stopped(); });
+                             if (!rows && !own) return;
                              Adaptation adaptation(*this, worker, data, task, rows ? generator.params + task * g : own,
                                                    rows ? discriminator.params + task * d : own + g, generator.buffers,
                                                    discriminator.buffers);
@@ -147,9 +169,12 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
 
 bool Engine::query_gradient(const TaskData& data, const QueryData& query, const QueryObjective& objective,
                             float* generator_gradient, float* discriminator_gradient, const Interrupted& interrupted) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    Workers& workers = workers_.get();
+    const Turn turn(workers, interrupted);
+    if (!turn) return false;
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
-    OrderedSum sum(arrays_for(data.tasks, data.threads), g + d);
+    const Sharing sharing(data.tasks, data.threads);
+    OrderedSum sum(arrays_for(data.tasks, sharing.workers), g + d);
     sum.begin([&](int64_t task, const float* gradient) {
         const auto add = [&](const float* row, float* out, int64_t size) {
             add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return row[i]; });
@@ -157,11 +182,11 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
         add(gradient, generator_gradient, g);
         add(gradient + g, discriminator_gradient, d);
     });
-    const Images images = images_held(data, query, !objective.first_order);
-    return for_each_task(data.tasks, data.threads, images.generator, images.discriminator, interrupted,
+    return for_each_task(workers, sharing, images_held(data, query, !objective.first_order), interrupted,
                          [&](Worker& worker, int64_t task) {
-                             float* const gradient = sum.acquire();
-                             std::fill_n(gradient, g + d, 0.f);
+                             float* const gradient = sum.acquire(task, [&] { return worker.stopped(); });
+                             if (!gradient) return;
+                             worker.clear(gradient, g + d);
                              task_gradient(*this, worker, data, query, objective, task, {gradient, gradient + g});
                              sum.finish(task, gradient);
                          });
@@ -169,23 +194,26 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
 
 bool Engine::query_losses(const TaskData& data, const QueryData& query, const float* generator,
                           const float* discriminator, const Interrupted& interrupted) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    return for_each_task(data.tasks, data.threads, query.query, step_images(plan_.loss, query.query), interrupted,
-                         [&](Worker& worker, int64_t task) {
-                             const float* const opponent = discriminator + task * plan_.discriminator.numel;
-                             const QueryLosses losses =
-                                 query_losses_of(*this, worker, data, query, task, 0,
-                                                 generator + task * plan_.generator.numel, opponent, opponent);
-                             data.metrics[task] = static_cast<float>(losses.discriminator);
-                             data.metrics[data.tasks + task] = static_cast<float>(losses.generator);
-                         });
+    Workers& workers = workers_.get();
+    const Turn turn(workers, interrupted);
+    if (!turn) return false;
+    const Images images{query.query, step_images(plan_.loss, query.query)};
+    return for_each_task(workers, {data.tasks, data.threads}, images, interrupted, [&](Worker& worker, int64_t task) {
+        const float* const opponent = discriminator + task * plan_.discriminator.numel;
+        const QueryLosses losses = query_losses_of(*this, worker, data, query, task, 0,
+                                                   generator + task * plan_.generator.numel, opponent, opponent);
+        data.metrics[task] = static_cast<float>(losses.discriminator);
+        data.metrics[data.tasks + task] = static_cast<float>(losses.generator);
+    });
 }
 
 bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
                       float* images, const Interrupted& interrupted) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    Workers& workers = workers_.get();
+    const Turn turn(workers, interrupted);
+    if (!turn) return false;
     const int64_t latent = generator_.input_shape().elements(), image = generator_.output_shape().elements();
-    return for_each_task(tasks, threads, count, 1, interrupted, [&](Worker& worker, int64_t task) {
+    return for_each_task(workers, {tasks, threads}, {count, 1}, interrupted, [&](Worker& worker, int64_t task) {
         worker.generate(generator + task * plan_.generator.numel, latents + task * count * latent, count,
                         images + task * count * image);
     });

@@ -2,12 +2,14 @@
 // metagan_fast/_core.pyi gives their shapes.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "../cpu/per_process.h"
 #include "loss.h"
 #include "network.h"
 #include "optimizer.h"
@@ -103,15 +105,43 @@ class Engine {
     // What a worker's networks hold at once.
     Images images_held(const TaskData&, const QueryData&, bool adjoint) const;
 
-    // Calls body(worker, task) for every task: side by side, or one after another with all threads in each when tasks
-    // are fewer than threads.
-    bool for_each_task(int64_t tasks, int64_t threads, int64_t generator_images, int64_t discriminator_images,
-                       const Interrupted&, const std::function<void(Worker&, int64_t)>& body);
+    // Workers and their memory, kept from call to call.
+    struct Workers {
+        std::mutex mutex;  // guards `busy`
+        std::condition_variable freed;
+        bool busy = false;  // in a call, of which there is one at a time
+        std::vector<std::unique_ptr<Worker>> all;
+    };
+
+    // Has the workers for as long as it lives, once other threads' calls have ended; or never, if interrupted before.
+    class Turn {
+      public:
+        Turn(Workers&, const Interrupted&);
+        ~Turn();
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+        explicit operator bool() const { return has_; }
+
+      private:
+        Workers& workers_;
+        bool has_ = false;
+    };
+
+    // How a call's tasks are shared out: to a worker a thread, or one after another to one worker with all threads.
+    struct Sharing {
+        Sharing(int64_t tasks, int64_t threads);
+
+        int64_t tasks, workers;
+        int threads;  // of each worker
+    };
+
+    // Calls body(worker, task) for every task.
+    bool for_each_task(Workers&, const Sharing&, const Images&, const Interrupted&,
+                       const std::function<void(Worker&, int64_t)>& body);
 
     EnginePlan plan_;
     Network generator_, discriminator_;
-    std::mutex mutex_;  // one call at a time
-    std::vector<std::unique_ptr<Worker>> workers_;
+    PerProcess<Workers> workers_;
 };
 
 }  // namespace metagan

@@ -9,17 +9,23 @@
 namespace metagan {
 namespace {
 
-// Memory handed out piece by piece, zero to begin with.
+// Memory handed out piece by piece, holding anything or zeros.
 class Pieces {
   public:
-    Pieces(float* memory, int64_t floats) : memory_(memory) { std::fill_n(memory, floats, 0.f); }
+    Pieces(const Worker& worker, float* memory) : worker_(worker), memory_(memory) {}
 
     float* operator()(int64_t size) {
         memory_ += size;
         return memory_ - size;
     }
 
+    float* zeros(int64_t size) {
+        worker_.clear(memory_, size);
+        return (*this)(size);
+    }
+
   private:
+    const Worker& worker_;
     float* memory_;
 };
 
@@ -83,24 +89,24 @@ class QueryOpponent {
           query_(query),
           task_(task),
           images_(engine, data, query, task, 0) {
-        const int64_t floats = opponent_floats(engine.plan(), data.steps, adjoint), d = size();
-        Pieces next(worker.array(kOpponent, floats), floats);
+        const int64_t d = size();
+        Pieces next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, adjoint)));
         state_.params = next(d);
-        for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next(d));
+        for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next.zeros(d));
         if (!adjoint) return;
         Sweep& sweep = sweeps_.front();
-        sweep.params.discriminator = next(d);
+        sweep.params.discriminator = next.zeros(d);
         sweep.direction.discriminator = next(d);
-        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next(d);
+        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next.zeros(d);
         history_ = next(updates() * d);
     }
 
     const float* adapt(const float* generator) {
         const int64_t d = size();
-        std::copy_n(data_.initial_discriminator, d, state_.params);
+        worker_.copy(data_.initial_discriminator, d, state_.params);
         state_.version = new_version();
         for (int64_t update = 0; update < updates() && !worker_.stopped(); ++update) {
-            if (history_) std::copy_n(state_.params, d, history_ + update * d);
+            if (history_) worker_.copy(state_.params, d, history_ + update * d);
             worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
                                          of_task(query_.adaptation_interpolation, draw(update), query_.query),
                                          query_.query, rate(update));
@@ -150,7 +156,8 @@ class History {
   public:
     History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
             const float* adapted_discriminator)
-        : generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel, data.steps},
+        : worker_(worker),
+          generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel, data.steps},
           discriminator_{data.initial_discriminator, adapted_discriminator, engine.plan().discriminator.numel,
                          data.steps * engine.plan().critic_steps} {
         generator_.between = worker.array(kStates, generator_.floats() + discriminator_.floats());
@@ -161,8 +168,8 @@ class History {
         return (steps - 1) * plan.generator.numel + (steps * plan.critic_steps - 1) * plan.discriminator.numel;
     }
 
-    void keep_generator(int64_t update, const float* params) { generator_.keep(update, params); }
-    void keep_discriminator(int64_t update, const float* params) { discriminator_.keep(update, params); }
+    void keep_generator(int64_t update, const float* params) { generator_.keep(worker_, update, params); }
+    void keep_discriminator(int64_t update, const float* params) { discriminator_.keep(worker_, update, params); }
     const float* generator(int64_t update) const { return generator_.before(update); }
     const float* discriminator(int64_t update) const { return discriminator_.before(update); }
 
@@ -173,14 +180,15 @@ class History {
         float* between = nullptr;
 
         int64_t floats() const { return (updates - 1) * size; }
-        void keep(int64_t update, const float* params) {
-            if (update > 0) std::copy_n(params, size, between + (update - 1) * size);
+        void keep(const Worker& worker, int64_t update, const float* params) {
+            if (update > 0) worker.copy(params, size, between + (update - 1) * size);
         }
         const float* before(int64_t update) const {
             if (update == 0) return initial;
             return update == updates ? adapted : between + (update - 1) * size;
         }
     };
+    const Worker& worker_;
     States generator_, discriminator_;
 };
 
@@ -228,17 +236,17 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     sweeps[1].params.discriminator = gradient.discriminator;
     if (adjoint) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
-        Pieces next(worker.array(kSweeps, floats), floats);
-        sweeps[0].params.discriminator = next(d);
-        sweeps[1].params.generator = next(g);
+        Pieces next(worker, worker.array(kSweeps, floats));
+        sweeps[0].params.discriminator = next.zeros(d);
+        sweeps[1].params.generator = next.zeros(g);
         // The first sweep's directions take the place of the adapted parameters, which are not read after the updates
         // that led to them are undone; the second's, of either network, share memory.
         sweeps[0].direction = {params, params + g};
         sweeps[1].direction.generator = sweeps[1].direction.discriminator = next(std::max(g, d));
         for (Sweep& sweep : sweeps) {
             if (engine.plan().optimizer.buffers() == 0) continue;
-            sweep.momentum.generator = next(g);
-            sweep.momentum.discriminator = next(d);
+            sweep.momentum.generator = next.zeros(g);
+            sweep.momentum.discriminator = next.zeros(d);
         }
     }
 

@@ -1,27 +1,24 @@
 // Sums over tasks in the order of their index, whatever order they finish in.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "../cpu/array.h"
 
 namespace metagan {
 
-// A fixed number of arrays that tasks fill. What a task has left is added when its turn comes, and parked until then;
+// Up to so many arrays that tasks fill. What a task has left is added when its turn comes, and parked until then;
 // with one array more than threads, a thread waits only where two tasks in a row are late.
 class OrderedSum {
   public:
-    OrderedSum(int64_t arrays, int64_t floats) {
-        for (int64_t i = 0; i < arrays; ++i) {
-            arrays_.emplace_back(floats);
-            free_.push_back(arrays_.back().data());
-        }
-    }
+    OrderedSum(int64_t arrays, int64_t floats) : most_(arrays), floats_(floats) {}
 
     // Starts a sum: `add(task, array)` is called for task 0, 1, 2..., by one thread at a time.
     void begin(std::function<void(int64_t, const float*)> add) {
@@ -29,9 +26,25 @@ class OrderedSum {
         next_ = 0;
     }
 
-    float* acquire() {
+    // An array that holds anything; null if `stopped`, asked now and then during a wait, returns true. The last array
+    // is kept for the task whose turn it is: all others may be parked until that one is done.
+    template <class Stopped>
+    float* acquire(int64_t task, const Stopped& stopped) {
         std::unique_lock<std::mutex> lock(mutex_);
-        available_.wait(lock, [this] { return !free_.empty(); });
+        const auto allowed = [&] {
+            const auto left = most_ - static_cast<int64_t>(arrays_.size()) + static_cast<int64_t>(free_.size());
+            return left > 1 || (left == 1 && (task == next_ || begun_.count(next_) > 0));
+        };
+        while (!available_.wait_for(lock, std::chrono::milliseconds(50), allowed)) {
+            lock.unlock();
+            if (stopped()) return nullptr;
+            lock.lock();
+        }
+        begun_.insert(task);
+        if (free_.empty()) {
+            arrays_.emplace_back(floats_);
+            return arrays_.back().data();
+        }
         float* const array = free_.back();
         free_.pop_back();
         return array;
@@ -48,18 +61,20 @@ class OrderedSum {
             lock.unlock();
             add_(next_, done);
             lock.lock();
-            ++next_;
+            begun_.erase(next_++);
             free_.push_back(done);
-            available_.notify_one();
+            available_.notify_all();
         }
         adding_ = false;
     }
 
   private:
+    const int64_t most_, floats_;
     std::vector<Array<float>> arrays_;
     std::mutex mutex_;
     std::condition_variable available_;
     std::vector<float*> free_;
+    std::set<int64_t> begun_;  // tasks with an array
     std::map<int64_t, float*> parked_;
     std::function<void(int64_t, const float*)> add_;
     int64_t next_ = 0;

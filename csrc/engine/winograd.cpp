@@ -249,8 +249,7 @@ void Winograd::weight_gradient(int threads, Precision precision, const Images<co
     const int64_t at_a_time = batch_of_gradient(images);
     float* const from_large = scratch + points_ * gradient_plane();
     float* const from_small = from_large + points_ * source_channels_ * plane(at_a_time);
-    const int64_t unit = gemm.tile_columns, share = steps() / threads;
-    const int64_t chunk = std::min<int64_t>(kChunk, (share + unit - 1) / unit * unit);
+    const int64_t chunk = std::min(kChunk, share_of(steps(), threads, gemm.tile_columns));
     const int64_t chunks = (steps() + chunk - 1) / chunk;
     for (int64_t image = 0; image < images; image += at_a_time) {
         const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();

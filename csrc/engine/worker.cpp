@@ -5,6 +5,8 @@
 namespace metagan {
 namespace {
 
+constexpr int64_t kAtATime = 4 << 20;  // floats of a state written between two questions whether to stop
+
 // Copies images [channels][height x width], one address each, or latents, into a value.
 void copy_in(Activations& a, int value, int64_t first, const float* const* images, int64_t count) {
     const Shape& shape = a.shape(value);
@@ -43,6 +45,16 @@ bool Worker::fits(int64_t generator_images, int64_t discriminator_images) const 
 float* Worker::array(size_t slot, int64_t floats) {
     if (slot >= arrays_.size()) arrays_.resize(slot + 1);
     return arrays_[slot].at_least(floats);
+}
+
+void Worker::copy(const float* from, int64_t floats, float* to) const {
+    for (int64_t done = 0; done < floats && !stopped(); done += kAtATime)
+        std::copy_n(from + done, std::min(kAtATime, floats - done), to + done);
+}
+
+void Worker::clear(float* array, int64_t floats) const {
+    for (int64_t done = 0; done < floats && !stopped(); done += kAtATime)
+        std::fill_n(array + done, std::min(kAtATime, floats - done), 0.f);
 }
 
 Pass Worker::pass(Parameters params, const float* params_dot) const {

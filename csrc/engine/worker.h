@@ -75,6 +75,9 @@ class Worker {
     void generate(const float* generator, const float* latents, int64_t count, float* images);
 
     float* array(size_t slot, int64_t floats);
+    // Copy and clear whole states, whose pages may be touched for the first time; end early when the call is to stop.
+    void copy(const float* from, int64_t floats, float* to) const;
+    void clear(float* array, int64_t floats) const;
 
   private:
     Pass pass(Parameters, const float* params_dot = nullptr) const;

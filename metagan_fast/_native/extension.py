@@ -25,6 +25,8 @@ except ImportError as error:
 # The codes of _core.FLOAT32, BFLOAT16 and FLOAT64, readable without the extension.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
+_MOST_THREADS = 2**16  # larger numbers mean the same, and would overflow the extension's integers
+
 
 def is_available() -> tuple[bool, str]:
     """Return whether the extension loaded, and if not, why."""
@@ -42,6 +44,8 @@ def cuda_is_available() -> tuple[bool, str]:
 def threads() -> int:
     """Return how many threads a call may use: METAGAN_FAST_THREADS if set, else `torch.get_num_threads()`.
 
+    The extension runs no more of them than there are processors.
+
     Raises:
         ValueError: METAGAN_FAST_THREADS is not a positive integer.
     """
@@ -50,4 +54,4 @@ def threads() -> int:
         return torch.get_num_threads()
     if not override.isdecimal() or int(override) < 1:
         raise ValueError(f"METAGAN_FAST_THREADS must be a positive integer, got {override!r}; correct or unset it")
-    return int(override)
+    return min(int(override), _MOST_THREADS)
