@@ -148,6 +148,12 @@ def spills_in_loops(cubin: bytes) -> list[str]:
     return [x for address, x in spills if any(first <= address <= last for first, last in loops)]
 
 
+def hardly_spills(cubin: bytes) -> bool:
+    """Tell whether at most 16 bytes of a thread's registers move to the stack, and none in a loop."""
+    used = resources(cubin)
+    return used["LOCAL"] == 0 and used["STACK"] <= 16 and not (used["STACK"] and spills_in_loops(cubin))
+
+
 @functools.cache
 def recorded(name: str, precision: str) -> dict[str, tuple[Any, ...]]:
     return record(LARGE[name], precision)
@@ -196,8 +202,7 @@ def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str
             assert not units or ("bf16" in "".join(units)) == (precision == "bf16"), (which, units)
         else:
             used = resources(compiled.asm["cubin"])
-            assert used["LOCAL"] == 0 and used["STACK"] <= 16, (which, used)
-            assert not used["STACK"] or not spills_in_loops(compiled.asm["cubin"]), (which, used)
+            assert hardly_spills(compiled.asm["cubin"]), (which, used)
             assert used["REG"] <= most, (which, used)
             kind = {"ieee": "no unit", "tf32": "tf32", "bf16": "bf16"}[precision]
             units = re.findall(r"(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)[\w.:]*", compiled.asm["ptx"])
@@ -240,7 +245,7 @@ def record_norm(case: norms.Case, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     ids=str,
 )
 def test_compiled_layer_norm(target: str, dtype: torch.dtype) -> None:
-    """No spills, wide accesses, no atomics, and blocks that a processor has registers for."""
+    """No spills in a loop and next to none outside, wide accesses, no atomics, and registers enough for a block."""
     for launch in record_norm(norms.Case(2, 4, 65536), dtype):
         compiled = compile_for(target, *launch)
         name = launch[0].__name__
@@ -250,7 +255,7 @@ def test_compiled_layer_norm(target: str, dtype: torch.dtype) -> None:
             assert re.search(r"(?:global|buffer)_load_dwordx4", assembly) and "atomic" not in assembly, name
             continue
         used = resources(compiled.asm["cubin"])
-        assert used["LOCAL"] == 0 and used["STACK"] == 0, (name, used)
+        assert hardly_spills(compiled.asm["cubin"]), (name, used)
         threads = 32 * launch[3]["num_warps"]
         assert used["REG"] * threads <= 2**16, (name, used)
         assert re.search(r"ld\.global[\w.:]*\.v[24]\.b(?:32|64)", compiled.asm["ptx"]), name
