@@ -97,6 +97,11 @@ def test_running_statistics_and_wrong_shapes_are_pytorchs() -> None:
     assert norm.num_batches_tracked == 1 and norm.running_mean.any()
 
 
+def row_norms(v: Tensor, dim: int) -> Tensor:
+    """Return the norm of each slice along `dim`, of all of `v` where that is -1."""
+    return v.pow(2).sum([d for d in range(v.ndim) if d != dim], keepdim=dim != -1).sqrt()
+
+
 class WeightNormByHand(nn.Module):
     """The parametrization of `torch.nn.utils.parametrizations.weight_norm` from elementary operations."""
 
@@ -105,12 +110,13 @@ class WeightNormByHand(nn.Module):
         self.dim = dim
 
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        return v * g / v.norm(dim=[d for d in range(v.ndim) if d != self.dim], keepdim=True)
+        return v * g / row_norms(v, self.dim)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.norm(dim=[d for d in range(weight.ndim) if d != self.dim], keepdim=True), weight
+        return row_norms(weight, self.dim), weight
 
 
+@pytest.mark.usefixtures("float64_default")
 def test_meta_gradients_through_weight_norm() -> None:
     def by_hand(layer: nn.Module) -> nn.Module:
         parametrize.register_parametrization(layer, "weight", WeightNormByHand(0))
@@ -122,7 +128,8 @@ def test_meta_gradients_through_weight_norm() -> None:
         generator = nn.Sequential(normed(nn.Linear(4, 64)), nn.Unflatten(1, (1, 8, 8)), nn.Tanh())
         discriminator = nn.Sequential(normed(nn.Conv2d(1, 3, 3)), nn.Tanh(), nn.Flatten(), normed(nn.Linear(108, 1)))
         learner = mgf.MetaGAN(
-            *(network.double() for network in (generator, discriminator)),
+            generator,
+            discriminator,
             latent_dim=4,
             inner=mgf.InnerLoop(lr=0.05, steps=3),
             meta=mgf.MAML(),
@@ -138,8 +145,7 @@ def test_meta_gradients_through_weight_norm() -> None:
 @pytest.mark.parametrize("dim", [-1, 0, 1])
 def test_second_derivatives_of_weight_norm(dim: int) -> None:
     v = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
-    norm = v.norm() if dim == -1 else v.norm(dim=[d for d in range(3) if d != dim], keepdim=True)
-    g = norm.detach().mul(1.5).requires_grad_()
+    g = row_norms(v, dim).detach().mul(1.5).requires_grad_()
 
     def weight(v: Tensor, g: Tensor) -> Tensor:
         with ExactWeightNorm():

@@ -291,7 +291,7 @@ class TestLoad:
         with pytest.raises(TypeError, match="'font'; it takes fonts, characters, min_drawings"):
             tasks.load("system-fonts", font="x")
         assert "channels must be 1 or 3" in refusal("digits", channels=2)
-        assert "image_size must be at least 1" in refusal("digits", image_size=0)
+        assert "expected image_size to be at least 1" in refusal("digits", image_size=0)
 
     def test_conversions(self) -> None:
         plain, other = (tasks.load("digits", **options) for options in ({}, {"invert": True, "channels": 3}))

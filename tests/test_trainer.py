@@ -257,7 +257,11 @@ def test_folders_are_not_overwritten_unasked(tmp_path: Path) -> None:
     trainer.folder.write_config(CONFIG)
     trainer.run()
     (tmp_path / "run" / "checkpoints" / ".step-00000002.safetensors.123.tmp").touch()
-    own = {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    own = {
+        path.relative_to(tmp_path / "run")
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     theirs = [
         "notes.txt", "samples/old.png", "samples/step-2.png", "samples/below/step-00000002.png",
         "checkpoints/step-00000002-best.safetensors", "checkpoints/best.safetensors", "events/notes.txt",
