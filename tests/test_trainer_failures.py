@@ -215,12 +215,15 @@ def test_a_hang_up_is_a_stop(tmp_path: Path, straight: RunFolder) -> None:
                 signal.raise_signal(signal.SIGHUP)  # the shell's, then the terminal's
             return super().sample(tasks, shots, query, step)
 
-    before = signal.getsignal(signal.SIGHUP)
-    trainer = make_trainer(tmp_path / "run", HangingUp())
-    outcome = trainer.run()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        trainer = make_trainer(tmp_path / "run", HangingUp())
+        outcome = trainer.run()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert (outcome.step, outcome.interrupted) == (3, True)
     assert saved(trainer.folder, 3) == saved(straight, 3)
-    assert signal.getsignal(signal.SIGHUP) is before
 
 
 def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
