@@ -2,6 +2,6 @@
 
 import sys
 
-from .command import main
+from metagan_fast.benchmarks.command import main
 
 sys.exit(main())

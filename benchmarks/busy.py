@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from . import machine, workloads
-from .contenders import BASELINE, CONTENDERS, OURS, Prepared, Result
-from .problem import Problem
-from .records import Record, timed
-from .timing import Timing, alternate
-from .workloads import WorkloadCase
+from metagan_fast.benchmarks import machine, workloads
+from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS, OURS, Prepared, Result
+from metagan_fast.benchmarks.problem import Problem
+from metagan_fast.benchmarks.records import Record, timed
+from metagan_fast.benchmarks.timing import Timing, alternate
+from metagan_fast.benchmarks.workloads import WorkloadCase
 
 REQUIRED = 0.4
 """The fraction of its own speed that the package must keep."""

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import torch
+from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, records, workloads
+from metagan_fast.benchmarks.contenders import CONTENDERS
+from metagan_fast.benchmarks.records import Record
 
-from metagan_fast._arguments import threads, whole
-
-from . import busy, dropins, gpu_model, machine, memory, ops, records, workloads
-from .contenders import CONTENDERS
-from .records import Record
+from metagan_fast._utils.arguments import threads, whole
 
 Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | memory.MemoryCase | dropins.DropInCase
 _GROUPS: dict[str, Sequence[Case]] = {

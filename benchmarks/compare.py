@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metagan_fast._arguments import path
+from metagan_fast.benchmarks import records
+from metagan_fast.benchmarks.records import Record
 
-from . import records
-from .records import Record
+from metagan_fast._utils.arguments import path
 
 
 @dataclass(frozen=True)

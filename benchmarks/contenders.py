@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
+from metagan_fast.benchmarks.baselines import meta_gradients, plain, vmap
+from metagan_fast.benchmarks.problem import Problem, join
 from torch import Tensor, nn
-
-from .baselines import meta_gradients, plain, vmap
-from .problem import Problem, join
 
 Result = tuple[Tensor, Tensor]
 Collected = TypeVar("Collected")
@@ -108,13 +107,13 @@ def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepar
 
 
 def _compile(problem: Problem) -> Prepared[Result]:
-    from .baselines.compile import compiled_step
+    from metagan_fast.benchmarks.baselines.compile import compiled_step
 
     return _vectorised(problem, compiled_step)
 
 
 def _jax(problem: Problem) -> Prepared[Result]:
-    from .baselines import jax_dcgan
+    from metagan_fast.benchmarks.baselines import jax_dcgan
 
     if problem.loss != "wgan-gp":
         raise ValueError(f"expected wgan-gp for the JAX baseline, got {problem.loss}")
@@ -132,13 +131,13 @@ def _jax(problem: Problem) -> Prepared[Result]:
 
 
 def _higher(problem: Problem) -> Prepared[Result]:
-    from .baselines.higher_maml import maml_gradient
+    from metagan_fast.benchmarks.baselines.higher_maml import maml_gradient
 
     return _maml(problem, maml_gradient)
 
 
 def _torchopt(problem: Problem) -> Prepared[Result]:
-    from .baselines.torchopt_maml import maml_gradient
+    from metagan_fast.benchmarks.baselines.torchopt_maml import maml_gradient
 
     return _maml(problem, maml_gradient)
 

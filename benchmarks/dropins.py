@@ -6,10 +6,10 @@ import dataclasses
 import importlib.util
 from collections.abc import Iterator, Sequence
 
-from . import machine
-from .dropin_cases import DropInCase, figr, higher, learn2learn, optim, torchopt
-from .records import Record, timed
-from .timing import alternate
+from metagan_fast.benchmarks import machine
+from metagan_fast.benchmarks.dropin_cases import DropInCase, figr, higher, learn2learn, optim, torchopt
+from metagan_fast.benchmarks.records import Record, timed
+from metagan_fast.benchmarks.timing import alternate
 
 CASES: tuple[DropInCase, ...] = (*figr.CASES, *higher.CASES, *learn2learn.CASES, *optim.CASES, *torchopt.CASES)
 

@@ -17,16 +17,15 @@ from unittest.mock import patch
 from xml.etree import ElementTree
 
 import torch
+from metagan_fast.benchmarks import machine, records, workloads
+from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS
+from metagan_fast.benchmarks.problem import Problem
+from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
 import metagan_fast as mgf
-from metagan_fast._arguments import path, whole
-from metagan_fast.meta_graph import SWITCH
-
-from . import machine, records, workloads
-from .contenders import BASELINE, CONTENDERS
-from .problem import Problem
-from .timing import Run, alternate
+from metagan_fast._utils.arguments import path, whole
+from metagan_fast.learner.graphs import SWITCH
 
 _CHECKED_STEPS = 3
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from metagan_fast.benchmarks import launches, operations, ops, workloads
+from metagan_fast.benchmarks.launches import Shapes, Work
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metagan_fast import models
-from metagan_fast._native.ops import SHORT_ROW
-
-from . import launches, operations, ops, workloads
-from .launches import Shapes, Work
+from metagan_fast.ops._native import SHORT_ROW
 
 TITLE = "model, not a measurement"
 

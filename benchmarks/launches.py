@@ -14,19 +14,19 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from metagan_fast.benchmarks.baselines import meta_gradients, plain
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
-from metagan_fast import _backends, models
-from metagan_fast._native.ops import SHORT_ROW
-from metagan_fast._ops import task_passes
+from metagan_fast import models
 from metagan_fast.executors import Parameters
+from metagan_fast.executors.torch.layers import task_passes
 from metagan_fast.noise import Noise, NoiseShape
-
-from .baselines import meta_gradients, plain
+from metagan_fast.ops import _dispatch as _backends
+from metagan_fast.ops._native import SHORT_ROW
 
 # Operators that launch no kernel: views, bookkeeping, memory that is not written.
 SILENT = {

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
 from metagan_fast import _native
-
-from .timing import Run, alternate
 
 _PACKAGES = ("metagan_fast", "torch", "numpy", "triton", "higher", "torchopt", "jax")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import machine, workloads
-from .contenders import BASELINE, CONTENDERS, OURS
-from .records import Record
-from .workloads import WorkloadCase
+from metagan_fast.benchmarks import machine, workloads
+from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS, OURS
+from metagan_fast.benchmarks.records import Record
+from metagan_fast.benchmarks.workloads import WorkloadCase
 
 _STATUS = Path("/proc/self/status")
 

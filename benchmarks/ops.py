@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from metagan_fast.benchmarks import machine
+from metagan_fast.benchmarks.records import Record, timed
+from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
 from metagan_fast import functional
-
-from . import machine
-from .records import Record, timed
-from .timing import Run, alternate
 
 
 class Buffers(dict[str, Tensor]):

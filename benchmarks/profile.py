@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from metagan_fast import _core, _native
+from metagan_fast.benchmarks import machine, records, workloads
 
-from . import machine, records, workloads
+from metagan_fast import _core, _native
 
 CASES = {case.name: case for case in workloads.CASES}
 DEFAULT = ("figr", "dcgan-32", "dcgan-16")

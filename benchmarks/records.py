@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metagan_fast import _arguments
+from metagan_fast.benchmarks.timing import Timing
 
-from .timing import Timing
+from metagan_fast._utils import arguments as _arguments
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from metagan_fast.benchmarks import machine, operations
+from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS, OURS, Contender, Result
+from metagan_fast.benchmarks.problem import Problem
+from metagan_fast.benchmarks.records import Record, timed
+from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
-
-from . import machine, operations
-from .contenders import BASELINE, CONTENDERS, OURS, Contender, Result
-from .problem import Problem
-from .records import Record, timed
-from .timing import Run, alternate
 
 # A GAN's inner loop amplifies rounding, so a contender is judged by its distance to the plain loop in
 # float64, in multiples of the float32 plain loop's own: this many after one step, this many after all.

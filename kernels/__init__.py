@@ -1,4 +1,4 @@
-"""Triton kernels, the GPU twins of `csrc/updates.h`: same names, same order of operations.
+"""Triton kernels, the GPU twins of `csrc/ops/formulas.h`: same names, same order of operations.
 
 `updates.py` holds the formulas, `blocks.py` what a program reads and writes, `_launch.py` what the host passes, and
 one file an op its kernel and the function that launches it. `task_linear.py`, `task_convolution.py` and

@@ -6,7 +6,7 @@ the 32-bit lanes are added. Numbers come as float64 and are rounded to the arith
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.updates import clip_scale, reptile_difference
+from metagan_fast.kernels.updates.formulas import clip_scale, reptile_difference
 
 PARTS = tl.constexpr(512)  # sums of squares a row at most; each has a fixed range of columns
 

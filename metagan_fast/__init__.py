@@ -7,13 +7,13 @@ way in; `functional` holds the fused operations for trainers of one's own.
 from __future__ import annotations
 
 from . import functional, losses, models, optim, schedules, tasks
-from .adapted import AdaptedGAN
 from .checkpoint import CheckpointError
 from .executors import Adapted, MetaGradient
 from .flat import FlatLayout
 from .inner import InnerLoop
-from .learner import MetaGAN
-from .meta import FOMAML, MAML, AnnealedStepWeights, Reptile
+from .learner.adapted import AdaptedGAN
+from .learner.algorithms import FOMAML, MAML, AnnealedStepWeights, Reptile
+from .learner.metagan import MetaGAN
 from .noise import Noise
 from .tasks import TaskBatch
 

@@ -53,7 +53,7 @@ def implementation(op: str) -> Callable[..., Any]:
     """Return the function of an op, which imports its kernel when it is first called."""
 
     def run(*tensors: Any, **options: Any) -> Any:
-        return getattr(importlib.import_module(f"{KERNELS}.{op}"), op)(*tensors, **options)
+        return getattr(importlib.import_module(f"{KERNELS}.updates.{op}"), op)(*tensors, **options)
 
     return run
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import _numbers
+from ._utils import numbers as _numbers
 
 FORMAT_VERSION = 1
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ._modules import copy_module
+from ._utils.modules import copy_module
 
 ALIGNMENT = 32
 """Offsets and sizes are multiples of this many elements, whatever the dtype."""

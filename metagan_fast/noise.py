@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _numbers
 from ._philox import Grid, Key, derive_key, derive_key_on_device, draw_words, normals, uniforms
-from ._tensors import ordinary
+from ._utils import numbers as _numbers
+from ._utils.tensors import ordinary
 
 
 class Stream(IntEnum):

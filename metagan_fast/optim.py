@@ -25,12 +25,12 @@ from torch.optim.adam import adam
 from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
-from metagan_fast import _native
-from metagan_fast._logging import log_once
-from metagan_fast._ops._common import in_transform, is_traced
+from . import _native
+from ._utils.logging import log_once
+from .ops._common import in_transform, is_traced
 
 if TYPE_CHECKING:
-    from metagan_fast._core import OptimizerBatch
+    from ._core import OptimizerBatch
 
 __all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
 

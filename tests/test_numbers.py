@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import metagan_fast as mgf
-from metagan_fast import _numbers, metrics, models, noise, schedules
+from metagan_fast import metrics, models, noise, schedules
+from metagan_fast._utils import numbers as _numbers
 from metagan_fast.functional import (
     adam_step,
     clip_grad_norm,
@@ -23,7 +24,7 @@ from metagan_fast.functional import (
     sgd_step,
     use_backend,
 )
-from metagan_fast.trainer import Training
+from metagan_fast.training.trainer import Training
 from networks import tiny_batch, tiny_gan
 
 WRAPPERS: dict[str, dict[type, Callable[[Any], Any]]] = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
+from metagan_fast.benchmarks.baselines.vmap import Step, vectorised_step
 from torch import nn
-
-from .vmap import Step, vectorised_step
 
 
 def compiled_step(

@@ -17,8 +17,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it imports the TensorFlow-era torch API
     import higher
 
-from .losses import LOSSES, Module, discriminator_loss, penalty_points, query_losses
-from .meta_gradients import Named, gradient, mean, named_parameters
+from metagan_fast.benchmarks.baselines.losses import LOSSES, Module, discriminator_loss, penalty_points, query_losses
+from metagan_fast.benchmarks.baselines.meta_gradients import Named, gradient, mean, named_parameters
 
 
 def maml_gradient(

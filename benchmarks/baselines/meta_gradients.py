@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.baselines.losses import (
+    LOSSES,
+    Loss,
+    Module,
+    discriminator_loss,
+    penalty_points,
+    query_losses,
+)
+from metagan_fast.benchmarks.baselines.plain import inner_loop, real_images
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from .losses import LOSSES, Loss, Module, discriminator_loss, penalty_points, query_losses
-from .plain import inner_loop, real_images
 
 Named = dict[str, Tensor]
 

@@ -11,9 +11,8 @@ import copy
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.baselines.losses import LOSSES, Loss, discriminator_loss, penalty_points
 from torch import Tensor, nn
-
-from .losses import LOSSES, Loss, discriminator_loss, penalty_points
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": torch.optim.SGD,

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 import torchopt
+from metagan_fast.benchmarks.baselines.losses import LOSSES, discriminator_loss, penalty_points, query_losses
+from metagan_fast.benchmarks.baselines.meta_gradients import Named, alias, bind, gradient, mean, named_parameters
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from .losses import LOSSES, discriminator_loss, penalty_points, query_losses
-from .meta_gradients import Named, alias, bind, gradient, mean, named_parameters
 
 
 def maml_gradient(

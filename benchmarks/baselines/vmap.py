@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.baselines.losses import LOSSES
+from metagan_fast.benchmarks.baselines.meta_gradients import Named
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-
-from .losses import LOSSES
-from .meta_gradients import Named
 
 Step = Callable[..., tuple[Named, Named]]
 

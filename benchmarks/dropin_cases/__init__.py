@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metagan_fast.benchmarks.contenders import Prepared
 from torch import Tensor
-
-from ..contenders import Prepared
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from metagan_fast.benchmarks.contenders import Prepared
 from torch import Tensor, nn
-
-from ..contenders import Prepared
 
 WAYS, SHOTS, QUERY, TASKS, STEPS, LR = 5, 1, 15, 4, 5, 0.1
 

@@ -8,14 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.baselines.figr_episode import PlainFIGR
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.dropin_cases import DropInCase
 from torch import Tensor, nn
 
 from metagan_fast.dropin import figr
 from metagan_fast.noise import NoiseShape, draw_noise
-
-from ..baselines.figr_episode import PlainFIGR
-from ..contenders import Prepared
-from . import DropInCase
 
 
 class _Data:

@@ -6,17 +6,16 @@ import functools
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.dropin_cases import DropInCase, conv4, maml32
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metagan_fast.dropin import higher as ours
 
-from ..contenders import Prepared
-from . import DropInCase, conv4, maml32
-
 
 def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
-    from ..baselines.higher_maml import maml_gradient
+    from metagan_fast.benchmarks.baselines.higher_maml import maml_gradient
 
     return maml32.prepare(
         quick, {"higher": maml_gradient, "metagan_fast": functools.partial(maml_gradient, library=ours)}
@@ -24,7 +23,7 @@ def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
 
 
 def _conv4(quick: bool) -> dict[str, Prepared[Tensor]]:
-    from ..baselines.higher_maml import higher
+    from metagan_fast.benchmarks.baselines.higher_maml import higher
 
     libraries = {"higher": higher, "metagan_fast": ours}
     return conv4.contenders(quick, {name: functools.partial(_meta_step, x) for name, x in libraries.items()})

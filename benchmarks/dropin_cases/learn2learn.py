@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.dropin_cases import DropInCase
+from metagan_fast.benchmarks.dropin_cases.conv4 import Episodes
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from metagan_fast.dropin import learn2learn as l2l
-
-from ..contenders import Prepared
-from . import DropInCase
-from .conv4 import Episodes
 
 Pair = tuple[Tensor, Tensor]
 

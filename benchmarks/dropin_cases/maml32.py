@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.problem import Problem, join
 from torch import Tensor
-
-from ..contenders import Prepared
-from ..problem import Problem, join
 
 
 def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, Prepared[Tensor]]:

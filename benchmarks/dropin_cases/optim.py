@@ -6,12 +6,11 @@ import functools
 from typing import Any
 
 import torch
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.dropin_cases import DropInCase
 from torch import Tensor, nn
 
 from metagan_fast import optim
-
-from ..contenders import Prepared
-from . import DropInCase
 
 Shapes = tuple[tuple[int, ...], ...]
 

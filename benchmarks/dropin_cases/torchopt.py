@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from metagan_fast.benchmarks.contenders import Prepared
+from metagan_fast.benchmarks.dropin_cases import DropInCase, conv4, maml32
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metagan_fast.dropin import torchopt as ours
 
-from ..contenders import Prepared
-from . import DropInCase, conv4, maml32
-
 
 def _maml32(quick: bool) -> dict[str, Prepared[Tensor]]:
-    from ..baselines.torchopt_maml import maml_gradient
+    from metagan_fast.benchmarks.baselines.torchopt_maml import maml_gradient
 
     return maml32.prepare(
         quick, {"torchopt": maml_gradient, "metagan_fast": functools.partial(maml_gradient, library=ours)}

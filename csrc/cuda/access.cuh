@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "../kernels.h"
-#include "../numbers.h"
+#include "ops/launch.h"
+#include "ops/dtypes.h"
 
 #define METAGAN_DEVICE __device__ __forceinline__
 

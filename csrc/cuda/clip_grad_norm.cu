@@ -6,7 +6,7 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kShortRow = 8192;  // columns that one block clips; why so many: metagan_fast/_native/ops.py
+constexpr int64_t kShortRow = 8192;  // columns that one block clips; why so many: metagan_fast/ops/_native.py
 constexpr int64_t kPart = 8192;      // elements of a partial sum at least
 constexpr int64_t kMaxParts = 1024;  // every block of the second pass adds all of them up
 

@@ -3,7 +3,7 @@
 // partial sums of squares, and a second adds them up and scales. Every sum has a fixed order: there are no atomics.
 #pragma once
 
-#include "../updates.h"
+#include "ops/formulas.h"
 #include "access.cuh"
 
 namespace metagan {

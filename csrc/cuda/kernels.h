@@ -1,4 +1,4 @@
-// Launchers of the fused ops on a GPU: those of csrc/kernels.h for addresses on the device, with a queue in the place
+// Launchers of the fused ops on a GPU: those of csrc/ops/launch.h for addresses on the device, with a queue in the place
 // of threads. They enqueue and return: no allocation, no synchronisation, so a stream may be captured into a graph.
 // A launch that fails throws std::runtime_error.
 #pragma once
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../kernels.h"
+#include "ops/launch.h"
 
 namespace metagan {
 

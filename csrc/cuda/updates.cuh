@@ -1,7 +1,7 @@
 // The fused ops, but for clip_grad_norm: what each does to one pack of elements, and the one kernel that runs them all.
 #pragma once
 
-#include "../updates.h"
+#include "ops/formulas.h"
 #include "access.cuh"
 
 namespace metagan {

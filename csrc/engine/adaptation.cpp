@@ -1,6 +1,6 @@
 #include "adaptation.h"
 
-#include "../cpu/huge_pages.h"
+#include "cpu/runtime/huge_pages.h"
 
 namespace metagan {
 

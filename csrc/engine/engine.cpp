@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <thread>
 
-#include "../cpu/parallel.h"
-#include "../cpu/profile.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/profile.h"
 #include "adaptation.h"
 #include "meta_gradient.h"
 #include "ordered_sum.h"

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <vector>
 
-#include "../cpu/per_process.h"
+#include "cpu/runtime/per_process.h"
 #include "loss.h"
 #include "network.h"
 #include "optimizer.h"

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <set>
 
-#include "../cpu/dispatch.h"
+#include "cpu/simd/dispatch.h"
 
 namespace metagan {
 namespace {

@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/array.h"
-#include "../cpu/gemm.h"
-#include "placement.h"
+#include "cpu/runtime/array.h"
+#include "cpu/gemm/gemm.h"
+#include "memory_plan.h"
 
 namespace metagan {
 

@@ -10,7 +10,7 @@
 #include <set>
 #include <vector>
 
-#include "../cpu/array.h"
+#include "cpu/runtime/array.h"
 
 namespace metagan {
 

@@ -4,9 +4,9 @@
 optimizer, and `overlap` tells whether tensors share memory.
 """
 
+from ..ops._native import OPS
 from .engine import EngineCall, make_engine
 from .extension import DTYPES, _core, cuda_is_available, is_available, threads
-from .ops import OPS
 from .optimizers import can_gather, gather
 from .overlap import find_overlap
 

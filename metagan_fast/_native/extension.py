@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from metagan_fast import _source_tree
+from .. import _source_tree
 
 _source_tree.activate()
 try:

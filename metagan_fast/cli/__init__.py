@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import judge, output, train, use
+from . import judge, train, use
+from . import streams as output
 
 _FAILED = 2
 _INTERRUPTED = 130

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from .. import _backends, _native, _source_tree
-from .. import config as configuration
-from .._arguments import path, seed, whole
+from .. import _native, _source_tree
+from .._utils.arguments import path, seed, whole
 from ..metrics import Evaluation, FeatureExtractor, evaluate
-from ..run_folder import RunFolder
+from ..ops import _dispatch as _backends
 from ..tasks import Tasks
-from . import options, output, train
+from ..training import config as configuration
+from ..training.run_folder import RunFolder
+from . import options, train
+from . import streams as output
 from .use import open_run
 
 

@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from .. import _arguments, losses, meta, models, presets, tasks
-from ..config import flatten, from_preset, resolve
-from ..executors.choice import EXECUTORS, PRECISIONS
+from .. import losses, models, tasks
+from .._utils import arguments as _arguments
+from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
+from ..learner import algorithms as meta
+from ..training import presets
+from ..training.config import flatten, from_preset, resolve
 
 Result = TypeVar("Result")
 

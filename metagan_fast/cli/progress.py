@@ -9,7 +9,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..trainer import Progress, Silence
+from ..training.trainer import Progress, Silence
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from .. import config as configuration
-from .._arguments import path as read_path
-from ..run_folder import RunFolder
+from .._utils.arguments import path as read_path
 from ..tasks import NAMES, Tasks
-from ..trainer import Outcome, Trainer
-from . import options, output, progress
+from ..training import config as configuration
+from ..training.run_folder import RunFolder
+from ..training.trainer import Outcome, Trainer
+from . import options, progress
+from . import streams as output
 
 # What a resumed run may change without changing what it has computed.
 _FREE = {

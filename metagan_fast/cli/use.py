@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from .. import checkpoint, images
-from .. import config as configuration
-from .._arguments import path, seed, whole
-from ..learner import MetaGAN
-from ..outputs import OutputFolder
-from ..run_folder import RunFolder
+from .. import checkpoint
+from .._utils.arguments import path, seed, whole
+from ..learner.metagan import MetaGAN
+from ..training import config as configuration
+from ..training import image_grids as images
+from ..training.output_folder import OutputFolder
+from ..training.run_folder import RunFolder
 
 _BOTH = "support_above_generated.png"
 _WEIGHTS = "adapted.safetensors"

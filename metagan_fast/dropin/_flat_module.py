@@ -19,8 +19,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from metagan_fast._ops._common import in_transform, is_traced
-from metagan_fast.flat import ALIGNMENT, FlatLayout, Slot
+from ..flat import ALIGNMENT, FlatLayout, Slot
+from ..ops._common import in_transform, is_traced
 
 State = dict[str, Tensor]
 Rule = Callable[

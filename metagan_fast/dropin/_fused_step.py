@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metagan_fast import _native, functional
-from metagan_fast._ops import adam_step, sgd_step
-from metagan_fast._ops._common import in_transform, is_traced
-from metagan_fast.dropin._flat_module import Layout, aliases, join, split
+from .. import _native, functional
+from ..ops import adam_step, sgd_step
+from ..ops._common import in_transform, is_traced
+from ._flat_module import Layout, aliases, join, split
 
 
 @dataclass(frozen=True)

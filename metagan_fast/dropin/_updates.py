@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metagan_fast import _native, functional, reference
-from metagan_fast.dropin import _fused_step
-from metagan_fast.dropin._flat_module import Layout, Rule, State, over_buffers
+from .. import _native, functional
+from ..ops import reference
+from . import _fused_step
+from ._flat_module import Layout, Rule, State, over_buffers
 
 
 def flat_sgd(

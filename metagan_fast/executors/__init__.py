@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ._types import Adapted, Executor, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
-from .native_executor import NativeExecutor
-from .plan import PlanError
-from .torch_executor import TorchExecutor
+from .base import Adapted, Executor, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from .native.executor import NativeExecutor
+from .native.lowering import PlanError
+from .torch.executor import TorchExecutor
 
 __all__ = [
     "Adapted",

@@ -12,7 +12,7 @@ parameter tensor, in the order of `layout.slots`). Tensors are not checked for s
 **Results.** A function returns new tensors; its twin with a trailing underscore overwrites the tensors it
 names and returns those. A twin refuses tensors that require grad while grad mode is on, memory that overlaps,
 and `torch.func` transforms. On every backend, instruction set and number of threads the result has the bits
-of `metagan_fast.reference`, except for `clip_grad_norm` and what `max_norm` clips. A step with `max_norm` has those of
+of `metagan_fast.ops.reference`, except for `clip_grad_norm` and what `max_norm` clips. A step with `max_norm` has those of
 the same backend's `clip_grad_norm` and step one after the other; on Triton that takes a launch less: one for rows of
 at most 8192 elements (two with `zero_grads`), two for longer ones.
 
@@ -27,8 +27,7 @@ torch.compile, become plain PyTorch. The derivative of a square root at 0 is def
 
 from __future__ import annotations
 
-from metagan_fast._backends import use_backend
-
+from ..ops._dispatch import use_backend
 from .initialisations import (
     ema_update,
     ema_update_,

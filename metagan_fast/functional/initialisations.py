@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from metagan_fast._ops import ema_update as _ema_update
-from metagan_fast._ops import meta_adam_step as _meta_adam_step
-from metagan_fast._ops import reptile_gradient as _reptile_gradient
-from metagan_fast._ops import reptile_interpolate as _reptile_interpolate
+from ..ops import ema_update as _ema_update
+from ..ops import meta_adam_step as _meta_adam_step
+from ..ops import reptile_gradient as _reptile_gradient
+from ..ops import reptile_interpolate as _reptile_interpolate
 
 if TYPE_CHECKING:
-    from metagan_fast.flat import FlatLayout
+    from ..flat import FlatLayout
 
 
 def reptile_interpolate(

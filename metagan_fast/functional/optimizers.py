@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from metagan_fast._ops import adam_step as _adam_step
-from metagan_fast._ops import clip_grad_norm as _clip_grad_norm
-from metagan_fast._ops import rmsprop_step as _rmsprop_step
-from metagan_fast._ops import sgd_step as _sgd_step
+from ..ops import adam_step as _adam_step
+from ..ops import clip_grad_norm as _clip_grad_norm
+from ..ops import rmsprop_step as _rmsprop_step
+from ..ops import sgd_step as _sgd_step
 
 if TYPE_CHECKING:
-    from metagan_fast.flat import FlatLayout
+    from ..flat import FlatLayout
 
 
 def sgd_step(

@@ -10,17 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .adversarial import (
-    FIGR,
-    WGAN,
-    WGANGP,
-    Hinge,
-    LeastSquares,
-    Loss,
-    Minimax,
-    NonSaturating,
-    RelativisticAverage,
-)
+from .adversarial import FIGR, WGAN, WGANGP, Hinge, LeastSquares, Loss, Minimax, NonSaturating, RelativisticAverage
 from .penalties import GradientPenalty, Penalty, ZeroCenteredPenalty
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _numbers
+from .._utils import numbers as _numbers
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .. import _numbers
+from .._utils import numbers as _numbers
 from ..tasks import TaskBatch
 from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
 from .features import FeatureExtractor
 
 if TYPE_CHECKING:
-    from ..learner import MetaGAN
+    from ..learner.metagan import MetaGAN
     from ..tasks import TaskDistribution
 
 METHODS = {

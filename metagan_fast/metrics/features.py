@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import _numbers, checkpoint
-from .._draws import draws_from_seed
+from .. import checkpoint
+from .._utils import numbers as _numbers
+from .._utils.draws import draws_from_seed
 
 if TYPE_CHECKING:
     from ..tasks import TaskDistribution

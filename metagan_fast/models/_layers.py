@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from .._numbers import count, sides
+from .._utils.numbers import count, sides
 
 
 def sequence(**layers: nn.Module) -> nn.Sequential:

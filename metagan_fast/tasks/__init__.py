@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from metagan_fast.tasks.batch import TaskBatch
-from metagan_fast.tasks.distribution import TaskDistribution
-from metagan_fast.tasks.load import NAMES, Tasks, load, read_images
+from .batch import TaskBatch
+from .distribution import TaskDistribution
+from .load import NAMES, Tasks, load, read_images
 
 __all__ = ["NAMES", "TaskBatch", "TaskDistribution", "Tasks", "load", "read_images"]

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metagan_fast._logging import log_once
-from metagan_fast._numbers import convert, count
-from metagan_fast._tensors import ordinary
+from .._utils.logging import log_once
+from .._utils.numbers import convert, count
+from .._utils.tensors import ordinary
 
 logger = logging.getLogger(__name__)
 

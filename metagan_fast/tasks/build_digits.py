@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metagan_fast.tasks import embedded
+from . import embedded
 
 
 def main() -> None:

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from metagan_fast.tasks import embedded
-from metagan_fast.tasks.fonts import Typeface, find_typefaces
-from metagan_fast.tasks.images import Pixels
+from . import embedded
+from .fonts import Typeface, find_typefaces
+from .images import Pixels
 
 IMAGE_SIZE = 32
 DRAWINGS_A_CLASS = 150

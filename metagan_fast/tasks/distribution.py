@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagan_fast import _numbers
-from metagan_fast.tasks import draws
-from metagan_fast.tasks.batch import TaskBatch
-from metagan_fast.tasks.images import ImageSet
+from .._utils import numbers as _numbers
+from . import draws
+from .batch import TaskBatch
+from .images import ImageSet
 
 
 class TaskDistribution:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metagan_fast.tasks import npz
-from metagan_fast.tasks.images import ImageSet, Pixels
+from . import npz
+from .images import ImageSet, Pixels
 
 FOLDER = Path(__file__).parent / "data"
 _GLYPHS = FOLDER / "glyphs.npz"

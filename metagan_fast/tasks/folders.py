@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metagan_fast.tasks.images import ImageSet, Pixels, fit
-from metagan_fast.tasks.left_out import LeftOut, Reason
+from .images import ImageSet, Pixels, fit
+from .left_out import LeftOut, Reason
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metagan_fast.tasks.images import ImageSet, Pixels
+from .images import ImageSet, Pixels
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metagan_fast.tasks.images import ImageSet, Pixels, as_channels_first, gather
-from metagan_fast.tasks.left_out import LeftOut, Reason
+from .images import ImageSet, Pixels, as_channels_first, gather
+from .left_out import LeftOut, Reason
 
 _UNSIGNED_BYTES = 0x08
 _PART_WORDS = frozenset({"train", "t10k", "test", "validation", "images", "idx3", "ubyte"})  # do not name a set

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from metagan_fast.tasks.left_out import LeftOut
+from .left_out import LeftOut
 
 if TYPE_CHECKING:
     from PIL import Image

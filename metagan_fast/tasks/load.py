@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, from_numpy
 
-from metagan_fast import _numbers
-from metagan_fast.tasks import embedded, folders, fonts, idx, npz
-from metagan_fast.tasks.distribution import TaskDistribution, to_float
-from metagan_fast.tasks.images import ImageSet, convert
-from metagan_fast.tasks.left_out import LeftOut, Reason
-from metagan_fast.tasks.split import PARTS, Split, record, split_classes
+from .._utils import numbers as _numbers
+from . import embedded, folders, fonts, idx, npz
+from .distribution import TaskDistribution, to_float
+from .images import ImageSet, convert
+from .left_out import LeftOut, Reason
+from .split import PARTS, Split, record, split_classes
 
 Size = tuple[int, int] | None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from metagan_fast.tasks.images import ImageSet, as_channels_first, gather
+from .images import ImageSet, as_channels_first, gather
 
 
 def recognises(path: Path) -> bool:

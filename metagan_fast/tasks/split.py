@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metagan_fast.tasks import draws
+from . import draws
 
 PARTS = ("train", "validation", "test")
 

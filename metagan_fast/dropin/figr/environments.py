@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...outputs import OutputFolder
 from ...tasks import TaskDistribution, draws, folders, idx
 from ...tasks.images import ImageSet
+from ...training.output_folder import OutputFolder
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ... import checkpoint, functional
-from ..._draws import draws_from_seed
+from ..._utils.draws import draws_from_seed
 from ...executors import MetaGradient
 from ...inner import InnerLoop
-from ...learner import MetaGAN
-from ...meta import Reptile
+from ...learner.algorithms import Reptile
+from ...learner.metagan import MetaGAN
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
-from ...run_folder import locked
 from ...tasks import TaskBatch
-from ...trainer import Dispensable, stop_request
+from ...training.run_folder import locked
+from ...training.trainer import Dispensable, stop_request
 from . import environments
 from .functions import normalize_data, unnormalize_data
 from .options import ENVIRONMENTS, NETWORKS, OPTIONS, read_options

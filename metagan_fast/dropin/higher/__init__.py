@@ -11,16 +11,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.higher import optim, patch, utils
-from metagan_fast.dropin.higher.optim import (
-    DifferentiableOptimizer,
-    Override,
-    create_diff_optim,
-    get_diff_optim,
-    register_optim,
-)
-from metagan_fast.dropin.higher.patch import FunctionalModule, make_functional, monkeypatch
+from .._originals import hand_on
+from . import optim, patch, utils
+from .optim import DifferentiableOptimizer, Override, create_diff_optim, get_diff_optim, register_optim
+from .patch import FunctionalModule, make_functional, monkeypatch
 
 __all__ = [
     "create_diff_optim",

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from metagan_fast import optim as native
-from metagan_fast.dropin import _updates
-from metagan_fast.dropin._flat_module import Part, Rule, advance, parts_of, states_of
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.higher.patch import FunctionalModule
-from metagan_fast.dropin.higher.utils import flatten, map_leaves
+from ... import optim as native
+from .. import _updates
+from .._flat_module import Part, Rule, advance, parts_of, states_of
+from .._originals import hand_on
+from .patch import FunctionalModule
+from .utils import flatten, map_leaves
 
 __getattr__, __dir__ = hand_on(__name__, "higher.optim")
 

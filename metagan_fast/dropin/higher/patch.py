@@ -16,9 +16,9 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from metagan_fast._rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
-from metagan_fast.dropin._flat_module import flat_copies
-from metagan_fast.dropin._originals import hand_on
+from ..._utils.rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
+from .._flat_module import flat_copies
+from .._originals import hand_on
 
 __getattr__, __dir__ = hand_on(__name__, "higher.patch")
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metagan_fast.dropin._flat_module import flat_copies
-from metagan_fast.dropin._originals import hand_on
+from .._flat_module import flat_copies
+from .._originals import hand_on
 
 __getattr__, __dir__ = hand_on(__name__, "higher.utils")
 

@@ -8,8 +8,7 @@ installed.
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-
+from .._originals import hand_on
 from . import algorithms, nn, optim, utils
 from .algorithms import GBML, MAML, MetaSGD, maml_update, meta_sgd_update
 from .optim import ParameterUpdate

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metagan_fast._rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
-from metagan_fast.dropin._originals import hand_on
+from ..._utils.rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
+from .._originals import hand_on
 
 logger = logging.getLogger(__name__)
 

@@ -6,29 +6,14 @@ Names that are not covered are TorchOpt's own, where it is installed.
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt import alias, base, combine, optim, update, utils
-from metagan_fast.dropin.torchopt.alias import adam, adamw, rmsprop, sgd
-from metagan_fast.dropin.torchopt.base import GradientTransformation
-from metagan_fast.dropin.torchopt.combine import chain
-from metagan_fast.dropin.torchopt.optim import (
-    FuncOptimizer,
-    MetaAdam,
-    MetaAdamW,
-    MetaOptimizer,
-    MetaRMSProp,
-    MetaRMSprop,
-    MetaSGD,
-)
-from metagan_fast.dropin.torchopt.update import apply_updates
-from metagan_fast.dropin.torchopt.utils import (
-    ModuleState,
-    extract_state_dict,
-    module_clone,
-    module_detach_,
-    recover_state_dict,
-    stop_gradient,
-)
+from .._originals import hand_on
+from . import alias, base, combine, optim, update, utils
+from .alias import adam, adamw, rmsprop, sgd
+from .base import GradientTransformation
+from .combine import chain
+from .optim import FuncOptimizer, MetaAdam, MetaAdamW, MetaOptimizer, MetaRMSProp, MetaRMSprop, MetaSGD
+from .update import apply_updates
+from .utils import ModuleState, extract_state_dict, module_clone, module_detach_, recover_state_dict, stop_gradient
 
 __all__ = [
     "FuncOptimizer",

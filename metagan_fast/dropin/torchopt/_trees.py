@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from metagan_fast._rebinding import check_rebindable, scripted
-from metagan_fast.dropin._flat_module import Layout, Part
+from ..._utils.rebinding import check_rebindable, scripted
+from .._flat_module import Layout, Part
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metagan_fast.dropin import _updates
-from metagan_fast.dropin._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt._trees import aligned, leaves, rebuild
-from metagan_fast.dropin.torchopt.base import GradientTransformation, Init, Update
+from .. import _updates
+from .._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
+from .._originals import hand_on
+from ._trees import aligned, leaves, rebuild
+from .base import GradientTransformation, Init, Update
 
 __all__ = ["adam", "adamw", "rmsprop", "sgd"]
 __getattr__, __dir__ = hand_on(__name__, "torchopt.alias")

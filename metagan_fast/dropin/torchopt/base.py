@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from metagan_fast.dropin._originals import hand_on
+from .._originals import hand_on
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from metagan_fast.dropin.torchopt._trees import leaves, rebuild
-from metagan_fast.dropin.torchopt.base import ChainedGradientTransformation, GradientTransformation, identity
+from ._trees import leaves, rebuild
+from .base import ChainedGradientTransformation, GradientTransformation, identity
 
 __all__ = ["chain", "chain_flat"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from metagan_fast.dropin._flat_module import State, advance, over_buffers
-from metagan_fast.dropin.torchopt._trees import aligned, leaves, rebuild
+from .._flat_module import State, advance, over_buffers
+from ._trees import aligned, leaves, rebuild
 
 __all__ = ["apply_updates"]
 

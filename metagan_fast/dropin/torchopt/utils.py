@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metagan_fast._rebinding import check_rebindable, closed
-from metagan_fast.dropin._flat_module import Part
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt._trees import containers, tree_map
-from metagan_fast.dropin.torchopt.optim import MetaOptimizer
+from ..._utils.rebinding import check_rebindable, closed
+from .._flat_module import Part
+from .._originals import hand_on
+from ._trees import containers, tree_map
+from .optim import MetaOptimizer
 
 logger = logging.getLogger(__name__)
 

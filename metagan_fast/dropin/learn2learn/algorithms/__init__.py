@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-
+from ..._originals import hand_on
 from . import base_learner, gbml, maml, meta_sgd
 from .gbml import GBML
 from .maml import MAML, maml_update

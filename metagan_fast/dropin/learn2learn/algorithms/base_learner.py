@@ -11,10 +11,9 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from metagan_fast._logging import log_once
-from metagan_fast.executors.layer_mode import task_layers
-from metagan_fast.executors.pairs import Pairs, settled
-
+from ...._utils.logging import log_once
+from ....executors.torch.layers.fusion import Pairs, settled
+from ....executors.torch.layers.layer_mode import task_layers
 from ..utils import copy_structure, replace_tensors
 
 if TYPE_CHECKING:

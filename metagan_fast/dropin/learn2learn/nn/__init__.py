@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-
+from ..._originals import hand_on
 from . import kroneckers, misc
 from .kroneckers import KroneckerLinear, kronecker_addmm
 from .misc import Flatten, Lambda, Scale, freeze, unfreeze

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metagan_fast.dropin._originals import hand_on
+from ..._originals import hand_on
 
 __getattr__, __dir__ = hand_on(__name__, "learn2learn.nn.kroneckers")
 

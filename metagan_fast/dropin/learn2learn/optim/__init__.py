@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-
+from ..._originals import hand_on
 from . import learnable_optimizer, parameter_update, transforms, update_rules
 from .learnable_optimizer import LearnableOptimizer
 from .parameter_update import ParameterUpdate

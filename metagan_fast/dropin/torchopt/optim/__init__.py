@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt.optim import func, meta
-from metagan_fast.dropin.torchopt.optim.func import FuncOptimizer
-from metagan_fast.dropin.torchopt.optim.meta import (
-    MetaAdam,
-    MetaAdamW,
-    MetaOptimizer,
-    MetaRMSProp,
-    MetaRMSprop,
-    MetaSGD,
-)
+from ..._originals import hand_on
+from . import func, meta
+from .func import FuncOptimizer
+from .meta import MetaAdam, MetaAdamW, MetaOptimizer, MetaRMSProp, MetaRMSprop, MetaSGD
 
 __all__ = [
     "FuncOptimizer",

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt._trees import leaves, rebuild
-from metagan_fast.dropin.torchopt.base import GradientTransformation
-from metagan_fast.dropin.torchopt.optim._inputs import check_transformation, gradients
-from metagan_fast.dropin.torchopt.update import apply_updates
+from ..._originals import hand_on
+from .._trees import leaves, rebuild
+from ..base import GradientTransformation
+from ..update import apply_updates
+from ._inputs import check_transformation, gradients
 
 __getattr__, __dir__ = hand_on(__name__, "torchopt.optim.func")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metagan_fast.dropin._flat_module import advance
-from metagan_fast.dropin._originals import hand_on
-from metagan_fast.dropin.torchopt._trees import containers
-from metagan_fast.dropin.torchopt.alias import FusedTransformation, Rate, adam, adamw, rmsprop, sgd
-from metagan_fast.dropin.torchopt.base import GradientTransformation
-from metagan_fast.dropin.torchopt.optim._inputs import check_transformation, gradients
-from metagan_fast.dropin.torchopt.update import apply_updates
+from ..._flat_module import advance
+from ..._originals import hand_on
+from .._trees import containers
+from ..alias import FusedTransformation, Rate, adam, adamw, rmsprop, sgd
+from ..base import GradientTransformation
+from ..update import apply_updates
+from ._inputs import check_transformation, gradients
 
 __getattr__, __dir__ = hand_on(__name__, "torchopt.optim.meta")
 

@@ -1,0 +1,71 @@
+// The Python module: the choice of an instruction set and measures of the processor here, the rest beside it.
+// metagan_fast/_core.pyi documents every argument.
+#include "bindings.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "cpu/simd/isa.h"
+#include "cpu/runtime/peak.h"
+#include "cpu/runtime/profile.h"
+#include "source_digest.h"
+
+namespace metagan {
+namespace {
+
+py::list available_isas() {
+    py::list names;
+    for (const Isa isa : kIsas)
+        if (is_available(isa)) names.append(name(isa));
+    return names;
+}
+
+void set_isa(const std::string& wanted) {
+    std::string available;
+    for (const Isa isa : kIsas) {
+        if (!is_available(isa)) continue;
+        if (wanted == name(isa)) return set_current_isa(isa);
+        available += std::string(available.empty() ? "" : ", ") + name(isa);
+    }
+    throw py::value_error("instruction set must be one that this processor has (" + available + "), got '" + wanted +
+                          "'");
+}
+
+}  // namespace
+}  // namespace metagan
+
+PYBIND11_MODULE(_core, module) {
+    using namespace metagan;
+
+    module.attr("SOURCE_DIGEST") = source_digest();
+    module.def("available_isas", &available_isas);
+    module.def("isa", [] { return name(current_isa()); });
+    module.def("set_isa", &set_isa);
+    module.def("set_profiling", &set_profiling);
+    module.def("profile", [] {
+        constexpr const char* kNames[kWorks] = {"other",         "multiply",   "correlate", "pack",
+                                                "normalization", "activation", "rearrange", "update"};
+        py::dict seconds;
+        for (int work = 0; work < kWorks; ++work) seconds[kNames[work]] = profiled_seconds(static_cast<Work>(work));
+        return seconds;
+    });
+    module.def(
+        "multiply_add_rate",
+        [](int threads, double seconds) {
+            if (threads < 1 || !(seconds > 0 && seconds <= 60))
+                throw py::value_error("expected at least 1 thread and above 0 to 60 seconds");
+            return multiply_add_rate(threads, seconds);
+        },
+        py::call_guard<py::gil_scoped_release>());
+    if (const char* wanted = std::getenv("METAGAN_FAST_ISA"); wanted && *wanted) {
+        try {
+            set_isa(wanted);
+        } catch (const py::value_error& error) {
+            throw py::import_error(std::string("METAGAN_FAST_ISA: ") + error.what());
+        }
+    }
+
+    define_updates(module);
+    define_optimizers(module);
+    define_engine(module);
+}

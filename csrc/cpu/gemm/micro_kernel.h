@@ -1,0 +1,201 @@
+// The inner loop of every matrix product: a tile of Y, [rows][vectors], stays in registers while k counts up, and each
+// element of A is broadcast against vectors of B.
+//
+// A is read where it lies, and so is B where its columns lie in runs that make up vectors: a vector is loaded, and a
+// vector of Y stored, in 1, 2 or 4 parts. Elsewhere B is packed beforehand; see pack.h. A tile of 12 x 2 vectors takes
+// 24 registers of 32 for the sums, and 26 loads for 24 multiply-adds, which a processor does two at a time: what is
+// loaded in place or in parts costs nothing as long as it is in the first-level cache.
+#pragma once
+
+#include "cpu/simd/vector.h"
+
+namespace metagan {
+namespace {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 12;
+// More vectors where rows are few, so that sums enough are on their way at a time.
+constexpr int most_vectors(int rows) { return rows <= 2 ? 8 : rows <= 6 ? 4 : 2; }
+#else
+constexpr int kTileRows = 6;  // 12 sums of 16 registers
+constexpr int most_vectors(int rows) { return rows <= 2 ? 4 : 2; }
+#endif
+constexpr int kMostVectors = most_vectors(1);
+constexpr double kLoneVector = 1.06;  // GemmKernels::lone_vector: 55 of 59 G multiply-adds/s on a Zen 4 core
+constexpr int kMostParts = 4;
+
+struct Tile {
+    int64_t depth;
+    const float* a;  // row i of step k is a[i * a_row + a_step[k]], or with a table a[a_rows[i] + a_step[k]]
+    int64_t a_row;
+    const int32_t *a_rows, *a_step;
+    const float* b;  // part p of step k begins at b[b_part[p] + b_step[k]]
+    const int32_t *b_part, *b_step;
+    const float* start;  // of row i; null: 0
+    float* y;            // part p of row i begins at y[i * y_row + y_part[p]]
+    int64_t y_row;
+    const int32_t* y_part;
+    int last;  // how many columns of the last vector to store; fewer than all only where it is one part
+    bool add;  // to what is there
+};
+
+// By intrinsics where a compiler makes a detour through memory of the general form.
+template <int kParts>
+METAGAN_INLINE FloatVector load_parts(const float* const* from, int64_t offset) {
+    if constexpr (kParts == 1) return load(from[0] + offset, FloatVector{});
+#if defined(__AVX512F__)
+    if constexpr (kParts == 2)
+        return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(from[0] + offset)),
+                                  _mm256_loadu_ps(from[1] + offset), 1);
+    __m512 result = _mm512_castps128_ps512(_mm_loadu_ps(from[0] + offset));
+    result = _mm512_insertf32x4(result, _mm_loadu_ps(from[1] + offset), 1);
+    result = _mm512_insertf32x4(result, _mm_loadu_ps(from[2] + offset), 2);
+    return _mm512_insertf32x4(result, _mm_loadu_ps(from[3] + offset), 3);
+#else
+#if defined(__AVX2__)
+    if constexpr (kParts == 2)
+        return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from[0] + offset)),
+                                    _mm_loadu_ps(from[1] + offset), 1);
+#endif
+    constexpr int kSize = kFloats / kParts;
+    float lanes[kFloats];
+    for (int p = 0; p < kParts; ++p) __builtin_memcpy(lanes + p * kSize, from[p] + offset, kSize * sizeof(float));
+    return load(lanes, FloatVector{});
+#endif
+}
+
+template <int kParts>
+METAGAN_INLINE void store_parts(float* to, const int32_t* part, FloatVector value, bool add) {
+    if (add) {
+        const float* before[kParts];
+#pragma GCC unroll 4
+        for (int p = 0; p < kParts; ++p) before[p] = to + part[p];
+        value += load_parts<kParts>(before, 0);
+    }
+    if constexpr (kParts == 1) return store(to + part[0], value);
+#if defined(__AVX512F__)
+    if constexpr (kParts == 2) {
+        _mm256_storeu_ps(to + part[0], _mm512_castps512_ps256(value));
+        _mm256_storeu_ps(to + part[1], _mm512_extractf32x8_ps(value, 1));
+    } else {
+        _mm_storeu_ps(to + part[0], _mm512_castps512_ps128(value));
+        _mm_storeu_ps(to + part[1], _mm512_extractf32x4_ps(value, 1));
+        _mm_storeu_ps(to + part[2], _mm512_extractf32x4_ps(value, 2));
+        _mm_storeu_ps(to + part[3], _mm512_extractf32x4_ps(value, 3));
+    }
+#else
+#if defined(__AVX2__)
+    if constexpr (kParts == 2) {
+        _mm_storeu_ps(to + part[0], _mm256_castps256_ps128(value));
+        return _mm_storeu_ps(to + part[1], _mm256_extractf128_ps(value, 1));
+    }
+#endif
+    constexpr int kSize = kFloats / kParts;
+    float lanes[kFloats];
+    store(lanes, value);
+    for (int p = 0; p < kParts; ++p) __builtin_memcpy(to + part[p], lanes + p * kSize, kSize * sizeof(float));
+#endif
+}
+
+// Writes a tile's sums to Y.
+template <int kRows, int kVectors, int kStoreParts, class AnyTile>
+METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const AnyTile& t) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+        float* const row = t.y + i * t.y_row;
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+            if (v + 1 == kVectors && t.last < kFloats) {
+                float* const to = row + t.y_part[v * kStoreParts];
+                store_first(to, t.last, t.add ? sum[i][v] + load_first(to, t.last) : sum[i][v]);
+            } else {
+                store_parts<kStoreParts>(row, t.y_part + v * kStoreParts, sum[i][v], t.add);
+            }
+        }
+    }
+}
+
+// How the rows of A lie: a fixed distance apart, or anywhere.
+enum class Rows { strided, listed };
+
+// Addresses are more than the general registers hold, and a compiler that keeps them in vector registers instead pushes
+// sums out of those. So strided rows are reached from every third one, and long tables are read anew each time.
+template <Rows kLayout, int kRows, int kVectors, int kLoadParts, int kStoreParts>
+void micro_kernel(const Tile& t) {
+    constexpr bool kListed = kLayout == Rows::listed;
+    const float *a[kRows], *b[kVectors * kLoadParts];
+    for (int i = 0; i < kRows; ++i) a[i] = t.a + (kListed ? t.a_rows[i] : 0);
+    for (int p = 0; p < kVectors * kLoadParts; ++p) b[p] = t.b + t.b_part[p];
+    const int32_t *const a_steps = t.a_step, *const b_steps = t.b_step;
+    const int64_t depth = t.depth, a_row = t.a_row;
+    FloatVector sum[kRows][kVectors];
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sum[i][v] = FloatVector{} + (t.start ? t.start[i] : 0);
+    }
+    for (int64_t k = 0; k < depth; ++k) {
+        if constexpr (kListed || kVectors * kLoadParts > 2) __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+        const int64_t a_step = a_steps[k], b_step = b_steps[k];
+        FloatVector column[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) column[v] = load_parts<kLoadParts>(b + v * kLoadParts, b_step);
+        const float* row = t.a + a_step;
+#pragma GCC unroll 12
+        for (int i = 0; i < kRows; ++i) {
+            if (!kListed && i > 0 && i % 3 == 0) {
+                row += 3 * a_row;
+                __asm__("" : "+r"(row));
+            }
+            const float broadcast = kListed ? a[i][a_step] : row[i % 3 * a_row];
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) sum[i][v] += broadcast * column[v];
+        }
+    }
+    store_tile<kRows, kVectors, kStoreParts>(sum, t);
+}
+
+// The size of tile below one of so many rows; tile_rows() knows them too.
+constexpr int next_tile_rows(int rows) { return rows > 8 ? 8 : rows > 6 ? 6 : rows > 4 ? 4 : rows - 1; }
+
+using MicroKernel = void (*)(const Tile&);
+
+template <Rows kLayout, int kRows, int kLoadParts, int kStoreParts, int kVectors>
+MicroKernel with_vectors(int vectors) {
+    if constexpr (kVectors > 1)
+        if (vectors < kVectors) return with_vectors<kLayout, kRows, kLoadParts, kStoreParts, kVectors / 2>(vectors);
+    return micro_kernel<kLayout, kRows, kVectors, kLoadParts, kStoreParts>;
+}
+
+template <Rows kLayout, int kLoadParts, int kStoreParts, int kRows = kTileRows>
+MicroKernel with_rows(int rows, int vectors) {
+    constexpr int kSmaller = next_tile_rows(kRows);
+    if constexpr (kRows > 1)
+        if (rows < kRows) return with_rows<kLayout, kLoadParts, kStoreParts, kSmaller>(rows, vectors);
+    constexpr int kMost = kLayout == Rows::listed ? 2 : most_vectors(kRows);
+    return with_vectors<kLayout, kRows, kLoadParts, kStoreParts, kMost>(vectors);
+}
+
+// The rows of the next tile when so many are left: one of the sizes above.
+METAGAN_INLINE int tile_rows(int64_t left) {
+    if (left >= kTileRows) return kTileRows;
+    return left >= 8 ? 8 : left >= 6 ? 6 : left >= 4 ? 4 : static_cast<int>(left);
+}
+
+// The vectors of the next tile when so many columns are left: as many as they fill, the last one perhaps in part.
+METAGAN_INLINE int tile_vectors(int most, int64_t left) {
+    while (most > 1 && left <= (most - 1) * kFloats) most /= 2;
+    return most;
+}
+
+// For strided rows. How a vector of B is loaded and one of Y stored: the same parts in place, one part of a panel.
+inline MicroKernel micro_kernel_of(int rows, int vectors, int load_parts, int store_parts) {
+    if (load_parts == 4) return with_rows<Rows::strided, 4, 4>(rows, vectors);
+    if (load_parts == 2) return with_rows<Rows::strided, 2, 2>(rows, vectors);
+    if (store_parts == 4) return with_rows<Rows::strided, 1, 4>(rows, vectors);
+    if (store_parts == 2) return with_rows<Rows::strided, 1, 2>(rows, vectors);
+    return with_rows<Rows::strided, 1, 1>(rows, vectors);
+}
+
+}  // namespace
+}  // namespace metagan

@@ -1,0 +1,18 @@
+// The kernels of the instruction set in use.
+#pragma once
+
+#include "cpu/gemm/gemm.h"
+#include "cpu/layers/layer_kernels.h"
+#include "cpu/runtime/peak.h"
+#include "cpu/updates/update_kernels.h"
+#include "cpu/gemm/winograd_kernels.h"
+
+namespace metagan {
+
+const GemmKernels& gemm_kernels(Precision);
+const LayerKernels& layer_kernels();
+const UpdateKernels& update_kernels();
+const WinogradKernels& winograd_kernels();
+const Chains& chains();
+
+}  // namespace metagan

@@ -1,0 +1,240 @@
+// Vectors as wide as the instruction set that a file is compiled for, in the compiler's own vector types: arithmetic on
+// them is written as on numbers. Loads and stores convert between storage and arithmetic types as `widen` and `narrow`
+// do for one element.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ops/dtypes.h"
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+namespace metagan {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+constexpr int kFloats = kVectorBytes / 4;
+constexpr int kDoubles = kVectorBytes / 8;
+
+using FloatVector = float __attribute__((vector_size(kVectorBytes)));
+using FloatQuad = float __attribute__((vector_size(16)));  // for rows shorter than a vector
+using DoubleVector = double __attribute__((vector_size(kVectorBytes)));
+using BitsVector = uint32_t __attribute__((vector_size(kVectorBytes)));
+using IndexVector = int32_t __attribute__((vector_size(kVectorBytes)));
+using BFloat16Vector = uint16_t __attribute__((vector_size(kVectorBytes / 2)));
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+    using type = FloatVector;
+};
+template <>
+struct VectorOf<double> {
+    using type = DoubleVector;
+};
+
+METAGAN_INLINE IndexVector lane_numbers() {
+    IndexVector lane;
+    for (int i = 0; i < kFloats; ++i) lane[i] = i;
+    return lane;
+}
+
+// Lanes of a and b, those of b counted on from a's; in one or two instructions where the compiler knows the indices.
+METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, IndexVector from) {
+#if !defined(__clang__)
+    return __builtin_shuffle(a, b, from);
+#elif defined(__AVX512F__)
+    return _mm512_permutex2var_ps(a, reinterpret_cast<__m512i>(from), b);
+#elif defined(__AVX2__)
+    const auto lanes = reinterpret_cast<__m256i>(from);
+    return from < kFloats ? FloatVector(_mm256_permutevar8x32_ps(a, lanes))
+                          : FloatVector(_mm256_permutevar8x32_ps(b, lanes));
+#else
+    FloatVector result;
+    for (int i = 0; i < kFloats; ++i) result[i] = from[i] < kFloats ? a[from[i]] : b[from[i] - kFloats];
+    return result;
+#endif
+}
+
+METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The last argument says how much to load: one element or a vector of them.
+template <class T>
+METAGAN_INLINE Arithmetic<T> load(const T* from, Arithmetic<T>) {
+    return widen(*from);
+}
+
+METAGAN_INLINE FloatVector load(const float* from, FloatVector) {
+    FloatVector result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+#if defined(__AVX2__)  // elsewhere it is the vector itself
+METAGAN_INLINE FloatQuad load(const float* from, FloatQuad) {
+    FloatQuad result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+METAGAN_INLINE void store(float* to, FloatQuad value) { __builtin_memcpy(to, &value, sizeof value); }
+#endif
+
+METAGAN_INLINE DoubleVector load(const double* from, DoubleVector) {
+    DoubleVector result;
+    __builtin_memcpy(&result, from, sizeof result);
+    return result;
+}
+
+METAGAN_INLINE FloatVector load(const BFloat16* from, FloatVector) {
+    BFloat16Vector stored;
+    __builtin_memcpy(&stored, from, sizeof stored);
+    return reinterpret_cast<FloatVector>(__builtin_convertvector(stored, BitsVector) << 16);
+}
+
+// As many elements as a vector of float64 holds.
+METAGAN_INLINE DoubleVector load_doubles(const double* from) { return load(from, DoubleVector{}); }
+
+METAGAN_INLINE DoubleVector load_doubles(const float* from) {
+    float __attribute__((vector_size(kVectorBytes / 2))) stored;
+    __builtin_memcpy(&stored, from, sizeof stored);
+    return __builtin_convertvector(stored, DoubleVector);
+}
+
+METAGAN_INLINE DoubleVector load_doubles(const BFloat16* from) {
+    float widened[kDoubles];
+    for (int i = 0; i < kDoubles; ++i) widened[i] = widen(from[i]);
+    return load_doubles(widened);
+}
+
+template <class T>
+METAGAN_INLINE void store(T* to, Arithmetic<T> value) {
+    narrow(value, *to);
+}
+
+METAGAN_INLINE void store(float* to, FloatVector value) { __builtin_memcpy(to, &value, sizeof value); }
+
+METAGAN_INLINE void store(double* to, DoubleVector value) { __builtin_memcpy(to, &value, sizeof value); }
+
+// The values rounded to bf16, as numbers of 16 bits.
+METAGAN_INLINE BitsVector bfloat16_bits(FloatVector value) {
+    const BitsVector bits = reinterpret_cast<BitsVector>(value);
+    const BitsVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const BitsVector quiet_nan = (bits >> 16) | 0x40u;
+    const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    return is_nan ? quiet_nan : rounded;
+}
+
+METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
+    const BFloat16Vector stored = __builtin_convertvector(bfloat16_bits(value), BFloat16Vector);
+    __builtin_memcpy(to, &stored, sizeof stored);
+}
+
+METAGAN_INLINE FloatVector round_to_bfloat16(FloatVector value) {
+#if defined(__AVX512BF16__)  // takes denormals for zeros, as products do there
+    const auto rounded = reinterpret_cast<BFloat16Vector>(_mm512_cvtneps_pbh(value));
+    return reinterpret_cast<FloatVector>(__builtin_convertvector(rounded, BitsVector) << 16);
+#else
+    return reinterpret_cast<FloatVector>(bfloat16_bits(value) << 16);
+#endif
+}
+
+METAGAN_INLINE float round_to_bfloat16(float value) {
+    BFloat16 rounded;
+    narrow(value, rounded);
+    return widen(rounded);
+}
+
+// Of a product: rounded to bf16, or as it is.
+template <bool kRounded, class V>
+METAGAN_INLINE V operand(V x) {
+    if constexpr (kRounded)
+        return round_to_bfloat16(x);
+    else
+        return x;
+}
+
+// The first `count` elements, at most a vector of them; the others are 0 and left alone.
+METAGAN_INLINE FloatVector load_first(const float* from, int count) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#else
+    FloatVector result = {};
+    __builtin_memcpy(&result, from, static_cast<size_t>(count) * sizeof(float));
+    return result;
+#endif
+}
+
+METAGAN_INLINE void store_first(float* to, int count, FloatVector value) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#else
+    __builtin_memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
+#endif
+}
+
+METAGAN_INLINE float total(FloatVector x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps(x);
+#else
+    float lanes[kFloats];
+    __builtin_memcpy(lanes, &x, sizeof lanes);
+    for (int half = kFloats / 2; half >= 1; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[half + i];
+    return lanes[0];
+#endif
+}
+
+METAGAN_INLINE FloatVector square_root(FloatVector x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_ps(-1, x);  // the plain one makes GCC 12 warn
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__SSE2__)
+    return _mm_sqrt_ps(x);
+#else
+    for (int i = 0; i < kFloats; ++i) x[i] = metagan::square_root(x[i]);
+    return x;
+#endif
+}
+
+METAGAN_INLINE DoubleVector square_root(DoubleVector x) {
+#if defined(__AVX512F__)
+    return _mm512_maskz_sqrt_pd(-1, x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_pd(x);
+#elif defined(__SSE2__)
+    return _mm_sqrt_pd(x);
+#else
+    for (int i = 0; i < kDoubles; ++i) x[i] = metagan::square_root(x[i]);
+    return x;
+#endif
+}
+
+// Calls body(i, kind) for [begin, end): by vectors of A as far as they go, then one by one.
+template <class A, class Body>
+METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
+    using V = typename VectorOf<A>::type;
+    constexpr int64_t kWidth = sizeof(V) / sizeof(A);
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth) body(i, V{});
+    for (; i < end; ++i) body(i, A{});
+}
+
+}  // namespace
+}  // namespace metagan
+
+// name_<instruction set>, METAGAN_ISA being the one that a file is compiled for.
+#define METAGAN_JOIN_(a, b) a##b
+#define METAGAN_JOIN(a, b) METAGAN_JOIN_(a, b)
+#define METAGAN_FOR_ISA(name) METAGAN_JOIN(name, METAGAN_ISA)

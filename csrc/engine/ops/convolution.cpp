@@ -1,0 +1,376 @@
+// Convolution, transposed convolution and linear layers.
+//
+// All are about two images: a large one and a small one, the small one being the convolution of the large one. Weights
+// are [small channels][large channels][taps]. A convolution gathers: its input is the large image; a transposed one
+// spreads: its input is the small image. The gradient by the input of either is the other, and the gradient by the
+// weights is the same correlation for both. A linear layer is a convolution of one pixel.
+#include <algorithm>
+#include <stdexcept>
+
+#include "cpu/simd/dispatch.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/profile.h"
+#include "geometry.h"
+#include "operations.h"
+#include "indirection.h"
+#include "engine/scratch.h"
+#include "winograd.h"
+
+namespace metagan {
+namespace {
+
+struct ConvolutionState : OperationState {
+    Array<float> input;  // images in their border
+    // What was made of the weights of a version: words for products in bf16, and transforms for the way back.
+    Array<float> gather_words, spread_words, transformed;
+    int64_t words_version = 0, transformed_version = 0;
+};
+
+class Convolution : public Operation {
+  public:
+    Convolution(const OperationPlan& plan, const std::vector<Shape>& shapes, bool transposed)
+        : Operation(plan), transposed_(transposed) {
+        const Shape& in = shapes[static_cast<size_t>(plan.inputs.at(0))];
+        const Shape& out = shapes[static_cast<size_t>(plan.output)];
+        const Shape &large = transposed ? out : in, &small = transposed ? in : out;
+        const std::vector<int64_t>& v = plan.integers;
+        if (v.size() != 8) throw std::invalid_argument(plan.name + ": expected 8 integers");
+        geometry_ = {{v[0], v[2], v[4], v[6], large.height, small.height},
+                     {v[1], v[3], v[5], v[7], large.width, small.width},
+                     large.channels,
+                     small.channels};
+        large_border_ = gather::border(geometry_);
+        small_border_ = spread::border(geometry_);
+        one_pixel_ = large.positions() == 1 && small.positions() == 1 && geometry_.taps() == 1 &&
+                     !large_border_.needed && !small_border_.needed;
+        for (const Grouping grouping : kGroupings) {
+            add_way(gather_, gather::groups(geometry_, large_border_, grouping));
+            add_way(spread_, spread::groups(geometry_, small_border_, grouping));
+        }
+        correlate_ = gather::all(geometry_, large_border_);
+        gather_winograd_ = Winograd(geometry_, large_border_, false);
+        spread_winograd_ = Winograd(geometry_, small_border_, true);
+    }
+
+    std::unique_ptr<OperationState> state(const Activations& a) const override {
+        auto state = std::make_unique<ConvolutionState>();
+        state->input = Array<float>(padded_floats(transposed_, a.images()));
+        return state;
+    }
+
+    int64_t state_bytes(int64_t images, Cotangents cotangents, Precision precision) const override {
+        int64_t floats = padded_floats(transposed_, images);
+        for (const bool spreads : {false, true})
+            if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
+        const Winograd& back = transposed_ ? gather_winograd_ : spread_winograd_;
+        if (cotangents == Cotangents::kept && back.suits(images, precision, true))
+            floats += back.weights_floats(precision);
+        return floats * int64_t{sizeof(float)};
+    }
+
+    int64_t scratch_floats(int64_t images) const override {
+        int64_t floats = 0;
+        for (const Winograd* winograd : {&gather_winograd_, &spread_winograd_})
+            if (winograd->suits(images, Precision::float32, true))
+                floats = std::max(floats,
+                                  winograd->scratch_floats(images, 1) + winograd->weights_floats(Precision::float32));
+        if (gather_winograd_.suits_gradient(images))
+            floats = std::max(floats, gather_winograd_.gradient_scratch_floats(images));
+        return floats;
+    }
+
+    int64_t border_floats(int64_t images) const override { return padded_floats(!transposed_, images); }
+
+    // The derivative by the weights reads the large image: in its border, where it has one.
+    bool rereads(size_t) const override { return transposed_ || !large_border_.needed; }
+
+    void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
+        const Source source = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), images);
+        apply(pass, a, state, source, images, pass.params, bias(pass.params), false, a.x(output(), images.first),
+              output(), true);
+    }
+
+    void tangent(const Pass& pass, Activations& a, OperationState* state, Range primal, Range tangent) const override {
+        const Source of_tangent = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), tangent);
+        float* const y = a.x(output(), tangent.first);
+        if (pass.params_dot) {
+            const Source of_primal = source_at(a, state, transposed_, a.x(input(), 0), a.stride(input()));
+            apply(pass, a, state, of_primal, primal, pass.params_dot, bias(pass.params_dot), false, y, output());
+        }
+        apply(pass, a, state, of_tangent, tangent, pass.params, nullptr, pass.params_dot != nullptr, y, output());
+    }
+
+    void reverse(const Pass& pass, Activations& a, OperationState* state, const Reverse& r, float* const* x_bar,
+                 float* const* x_tilde) const override {
+        const bool paired = r.primal.count > 0;
+        // The tangent's cotangents lie behind the others: both are carried back in one product.
+        const Range all{r.images.first, r.images.count + (paired ? r.tangent.count : 0)};
+        const bool large_needed = transposed_ && r.gradients;  // the correlation reads it padded, tangents and all
+        Source source{};
+        if (x_bar[0] || large_needed)
+            source = padded(pass, a, state, !transposed_, a.bar(output(), 0), a.stride(output()),
+                            x_tilde[0] || large_needed ? all : r.images);
+        if (x_bar[0]) {
+            const bool adjacent = x_tilde[0] == x_bar[0] + r.images.count * a.shape(input()).positions();
+            apply(pass, a, state, source, adjacent ? all : r.images, pass.params, nullptr, false, x_bar[0], input());
+            if (x_tilde[0] && !adjacent)
+                apply(pass, a, state, source, r.tangent, pass.params, nullptr, false, x_tilde[0], input());
+            if (paired && pass.params_dot) {
+                if (!x_tilde[0] && !large_needed)
+                    source = padded(pass, a, state, !transposed_, a.bar(output(), 0), a.stride(output()), r.tangent);
+                const int64_t first = r.primal.first - r.images.first;
+                apply(pass, a, state, source, r.tangent, pass.params_dot, nullptr, true,
+                      x_bar[0] + first * a.shape(input()).positions(), input());
+            }
+        }
+        if (!r.gradients) return;
+        weight_gradient(pass, a, state, all, *r.gradients);
+        if (plan().parameters[1] >= 0) {
+            const Shape& shape = a.shape(output());
+            const int64_t length = r.images.count * shape.positions(), stride = a.stride(output());
+            const float* const y_bar = a.bar(output(), r.images.first);
+            float* const sums = thread_scratch(shape.channels);
+            std::fill_n(sums, shape.channels, 0.f);
+            parallel_parts(shape.channels, shape.channels * length, pass.threads, [&](int64_t first, int64_t last) {
+                layer_kernels().row_sums({last - first, length, stride}, y_bar + first * stride, sums + first);
+            });
+            r.gradients->take(plan().parameters[1], 1, shape.channels, shape.channels, sums, shape.channels);
+        }
+    }
+
+  private:
+    // Images as a product reads them: image 0 of channel 0, and the distances.
+    struct Source {
+        const float* b;
+        int64_t channel, image;
+    };
+
+    const float* bias(const float* params) const {
+        return plan().parameters[1] < 0 ? nullptr : params + plan().parameters[1];
+    }
+
+    const Border& border(bool small) const { return small ? small_border_ : large_border_; }
+
+    int64_t padded_floats(bool small, int64_t images) const {
+        return border(small).needed ? rows(!small) * images * border(small).plane() : 0;
+    }
+
+    // The input in its border is kept for the derivative by the weights; the output's cotangent is not.
+    Source source_at(Activations& a, OperationState* state, bool small, const float* images, int64_t stride) const {
+        if (!border(small).needed)
+            return {images, stride,
+                    (small ? geometry_.y.small * geometry_.x.small : geometry_.y.large * geometry_.x.large)};
+        const float* const padded = small == transposed_ ? static_cast<ConvolutionState*>(state)->input.data()
+                                                         : a.border(border_floats(a.images()));
+        return {padded, a.images() * border(small).plane(), border(small).plane()};
+    }
+
+    // Copies the images of a range into their border, if they need one.
+    Source padded(const Pass& pass, Activations& a, OperationState* state, bool small, const float* images,
+                  int64_t stride, Range range) const {
+        const Border& border = this->border(small);
+        const Source source = source_at(a, state, small, images, stride);
+        if (!border.needed) return source;
+        const int64_t height = small ? geometry_.y.small : geometry_.y.large;
+        const int64_t width = small ? geometry_.x.small : geometry_.x.large;
+        parallel_for(rows(!small), pass.threads, [&](int64_t channel) {
+            const Timed timed(Work::pack);
+            float* const to = const_cast<float*>(source.b) + channel * source.channel + range.first * source.image;
+            if (small != transposed_) std::fill_n(to, range.count * source.image, 0.f);  // others were there
+            layer_kernels().pad(range.count, height, width, images + channel * stride + range.first * height * width,
+                                to + border.top * border.width + border.left, border.width, source.image);
+        });
+        return source;
+    }
+
+    // y (+)= W applied to images of the source; into an array like that of `value`. The source's kind says which way.
+    // Values themselves (`primal`) are summed as they are: which side of its kink an activation is on depends on them,
+    // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
+    // times the plain loop's distance from float64, and to about its own where values are summed as they are).
+    // Derivatives go through Winograd's transforms.
+    void apply(const Pass& pass, Activations& a, OperationState* state, const Source& source, Range range,
+               const float* params, const float* bias, bool accumulate, float* y, int value,
+               bool primal = false) const {
+        const bool spreads = (value == output()) == transposed_;
+        const Shape& shape = a.shape(value);
+        const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
+        const bool kept = keeps_transformed(a, value) && params == pass.params && pass.version != 0;
+        if (!primal && winograd.suits(range.count, pass.precision, kept)) {
+            const int64_t aside = winograd.scratch_floats(range.count, pass.threads);
+            float* const scratch = a.scratch(aside + winograd.weights_floats(pass.precision));
+            const float* const weights = transformed(
+                pass, winograd, params, kept ? static_cast<ConvolutionState*>(state) : nullptr, scratch + aside);
+            return winograd.apply(pass.threads, pass.precision,
+                                  {source.b + range.first * source.image, source.channel, source.image}, range.count,
+                                  weights, bias, accumulate, {y, a.stride(value), shape.positions()}, scratch);
+        }
+        const Groups& groups = cheapest(spreads ? spread_ : gather_, [&](const Tables& t) {
+            return gemm_kernels(pass.precision)
+                .cost(static_cast<int64_t>(t.b_tap.size()), range.count * static_cast<int64_t>(t.b_position.size()));
+        });
+        const bool holes = std::any_of(groups.begin(), groups.end(), [](const Tables& t) { return t.b_tap.empty(); });
+        if (holes && !accumulate) {
+            for (int64_t channel = 0; channel < shape.channels; ++channel)
+                std::fill_n(y + channel * a.stride(value), range.count * shape.positions(), bias ? bias[channel] : 0.f);
+            accumulate = true;
+        }
+        Weights weights = weights_of(params, spreads);
+        if (params == pass.params && pass.version != 0 && keeps_words(pass.precision)) {
+            weights.words = words(pass, *static_cast<ConvolutionState*>(state), spreads);
+            weights.words_row = words_row(spreads);
+            weights.words_channel = geometry_.taps();
+        }
+        thread_local std::vector<Product> products;  // keeps its memory
+        products.clear();
+        for (const Tables& t : groups) {
+            if (t.b_tap.empty()) continue;
+            Product product{patches_of(t, source, range, channels(spreads)),
+                            t.w_tap.data(),
+                            {y, a.stride(value), shape.positions(), t.y_position.data()}};
+            if (one_pixel_) product.result.y_position = product.patches.b_position;
+            products.push_back(product);
+        }
+        if (!products.empty()) multiply(pass, products, weights, shape.channels, bias, accumulate);
+    }
+
+    // Rows and channels of the weights, as a product to either image reads them.
+    int64_t rows(bool spreads) const { return spreads ? geometry_.large_channels : geometry_.small_channels; }
+    int64_t channels(bool spreads) const { return rows(!spreads); }
+
+    Weights weights_of(const float* params, bool spreads) const {
+        Weights weights;
+        weights.w = params + plan().parameters[0];
+        weights.w_row = spreads ? geometry_.taps() : geometry_.weights_of_small();
+        weights.w_channel = spreads ? geometry_.weights_of_small() : geometry_.taps();
+        return weights;
+    }
+
+    // Where there is a penalty, a version's weights carry three cotangents back.
+    bool keeps_transformed(const Activations& a, int value) const {
+        return value != output() && a.cotangents() == Cotangents::kept;
+    }
+
+    const float* transformed(const Pass& pass, const Winograd& winograd, const float* params, ConvolutionState* state,
+                             float* aside) const {
+        if (state && state->transformed_version == pass.version) return state->transformed.data();
+        float* const to = state ? state->transformed.at_least(winograd.weights_floats(pass.precision)) : aside;
+        winograd.transform_weights(pass.threads, pass.precision, params + plan().parameters[0], to);
+        if (state) state->transformed_version = pass.version;
+        return to;
+    }
+
+    // A single tap's weights are converted on their way: they are few, or meet as few columns.
+    bool keeps_words(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
+    int64_t words_row(bool spreads) const {
+        return gemm_kernels(Precision::bf16).words_row(channels(spreads), geometry_.taps());
+    }
+
+    const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
+        if (state.words_version != pass.version) {
+            const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
+            const WordTables to{state.gather_words.at_least(rows * words_row(false)), words_row(false),
+                                state.spread_words.at_least(geometry_.large_channels * words_row(true)),
+                                words_row(true)};
+            parallel_for((rows + share - 1) / share, pass.threads, [&](int64_t part) {
+                const Timed timed(Work::pack);
+                const Interval some{part * share, std::min(rows, (part + 1) * share)};
+                gemm_kernels(pass.precision)
+                    .to_words(pass.params + plan().parameters[0] + some.first * geometry_.weights_of_small(),
+                              geometry_.weights_of_small(), some, {0, geometry_.large_channels}, geometry_.taps(), to);
+            });
+            state.words_version = pass.version;
+        }
+        return (spreads ? state.spread_words : state.gather_words).data();
+    }
+
+    Patches patches_of(const Tables& t, const Source& source, Range range, int64_t channels) const {
+        Patches p;
+        p.b = source.b + range.first * source.image;
+        p.b_channel = source.channel;
+        p.b_tap = t.b_tap.data();
+        p.channels = static_cast<int>(channels);
+        p.taps = static_cast<int>(t.b_tap.size());
+        if (one_pixel_) {  // images are adjacent, as positions are elsewhere
+            p.b_position = thread_counting(range.count);
+            p.images = 1;
+            p.positions = p.run = static_cast<int>(range.count);
+        } else {
+            p.b_image = source.image;
+            p.b_position = t.b_position.data();
+            p.images = static_cast<int>(range.count);
+            p.positions = static_cast<int>(t.b_position.size());
+            p.run = t.run;
+        }
+        return p;
+    }
+
+    // Threads share out columns, or rows where columns are few: then each packs all columns, but reads its part of the
+    // weights only, which matters where they must be converted.
+    static void multiply(const Pass& pass, const std::vector<Product>& products, const Weights& weights, int64_t rows,
+                         const float* bias, bool accumulate) {
+        const GemmKernels& kernels = gemm_kernels(pass.precision);
+        const int64_t threads = pass.threads;
+        int64_t panels = 0;
+        for (const Product& product : products)
+            panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
+        const bool by_columns =
+            weights.words ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
+        const int64_t size = by_columns ? panels : rows;
+        const int64_t share = share_of(size, threads, by_columns ? 1 : kernels.tile_rows);
+        parallel_for((size + share - 1) / share, pass.threads, [&](int64_t piece) {
+            const Timed timed(Work::multiply);
+            const Interval part{piece * share, std::min(size, (piece + 1) * share)};
+            kernels.multiply(products.data(), static_cast<int>(products.size()), weights,
+                             by_columns ? Interval{0, rows} : part, by_columns ? part : Interval{0, panels}, bias,
+                             accumulate, thread_scratch(kPackFloats));
+        });
+    }
+
+    void weight_gradient(const Pass& pass, Activations& a, OperationState* state, Range range,
+                         GradientSink& gradients) const {
+        const int large_value = transposed_ ? output() : input(), small_value = transposed_ ? input() : output();
+        const float* const large = transposed_ ? a.bar(large_value, 0) : a.x(large_value, 0);
+        float* const small = transposed_ ? a.x(small_value, range.first) : a.bar(small_value, range.first);
+        const Source source = source_at(a, state, false, large, a.stride(large_value));
+        if (gather_winograd_.suits_gradient(range.count)) {
+            return gather_winograd_.weight_gradient(
+                pass.threads, pass.precision, {source.b + range.first * source.image, source.channel, source.image},
+                {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,
+                plan().parameters[0], a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
+        }
+        const Patches patches = patches_of(correlate_, source, range, geometry_.large_channels);
+        Result result{small, a.stride(small_value), a.shape(small_value).positions(), correlate_.y_position.data()};
+        if (one_pixel_) result.y_position = patches.b_position;
+        const int64_t rows = geometry_.small_channels, columns = geometry_.weights_of_small();
+        const GemmKernels& kernels = gemm_kernels(pass.precision);
+        // As large as a cache holds, but enough of them for the threads to share out.
+        const int64_t fits = std::min(kChunk, kPackFloats / rows), share = columns / (4 * pass.threads);
+        const int64_t even = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
+        const int64_t wanted = std::min(even, columns);
+        const int64_t unit = kernels.tile_columns, chunk = (wanted + unit - 1) / unit * unit;
+        parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
+            const Timed timed(Work::correlate);
+            const int64_t first = index * chunk, last = std::min(columns, first + chunk);
+            float* const pack = thread_scratch(kPackFloats + rows * chunk);
+            float* const out = pack + kPackFloats;
+            kernels.correlate(patches, result, rows, {first, last}, false, out, chunk, pack);
+            gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
+        });
+    }
+
+    bool transposed_, one_pixel_;
+    Geometry geometry_;
+    Border large_border_, small_border_;
+    std::vector<Groups> gather_, spread_;
+    Tables correlate_;
+    Winograd gather_winograd_, spread_winograd_;
+};
+
+}  // namespace
+
+std::unique_ptr<Operation> make_convolution(const OperationPlan& plan, const std::vector<Shape>& shapes,
+                                            bool transposed) {
+    return std::make_unique<Convolution>(plan, shapes, transposed);
+}
+
+}  // namespace metagan

@@ -1,0 +1,31 @@
+// The two images of a convolution, and the border that one of them needs.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/gemm/winograd_kernels.h"
+
+namespace metagan {
+
+struct Axis {
+    int64_t kernel, stride, padding, dilation, large, small;
+};
+
+struct Geometry {
+    Axis y, x;
+    int64_t large_channels, small_channels;
+
+    int64_t taps() const { return y.kernel * x.kernel; }
+    int64_t weights_of_small() const { return large_channels * taps(); }
+};
+
+// A zero border around images, and the arrays that have it.
+struct Border {
+    int64_t top = 0, left = 0, height = 0, width = 0;  // of the padded image
+    bool needed = false;
+
+    int64_t plane() const { return height * width; }
+    void fill_tiles() { width = (width + kTileOutputs - 1) / kTileOutputs * kTileOutputs; }
+};
+
+}  // namespace metagan

@@ -1,0 +1,1 @@
+"""Triton kernels of the fused updates, one file an op; `formulas` holds the update rules."""

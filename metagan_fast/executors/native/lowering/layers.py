@@ -1,0 +1,279 @@
+"""What the engine knows of `torch.nn.functional`: the functions that layers call, and products with a matrix."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .builder import Arrangement, Builder, Parameter, Refusal
+from .positions import position_map
+from .registry import Converter, Converters, as_parameters, as_tensor, refuse_unless, refuse_unless_images
+from .types import ACTIVATIONS
+
+LAYERS = Converters()
+
+Pair = int | Sequence[int]
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    height, width = value if len(value) == 2 else (value[0], value[0])
+    return height, width
+
+
+# Linear maps
+
+
+@LAYERS.converts(F.conv2d)
+def _convolution(
+    b: Builder,
+    input: Arrangement,
+    weight: Parameter,
+    bias: Parameter | None = None,
+    stride: Pair = 1,
+    padding: Pair | str = 0,
+    dilation: Pair = 1,
+    groups: int = 1,
+) -> Arrangement:
+    refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
+    parameters = as_parameters(weight, bias)
+    kernel = weight.shape[2:]
+    strides, dilations = _pair(stride), _pair(dilation)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        refuse_unless(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads unevenly')
+        padding = [t // 2 for t in total]
+    pads = (0, 0) if isinstance(padding, str) else _pair(padding)
+    refuse_unless_images(input)
+    return b.emit("convolution", [input], parameters=parameters, integers=(*kernel, *strides, *pads, *dilations))
+
+
+@LAYERS.converts(F.conv_transpose2d)
+def _transposed_convolution(
+    b: Builder,
+    input: Arrangement,
+    weight: Parameter,
+    bias: Parameter | None = None,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    output_padding: Pair = 0,  # shows in the shape of the output
+    groups: int = 1,
+    dilation: Pair = 1,
+) -> Arrangement:
+    refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
+    parameters = as_parameters(weight, bias)
+    integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
+    refuse_unless_images(input)
+    return b.emit("transposed_convolution", [input], parameters=parameters, integers=integers)
+
+
+_ONE_BY_ONE = (1, 1, 1, 1, 0, 0, 1, 1)
+
+
+@LAYERS.converts(F.linear)
+def _linear(b: Builder, input: Arrangement, weight: Parameter, bias: Parameter | None = None) -> Arrangement:
+    parameters = as_parameters(weight, bias)
+    refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F]; flatten its input")
+    return b.emit("convolution", [input], parameters=parameters, integers=_ONE_BY_ONE)
+
+
+@LAYERS.converts(torch.matmul, torch.mm, torch.mv, operator.matmul, "matmul", "mm", "mv")
+def _product(b: Builder, input: Arrangement, weight: Parameter) -> Arrangement:
+    """Convert `x @ w`: a matrix [in, out] is a transposed convolution, a vector [in] a convolution to one channel."""
+    parameters = as_parameters(weight)
+    refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F] on the left")
+    kind = "convolution" if len(weight.shape) == 1 else "transposed_convolution"
+    return b.emit(kind, [input], parameters=[*parameters, None], integers=_ONE_BY_ONE)
+
+
+# Normalisation
+
+
+def _normalize(
+    b: Builder,
+    x: Arrangement,
+    weight: Parameter | None,
+    bias: Parameter | None,
+    eps: float,
+    *,
+    channels: int,
+    positions: int,
+    across_images: bool = False,
+    per_element: bool = False,
+) -> Arrangement:
+    parameters = as_parameters(weight, bias)
+    sizes = [math.prod(p.shape) for p in parameters if p is not None]
+    affine = (2 if per_element else 1) if sizes else 0
+    integers = (channels, positions, across_images, affine, max(sizes, default=0))
+    return b.emit("normalization", [x], parameters=parameters, integers=integers, numbers=[eps])
+
+
+@LAYERS.converts(F.layer_norm)
+def _layer_norm(
+    b: Builder,
+    input: Arrangement,
+    normalized_shape: Sequence[int],
+    weight: Parameter | None = None,
+    bias: Parameter | None = None,
+    eps: float = 1e-5,
+) -> Arrangement:
+    shape = as_tensor(input).shape
+    trailing = len(normalized_shape)
+    refuse_unless(trailing <= len(shape), "it normalises over the images of a batch")
+    channels = shape[0] if trailing == len(shape) else 1
+    positions = math.prod(shape[-trailing:]) // channels
+    return _normalize(b, input, weight, bias, eps, channels=channels, positions=positions, per_element=True)
+
+
+@LAYERS.converts(F.group_norm)
+def _group_norm(
+    b: Builder,
+    input: Arrangement,
+    num_groups: int,
+    weight: Parameter | None = None,
+    bias: Parameter | None = None,
+    eps: float = 1e-5,
+) -> Arrangement:
+    shape = as_tensor(input).shape
+    return _normalize(b, input, weight, bias, eps, channels=shape[0] // num_groups, positions=math.prod(shape[1:]))
+
+
+@LAYERS.converts(F.instance_norm)
+def _instance_norm(
+    b: Builder,
+    input: Arrangement,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Parameter | None = None,
+    bias: Parameter | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Arrangement:
+    refuse_unless(use_input_stats, "it normalises by running statistics")
+    refuse_unless_images(input)
+    return _normalize(b, input, weight, bias, eps, channels=1, positions=math.prod(input.shape[1:]))
+
+
+@LAYERS.converts(F.batch_norm)
+def _batch_norm(
+    b: Builder,
+    input: Arrangement,
+    running_mean: Any,
+    running_var: Any,
+    weight: Parameter | None = None,
+    bias: Parameter | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Arrangement:
+    refuse_unless(training, "it normalises by running statistics")
+    positions = math.prod(as_tensor(input).shape[1:])
+    return _normalize(b, input, weight, bias, eps, channels=1, positions=positions, across_images=True)
+
+
+# Functions of one element
+
+
+def _activation(b: Builder, x: Arrangement, name: str, *numbers: float, slope: Parameter | None = None) -> Arrangement:
+    slopes = math.prod(slope.shape) if slope is not None else 0
+    return b.emit(
+        "activation",
+        [as_tensor(x)],
+        parameters=as_parameters(slope) if slope is not None else (),
+        integers=(ACTIVATIONS.index(name), slopes),
+        numbers=numbers,
+    )
+
+
+LAYERS.enter(lambda b, input, inplace=False: _activation(b, input, "relu"), F.relu, torch.relu, torch.relu_)
+LAYERS.enter(lambda b, input: _activation(b, input, "relu"), "relu", "relu_")
+LAYERS.enter(
+    lambda b, input, negative_slope=0.01, inplace=False: _activation(b, input, "leaky_relu", negative_slope),
+    F.leaky_relu,
+    F.leaky_relu_,
+)
+LAYERS.enter(
+    lambda b, input, alpha=1.0, inplace=False: _activation(b, input, "elu", alpha),
+    F.elu,
+    F.elu_,
+)
+LAYERS.enter(lambda b, input, inplace=False: _activation(b, input, "silu"), F.silu)
+LAYERS.enter(
+    lambda b, input, *, approximate="none": _activation(b, input, "gelu" if approximate == "none" else "gelu_tanh"),
+    F.gelu,
+)
+LAYERS.enter(
+    lambda b, input, beta=1.0, threshold=20.0: _activation(b, input, "softplus", beta, threshold),
+    F.softplus,
+)
+LAYERS.enter(lambda b, input: _activation(b, input, "tanh"), torch.tanh, F.tanh, "tanh", "tanh_")
+LAYERS.enter(lambda b, input: _activation(b, input, "sigmoid"), torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")
+
+
+@LAYERS.converts(F.prelu, torch.prelu, "prelu")
+def _prelu(b: Builder, input: Arrangement, weight: Parameter) -> Arrangement:
+    as_parameters(weight)
+    return _activation(b, input, "prelu", slope=weight)
+
+
+@LAYERS.converts(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+def _dropout(
+    b: Builder, input: Arrangement, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Arrangement:
+    refuse_unless(not training or p == 0, "it draws random numbers; call .eval() on it, or leave it out")
+    return input
+
+
+# Maps of positions
+
+
+def _maps_positions(function: Callable[..., Tensor]) -> Converter:
+    def convert(b: Builder, input: Arrangement, *args: Any, **kwargs: Any) -> Arrangement:
+        shape = as_tensor(input).shape
+        refuse_unless(len(shape) == len(b.output_shape) == 3, "it needs images [n, C, H, W]")
+        found = None
+        if shape[0] == b.output_shape[0]:
+            found = position_map(lambda images: function(images, *args, **kwargs), *shape[1:])
+        if found is None:
+            raise Refusal("it is no linear map along rows and columns")
+        return b.emit("resample", [input], integers=(*found.offsets, *found.columns), numbers=found.weights)
+
+    return convert
+
+
+for _function in (F.interpolate, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad):
+    LAYERS.enter(_maps_positions(_function), _function)
+
+
+@LAYERS.converts(F.max_pool2d, torch.max_pool2d)
+def _max_pool(
+    b: Builder,
+    input: Arrangement,
+    kernel_size: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,  # shows in the shape of the output
+    return_indices: bool = False,
+) -> Arrangement:
+    refuse_unless_images(input)
+    kernel = _pair(kernel_size)
+    strides = _pair(stride) if stride else kernel
+    return b.emit("max_pool", [input], integers=(*kernel, *strides, *_pair(padding), *_pair(dilation)))
+
+
+@LAYERS.converts(F.adaptive_max_pool2d)
+def _adaptive_max_pool(b: Builder, input: Arrangement, output_size: Any, return_indices: bool = False) -> Arrangement:
+    refuse_unless_images(input)
+    sides = list(zip(input.shape[1:], b.output_shape[1:], strict=True))
+    refuse_unless(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")
+    kernel = tuple(size // out for size, out in sides)
+    return b.emit("max_pool", [input], integers=(*kernel, *kernel, 0, 0, 1, 1))

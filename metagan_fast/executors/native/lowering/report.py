@@ -1,0 +1,61 @@
+"""Plans in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ....flat import FlatLayout
+from .types import Operation, Plan
+
+_HEADER = ("layer", "operation", "output", "parameters", "multiply-adds")
+
+
+def describe_plan(plan: Plan, layout: FlatLayout) -> str:
+    """Return a table of a plan's operations: layer, kind, output shape, parameters and multiply-adds an image."""
+    sizes = {slot.offset: slot.numel for slot in layout.slots}
+    rows: list[tuple[str, ...]] = [_HEADER]
+    for operation in plan.operations:
+        count = sum(sizes[offset] for offset in operation.parameters if offset >= 0)
+        numbers = (f"{number:,}" if number else "" for number in (count, plan.multiply_adds(operation)))
+        rows.append((operation.name, _title(operation), _shape(plan.values[operation.output]), *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def inner_step_multiply_adds(
+    generator: Plan, discriminator: Plan, images: int, *, critic_steps: int, penalty: bool
+) -> int:
+    """Return the multiply-adds of one inner step of one task, on `images` images an update.
+
+    The discriminator's update: fake images; forward of real and fake; their weight gradients and, but for the first
+    layer, data gradients. A penalty on the input gradient adds, at its own points, forward, the gradient by the image,
+    the tangent along it and one reverse pass: two weight gradients and a data gradient. The generator's update: forward
+    through both networks, data gradients back through the discriminator, both gradients of the generator.
+    """
+    (g, g_first), (d, d_first) = _costs(generator), _costs(discriminator)
+    update_d = g + 4 * d + 2 * (d - d_first)
+    if penalty:
+        update_d += 5 * d + (d - d_first)
+    update_g = 2 * g + (g - g_first) + 2 * d
+    return images * (critic_steps * update_d + update_g)
+
+
+def _costs(plan: Plan) -> tuple[int, int]:
+    """Return the multiply-adds of all operations and of those that read the input."""
+    costs = [(plan.multiply_adds(op), plan.input in op.inputs) for op in plan.operations]
+    return sum(cost for cost, _ in costs), sum(cost for cost, reads_input in costs if reads_input)
+
+
+def _title(operation: Operation) -> str:
+    kernel = operation.integers[:2]
+    sized = operation.kind in ("convolution", "transposed_convolution", "max_pool")
+    return f"{operation.title} {kernel[0]}x{kernel[1]}" if sized else operation.title
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    texts = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
+    return "  ".join([*texts, *(text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True))]).rstrip()

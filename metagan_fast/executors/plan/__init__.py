@@ -1,9 +1,0 @@
-"""Plans: a module, traced by torch.fx, as the list of operations that the native engine runs."""
-
-from __future__ import annotations
-
-from .conversion import make_plan
-from .report import describe_plan, inner_step_multiply_adds
-from .types import ACTIVATIONS, Operation, Plan, PlanError
-
-__all__ = ["ACTIVATIONS", "Operation", "Plan", "PlanError", "describe_plan", "inner_step_multiply_adds", "make_plan"]

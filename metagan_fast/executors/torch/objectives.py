@@ -1,0 +1,79 @@
+"""The losses of both networks for every task of a batch, as functions of their flat parameters."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...losses import Loss
+from .batched import BatchedModule
+from .exact_norms import ExactNorms
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """Evaluate a GAN loss on stacked parameters `[tasks, numel]` and images `[tasks, n, C, H, W]`.
+
+    Every result is `[tasks]` and differentiable to any order.
+    """
+
+    generator: BatchedModule
+    discriminator: BatchedModule
+    loss: Loss
+
+    def discriminator_loss(
+        self, params: Tensor, real: Tensor, fake: Tensor, interpolation: Tensor, *, differentiated_twice: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the discriminator's loss, penalty included, and the penalty alone (None if there is none).
+
+        The penalty takes its gradient by double backward: forward mode under reverse mode is silently wrong for
+        normalisation layers in torch 2.13, and so is a third derivative (`exact_norms.py`). `differentiated_twice`
+        says that the caller will take second derivatives of the loss, which are third ones of the penalty's scores.
+        """
+        real_scores, fake_scores = self._both_scores(params, real, fake)
+        loss = self.loss.discriminator_loss(real_scores, fake_scores)
+        if self.loss.penalty is None:
+            return loss, None
+        points = self._penalty_points(self.loss.penalty.location, real, fake, interpolation)
+        with ExactNorms() if differentiated_twice else nullcontext():
+            scores = self._scores(params, points)
+        (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
+        penalty = self.loss.penalty.value(gradient)
+        return loss + penalty, penalty
+
+    def generator_loss(self, discriminator: Tensor, generator: Tensor, latents: Tensor, real: Tensor) -> Tensor:
+        """Return the generator's loss against `discriminator`."""
+        fake = self.generator(generator, latents)
+        if self.loss.generator_needs_real:
+            real_scores, fake_scores = self._both_scores(discriminator, real, fake)
+            return self.loss.generator_loss(fake_scores, real_scores)
+        return self.loss.generator_loss(self._scores(discriminator, fake))
+
+    @staticmethod
+    def _penalty_points(location: str, real: Tensor, fake: Tensor, interpolation: Tensor) -> Tensor:
+        if location == "interpolate":
+            weight = interpolation[..., None, None, None]
+            points = weight * real + (1 - weight) * fake
+        else:
+            points = real if location == "real" else fake
+        # A leaf of its own unless the graph must reach through it to the generator.
+        return points if points.requires_grad else points.detach().requires_grad_()
+
+    def _both_scores(self, params: Tensor, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if self.loss.separate_batches:
+            return self._scores(params, real), self._scores(params, fake)
+        scores = self._scores(params, torch.cat((real, fake), dim=1))
+        real_scores, fake_scores = scores.split((real.shape[1], fake.shape[1]), dim=1)
+        return real_scores, fake_scores
+
+    def _scores(self, params: Tensor, images: Tensor) -> Tensor:
+        scores = self.discriminator(params, images)
+        if scores.shape[2:] not in ((), (1,)):
+            raise ValueError(
+                f"expected the discriminator to return scores [n] or [n, 1], got {list(scores.shape[1:])}; "
+                "reduce its output to one number an image"
+            )
+        return scores.flatten(1)

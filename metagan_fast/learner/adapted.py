@@ -1,0 +1,104 @@
+"""A GAN adapted to one class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._utils.modules import Snapshot
+from ..executors import Adapted, Executor, Parameters
+from ..executors.select import choose
+from ..flat import FlatLayout
+from ..inner import InnerLoop
+from ..losses import WGANGP
+from ..noise import draw_sample_latents
+
+
+class AdaptedGAN:
+    """Hold a generator and a discriminator adapted to one class; `MetaGAN.adapt` makes it.
+
+    Attributes:
+        generator, discriminator: modules of their own, in the structure of the learner's.
+        metrics: losses of the last inner step, as in `MetaGAN.meta_step`; empty after 0 steps.
+
+    Each parameter has memory of its own. Copies, pickled ones too, give the same images.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        generator_layout: FlatLayout,
+        discriminator_layout: FlatLayout,
+        adapted: Adapted,
+        *,
+        executor: Executor,
+        latent_dim: int,
+        precision: str,
+        allow_random: bool,
+    ) -> None:
+        self.generator = generator_layout.instantiate(generator, adapted.generator[0])
+        self.discriminator = discriminator_layout.instantiate(discriminator, adapted.discriminator[0])
+        self.metrics = {name: value.item() for name, value in adapted.metrics.items()}
+        self._layouts = generator_layout, discriminator_layout
+        self._snapshot = Snapshot(self.generator)
+        self._latent_dim = latent_dim
+        self._executor: Executor | None = executor
+        self._kind = adapted.generator.dtype, adapted.generator.device
+        self._executor_settings: dict[str, Any] = {
+            "name": "auto" if executor.name == "native" else executor.name,
+            "precision": precision,
+            "allow_random": allow_random,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the executor, which copies make anew."""
+        return self.__dict__ | {"_executor": None}
+
+    @torch.inference_mode(False)
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """Generate images.
+
+        Batch norm uses the statistics of the batch that is generated.
+
+        Args:
+            count: how many, at least 1.
+            seed: decides the latents; the same seed gives the same images.
+
+        Returns:
+            `[count, channels, height, width]` in the generator's range, [-1, 1].
+
+        Raises:
+            ValueError: a count or a seed out of range.
+            FloatingPointError: the images are not finite.
+        """
+        params = self._layouts[0].flatten(self.generator).unsqueeze(0)
+        latents = draw_sample_latents(1, count, self._latent_dim, seed=seed, device=params.device, dtype=params.dtype)
+        images = self._choose_executor(params).generate(params, latents)[0]
+        if not images.isfinite().all():
+            raise FloatingPointError(
+                "the adapted generator makes images that are NaN or infinite: lower the inner learning rate, take "
+                "fewer steps, or check its parameters"
+            )
+        return images
+
+    def _choose_executor(self, generator: Tensor) -> Executor:
+        """Return what runs the generator; chosen anew in a copy, after `.to()` or `.double()`, for a changed module."""
+        kind = generator.dtype, generator.device
+        if self._executor is None or kind != self._kind or not self._snapshot.is_current():
+            self._kind = kind
+            self._snapshot = Snapshot(self.generator)
+            params = Parameters(generator[0], self._layouts[1].flatten(self.discriminator))
+            self._executor = choose(
+                modules=(self.generator, self.discriminator),
+                layouts=self._layouts,
+                params=params,
+                latent_dim=self._latent_dim,
+                loss=WGANGP(),  # which generating images does not read, nor the inner loop
+                inner=InnerLoop(),
+                second_order=False,
+                **self._executor_settings,
+            ).executor
+        return self._executor

@@ -1,0 +1,413 @@
+"""Reptile, first-order MAML and MAML: a task batch becomes a meta-gradient, the meta-gradient an update.
+
+The meta-gradient of Reptile is `theta - mean(phi)`; FOMAML's is the mean of the query losses' gradients at `phi`;
+MAML's is the same taken through the inner loop: for the generator the total derivative of the generator's query loss by
+the initial generator, for the discriminator that of the discriminator's query loss by the initial discriminator, the
+adapted opponent not detached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from .._utils.numbers import convert, count, flag, non_negative, real, reals
+from ..executors import Executor, GeneratorObjective, MetaGradient, NativeExecutor, Networks, Parameters, QueryObjective
+from ..inner import InnerLoop
+from ..noise import Noise
+from ..ops import reference
+from ..schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
+from ..tasks import TaskBatch
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class MetaOptimizer:
+    """Set how a meta-gradient updates the initialisation.
+
+    Args:
+        optimizer: "sgd", "adam" or "adamw". SGD on Reptile's difference is Reptile's own update with
+            epsilon = lr (Nichol et al. 2018, equation 2).
+        lr: learning rate: a number of at least 0, or a callable of the meta-step (`schedules.Linear(1.0, 0.0, n)`).
+        momentum: of "sgd", in [0, 1).
+        betas, eps: of "adam" and "adamw".
+        weight_decay: L2 for "sgd" and "adam", decoupled for "adamw" (Loshchilov & Hutter 2019).
+        clip_norm: scale each network's meta-gradient down to this L2 norm; None: never.
+        clip_value: clamp each component to [-clip_value, clip_value] first; None: never.
+
+    Raises:
+        ValueError: a value out of range or a setting that the optimizer does not read.
+    """
+
+    optimizer: str = "adam"
+    lr: Rate = 1e-4
+    momentum: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+    algorithm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"expected a meta-optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
+        convert(self, check_rate, "lr")
+        convert(self, real, "momentum")
+        convert(self, reals, "betas", length=2)
+        convert(self, non_negative, "eps", "weight_decay")
+        convert(self, real, "clip_norm", "clip_value", optional=True)
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f'expected no momentum with "{self.optimizer}", got {self.momentum}; use betas')
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"expected a momentum in [0, 1), got {self.momentum}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
+        for name in ("clip_norm", "clip_value"):
+            bound = getattr(self, name)
+            if bound is not None and not 0 < bound < math.inf:
+                raise ValueError(f"expected {name} to be positive and finite, or None, got {bound}")
+
+    @property
+    def needs_query(self) -> bool:
+        """Whether the algorithm needs query images."""
+        return False
+
+    @property
+    def needs_query_adaptation(self) -> bool:
+        """Whether noise is drawn for adapting a discriminator to the query images."""
+        return False
+
+    @property
+    def multi_step(self) -> bool:
+        """Whether the query losses after every inner step count, and noise is drawn for each."""
+        return False
+
+    def check(self, inner: InnerLoop) -> None:
+        """Raise ValueError where the inner loop's settings make no sense with this algorithm."""
+
+    def meta_gradient(
+        self,
+        executor: Executor,
+        initial: Parameters,
+        batch: TaskBatch,
+        noise: Noise,
+        meta_step: int,
+        carried: Networks | None = None,
+    ) -> MetaGradient:
+        """Return the meta-gradient of one task batch; `carried` continues the inner optimizers of another."""
+        raise NotImplementedError
+
+    def initial_state(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Return the meta-optimizer's zero state for parameters [numel]."""
+        buffers = 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
+        return tuple(torch.zeros_like(params) for _ in range(buffers))
+
+    def clamp(self, gradient: Tensor) -> Tensor:
+        """Clamp a meta-gradient [numel] to `clip_value` in place; return its L2 norm before that."""
+        norm = torch.linalg.vector_norm(gradient)
+        if self.clip_value is not None:
+            gradient.clamp_(-self.clip_value, self.clip_value)
+        return norm
+
+    def apply(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], meta_step: int, update: int) -> None:
+        """Update the initialisation [numel] and the state in place, along the gradient clipped to `clip_norm`.
+
+        `meta_step` counts from 0, for the schedule; `update` from 1, for Adam's bias correction.
+        """
+        self._step(params, gradient, state, rate_at(self.lr, meta_step), update, in_place=True)
+
+    def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
+        """Return all that an update reads and that changes from one to the next: rate, inverse bias corrections."""
+        return (rate_at(self.lr, meta_step), *reference.inverse_bias_corrections(update, self.betas))
+
+    def updated(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Tensor) -> tuple[Tensor, ...]:
+        """Return what `apply` makes of the initialisation and the state, as new tensors.
+
+        `numbers` is float64 [3] on the parameters' device, `self.numbers(...)`: nothing is read from it on the host.
+        """
+        return self._step(params, gradient, state, numbers[0], numbers[1:], in_place=False)
+
+    def _step(
+        self,
+        params: Tensor,
+        gradient: Tensor,
+        state: Sequence[Tensor],
+        lr: float | Tensor,
+        step: int | Tensor,
+        *,
+        in_place: bool,
+    ) -> tuple[Tensor, ...]:
+        """Return initialisation and state after an update; `step` is a number or `adam_step`'s corrections."""
+        if self.optimizer == "sgd":
+            sgd_step = functional.sgd_step_ if in_place else functional.sgd_step
+            result = sgd_step(
+                params,
+                gradient,
+                lr,
+                momentum_buffer=state[0] if state else None,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                max_norm=self.clip_norm,
+            )
+            return result if isinstance(result, tuple) else (result,)
+        adam_step = functional.adam_step_ if in_place else functional.adam_step
+        exp_avg, exp_avg_sq = state
+        return adam_step(
+            params,
+            gradient,
+            exp_avg,
+            exp_avg_sq,
+            lr,
+            step=step,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self.optimizer == "adamw",
+            max_norm=self.clip_norm,
+        )
+
+    def settings_at(self, meta_step: int, steps: int) -> Hashable:
+        """Return what of a meta-gradient's computation, beyond the fields, depends on the meta-step."""
+        return None
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings as JSON-able data."""
+        config = {"algorithm": self.algorithm} | {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return config | {"lr": rate_to_config(self.lr), "betas": list(self.betas)}
+
+
+@dataclass(frozen=True)
+class Reptile(MetaOptimizer):
+    """Meta-train by Reptile (Nichol et al. 2018, arXiv:1803.02999): the meta-gradient is `theta - mean(phi)`.
+
+    With `optimizer="sgd"` this is `theta + lr (mean(phi) - theta)`; the default feeds the difference to Adam, as FIGR
+    does (arXiv:1901.02199).
+
+    Args:
+        serial: update after each task of the batch instead of once with their mean; a meta-step still counts one.
+
+    The other arguments are `MetaOptimizer`'s.
+    """
+
+    serial: bool = False
+
+    algorithm = "reptile"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        convert(self, flag, "serial")
+
+    def meta_gradient(
+        self,
+        executor: Executor,
+        initial: Parameters,
+        batch: TaskBatch,
+        noise: Noise,
+        meta_step: int,
+        carried: Networks | None = None,
+    ) -> MetaGradient:
+        if isinstance(executor, NativeExecutor) and batch.query is None and not executor.hands_on_state:
+            return executor.reptile_gradient(initial, batch, noise)
+        adapted = executor.inner_loop(initial, batch, noise, carried)
+        generator, discriminator = (
+            functional.reptile_gradient(start, network.params)
+            for start, network in zip(initial, adapted.networks, strict=True)
+        )
+        metrics = dict(adapted.metrics)
+        if batch.query is not None:
+            metrics |= executor.query_losses(Parameters(adapted.generator, adapted.discriminator), batch, noise)
+        return MetaGradient(generator, discriminator, metrics, adapted.networks)
+
+
+@dataclass(frozen=True)
+class FOMAML(MetaOptimizer):
+    """Meta-train by first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2): query gradients at `phi`.
+
+    Args:
+        generator_objective: the discriminator that judges the adapted generator on the query set: "support" (adapted on
+            the support images), "query" (adapted from the initial one on the query images against the adapted
+            generator, in as many steps, as DAWSON does, arXiv:2001.00576) or "initial" (not adapted).
+        step_weights: None for the query loss after the last step alone; "uniform", one weight a step, or a callable of
+            the meta-step that returns them, for MAML++'s multi-step loss (Antoniou et al. 2019, arXiv:1810.09502,
+            section 4), see `annealed_step_weights`.
+
+    The other arguments are `MetaOptimizer`'s.
+    """
+
+    generator_objective: GeneratorObjective = "support"
+    step_weights: str | Sequence[float] | Callable[[int], Sequence[float]] | None = None
+
+    algorithm = "fomaml"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generator_objective not in ("support", "query", "initial"):
+            raise ValueError(
+                f'expected generator_objective "support", "query" or "initial", got {self.generator_objective!r}'
+            )
+        if isinstance(self.step_weights, str) and self.step_weights != "uniform":
+            raise ValueError(f'expected step_weights "uniform", a sequence or a callable, got {self.step_weights!r}')
+        if not (self.step_weights is None or isinstance(self.step_weights, str) or callable(self.step_weights)):
+            convert(self, reals, "step_weights")
+        if self.multi_step and self.generator_objective == "query":
+            raise ValueError(
+                'expected step_weights=None with generator_objective="query": a discriminator would be adapted to the '
+                'query images once an inner step; use generator_objective="support"'
+            )
+
+    @property
+    def needs_query(self) -> bool:
+        return True
+
+    @property
+    def needs_query_adaptation(self) -> bool:
+        return self.generator_objective == "query"
+
+    @property
+    def multi_step(self) -> bool:
+        return self.step_weights is not None
+
+    def is_first_order(self, meta_step: int) -> bool:
+        """Whether the inner loop's Jacobian is taken as the identity at this meta-step."""
+        return True
+
+    def weights_at(self, meta_step: int, steps: int) -> tuple[float, ...]:
+        """Return the weight of the query losses after each of `steps` inner steps; ValueError for a wrong number."""
+        if self.step_weights is None:
+            return (0.0,) * (steps - 1) + (1.0,)
+        if self.step_weights == "uniform":
+            return (1.0 / steps,) * steps
+        weights = self.step_weights(meta_step) if callable(self.step_weights) else self.step_weights
+        values = reals("step_weights", weights)
+        if len(values) != steps or not any(values):
+            raise ValueError(
+                f"expected step_weights to be {steps} numbers, one an inner step and not all zero, got {list(values)}"
+            )
+        return values
+
+    def settings_at(self, meta_step: int, steps: int) -> Hashable:
+        return self.is_first_order(meta_step), self.weights_at(meta_step, steps)
+
+    def check(self, inner: InnerLoop) -> None:
+        if inner.inner_state == "persist":
+            raise ValueError(
+                f'expected inner_state="reset" with {self.algorithm.upper()}, whose meta-gradient is taken at inner '
+                'loops that start afresh; use Reptile for inner_state="persist"'
+            )
+        self.weights_at(0, inner.steps)
+
+    def meta_gradient(
+        self,
+        executor: Executor,
+        initial: Parameters,
+        batch: TaskBatch,
+        noise: Noise,
+        meta_step: int,
+        carried: Networks | None = None,
+    ) -> MetaGradient:
+        objective = QueryObjective(
+            first_order=self.is_first_order(meta_step),
+            generator_objective=self.generator_objective,
+            step_weights=self.weights_at(meta_step, noise.steps),
+            multi_step=self.multi_step,
+        )
+        return executor.query_gradient(initial, batch, noise, objective)
+
+    def to_config(self) -> dict[str, Any]:
+        config = super().to_config()
+        if callable(self.step_weights):
+            if not isinstance(self.step_weights, AnnealedStepWeights):
+                raise ValueError(
+                    'expected step_weights that can be saved: None, "uniform", numbers or AnnealedStepWeights, '
+                    f"got {self.step_weights!r}"
+                )
+            config["step_weights"] = dataclasses.asdict(self.step_weights)
+        elif self.step_weights is not None and not isinstance(self.step_weights, str):
+            config["step_weights"] = list(self.step_weights)
+        return config
+
+
+@dataclass(frozen=True)
+class MAML(FOMAML):
+    """Meta-train by MAML (Finn et al. 2017, arXiv:1703.03400): query gradients through the inner loop.
+
+    Memory holds one inner step's graph and K parameter states, not K graphs: the steps are replayed in reverse.
+
+    Args:
+        first_order_steps: this many meta-steps use first-order gradients before the second order begins (MAML++'s
+            derivative-order annealing, Antoniou et al. 2019, section 4).
+
+    The other arguments are `FOMAML`'s.
+    """
+
+    first_order_steps: int = 0
+
+    algorithm = "maml"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        convert(self, count, "first_order_steps")
+
+    def is_first_order(self, meta_step: int) -> bool:
+        return meta_step < self.first_order_steps
+
+
+@dataclass(frozen=True)
+class AnnealedStepWeights:
+    """Weigh the query losses after each inner step, from uniform to the last one alone over `meta_steps` meta-steps.
+
+    Every earlier step's weight falls linearly to 0 and the last one takes what they lose (MAML++'s multi-step loss
+    annealing, Antoniou et al. 2019, arXiv:1810.09502, section 4).
+    """
+
+    steps: int
+    meta_steps: int
+
+    def __post_init__(self) -> None:
+        convert(self, count, "steps", "meta_steps", least=1)
+
+    def __call__(self, meta_step: int) -> tuple[float, ...]:
+        early = max(0.0, 1.0 - meta_step / self.meta_steps) / self.steps
+        return (early,) * (self.steps - 1) + (1.0 - early * (self.steps - 1),)
+
+
+ALGORITHMS: dict[str, type[MetaOptimizer]] = {cls.algorithm: cls for cls in (Reptile, FOMAML, MAML)}
+
+
+def get(algorithm: str | MetaOptimizer) -> MetaOptimizer:
+    """Return an algorithm by name, with its defaults; an object is returned as it is.
+
+    Raises:
+        ValueError: an unknown name, or no algorithm.
+    """
+    if isinstance(algorithm, MetaOptimizer):
+        return algorithm
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        classes = ", ".join(f"{cls.__name__}()" for cls in ALGORITHMS.values())
+        raise ValueError(
+            f"expected a meta-algorithm of {', '.join(ALGORITHMS)}, or an object such as {classes}; got {algorithm!r}"
+        )
+    return ALGORITHMS[algorithm]()
+
+
+def from_config(config: dict[str, Any]) -> MetaOptimizer:
+    """Build the algorithm that `to_config` described."""
+    arguments = dict(config)
+    algorithm = ALGORITHMS[arguments.pop("algorithm")]
+    arguments["lr"] = rate_from_config(arguments["lr"])
+    arguments["betas"] = tuple(arguments["betas"])
+    if isinstance(arguments.get("step_weights"), dict):
+        arguments["step_weights"] = AnnealedStepWeights(**arguments["step_weights"])
+    elif isinstance(arguments.get("step_weights"), list):
+        arguments["step_weights"] = tuple(arguments["step_weights"])
+    return algorithm(**arguments)

@@ -1,0 +1,84 @@
+"""What a learner refuses: arguments of another kind, batches that do not fit, networks that diverged."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..executors import Adapted, MetaGradient
+from ..inner import InnerLoop
+from ..noise import Noise
+from ..tasks import TaskBatch
+from .algorithms import MetaOptimizer
+
+logger = logging.getLogger(__name__)
+
+_REMEDY = "lower the inner learning rate, take fewer steps, or check the images and the loss"
+
+
+def modules(generator: nn.Module, discriminator: nn.Module) -> None:
+    """Raise ValueError unless there are two modules."""
+    for role, module in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"expected {role} to be an nn.Module, got {module!r}")
+    if generator is discriminator:
+        raise ValueError("expected two modules, got the same one as generator and discriminator")
+
+
+def batch_and_noise(batch: TaskBatch, noise: Noise | None = None) -> None:
+    """Raise TypeError for something else than a task batch and its noise."""
+    if not isinstance(batch, TaskBatch):
+        raise TypeError(
+            f"expected a TaskBatch, got {type(batch).__name__}; make one of images [tasks, shots, channels, height, "
+            "width] by TaskBatch(support=images)"
+        )
+    if not (noise is None or isinstance(noise, Noise)):
+        raise TypeError(f"expected a Noise or None, got {type(noise).__name__}; draw_noise(batch) makes one")
+
+
+def result(value: Any, kind: type[Adapted] | type[MetaGradient], maker: str) -> None:
+    """Raise TypeError unless `value` is what the method called `maker` returns."""
+    if not isinstance(value, kind):
+        raise TypeError(f"expected what {maker} returns, got {type(value).__name__}")
+
+
+def query(meta: MetaOptimizer, batch: TaskBatch) -> None:
+    """Raise ValueError where the algorithm needs query images that are not there."""
+    if meta.needs_query and batch.query is None:
+        raise ValueError(
+            f"{meta.algorithm.upper()} needs query images, got none; sample with query=n or pass "
+            "TaskBatch(support, query)"
+        )
+
+
+def persistent_state(inner: InnerLoop, batch: TaskBatch) -> None:
+    """Raise ValueError where optimizer state would be carried on from several tasks."""
+    if inner.inner_state == "persist" and batch.tasks != 1:
+        raise ValueError(
+            f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
+            'or use inner_state="reset"'
+        )
+
+
+def gradient_norm(norm: float, meta_step: int) -> None:
+    """Raise FloatingPointError for a meta-gradient that is not finite."""
+    if not norm < float("inf"):
+        raise FloatingPointError(
+            f"the meta-gradient of meta-step {meta_step} is not finite; the initialisation is unchanged: {_REMEDY}"
+        )
+
+
+def adapted_parameters(adapted: Adapted) -> None:
+    """Raise FloatingPointError for adapted networks that are not finite."""
+    if not all(params.isfinite().all() for params in (adapted.generator, adapted.discriminator)):
+        raise FloatingPointError(f"the adapted networks have parameters that are NaN or infinite: {_REMEDY}")
+
+
+def warn_of_images(images: Tensor) -> None:
+    """Log a warning that names the tasks whose images `[tasks, ...]` are not finite."""
+    finite = images.flatten(1).isfinite().all(1)
+    if not finite.all():
+        tasks = (~finite).nonzero().flatten().tolist()
+        logger.warning("the images generated for tasks %s are NaN or infinite: %s", tasks, _REMEDY)

@@ -1,0 +1,122 @@
+"""A whole meta-step as one recorded function: noise, inner loops, meta-gradient, meta-optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..executors import Executor, Parameters
+from ..executors.torch.cuda_graphs import CudaRecorder, Inputs, Outputs, Recorder, Recordings
+from ..inner import InnerLoop
+from ..noise import Noise, NoiseShape, draw_noise_at
+from ..tasks import TaskBatch
+from .algorithms import MetaOptimizer
+
+SWITCH = "METAGAN_FAST_GRAPHS"
+
+
+def why_not(device: torch.device, inner: InnerLoop) -> str | None:
+    """Return why meta-steps on a device are not recorded, or None."""
+    if device.type != "cuda":
+        return f"CUDA graphs need a CUDA device, the networks are on {device}"
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0 turns CUDA graphs off"
+    if inner.inner_state == "persist":
+        return 'with inner_state="persist" the inner optimizer counts on, and a graph would repeat its first count'
+    return None
+
+
+class MetaStepGraphs:
+    """Run meta-steps of one initialisation, replayed as graphs where they repeat.
+
+    Nothing is read back while a meta-step runs. So it cannot stop at a meta-gradient that is not finite: it leaves the
+    initialisation and the state as they are, and the norm says so. Settings of torch that change later, such as the
+    precision of matrix products, are not seen by a meta-step that is recorded already.
+
+    Args:
+        executor: what runs the inner loops.
+        initial, state: the initialisation and the meta-optimizer's state; updated in place, they must stay where
+            they are.
+        recorder: how to record; None: CUDA graphs.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        initial: Parameters,
+        state: Sequence[Sequence[Tensor]],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._executor = executor
+        self._initial = initial
+        self._state = state
+        self._recorder = recorder or CudaRecorder(initial.generator.device)
+        self._recordings = Recordings(self._recorder)
+        self._meta: MetaOptimizer | None = None  # what the recordings are of
+
+    def describe(self) -> str:
+        """Say what is recorded."""
+        return self._recordings.describe()
+
+    def update(
+        self,
+        meta: MetaOptimizer,
+        batch: TaskBatch,
+        noise: Noise | NoiseShape,
+        *,
+        counters: tuple[int, ...],
+        meta_step: int,
+        update: int,
+    ) -> dict[str, float]:
+        """Adapt to the tasks, update the initialisation, and return the metrics with `gradient_norm`.
+
+        Args:
+            meta: algorithm and meta-optimizer.
+            batch: the tasks, on the initialisation's device.
+            noise: to use as it is, or the sizes of what is drawn from `counters`.
+            counters: `noise.noise_counters(...)`.
+            meta_step: from 0, for schedules.
+            update: number of this update, from 1, for bias corrections.
+        """
+        if meta is not self._meta:
+            self._meta, self._recordings = meta, Recordings(self._recorder)
+        device = self._initial.generator.device
+        inputs = {
+            "numbers": torch.tensor(meta.numbers(meta_step, update), dtype=torch.float64).to(device),
+            "counters": torch.tensor(counters, dtype=torch.int64).to(device),
+            "support": batch.support,
+        }
+        if batch.query is not None:
+            inputs["query"] = batch.query
+        shape = None if isinstance(noise, Noise) else noise
+        if isinstance(noise, Noise):
+            inputs |= {f"noise.{name}": x for name, x in noise.drawn().items()}
+
+        def run(given: Inputs) -> Outputs:
+            return self._run(meta, given, shape, meta_step)
+
+        settings = meta.settings_at(meta_step, noise.steps), shape
+        metrics = self._recordings(run, inputs, settings)
+        return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
+
+    def _run(self, meta: MetaOptimizer, given: Inputs, shape: NoiseShape | None, meta_step: int) -> Outputs:
+        """Take a meta-step on what is given; `meta_step` decides nothing but what `settings_at` tells apart."""
+        batch = TaskBatch.trusted(given["support"], given.get("query"))
+        if shape is None:
+            prefix = "noise."
+            noise = Noise(**{name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)})
+        else:
+            noise = draw_noise_at(shape, given["counters"], dtype=batch.support.dtype)
+        gradient = meta.meta_gradient(self._executor, self._initial, batch, noise, meta_step)
+        directions = (gradient.generator, gradient.discriminator)
+        norm = torch.stack([meta.clamp(direction) for direction in directions]).norm()
+        with torch.no_grad():
+            for params, direction, state in zip(self._initial, directions, self._state, strict=True):
+                before = (params, *state)
+                after = meta.updated(params, direction, state, given["numbers"])
+                for old, new in zip(before, after, strict=True):
+                    old.copy_(torch.where(norm < float("inf"), new, old))
+        return {name: value.mean() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}

@@ -1,0 +1,77 @@
+"""What a learner is set to, checked and in a form that JSON can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import losses
+from .._utils import numbers as _numbers
+from ..executors.select import EXECUTORS, PRECISIONS
+from ..inner import InnerLoop
+from ..losses import Loss
+from . import algorithms as meta
+from .algorithms import MetaOptimizer
+
+if TYPE_CHECKING:
+    from .metagan import MetaGAN
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """Check the settings of a `MetaGAN`, its arguments of the same names.
+
+    Raises:
+        ValueError: an unknown name, a value of another kind, or settings that make no sense together.
+    """
+
+    latent_dim: int
+    loss: Loss
+    inner: InnerLoop
+    meta: MetaOptimizer
+    executor: str
+    precision: str
+    seed: int
+    allow_random: bool
+
+    def __post_init__(self) -> None:
+        _numbers.convert(self, _numbers.count, "latent_dim", least=1)
+        if not isinstance(self.inner, InnerLoop):
+            raise ValueError(
+                f'expected inner to be an InnerLoop, such as InnerLoop("sgd", lr=0.01), got {self.inner!r}'
+            )
+        if self.executor not in EXECUTORS:
+            raise ValueError(f"expected an executor of {', '.join(EXECUTORS)}; got {self.executor!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        object.__setattr__(self, "seed", _numbers.seed(self.seed))
+        _numbers.convert(self, _numbers.flag, "allow_random")
+        self.meta.check(self.inner)
+
+    @classmethod
+    def of(cls, learner: MetaGAN) -> LearnerSettings:
+        """Return the settings that a learner has now."""
+        attributes = {"executor": "executor_name"}
+        return cls(**{f.name: getattr(learner, attributes.get(f.name, f.name)) for f in dataclasses.fields(cls)})
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings as JSON-able data; ValueError for a callable that is no schedule of this package."""
+        return {
+            **vars(self),
+            "loss": self.loss.to_config(),
+            "inner": self.inner.to_config(),
+            "meta": self.meta.to_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LearnerSettings:
+        """Build what `to_config` described; other keys are not looked at."""
+        return cls(
+            latent_dim=config["latent_dim"],
+            loss=losses.from_config(config["loss"]),
+            inner=InnerLoop.from_config(config["inner"]),
+            meta=meta.from_config(config["meta"]),
+            **{name: config[name] for name in ("executor", "precision", "seed", "allow_random")},
+        )

@@ -1,0 +1,223 @@
+"""What meta-training changes: the initialisation, the meta-optimizer's buffers, inner loops that go on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._utils import numbers as _numbers
+from .._utils.modules import Snapshot
+from ..executors import Networks, Parameters
+from ..flat import FlatLayout
+from ..inner import OPTIMIZERS, InnerLoop, Network
+from .algorithms import MetaOptimizer
+
+ROLES = ("generator", "discriminator")
+
+
+@dataclass(frozen=True)
+class Before:
+    """A learner's state from before a meta-step's updates, with which they are undone."""
+
+    step: int
+    updates: int
+    carried: Networks | None
+    tensors: Sequence[Tensor]  # copies
+
+
+class LearnerState:
+    """Hold the tensors of a learner, which follow its modules from device to device and are saved by name.
+
+    The modules' parameters become views of `initial`. A copy, a pickled one too, has modules and buffers of its own.
+
+    Args:
+        generator, discriminator: the modules.
+        meta: the algorithm, whose optimizer has the buffers.
+        inner: the inner loop, which may carry its optimizers' state on.
+
+    Attributes:
+        modules, layouts: the generator's and the discriminator's.
+        initial: the initialisation of both, `[numel]` each.
+        buffers: the meta-optimizer's, those of each network.
+        carried: with `inner_state="persist"`, what the last inner loop ended with.
+
+    Raises:
+        ValueError: the modules' parameters do not fit in buffers of one dtype on one device, or both have one.
+    """
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer, inner: InnerLoop) -> None:
+        self.modules = generator, discriminator
+        self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
+        _check_not_shared(generator, discriminator)
+        self.initial = self._bind()
+        self._snapshots = [Snapshot(module) for module in self.modules]
+        self.buffers = [meta.initial_state(params) for params in self.initial]
+        self.carried: Networks | None = None
+        self._inner = inner
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state with modules that own their parameters: views would each be pickled as the whole buffer."""
+        pairs = zip(self.layouts, self.modules, self.initial, strict=True)
+        modules = tuple(layout.instantiate(module, params) for layout, module, params in pairs)
+        return {**self.__dict__, "modules": modules, "initial": None, "_snapshots": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.initial = self._bind()
+        self._snapshots = [Snapshot(module) for module in self.modules]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnerState:
+        """Copy the modules as they are copied elsewhere in the same structure, so that they stay the same ones."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__setstate__(copy.deepcopy({**self.__dict__, "initial": None, "_snapshots": None}, memo))
+        return copied
+
+    def follow_modules(self) -> bool:
+        """Follow what became of the modules, and tell whether anything did.
+
+        They are bound again if `.to()`, `.double()` or `assign=True` ended the binding.
+
+        Raises:
+            ValueError: they have other parameters than before.
+        """
+        places = zip(self.layouts, self.modules, self.initial, strict=True)
+        bound = all(layout.is_bound(module, params) for layout, module, params in places)
+        if bound and all(snapshot.is_current() for snapshot in self._snapshots):
+            return False
+        if not bound:
+            self._bind_again()
+        self._snapshots = [Snapshot(module) for module in self.modules]
+        return True
+
+    def _bind_again(self) -> None:
+        for role, layout, module in zip(ROLES, self.layouts, self.modules, strict=True):
+            if FlatLayout.from_module(module) != layout:
+                raise ValueError(
+                    f"the {role}'s parameters are no longer those that MetaGAN was built with, by name and shape; "
+                    "build another MetaGAN for the changed module"
+                )
+        _check_not_shared(*self.modules)
+        self.initial = self._bind()
+        like = self.initial.generator
+        self.buffers = [tuple(buffer.to(like) for buffer in buffers) for buffers in self.buffers]
+        if self.carried is not None:
+            self.carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
+
+    def _bind(self) -> Parameters:
+        """Flatten both modules and make their parameters views of the result."""
+        places = list(zip(self.layouts, self.modules, strict=True))
+        initial = Parameters(*(layout.flatten(module) for layout, module in places))
+        generator, discriminator = initial
+        if (generator.dtype, generator.device) != (discriminator.dtype, discriminator.device):
+            raise ValueError(
+                f"expected both networks in one dtype on one device, got {generator.dtype} on {generator.device} and "
+                f"{discriminator.dtype} on {discriminator.device}; call .to() on one of them"
+            )
+        for (layout, module), params in zip(places, initial, strict=True):
+            layout.bind(module, params)
+        return initial
+
+    def _updated(self) -> list[Tensor]:
+        """Return the tensors that an update writes in place."""
+        return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
+
+    def before(self, step: int, updates: int) -> Before:
+        """Copy everything that an update changes, with the learner's counters."""
+        return Before(step, updates, self.carried, [tensor.detach().clone() for tensor in self._updated()])
+
+    def roll_back(self, before: Before) -> None:
+        """Undo what was done since `before`; may be repeated where it was interrupted itself."""
+        with torch.no_grad():
+            for live, old in zip(self._updated(), before.tensors, strict=True):
+                live.copy_(old)
+        self.carried = before.carried
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name everything that is saved; they are the very tensors in use."""
+        tensors = self._live_tensors()
+        if self.carried is not None:
+            for role, network in zip(ROLES, self.carried, strict=True):
+                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(network.tensors)}
+        return tensors
+
+    def _live_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for role, module in zip(ROLES, self.modules, strict=True):
+            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
+        for role, buffers in zip(ROLES, self.buffers, strict=True):
+            tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
+        return tensors
+
+    @property
+    def inner_updates(self) -> list[int] | None:
+        """How many updates the carried inner loops have behind them; None without."""
+        return None if self.carried is None else [network.updates for network in self.carried]
+
+    def load(self, saved: Mapping[str, Tensor], inner_updates: Any) -> None:
+        """Take up what `tensors` and `inner_updates` were.
+
+        Raises:
+            ValueError: names, shapes or kinds of numbers differ; nothing is changed.
+        """
+        live = self._live_tensors()
+        carried = self._carried_names() if inner_updates is not None else []
+        like = {
+            name: params.unsqueeze(0) for params, names in zip(self.initial, carried, strict=False) for name in names
+        }
+        persists = self._inner.inner_state == "persist"
+        _check_fit(live | like, {n: x for n, x in saved.items() if persists or not n.startswith("inner.")})
+        updates = _numbers.counts("inner_updates", inner_updates, len(ROLES)) if carried else ()
+        with torch.no_grad():
+            for name, value in live.items():
+                value.copy_(saved[name])
+        self.carried = None
+        if carried:
+            rows = [[saved[name].to(self.initial.generator) for name in names] for names in carried]
+            networks = (Network(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
+            self.carried = Networks(*networks)
+
+    def _carried_names(self) -> list[list[str]]:
+        """Name each network's parameters and buffers that the inner loop carries on; none where it does not."""
+        if self._inner.inner_state != "persist":
+            return []
+        tensors = range(1 + OPTIMIZERS[self._inner.optimizer].buffers(self._inner))
+        return [[f"inner.{role}.{i}" for i in tensors] for role in ROLES]
+
+
+def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
+    """Raise ValueError where both networks have one parameter, or one tensor under two parameters."""
+    places = {_place(p): name for name, p in generator.named_parameters() if p.numel()}
+    for name, parameter in discriminator.named_parameters():
+        if _place(parameter) in places and parameter.numel():
+            raise ValueError(
+                f"the generator's parameter {places[_place(parameter)]!r} is the discriminator's {name!r} too; each "
+                "network adapts on its own: give the discriminator a copy, by copy.deepcopy(layer)"
+            )
+
+
+def _place(parameter: Tensor) -> tuple[object, int]:
+    """Identify a tensor by its memory, or by itself where it has none."""
+    address = parameter.data_ptr()
+    return parameter.device, address or id(parameter)
+
+
+def _check_fit(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where saved tensors have other names, shapes or kinds of numbers than those in use."""
+    different = live.keys() ^ saved.keys()
+    if different:
+        name = min(different)
+        raise ValueError(
+            f"it does not fit this learner: {name!r} is {'missing' if name in live else 'unknown'}; "
+            "build the same networks with the same meta-optimizer"
+        )
+    for name, value in live.items():
+        if saved[name].shape != value.shape or saved[name].is_floating_point() != value.is_floating_point():
+            raise ValueError(
+                f"it does not fit this learner: expected {name!r} to be {value.dtype} "
+                f"{list(value.shape)}, got {saved[name].dtype} {list(saved[name].shape)}"
+            )

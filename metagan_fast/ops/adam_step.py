@@ -1,0 +1,176 @@
+"""`adam_step`: the checked call, and the derivatives (m and v as Kingma and Ba 2015 call them)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _check
+from . import _dispatch as _backends
+from ._common import as_rows, fold_into_rows, rate_as_rows, run, sum_over_rate, zeros_for_none
+from .reference import inverse_bias_corrections, safe_sqrt, widen
+
+if TYPE_CHECKING:
+    from ..flat import FlatLayout
+
+
+def call(
+    op: str,
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    step: int | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    weight_decay: float,
+    decoupled: bool,
+    layout: FlatLayout | None,
+    max_norm: float | None,
+    zero_grads: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    lr = _check.learning_rate(op, lr, params, layout)
+    step, betas, eps, eps_root, weight_decay = _check.adam(op, step, betas, eps, eps_root, weight_decay, params.device)
+    max_norm = _check.max_norm(op, max_norm)
+    written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    out = _check.step_targets(op, written, grads, lr, zero_grads)
+    new_params, new_exp_avg, new_exp_avg_sq = run(
+        "adam_step",
+        params,
+        grads,
+        exp_avg,
+        exp_avg_sq,
+        lr,
+        step=step,
+        betas=betas,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=weight_decay,
+        decoupled=decoupled,
+        layout=layout,
+        max_norm=max_norm,
+        zero_grads=zero_grads,
+        out=out,
+        differentiable=differentiable,
+    )
+    return new_params, new_exp_avg, new_exp_avg_sq
+
+
+def differentiable(
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    layout: FlatLayout | None,
+    **options: Any,
+) -> tuple[Tensor, ...]:
+    """Run the op where a derivative is wanted."""
+    buffers = map(as_rows, (params, grads, exp_avg, exp_avg_sq))
+    return tuple(x.view_as(params) for x in _AdamStep.apply(*buffers, rate_as_rows(lr, layout, params.device), options))
+
+
+class _AdamStep(torch.autograd.Function):
+    """The fused step over `[rows, numel]`; the learning rate is `[1 or rows, 1 or numel]`."""
+
+    @staticmethod
+    def forward(
+        params: Tensor,
+        grads: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        lr: Tensor,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, ...]:
+        return _backends.dispatch("adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        params, grads, _, _, lr, ctx.options = inputs
+        saved = (params, grads, lr, *output[1:])
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
+
+    @staticmethod
+    def backward(ctx: Any, d_params: Tensor, d_exp_avg: Tensor, d_exp_avg_sq: Tensor) -> tuple[Tensor | None, ...]:
+        at = _linearise(ctx)
+        options = ctx.options
+        beta1, beta2 = options["betas"]
+        d_params = widen(d_params)
+        d_lr = sum_over_rate(-d_params * at.direction, at.lr) if ctx.needs_input_grad[4] else None
+        d_update = -at.rate * d_params
+        d_m = widen(d_exp_avg) + d_update * at.update_by_m
+        d_v = widen(d_exp_avg_sq) + d_update * at.update_by_v
+        d_grads = (1 - beta1) * d_m + (1 - beta2) * (2 * at.grads * d_v)
+        if options["decoupled"]:
+            d_params = d_params * (1 - at.rate * options["weight_decay"])
+        else:
+            d_params = d_params + options["weight_decay"] * d_grads
+        buffers = (x.to(at.dtype) for x in (d_params, d_grads, beta1 * d_m, beta2 * d_v))
+        return *buffers, d_lr, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        at = _linearise(ctx)
+        options = ctx.options
+        beta1, beta2 = options["betas"]
+        t_params, t_grads, t_m, t_v = map(widen, zeros_for_none(tangents[:4], like=ctx.saved_tensors[0]))
+        t_lr = tangents[4]
+        if options["decoupled"]:
+            t_params = t_params * (1 - at.rate * options["weight_decay"])
+        else:
+            t_grads = t_grads + options["weight_decay"] * t_params
+        t_m = beta1 * t_m + (1 - beta1) * t_grads
+        t_v = beta2 * t_v + (1 - beta2) * (2 * at.grads * t_grads)
+        t_params = t_params - at.rate * (t_m * at.update_by_m + t_v * at.update_by_v)
+        if t_lr is not None:
+            t_params = t_params - widen(t_lr, like=t_params) * at.direction
+        return tuple(x.to(at.dtype) for x in (t_params, t_m, t_v))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *operands: Any) -> Any:
+        return fold_into_rows(_AdamStep.apply, info.batch_size, in_dims, operands)
+
+
+class _Linearisation(NamedTuple):
+    """The partial derivatives that backward and jvp share, themselves differentiable."""
+
+    grads: Tensor  # with L2 weight decay added
+    update_by_m: Tensor
+    update_by_v: Tensor  # 0 where v is 0
+    direction: Tensor  # what the learning rate multiplies
+    rate: Tensor  # the learning rate in the arithmetic dtype
+    lr: Tensor  # and as it came
+    dtype: torch.dtype  # of the buffers
+
+
+def _linearise(ctx: Any) -> _Linearisation:
+    """Recompute what the derivative needs from the inputs and the new moments."""
+    params, grads, lr, *_ = ctx.saved_tensors
+    dtype = params.dtype
+    params, grads, _, m, v = map(widen, ctx.saved_tensors)
+    options = ctx.options
+    weight_decay, decoupled = options["weight_decay"], options["decoupled"]
+    inverse_bias1, inverse_bias2 = inverse_bias_corrections(options["step"], options["betas"])
+
+    root = safe_sqrt(v * inverse_bias2 + options["eps_root"])
+    at_zero = root == 0
+    root_by_v = torch.where(at_zero, 0.0, (0.5 * inverse_bias2) / torch.where(at_zero, 1.0, root))
+    update_by_m = inverse_bias1 / (root + options["eps"])
+    update = m * update_by_m
+    update_by_v = -update * root_by_v / (root + options["eps"])
+    return _Linearisation(
+        grads=grads if decoupled else grads + weight_decay * params,
+        update_by_m=update_by_m,
+        update_by_v=update_by_v,
+        direction=update + weight_decay * params if decoupled else update,
+        rate=widen(lr, like=params),
+        lr=lr,
+        dtype=dtype,
+    )

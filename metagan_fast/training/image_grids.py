@@ -1,0 +1,105 @@
+"""Images in [-1, 1] as PNG files: single ones and grids."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import checkpoint
+
+SAMPLE_GRID = "grid.png"
+
+_GAP = 2  # pixels between images, before enlarging
+_BACKGROUND = 0.25
+_SHOWN_SIDE = 64  # in grids, smaller images are enlarged by a whole factor to about this side
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Return images in [-1, 1] as uint8, rounded and clamped, in the same shape."""
+    return ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(images: Tensor) -> Tensor:
+    """Lay out images `[rows, columns, C, H, W]` with gaps; returns one image `[C, height, width]`."""
+    rows, columns, channels, height, width = images.shape
+    padded = F.pad(images.detach().float().cpu(), (0, _GAP, 0, _GAP), value=_BACKGROUND)
+    laid_out = padded.permute(2, 0, 3, 1, 4).reshape(channels, rows * (height + _GAP), columns * (width + _GAP))
+    return laid_out[:, :-_GAP, :-_GAP]
+
+
+def sample_grid(images: Tensor) -> Tensor:
+    """Lay out `[n, C, H, W]` in a grid about as wide as high."""
+    columns = int(np.ceil(len(images) ** 0.5))
+    rows = -(-len(images) // columns)
+    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), _BACKGROUND)
+    return grid(torch.cat([images, blank]).unflatten(0, (rows, columns)))
+
+
+def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
+    """Lay out one block a task: its support images in the top row, generated ones below.
+
+    Args:
+        support: `[tasks, shots, C, H, W]`.
+        generated: `[tasks, n, C, H, W]`; as many whole rows of `shots` are shown as n allows.
+        blocks: blocks side by side before the next line of blocks.
+
+    Returns:
+        One image `[C, height, width]`.
+    """
+    shots = support.shape[1]
+    rows = generated.shape[1] // shots
+    parts = []
+    for real, fake in zip(support.cpu(), generated[:, : rows * shots].cpu(), strict=True):
+        block = [grid(real[None])]
+        if rows:
+            block.append(grid(fake.unflatten(0, (rows, shots))))
+        parts.append(_stack(block, dim=1, gap=2 * _GAP))
+    parts += [torch.full_like(parts[0], _BACKGROUND)] * (-len(parts) % min(blocks, len(parts)))
+    lines = [_stack(parts[i : i + blocks], dim=2, gap=5 * _GAP) for i in range(0, len(parts), blocks)]
+    return _stack(lines, dim=1, gap=5 * _GAP)
+
+
+def png(image: Tensor) -> bytes:
+    """Return one image `[C, H, W]`, C 1 or 3, in [-1, 1] as the content of a PNG file."""
+    data = io.BytesIO()
+    array = to_bytes(image).permute(1, 2, 0).numpy()
+    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(data, format="PNG")
+    return data.getvalue()
+
+
+def grid_png(laid_out: Tensor, side: int) -> bytes:
+    """Return a grid of images of side `side` as PNG, enlarged by a whole factor if they are small."""
+    factor = max(1, round(_SHOWN_SIDE / side))
+    return png(laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
+
+
+def save_grid(path: str | os.PathLike[str], laid_out: Tensor, side: int) -> None:
+    """Write what `grid_png` returns, whole or not at all."""
+    checkpoint.write_bytes(path, grid_png(laid_out, side))
+
+
+def sample_names(count: int) -> list[str]:
+    """Return the names of the files of `count` samples, in their order, and of their grid."""
+    digits = len(str(count - 1))
+    return [*(f"{index:0{digits}}.png" for index in range(count)), SAMPLE_GRID]
+
+
+def sample_files(samples: Tensor) -> dict[str, bytes]:
+    """Return samples `[n, C, H, W]` as one PNG file each and a grid of all."""
+    whole = grid_png(sample_grid(samples), samples.shape[-1])
+    return dict(zip(sample_names(len(samples)), [*map(png, samples), whole], strict=True))
+
+
+def _stack(parts: list[Tensor], dim: int, gap: int) -> Tensor:
+    """Concatenate images along a side with a gap between."""
+    shape = list(parts[0].shape)
+    shape[dim] = gap
+    between = torch.full(shape, _BACKGROUND)
+    joined = [piece for part in parts for piece in (between, part)][1:]
+    return torch.cat(joined, dim)

@@ -1,0 +1,307 @@
+"""The folder that a run writes: its files, their names, and what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import checkpoint
+from ..checkpoint import CheckpointError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+# Exact names of what a run writes to its folders.
+_SAMPLE = re.compile(r"step-\d{8,}\.png")
+_CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
+_LINK = re.compile(r"latest\.safetensors")
+_EVENTS = re.compile(r"events\.out\.tfevents\..+")
+_UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # of a process that was killed
+_LOCK = ".lock"
+
+
+class RunFolder:
+    """Name and write the files of one run.
+
+    Attributes:
+        path: the folder.
+        samples: PNG grids, one a validation.
+        checkpoints: the last few states; `latest.safetensors` points to the newest.
+        events: for TensorBoard.
+        metrics: one JSON object a line: `step` and numbers.
+        config: how the run was made, JSON.
+        features: the classifier in whose feature space the run is judged.
+        evaluation: what the judgement found, JSON.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+        self.events = self.path / "events"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config = self.path / "config.json"
+        self.features = self.path / "features.safetensors"
+        self.evaluation = self.path / "evaluation.json"
+        self._locked = False
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
+        """Make the folder of a new run.
+
+        Args:
+            path: it may exist if it holds no file.
+            overwrite: delete the files of the run that is there, by their exact names; other files stay.
+
+        Raises:
+            FileExistsError: as `check_free`.
+            OSError: the folder cannot be made or written to.
+        """
+        cls.check_free(path, overwrite=overwrite)
+        folder = cls(path)
+        folder._clear()
+        for part in (folder.samples, folder.checkpoints, folder.events):
+            part.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @classmethod
+    def check_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Raise FileExistsError if the folder holds something, unless it is a run to `overwrite`.
+
+        ValueError if its name is not UTF-8.
+        """
+        folder = cls(path)
+        try:
+            os.fspath(path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"a run's folder must be UTF-8, which TensorBoard needs; got {str(path)!r}") from None
+        if not folder.path.exists() or (folder.path.is_dir() and folder._is_empty()):
+            return
+        if not folder._is_run():
+            raise FileExistsError(f"{path} exists and is not a run (it has no config.json of train's); choose another")
+        if not overwrite:
+            raise FileExistsError(f"{path} holds a run; resume it, overwrite it, or choose another folder")
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open the folder of an existing run.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise FileNotFoundError(f"{path} is not a run: it has no config.json; expected a folder of `train`")
+        return folder
+
+    def pictures(self) -> list[Path]:
+        """Return the run's sample grids, oldest first."""
+        return self._written(self.samples, _SAMPLE)
+
+    def _is_empty(self) -> bool:
+        """Tell whether there is nothing but the lock and empty folders of a run that ended before it had a config."""
+        parts = {self.samples, self.checkpoints, self.events}
+        others = (path for path in self.path.iterdir() if path.name != _LOCK)
+        return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in others)
+
+    def _is_run(self) -> bool:
+        versions = _read_object(self.config).get("versions")
+        return isinstance(versions, dict) and "metagan_fast" in versions
+
+    def check_writable(self) -> None:
+        """Raise OSError, whose message names the folder, if no file can be made in it or in the place where it goes."""
+        place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {place}: {error.strerror}; expected a folder of which you may change the files"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training in the folder; a process that dies releases it.
+
+        A holder may take it again. Where the file system or the platform has no such locks, nothing is kept out.
+
+        Raises:
+            BlockingIOError: another process trains here; the message names it.
+        """
+        if self._locked:
+            yield
+            return
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(self.path))
+            self._locked = True
+            held.callback(setattr, self, "_locked", False)
+            yield
+
+    def _clear(self) -> None:
+        written = [self.metrics]
+        for folder, names in (
+            (self.samples, (_SAMPLE, _UNFINISHED)),
+            (self.checkpoints, (_CHECKPOINT, _LINK, _UNFINISHED)),
+            (self.events, (_EVENTS,)),
+        ):
+            for name in names:
+                written += self._written(folder, name)
+        if "meta_step" in _read_object(self.evaluation):
+            written.append(self.evaluation)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.read(self.features)
+            written.append(self.features)
+        for file in (*written, self.config):  # the config last: what a crash leaves is still a run
+            file.unlink(missing_ok=True)
+
+    @staticmethod
+    def _written(folder: Path, name: re.Pattern[str]) -> list[Path]:
+        """Return the files whose whole names are of a kind that a run writes, by step; others are somebody's own."""
+        if not folder.is_dir():
+            return []
+        found = (path for path in folder.iterdir() if name.fullmatch(path.name) and not path.is_dir())
+        return sorted(found, key=lambda path: (len(path.name), path.name))
+
+    # JSON files
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write `config.json`, atomically."""
+        write_json(self.config, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """Read `config.json`; ValueError if it is damaged."""
+        try:
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.config} is damaged: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.config} is damaged: expected an object")
+        return config
+
+    def check_evaluation(self) -> None:
+        """Raise FileExistsError if `evaluation.json` is somebody's own."""
+        if os.path.lexists(self.evaluation) and "meta_step" not in _read_object(self.evaluation):
+            raise FileExistsError(f"{self.evaluation} exists and `evaluate` did not write it: move it")
+
+    def write_evaluation(self, content: Mapping[str, Any]) -> None:
+        """Write `evaluation.json`, atomically; FileExistsError as `check_evaluation`."""
+        self.check_evaluation()
+        write_json(self.evaluation, content)
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a line to `metrics.jsonl`, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        with open(self.metrics, "ab", buffering=0) as file:
+            written = file.write(line)
+            if written != len(line):  # they took what was left of the disk
+                file.truncate(file.tell() - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`; one that a crash cut short is left out."""
+        lines = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):
+                    lines.append(json.loads(line))
+        return lines
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop lines that a resumed run will write again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        checkpoint.write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    # Checkpoints
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, keep: int) -> Path:
+        """Write the state after `step` meta-steps, then delete all but the newest `keep` states.
+
+        Raises:
+            CheckpointError: it cannot be written; the earlier ones stay.
+        """
+        path = self.checkpoints / f"step-{step:08d}.safetensors"
+        checkpoint.write(path, tensors, metadata)
+        for old in self._saved()[:-keep]:
+            old.unlink()
+        self._point_to(path)
+        return path
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read the newest state that is whole; a damaged one is passed over with a warning.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        for path in reversed(self._saved()):
+            try:
+                return checkpoint.read(path)
+            except CheckpointError as error:
+                logger.warning("%s; going back to the one before", error)
+        raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again")
+
+    def _saved(self) -> list[Path]:
+        return self._written(self.checkpoints, _CHECKPOINT)
+
+    def _point_to(self, path: Path) -> None:
+        """Keep a link to the newest state for people; nothing here reads it."""
+        link, temporary = self.checkpoints / "latest.safetensors", self.checkpoints / ".latest.tmp"
+        with contextlib.suppress(OSError):  # a file system without links
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(path.name)
+            temporary.replace(link)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file is missing or is of another kind."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file of a folder; as `RunFolder.lock`, but a second time in a process is refused too."""
+    if fcntl is None:
+        yield
+        return
+    with open(folder / _LOCK, "a+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().decode(errors="replace") or "another one"
+            raise BlockingIOError(
+                f"{folder} is in use: process {owner} trains there; wait for it or choose another folder"
+            ) from None
+        except OSError as error:
+            logger.info("%s cannot be locked (%s): start no second process there", folder, error.strerror)
+        with contextlib.suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        yield
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that people read, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    checkpoint.write_bytes(path, text.encode(errors="backslashreplace"))  # file names that are no UTF-8: JSON's escape

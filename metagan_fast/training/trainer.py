@@ -1,0 +1,339 @@
+"""The outer loop: batches, meta-steps, validation, logging, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._utils.numbers import convert, count
+from . import image_grids as images
+from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from ..learner.metagan import MetaGAN
+    from ..tasks import TaskBatch, Tasks
+
+logger = logging.getLogger(__name__)
+
+_VALIDATION_ROWS = 4  # generated images shown below each support image
+_PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # outputs that training can do without
+
+
+@dataclass(frozen=True)
+class Training:
+    """Set the outer loop.
+
+    Args:
+        meta_steps: how many in all, those before a resume included.
+        tasks: tasks a meta-step.
+        shots: support images a task.
+        query: query images a task.
+        validate_every: meta-steps between validations; 0: only at the end.
+        validation_tasks: held-out classes a validation adapts to.
+        checkpoint_every: meta-steps between checkpoints; 0: only at the end.
+        keep: checkpoints kept.
+        log_every: meta-steps between lines of metrics.
+
+    Raises:
+        ValueError: a count that is too small.
+    """
+
+    meta_steps: int
+    tasks: int = 8
+    shots: int = 4
+    query: int = 0
+    validate_every: int = 0
+    validation_tasks: int = 8
+    checkpoint_every: int = 0
+    keep: int = 3
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        convert(self, count, "query", "validate_every", "checkpoint_every")
+        convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
+
+
+class Progress(Protocol):
+    """What is told how training goes on."""
+
+    def start(self, done: int, total: int) -> None:
+        """Training begins with `done` of `total` meta-steps behind it."""
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A meta-step is done."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def close(self) -> None:
+        """Training is over."""
+
+
+class Silence:
+    """Progress that nobody watches."""
+
+    def start(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _warn(message: str, *arguments: object) -> None:
+    """Log a warning, if the log can be written: logging raises where its stream is closed."""
+    with contextlib.suppress(Exception):
+        logger.warning(message, *arguments)
+
+
+class Dispensable:
+    """Run what training can do without, such as its display; say of each such output once why it failed."""
+
+    def __init__(self) -> None:
+        self._failed: set[str] = set()
+
+    @contextlib.contextmanager
+    def __call__(self, output: str) -> Iterator[None]:
+        """Log an error of the block and go on."""
+        try:
+            yield
+        except Exception as error:
+            if output not in self._failed:
+                self._failed.add(output)
+                reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+                _warn("cannot write %s (%s); training goes on without", output, " ".join(reason.split()))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Say how training ended."""
+
+    step: int
+    seconds: float
+    interrupted: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last meta-step
+
+
+class Trainer:
+    """Meta-train a learner and write one folder.
+
+    Args:
+        learner: it goes on from its own `step`.
+        tasks: the data; `tasks.train` and, where it has classes, `tasks.validation`.
+        folder: where the run is written.
+        training: the outer loop.
+        record: plain data stored with each checkpoint, such as the run's configuration and its split.
+        progress: what is told how it goes.
+
+    Raises:
+        ValueError: the data cannot give such batches.
+    """
+
+    def __init__(
+        self,
+        learner: MetaGAN,
+        tasks: Tasks,
+        folder: RunFolder,
+        training: Training,
+        *,
+        record: Mapping[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.learner = learner
+        self.tasks = tasks
+        self.folder = folder
+        self.training = training
+        self.record = dict(record or {})
+        self.progress = progress or Silence()
+        learner.check(self._batch(0))  # what cannot be drawn or used is told before training
+        self._validation_batch = self._draw_validation_batch()
+        self._saved_step: int | None = None
+        self._dispensable = Dispensable()
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint of the folder, as if training had never stopped.
+
+        Raises:
+            BlockingIOError: another process trains in the folder.
+            CheckpointError: there is none that can be read.
+            ValueError: it belongs to other networks.
+        """
+        with self.folder.lock():
+            self.learner.load_state(*self.folder.latest())
+            self.folder.forget_metrics_after(self.learner.step)
+        self._saved_step = self.learner.step
+
+    def run(self) -> Outcome:
+        """Train until `meta_steps` are done, or Ctrl-C, SIGTERM or SIGHUP asks to stop; save either way.
+
+        A second Ctrl-C ends the process at once. Progress, metrics, events and pictures that cannot be written are
+        named in one log line each, and training goes on. Any exception first saves the last complete meta-step.
+
+        Raises:
+            BlockingIOError: another process trains in the folder.
+            CheckpointError: a checkpoint cannot be written; the earlier ones stay.
+            FloatingPointError: a meta-gradient is not finite.
+        """
+        training, learner = self.training, self.learner
+        metrics: dict[str, float] = {}
+        begun = time.monotonic()
+        with self.folder.lock(), stop_request(self._announce_stop) as stop, self._event_writer() as writer:
+            with self._dispensable(_PROGRESS):
+                self.progress.start(learner.step, training.meta_steps)
+            try:
+                while learner.step < training.meta_steps and not stop.is_set():
+                    metrics = self._meta_step(writer)
+                    if learner.step == training.meta_steps or self._is_due(training.validate_every):
+                        self._validate(writer)
+                    if self._is_due(training.checkpoint_every):
+                        self._save()
+                self._save()
+            except BaseException as error:
+                self._save_after(error)
+                raise
+            finally:
+                with self._dispensable(_PROGRESS):
+                    self.progress.close()
+        return Outcome(learner.step, time.monotonic() - begun, learner.step < training.meta_steps, metrics)
+
+    def _announce_stop(self) -> None:
+        self.progress.message("stopping after this meta-step; Ctrl-C again to exit at once")
+
+    @contextlib.contextmanager
+    def _event_writer(self) -> Iterator[SummaryWriter | None]:
+        """Open TensorBoard's files, if they can be written, and close them."""
+        writer, report = None, threading.excepthook
+
+        def report_others(arguments: threading.ExceptHookArgs) -> None:
+            """Leave out TensorBoard's own thread, whose error the next call of its writer raises again."""
+            if not type(arguments.thread).__module__.startswith("tensorboard."):
+                report(arguments)
+
+        with self._dispensable(_EVENTS):
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            threading.excepthook = report_others
+            writer = SummaryWriter(str(self.folder.events), purge_step=self.learner.step + 1)
+        try:
+            yield writer
+        finally:
+            with self._dispensable(_EVENTS):
+                if writer is not None:
+                    writer.close()
+            threading.excepthook = report
+
+    def _meta_step(self, writer: SummaryWriter | None) -> dict[str, float]:
+        training = self.training
+        metrics = self.learner.meta_step(self._batch(self.learner.step))
+        step = self.learner.step
+        if step % training.log_every == 0 or step == training.meta_steps:
+            self._log(writer, metrics)
+        with self._dispensable(_PROGRESS):
+            self.progress.step(step, metrics)
+        return metrics
+
+    def _batch(self, step: int) -> TaskBatch:
+        training = self.training
+        return self.tasks.train.sample(tasks=training.tasks, shots=training.shots, query=training.query, step=step)
+
+    def _draw_validation_batch(self) -> TaskBatch | None:
+        classes = len(self.tasks.validation.classes)
+        if not classes:
+            return None
+        tasks = min(self.training.validation_tasks, classes)
+        return self.tasks.validation.sample(tasks=tasks, shots=self.training.shots, query=0, step=0)
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.learner.step % every == 0
+
+    def _save(self) -> None:
+        if self._saved_step == self.learner.step:
+            return
+        tensors, metadata = self.learner.state()
+        metadata = {**metadata, "run": self.record}
+        self.folder.save(self.learner.step, tensors, metadata, keep=self.training.keep)
+        self._saved_step = self.learner.step
+
+    def _save_after(self, error: BaseException) -> None:
+        """Save the last complete meta-step before `error` ends training; a failure to do so does not hide it."""
+        name, step = type(error).__name__, self.learner.step
+        try:
+            self._save()
+        except Exception as second:
+            _warn("%s ends training; meta-step %d cannot be saved: %s", name, step, second)
+        else:
+            _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
+
+    def _validate(self, writer: SummaryWriter | None) -> None:
+        """Adapt to the same held-out classes each time; draw support images above generated ones."""
+        batch = self._validation_batch
+        if batch is None:
+            return
+        adapted = self.learner.inner_loop(batch)
+        samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * batch.shots)
+        laid_out = images.task_grid(batch.support, samples)
+        step = self.learner.step
+        with self._dispensable(f"pictures to {self.folder.samples}"):
+            images.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
+        with self._dispensable(_EVENTS):
+            if writer is not None:
+                writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
+        self._log(writer, {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()})
+
+    def _log(self, writer: SummaryWriter | None, metrics: Mapping[str, float]) -> None:
+        with self._dispensable(f"metrics to {self.folder.metrics}"):
+            self.folder.append_metrics(self.learner.step, metrics)
+        if writer is None:
+            return
+        with self._dispensable(_EVENTS):
+            for name, value in metrics.items():
+                group = "validation" if name.startswith("validation_") else "train"
+                writer.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, self.learner.step)
+
+
+@contextlib.contextmanager
+def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect.
+
+    A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. It comes again from the shell and
+    from the terminal, so a repeated one has no effect.
+    """
+    requested = threading.Event()
+    previous: dict[int, Any] = {}
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        repeated = requested.is_set()
+        requested.set()
+        if number != hang_up:
+            for each in previous.keys() - {hang_up}:
+                signal.signal(each, signal.SIG_DFL)
+        if not repeated:
+            with contextlib.suppress(Exception):  # the signal came while something was being printed, or nobody reads
+                announce()
+
+    if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+            numbers.append(hang_up)
+        for number in numbers:
+            previous[number] = signal.signal(number, handle)
+    try:
+        yield requested
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)

@@ -1,0 +1,128 @@
+"""Compilers for the CUDA sources: a host compiler with the shim, and nvcc."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc" / "cuda"
+SHIM = ROOT / "tests" / "kernels" / "cuda_shim"
+SOURCES = ("clip_grad_norm", "tasks", "updates")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+
+HOST_FLAGS = (
+    *("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread"),  # nvcc aliases what it likes, too
+    *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"),
+    *(f"-I{SHIM}", f"-I{ROOT / 'csrc'}"),
+    "-DMETAGAN_MAX_BLOCKS=3",  # so that small buffers make threads go round their loops
+)
+NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}")
+
+HOST_COMPILER = shutil.which("g++")
+NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for what is built, which goes when the interpreter ends."""
+    return tempfile.TemporaryDirectory(prefix="metagan_cuda_")
+
+
+@functools.cache
+def compile_for_host(source: str, *flags: str) -> Path:
+    """Return what the host compiler makes of a file in `tests/kernels/cuda_shim`, compiled once a session."""
+    assert HOST_COMPILER is not None
+    target = Path(_folder().name) / "-".join([Path(source).stem, *(re.sub(r"\W", "", flag) for flag in flags)])
+    subprocess.run([HOST_COMPILER, *HOST_FLAGS, *flags, str(SHIM / source), "-o", str(target)], check=True)
+    return target
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says of a kernel."""
+
+    registers: int
+    stack: int
+    spills: int
+
+
+@functools.cache
+def _ptx_file(source: str) -> Path:
+    """Return the PTX of one `.cu`, from which the code for every architecture comes, here as in CMakeLists.txt."""
+    assert NVCC is not None
+    target = Path(_folder().name) / f"{source}.ptx"
+    command = [NVCC, *NVCC_FLAGS, "-ptx", "-arch=compute_80", str(CSRC / f"{source}.cu"), "-o", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    return target
+
+
+@functools.cache
+def compile_for_gpu(source: str, architecture: str) -> tuple[Path, dict[str, Resources]]:
+    """Return the object file of one `.cu` and the resources of its kernels, by mangled name."""
+    assert NVCC is not None
+    target = Path(_folder().name) / f"{source}.{architecture}.cubin"
+    command = [NVCC, "-cubin", f"-arch={architecture}", "-Xptxas", "-v", str(_ptx_file(source)), "-o", str(target)]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    kernels = {}
+    for section in re.split(r"Compiling entry function ", result.stdout + result.stderr)[1:]:
+        name = section.split("'")[1]
+        memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", section)
+        registers = re.search(r"Used (\d+) registers", section)
+        assert memory is not None and registers is not None, section
+        stack, stores, loads = map(int, memory.groups())
+        kernels[name] = Resources(int(registers[1]), stack, stores + loads)
+    return target, kernels
+
+
+@functools.cache
+def ptx(source: str) -> dict[str, str]:
+    """Return the PTX (compute_80) of every kernel of one `.cu`, by mangled name, each a module of its own.
+
+    Parameters, in order, as in C++ on x86-64 (pointers and int64 8 bytes, structs aligned as their widest member):
+
+    - `for_each_pack<kWidth, Op>(int64 rows, int64 columns, Op op)`: `Op` is one of the structs of
+      `csrc/cuda/updates.cuh`, its members in the order of their declaration there. `kWidth` elements move together:
+      16 bytes of them, or 1. Threads (x, y) of a block, x times y at most 256, are packs and rows.
+    - `clip_short_rows<kWidth, T>(int64 rows, int64 columns, Buffer<T> grads, A* norms, double max_norm,
+      bool in_place)`: grid (1, y), 256 threads a block.
+    - `sum_of_squares<kWidth, T>(int64 rows, int64 columns, Input<T> grads, double* sums)`: grid (parts, y), 256
+      threads a block.
+    - `scale_to_norm<kWidth, T>(int64 rows, int64 columns, Buffer<T> grads, const double* sums, int64 parts,
+      A* norms, double max_norm, bool in_place)`: any grid, 256 threads a block.
+
+    `Input<T>` is (address, int64 row stride), `Buffer<T>` an `Input<T>`, an address and an int64 row stride.
+    """
+    text = _ptx_file(source).read_text()
+    head, *kernels = re.split(r"(?=^[ \t]*(?:\.weak |\.visible )?\.entry )", text, flags=re.M)
+    names = [re.search(r"\.entry (\w+)", kernel) for kernel in kernels]
+    return {name[1]: head + kernel for name, kernel in zip(names, kernels, strict=True) if name is not None}
+
+
+def cuobjdump() -> str | None:
+    """Return a program that disassembles: CUDA's own or the one that Triton brings."""
+    beside = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin")
+    try:
+        import triton
+
+        beside = Path(triton.__file__).parent / "backends/nvidia/bin"
+    except ImportError:
+        pass
+    return shutil.which("cuobjdump") or shutil.which("cuobjdump", path=str(beside))
+
+
+def sass(source: str, architecture: str) -> dict[str, str]:
+    """Return the machine code of every kernel, by mangled name."""
+    program = cuobjdump()
+    assert program is not None
+    cubin, _ = compile_for_gpu(source, architecture)
+    result = subprocess.run([program, "-sass", str(cubin)], check=True, capture_output=True, text=True)
+    sections = re.split(r"Function : ", result.stdout)[1:]
+    return {section.split()[0]: section for section in sections}

@@ -1,0 +1,85 @@
+// Runs every op over buffers that end where their last element does, for AddressSanitizer and ThreadSanitizer to watch.
+// Values are judged elsewhere.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+
+#include "../../../csrc/cuda/clip_grad_norm.cu"
+#include "../../../csrc/cuda/tasks.cu"
+#include "../../../csrc/cuda/updates.cu"
+
+using namespace metagan;
+
+namespace {
+
+size_t size_of(DType dtype) { return dtype == DType::bfloat16 ? 2 : dtype == DType::float64 ? 8 : 4; }
+
+// Memory of exactly `bytes` bytes, all zero, which any of the types reads as 0.
+class Memory {
+  public:
+    explicit Memory(size_t bytes) : data_(std::calloc(bytes ? bytes : 1, 1), std::free) {}
+    template <class T = void>
+    T* get() const {
+        return static_cast<T*>(data_.get());
+    }
+
+  private:
+    std::shared_ptr<void> data_;
+};
+
+void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
+    const DeviceLaunch launch{dtype, rows, columns, {0, nullptr}};
+    const size_t size = size_of(dtype), arithmetic = dtype == DType::float64 ? 8 : 4;
+    std::vector<Memory> memory;
+    const auto matrix = [&] {
+        memory.emplace_back(((rows - 1) * stride + columns) * size);
+        return Matrix{memory.back().get(), stride};
+    };
+    const auto row = [&] {
+        memory.emplace_back(columns * size);
+        return memory.back().get();
+    };
+    const Memory rates(rows * columns * arithmetic), weights(rows * arithmetic), norms(rows * arithmetic),
+        sums(rows * 2 * sizeof(double)), ends(2 * sizeof(int64_t));
+    ends.get<int64_t>()[0] = columns / 2;
+    ends.get<int64_t>()[1] = columns;
+    LearningRate number, elements, segments;
+    number.value = 0.1;
+    elements.data = segments.data = rates.get();
+    elements.row_stride = columns;
+    elements.element_stride = 1;
+    segments.segment_stride = 1;
+    segments.segment_ends = ends.get<int64_t>();
+    segments.segments = 2;
+    const AdamOptions adam{0.9, 0.999, 10, 1000, 1e-8, 0, 0.1, true};
+    const Memory numbers(2 * sizeof(double));
+    const Number first(numbers.get<double>()), second(numbers.get<double>() + 1);
+
+    const Matrix m = matrix(), n = matrix();
+    sgd_step(launch, m, matrix(), n, m, n, elements, {0.9, 0, 0.1, true});  // in place
+    sgd_step(launch, matrix(), matrix(), {}, matrix(), {}, segments, {0, 0, 0, false});
+    adam_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), number, adam);
+    adam_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), number,
+              {0.9, 0.999, first, second, 1e-8, 0, 0.1, true});
+    rmsprop_step(launch, matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(), matrix(),
+                 segments, {0.9, 1e-8, 0, 0.9});
+    reptile_interpolate(launch, row(), matrix(), nullptr, row(), 0.5);
+    reptile_interpolate(launch, row(), matrix(), weights.get(), row(), first);
+    reptile_gradient(launch, row(), matrix(), weights.get(), row());
+    meta_adam_step(launch, row(), matrix(), weights.get(), row(), row(), row(), row(), row(), elements, adam);
+    clip_in_parts(launch, m, m, norms.get(), 0.0, nullptr, 0);  // in one launch; in place all is written if it scales
+    clip_in_parts(launch, matrix(), matrix(), norms.get(), 0.0, sums.get<double>(), 2);
+    ema_update(launch, matrix(), matrix(), matrix(), 0.99);
+}
+
+}  // namespace
+
+int main() {
+    run_all(DType::float32, 5, 48, 64);  // in packs; more rows than blocks, so that shared memory serves again
+#ifndef __SANITIZE_THREAD__              // slow, and who shares what with whom depends on neither type nor width
+    run_all(DType::float32, 3, 33, 37);  // one element at a time
+    run_all(DType::bfloat16, 2, 48, 64);
+    run_all(DType::float64, 1, 2, 2);
+#endif
+    std::puts("done");
+}
