@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from . import functional, losses, models, optim, schedules, tasks
 from .checkpoint import CheckpointError
-from .executors import Adapted, MetaGradient
+from .executors import InnerLoopResult, MetaGradient
 from .flat import FlatLayout
 from .inner import InnerLoop
 from .learner.adapted import AdaptedGAN
@@ -19,6 +19,8 @@ from .tasks import TaskBatch
 
 __version__ = "0.1.0"
 
+Adapted = InnerLoopResult  # its name before 0.2
+
 __all__ = [
     "FOMAML",
     "MAML",
@@ -28,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "FlatLayout",
     "InnerLoop",
+    "InnerLoopResult",
     "MetaGAN",
     "MetaGradient",
     "Noise",

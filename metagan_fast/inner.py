@@ -15,7 +15,7 @@ from ._utils.numbers import convert, count, non_negative, real, reals
 from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
 
 
-class Network(NamedTuple):
+class TrainState(NamedTuple):
     """One network of every task on its way through the inner loop: parameters and its optimizer's state."""
 
     params: Tensor  # [tasks, numel]
@@ -27,9 +27,9 @@ class Network(NamedTuple):
         """The parameters, then the buffers."""
         return (self.params, *self.buffers)
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Network:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> TrainState:
         """Return the same network with other parameters and buffers."""
-        return Network(tensors[0], tuple(tensors[1:]), self.updates)
+        return TrainState(tensors[0], tuple(tensors[1:]), self.updates)
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,17 @@ class InnerLoop:
         """The momentum in use: 0 where there is none, 0.9 where "momentum" was given no other."""
         return 0.9 if self.optimizer == "momentum" and self.momentum is None else self.momentum or 0.0
 
-    def start(self, params: Tensor, carried: Network | None = None) -> Network:
+    def start(self, params: Tensor, carried: TrainState | None = None) -> TrainState:
         """Return parameters [tasks, numel] with fresh optimizer state, or with a copy of what `carried` has.
 
         A carried state of one task serves them all.
         """
         if carried is not None:
-            return Network(params, tuple(b.expand_as(params).clone() for b in carried.buffers), carried.updates)
+            return TrainState(params, tuple(b.expand_as(params).clone() for b in carried.buffers), carried.updates)
         count = OPTIMIZERS[self.optimizer].buffers(self)
-        return Network(params, tuple(torch.zeros_like(params) for _ in range(count)))
+        return TrainState(params, tuple(torch.zeros_like(params) for _ in range(count)))
 
-    def update(self, network: Network, grads: Tensor, lr: float, *, in_place: bool) -> Network:
+    def update(self, network: TrainState, grads: Tensor, lr: float, *, in_place: bool) -> TrainState:
         """Apply the optimizer once to every task's row.
 
         Args:
@@ -156,15 +156,15 @@ class _Optimizer:
     """
 
     buffers: Callable[[InnerLoop], int]
-    update: Callable[[InnerLoop, Network, Tensor, float, bool], Sequence[Tensor]]
+    update: Callable[[InnerLoop, TrainState, Tensor, float, bool], Sequence[Tensor]]
 
 
-def _sgd(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _sgd(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
     return (op(network.params, grads, lr, weight_decay=inner.weight_decay),)
 
 
-def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _momentum(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
     (buffer,) = network.buffers
     return op(
@@ -177,7 +177,7 @@ def _momentum(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_p
     )
 
 
-def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _adam(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.adam_step_ if in_place else functional.adam_step
     return op(
         network.params,
@@ -191,7 +191,7 @@ def _adam(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place
     )
 
 
-def _rmsprop(inner: InnerLoop, network: Network, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _rmsprop(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.rmsprop_step_ if in_place else functional.rmsprop_step
     square_avg, *momentum_buffer = network.buffers
     return op(

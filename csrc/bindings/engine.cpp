@@ -176,7 +176,7 @@ void network_passes(const py::dict& plan, const py::dict& fields, const std::str
     const Network network(network_plan(plan));
     const auto images = field<int64_t>(fields, "images");
     const bool paired = field<int>(fields, "paired") != 0;
-    Passing passing;
+    TransientArena passing;
     Workspace workspace(network, paired ? 2 * images : images, Cotangents::passing, passing);
     Activations& a = workspace.activations;
     const Range primal{0, images}, tangent{images, images};

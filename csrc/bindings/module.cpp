@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <string>
 
-#include "cpu/simd/isa.h"
 #include "cpu/runtime/peak.h"
 #include "cpu/runtime/profile.h"
+#include "cpu/simd/isa.h"
 #include "source_digest.h"
 
 namespace metagan {
@@ -43,8 +43,8 @@ PYBIND11_MODULE(_core, module) {
     module.def("set_isa", &set_isa);
     module.def("set_profiling", &set_profiling);
     module.def("profile", [] {
-        constexpr const char* kNames[kWorks] = {"other",         "multiply",   "correlate", "pack",
-                                                "normalization", "activation", "rearrange", "update"};
+        constexpr const char* kNames[kWorks] = {"other",         "multiply",   "weight_gradient", "pack",
+                                                "normalization", "activation", "rearrange",       "update"};
         py::dict seconds;
         for (int work = 0; work < kWorks; ++work) seconds[kNames[work]] = profiled_seconds(static_cast<Work>(work));
         return seconds;

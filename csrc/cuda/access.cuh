@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "ops/launch.h"
 #include "ops/dtypes.h"
+#include "ops/launch.h"
 
 #define METAGAN_DEVICE __device__ __forceinline__
 
@@ -34,22 +34,22 @@ struct WordOf<T, 1> {
 };
 
 template <class T>
-METAGAN_DEVICE void store_word(T* address, T word) {
-    *address = word;
+METAGAN_DEVICE void store_word(T* address, T pair) {
+    *address = pair;
 }
 // By name, since the compiler splits an assignment of 16 bytes now and then.
-METAGAN_DEVICE void store_word(uint4* address, uint4 word) { __stwb(address, word); }
+METAGAN_DEVICE void store_word(uint4* address, uint4 pair) { __stwb(address, pair); }
 
 // Loads in the arithmetic type.
 template <int kWidth, class T>
 METAGAN_DEVICE Pack<Arithmetic<T>, kWidth> load(const T* address) {
     using Word = typename WordOf<T, kWidth>::type;
-    constexpr int kWords = kWidth * sizeof(T) / sizeof(Word);
-    Word words[kWords];
+    constexpr int kPairs = kWidth * sizeof(T) / sizeof(Word);
+    Word pairs[kPairs];
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const Word*>(address)[i];
+    for (int i = 0; i < kPairs; ++i) pairs[i] = reinterpret_cast<const Word*>(address)[i];
     Pack<T, kWidth> stored;
-    __builtin_memcpy(&stored, words, sizeof stored);
+    __builtin_memcpy(&stored, pairs, sizeof stored);
     Pack<Arithmetic<T>, kWidth> values;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) values.at[i] = widen(stored.at[i]);
@@ -60,14 +60,14 @@ METAGAN_DEVICE Pack<Arithmetic<T>, kWidth> load(const T* address) {
 template <int kWidth, class T>
 METAGAN_DEVICE void store(T* address, const Pack<Arithmetic<T>, kWidth>& values) {
     using Word = typename WordOf<T, kWidth>::type;
-    constexpr int kWords = kWidth * sizeof(T) / sizeof(Word);
+    constexpr int kPairs = kWidth * sizeof(T) / sizeof(Word);
     Pack<T, kWidth> stored;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) narrow(values.at[i], stored.at[i]);
-    Word words[kWords];
-    __builtin_memcpy(words, &stored, sizeof stored);
+    Word pairs[kPairs];
+    __builtin_memcpy(pairs, &stored, sizeof stored);
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) store_word(reinterpret_cast<Word*>(address) + i, words[i]);
+    for (int i = 0; i < kPairs; ++i) store_word(reinterpret_cast<Word*>(address) + i, pairs[i]);
 }
 
 // Rows that are read; null: absent.

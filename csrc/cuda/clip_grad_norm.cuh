@@ -3,8 +3,8 @@
 // partial sums of squares, and a second adds them up and scales. Every sum has a fixed order: there are no atomics.
 #pragma once
 
-#include "ops/formulas.h"
 #include "access.cuh"
+#include "ops/formulas.h"
 
 namespace metagan {
 

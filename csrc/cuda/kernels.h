@@ -1,6 +1,6 @@
-// Launchers of the fused ops on a GPU: those of csrc/ops/launch.h for addresses on the device, with a queue in the place
-// of threads. They enqueue and return: no allocation, no synchronisation, so a stream may be captured into a graph.
-// A launch that fails throws std::runtime_error.
+// Launchers of the fused ops on a GPU: those of csrc/ops/launch.h for addresses on the device, with a queue in the
+// place of threads. They enqueue and return: no allocation, no synchronisation, so a stream may be captured into a
+// graph. A launch that fails throws std::runtime_error.
 #pragma once
 
 #include <cstdint>

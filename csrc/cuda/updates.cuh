@@ -1,8 +1,8 @@
 // The fused ops, but for clip_grad_norm: what each does to one pack of elements, and the one kernel that runs them all.
 #pragma once
 
-#include "ops/formulas.h"
 #include "access.cuh"
+#include "ops/formulas.h"
 
 namespace metagan {
 

@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <thread>
 
+#include "adaptation.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "adaptation.h"
 #include "meta_gradient.h"
 #include "ordered_sum.h"
 #include "scratch.h"
@@ -225,7 +225,7 @@ int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Op
     int64_t floats = kScratchFloats + (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
     if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
-    Passing passing;
+    TransientArena passing;
     int64_t bytes = floats * int64_t{sizeof(float)};
     bytes += generator_.workspace_bytes(images.generator, Cotangents::passing, plan_.precision, passing);
     bytes += discriminator_.workspace_bytes(images.discriminator, discriminator_cotangents(), plan_.precision, passing);

@@ -5,11 +5,11 @@
 
 namespace metagan {
 
-int64_t Passing::bytes() const {
+int64_t TransientArena::bytes() const {
     return std::accumulate(floats.begin(), floats.end(), border_floats + scratch_floats) * int64_t{sizeof(float)};
 }
 
-void Passing::allocate() {
+void TransientArena::allocate() {
     arrays.resize(floats.size());
     for (size_t i = 0; i < floats.size(); ++i) arrays[i].at_least(floats[i]);
     border.at_least(border_floats);
@@ -21,7 +21,7 @@ Place Placement::add_own(int64_t floats) {
     return {false, own.size() - 1};
 }
 
-Place Tenants::begin(int64_t floats) {
+Place LivenessAllocator::begin(int64_t floats) {
     std::vector<int64_t>& size = passing_.floats;
     size_t best = size.size();
     for (size_t i = 0; i < size.size(); ++i) {

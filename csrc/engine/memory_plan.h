@@ -10,7 +10,7 @@
 namespace metagan {
 
 // Memory in which nothing outlasts a pass of a network.
-struct Passing {
+struct TransientArena {
     std::vector<int64_t> floats;  // of each array, as large as the networks placed so far need it
     int64_t border_floats = 0, scratch_floats = 0;
     std::vector<Array<float>> arrays;
@@ -34,16 +34,16 @@ struct Placement {
 };
 
 // Who lives in which passing array, on the way through one pass.
-class Tenants {
+class LivenessAllocator {
   public:
-    explicit Tenants(Passing& passing) : passing_(passing), taken_(passing.floats.size()) {}
+    explicit LivenessAllocator(TransientArena& passing) : passing_(passing), taken_(passing.floats.size()) {}
 
     // The smallest array that is large enough, else the largest, which grows, else a new one.
     Place begin(int64_t floats);
     void end(const Place& place) { taken_[place.array] = false; }
 
   private:
-    Passing& passing_;
+    TransientArena& passing_;
     std::vector<bool> taken_;
 };
 

@@ -10,9 +10,9 @@ namespace metagan {
 namespace {
 
 // Memory handed out piece by piece, holding anything or zeros.
-class Pieces {
+class BumpAllocator {
   public:
-    Pieces(const Worker& worker, float* memory) : worker_(worker), memory_(memory) {}
+    BumpAllocator(const Worker& worker, float* memory) : worker_(worker), memory_(memory) {}
 
     float* operator()(int64_t size) {
         memory_ += size;
@@ -66,13 +66,13 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
 // generator's grow by what went through the fake images.
 void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
                                   const float* after, const float* generator, const float* const* real,
-                                  const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
+                                  const float* latents, int64_t count, const std::vector<AdjointState>& sweeps) {
     const int64_t size = engine.plan().discriminator.numel;
     const auto clip = static_cast<float>(engine.plan().loss.clip);
-    for (const Sweep& sweep : sweeps)
+    for (const AdjointState& sweep : sweeps)
         for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
             if (std::fabs(after[k]) >= clip) sweep.params.discriminator[k] = 0;
-    for (const Sweep& sweep : sweeps)  // `after` is not read any more: a direction may take its place
+    for (const AdjointState& sweep : sweeps)  // `after` is not read any more: a direction may take its place
         update_adjoint(engine.plan().optimizer, size, lr, sweep.params.discriminator, sweep.momentum.discriminator,
                        sweep.direction.discriminator);
     worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
@@ -90,11 +90,11 @@ class QueryOpponent {
           task_(task),
           images_(engine, data, query, task, 0) {
         const int64_t d = size();
-        Pieces next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, adjoint)));
+        BumpAllocator next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, adjoint)));
         state_.params = next(d);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next.zeros(d));
         if (!adjoint) return;
-        Sweep& sweep = sweeps_.front();
+        AdjointState& sweep = sweeps_.front();
         sweep.params.discriminator = next.zeros(d);
         sweep.direction.discriminator = next(d);
         if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next.zeros(d);
@@ -147,7 +147,7 @@ class QueryOpponent {
     int64_t task_;
     Query images_;
     NetworkState state_;
-    std::vector<Sweep> sweeps_{1};
+    std::vector<AdjointState> sweeps_{1};
     float* history_ = nullptr;
 };
 
@@ -229,21 +229,21 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     float* const params = worker.array(kParams, g + d);
     Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
 
-    // Sweep 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient. The
-    // other halves, the directions and the momentum are the adjoint's alone.
-    std::vector<Sweep> sweeps(2);
+    // AdjointState 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient.
+    // The other halves, the directions and the momentum are the adjoint's alone.
+    std::vector<AdjointState> sweeps(2);
     sweeps[0].params.generator = gradient.generator;
     sweeps[1].params.discriminator = gradient.discriminator;
     if (adjoint) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
-        Pieces next(worker, worker.array(kSweeps, floats));
+        BumpAllocator next(worker, worker.array(kSweeps, floats));
         sweeps[0].params.discriminator = next.zeros(d);
         sweeps[1].params.generator = next.zeros(g);
         // The first sweep's directions take the place of the adapted parameters, which are not read after the updates
         // that led to them are undone; the second's, of either network, share memory.
         sweeps[0].direction = {params, params + g};
         sweeps[1].direction.generator = sweeps[1].direction.discriminator = next(std::max(g, d));
-        for (Sweep& sweep : sweeps) {
+        for (AdjointState& sweep : sweeps) {
             if (engine.plan().optimizer.buffers() == 0) continue;
             sweep.momentum.generator = next.zeros(g);
             sweep.momentum.discriminator = next.zeros(d);
@@ -300,7 +300,7 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
             const int64_t update = step * critic_steps;  // of the discriminator, the step's first
             evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
-            for (const Sweep& sweep : sweeps)
+            for (const AdjointState& sweep : sweeps)
                 update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
                                sweep.momentum.generator, sweep.direction.generator);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),

@@ -19,13 +19,13 @@ int64_t new_version() {
 }
 
 Activations::Activations(const std::vector<Shape>& shapes, Placement placement, int64_t images, Cotangents cotangents,
-                         Passing& passing)
+                         TransientArena& passing)
     : shapes_(shapes), placement_(std::move(placement)), images_(images), cotangents_(cotangents), passing_(passing) {
     for (const int64_t floats : placement_.own) own_.emplace_back(floats);
     passing_.allocate();
 }
 
-Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, Passing& passing)
+Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, TransientArena& passing)
     : activations(network.plan_.values, network.place(images, cotangents, passing), images, cotangents, passing),
       extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
@@ -46,7 +46,7 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
 
 // A value that passes lives from the operation that makes it to the last that reads it, a cotangent the other way. What
 // lies at a network's ends has memory of its own: others write and read it before and after a pass.
-Placement Network::place(int64_t images, Cotangents cotangents, Passing& passing) const {
+Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& passing) const {
     const size_t count = plan_.values.size();
     const auto index = [](int value) { return static_cast<size_t>(value); };
     const auto floats = [&](size_t value) { return plan_.values[value].elements() * images; };
@@ -70,14 +70,14 @@ Placement Network::place(int64_t images, Cotangents cotangents, Passing& passing
         passing.border_floats = std::max(passing.border_floats, operation->border_floats(images));
         passing.scratch_floats = std::max(passing.scratch_floats, operation->scratch_floats(images));
     }
-    Tenants values(passing);
+    LivenessAllocator values(passing);
     for (size_t i = 0; i < operations_.size(); ++i) {
         const size_t output = index(operations_[i]->plan().output);
         if (!own_value[output]) placement.values[output] = values.begin(floats(output));
         for (const int input : operations_[i]->plan().inputs)
             if (!own_value[index(input)] && last_reader[index(input)] == i) values.end(placement.values[index(input)]);
     }
-    Tenants passing_cotangents(passing);
+    LivenessAllocator passing_cotangents(passing);
     std::vector<bool> begun = own_cotangent;
     for (size_t i = operations_.size(); i-- > 0;) {
         const size_t output = index(operations_[i]->plan().output);
@@ -92,7 +92,8 @@ Placement Network::place(int64_t images, Cotangents cotangents, Passing& passing
     return placement;
 }
 
-int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision, Passing& passing) const {
+int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision,
+                                 TransientArena& passing) const {
     int64_t floats = 0, bytes = 0;
     for (const int64_t of_array : place(images, cotangents, passing).own) floats += of_array;
     for (size_t value = 0; value < plan_.values.size(); ++value)

@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/runtime/array.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/runtime/array.h"
 #include "memory_plan.h"
 
 namespace metagan {
@@ -69,7 +69,7 @@ enum class Cotangents { kept, passing };
 // The activations of one task: values, cotangents, and what operations keep from one pass to another.
 class Activations {
   public:
-    Activations(const std::vector<Shape>& shapes, Placement, int64_t images, Cotangents, Passing&);
+    Activations(const std::vector<Shape>& shapes, Placement, int64_t images, Cotangents, TransientArena&);
 
     int64_t images() const { return images_; }
     Cotangents cotangents() const { return cotangents_; }
@@ -93,7 +93,7 @@ class Activations {
     Placement placement_;
     int64_t images_;
     Cotangents cotangents_;
-    Passing& passing_;
+    TransientArena& passing_;
     std::vector<Array<float>> own_;
 };
 
@@ -177,7 +177,7 @@ class Network;
 // What one task needs of a network besides parameters.
 class Workspace {
   public:
-    Workspace(const Network&, int64_t images, Cotangents, Passing&);
+    Workspace(const Network&, int64_t images, Cotangents, TransientArena&);
 
     Activations activations;
 
@@ -201,7 +201,7 @@ class Network {
     bool shares_parameters() const { return shares_parameters_; }
     bool mixes_images() const { return mixes_images_; }
     // Without what passes, for which `passing` grows.
-    int64_t workspace_bytes(int64_t images, Cotangents, Precision, Passing& passing) const;
+    int64_t workspace_bytes(int64_t images, Cotangents, Precision, TransientArena& passing) const;
 
     void forward(const Pass&, Workspace&, Range) const;
     void tangent(const Pass&, Workspace&, Range primal, Range tangent) const;
@@ -209,7 +209,7 @@ class Network {
 
   private:
     friend class Workspace;
-    Placement place(int64_t images, Cotangents, Passing&) const;
+    Placement place(int64_t images, Cotangents, TransientArena&) const;
 
     NetworkPlan plan_;
     std::vector<std::unique_ptr<Operation>> operations_;

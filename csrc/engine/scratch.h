@@ -11,6 +11,6 @@ constexpr int64_t kScratchFloats = 448 * 1024;
 float* thread_scratch(int64_t floats);
 
 // 0, 1, 2, ..., for as long as the thread asks for no more.
-const int32_t* thread_counting(int64_t size);
+const int32_t* thread_iota(int64_t size);
 
 }  // namespace metagan

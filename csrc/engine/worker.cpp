@@ -242,7 +242,7 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
 }
 
 void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                                   const float* latents, int64_t count, const std::vector<Sweep>& sweeps) {
+                                   const float* latents, int64_t count, const std::vector<AdjointState>& sweeps) {
     make_fake(generator, latents, count);
     if (engine_.adjoint_parts() == 1)
         return adjoint_of_images(discriminator, generator, real, {0, 2 * count}, count, sweeps);
@@ -252,7 +252,7 @@ void Worker::discriminator_adjoint(const float* discriminator, const float* gene
 
 // The part of it that some of the images have, counted as in a step: real [0, n), fake [n, 2n). The fake ones are made.
 void Worker::adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                               int64_t count, const std::vector<Sweep>& sweeps) {
+                               int64_t count, const std::vector<AdjointState>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     const Range images{0, part.count}, tangents{part.count, part.count};
@@ -263,7 +263,7 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
     clear_images(discriminator_.activations, network.plan().input, tangents);
     batches_.assign(1, images);
     network.forward(pass(discriminator), discriminator_, images);
-    for (const Sweep& sweep : sweeps) {
+    for (const AdjointState& sweep : sweeps) {
         batches_.assign(1, images);
         const Pass along = pass(discriminator, sweep.direction.discriminator);
         network.tangent(along, discriminator_, images, tangents);
@@ -287,7 +287,7 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
 }
 
 void Worker::generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                               const std::vector<Sweep>& sweeps) {
+                               const std::vector<AdjointState>& sweeps) {
     const LossPlan& loss = engine_.plan().loss;
     const Network &g = engine_.generator(), &d = engine_.discriminator();
     const Range images{0, count}, tangents{count, count};
@@ -295,7 +295,7 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, 0);
     d.forward(pass(discriminator), discriminator_, images);
-    for (const Sweep& sweep : sweeps) {
+    for (const AdjointState& sweep : sweeps) {
         const Pass along = pass(generator, sweep.direction.generator);
         g.tangent(along, generator_, images, tangents);
         fake_to_discriminator(tangents.first, count, tangents.first);

@@ -12,7 +12,7 @@ struct Pair {
 
 // Cotangents of a state on their way back through the inner loop: of both networks' parameters and of their momentum;
 // and, at an update of one of them, the cotangent of its gradient, in which direction second derivatives are taken.
-struct Sweep {
+struct AdjointState {
     Pair params, momentum, direction;
 };
 
@@ -67,10 +67,10 @@ class Worker {
     // by both networks, of the derivative of the discriminator's loss along a direction in the discriminator's
     // parameters...
     void discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                               const float* latents, int64_t count, const std::vector<Sweep>& sweeps);
+                               const float* latents, int64_t count, const std::vector<AdjointState>& sweeps);
     // ... and of the generator's loss along one in the generator's.
     void generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                           const std::vector<Sweep>& sweeps);
+                           const std::vector<AdjointState>& sweeps);
 
     void generate(const float* generator, const float* latents, int64_t count, float* images);
 
@@ -92,10 +92,10 @@ class Worker {
     Scores discriminator_passes(Parameters discriminator, const float* const* real, const float* interpolation,
                                 int64_t count, GradientSink* gradient, bool input_wanted);
     void adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                           int64_t count, const std::vector<Sweep>& sweeps);
+                           int64_t count, const std::vector<AdjointState>& sweeps);
 
     const Engine& engine_;
-    Passing passing_;
+    TransientArena passing_;
     Workspace generator_, discriminator_;
     int64_t generator_images_, discriminator_images_;
     std::vector<Range> batches_;

@@ -1,10 +1,10 @@
 // The formulas of the fused ops for one element, for the host compiler and nvcc alike. Order of operations and rounding
-// are those of metagan_fast/ops/reference.py, so compile with contraction off. Numbers are rounded to the arithmetic type
-// once, here.
+// are those of metagan_fast/ops/reference.py, so compile with contraction off. Numbers are rounded to the arithmetic
+// type once, here.
 #pragma once
 
-#include "launch.h"
 #include "dtypes.h"
+#include "launch.h"
 
 namespace metagan {
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .base import Adapted, Executor, GeneratorObjective, MetaGradient, Networks, Parameters, QueryObjective
+from .base import Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Parameters, QueryObjective, TrainStates
 from .native.executor import NativeExecutor
 from .native.lowering import PlanError
 from .torch.executor import TorchExecutor
 
 __all__ = [
-    "Adapted",
     "Executor",
     "GeneratorObjective",
+    "InnerLoopResult",
     "MetaGradient",
     "NativeExecutor",
-    "Networks",
     "Parameters",
     "PlanError",
     "QueryObjective",
     "TorchExecutor",
+    "TrainStates",
 ]

@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..inner import Network
+from ..inner import TrainState
 from ..noise import Noise
 from ..tasks import TaskBatch
 
 GeneratorObjective = Literal["support", "query", "initial"]
 
 LOSSES = ("loss_discriminator", "loss_generator")
-"""The metrics that `Adapted.history` has of every inner step."""
+"""The metrics that `InnerLoopResult.history` has of every inner step."""
 
 
 class Parameters(NamedTuple):
@@ -25,18 +25,18 @@ class Parameters(NamedTuple):
     discriminator: Tensor
 
 
-class Networks(NamedTuple):
+class TrainStates(NamedTuple):
     """Both networks on their way through the inner loop."""
 
-    generator: Network
-    discriminator: Network
+    generator: TrainState
+    discriminator: TrainState
 
 
 @dataclass(frozen=True)
-class Adapted:
+class InnerLoopResult:
     """Hold what an inner loop ends with."""
 
-    networks: Networks
+    networks: TrainStates
     metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [tasks], of the last inner step
     history: Mapping[str, Tensor] = field(default_factory=dict)  # name of LOSSES -> [steps, tasks], of every inner step
 
@@ -58,7 +58,7 @@ class MetaGradient:
     generator: Tensor  # [numel]
     discriminator: Tensor  # [numel]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [tasks]
-    networks: Networks | None = None  # what the inner loop ended with, where its optimizer state is carried on
+    networks: TrainStates | None = None  # what the inner loop ended with, where its optimizer state is carried on
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Executor(Protocol):
     name: str
 
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None = None
-    ) -> Adapted:
+        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+    ) -> InnerLoopResult:
         """Adapt the initialisation (`[numel]` each) to every task, in as many steps as `noise` has.
 
         `carried` continues the inner optimizers where another inner loop left them; it is not written to.

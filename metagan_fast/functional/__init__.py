@@ -12,9 +12,9 @@ parameter tensor, in the order of `layout.slots`). Tensors are not checked for s
 **Results.** A function returns new tensors; its twin with a trailing underscore overwrites the tensors it
 names and returns those. A twin refuses tensors that require grad while grad mode is on, memory that overlaps,
 and `torch.func` transforms. On every backend, instruction set and number of threads the result has the bits
-of `metagan_fast.ops.reference`, except for `clip_grad_norm` and what `max_norm` clips. A step with `max_norm` has those of
-the same backend's `clip_grad_norm` and step one after the other; on Triton that takes a launch less: one for rows of
-at most 8192 elements (two with `zero_grads`), two for longer ones.
+of `metagan_fast.ops.reference`, except for `clip_grad_norm` and what `max_norm` clips. A step with `max_norm` has
+the bits of the same backend's `clip_grad_norm` followed by the step; Triton saves a launch: one for rows of at most
+8192 elements (two with `zero_grads`), two for longer ones.
 
 **Derivatives.** The functions (not the twins) can be differentiated to any order by every tensor argument,
 learning rates included, under autograd, `torch.func` (grad, vmap, jvp and their compositions) and

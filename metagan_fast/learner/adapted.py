@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._utils.modules import Snapshot
-from ..executors import Adapted, Executor, Parameters
+from ..executors import Executor, InnerLoopResult, Parameters
 from ..executors.select import choose
 from ..flat import FlatLayout
 from ..inner import InnerLoop
@@ -32,7 +32,7 @@ class AdaptedGAN:
         discriminator: nn.Module,
         generator_layout: FlatLayout,
         discriminator_layout: FlatLayout,
-        adapted: Adapted,
+        adapted: InnerLoopResult,
         *,
         executor: Executor,
         latent_dim: int,

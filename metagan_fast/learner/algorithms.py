@@ -19,7 +19,15 @@ from torch import Tensor
 
 from .. import functional
 from .._utils.numbers import convert, count, flag, non_negative, real, reals
-from ..executors import Executor, GeneratorObjective, MetaGradient, NativeExecutor, Networks, Parameters, QueryObjective
+from ..executors import (
+    Executor,
+    GeneratorObjective,
+    MetaGradient,
+    NativeExecutor,
+    Parameters,
+    QueryObjective,
+    TrainStates,
+)
 from ..inner import InnerLoop
 from ..noise import Noise
 from ..ops import reference
@@ -30,7 +38,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 @dataclass(frozen=True)
-class MetaOptimizer:
+class MetaAlgorithm:
     """Set how a meta-gradient updates the initialisation.
 
     Args:
@@ -102,7 +110,7 @@ class MetaOptimizer:
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: Networks | None = None,
+        carried: TrainStates | None = None,
     ) -> MetaGradient:
         """Return the meta-gradient of one task batch; `carried` continues the inner optimizers of another."""
         raise NotImplementedError
@@ -187,7 +195,7 @@ class MetaOptimizer:
 
 
 @dataclass(frozen=True)
-class Reptile(MetaOptimizer):
+class Reptile(MetaAlgorithm):
     """Meta-train by Reptile (Nichol et al. 2018, arXiv:1803.02999): the meta-gradient is `theta - mean(phi)`.
 
     With `optimizer="sgd"` this is `theta + lr (mean(phi) - theta)`; the default feeds the difference to Adam, as FIGR
@@ -196,7 +204,7 @@ class Reptile(MetaOptimizer):
     Args:
         serial: update after each task of the batch instead of once with their mean; a meta-step still counts one.
 
-    The other arguments are `MetaOptimizer`'s.
+    The other arguments are `MetaAlgorithm`'s.
     """
 
     serial: bool = False
@@ -214,7 +222,7 @@ class Reptile(MetaOptimizer):
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: Networks | None = None,
+        carried: TrainStates | None = None,
     ) -> MetaGradient:
         if isinstance(executor, NativeExecutor) and batch.query is None and not executor.hands_on_state:
             return executor.reptile_gradient(initial, batch, noise)
@@ -230,7 +238,7 @@ class Reptile(MetaOptimizer):
 
 
 @dataclass(frozen=True)
-class FOMAML(MetaOptimizer):
+class FOMAML(MetaAlgorithm):
     """Meta-train by first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2): query gradients at `phi`.
 
     Args:
@@ -241,7 +249,7 @@ class FOMAML(MetaOptimizer):
             the meta-step that returns them, for MAML++'s multi-step loss (Antoniou et al. 2019, arXiv:1810.09502,
             section 4), see `annealed_step_weights`.
 
-    The other arguments are `MetaOptimizer`'s.
+    The other arguments are `MetaAlgorithm`'s.
     """
 
     generator_objective: GeneratorObjective = "support"
@@ -313,7 +321,7 @@ class FOMAML(MetaOptimizer):
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: Networks | None = None,
+        carried: TrainStates | None = None,
     ) -> MetaGradient:
         objective = QueryObjective(
             first_order=self.is_first_order(meta_step),
@@ -381,16 +389,16 @@ class AnnealedStepWeights:
         return (early,) * (self.steps - 1) + (1.0 - early * (self.steps - 1),)
 
 
-ALGORITHMS: dict[str, type[MetaOptimizer]] = {cls.algorithm: cls for cls in (Reptile, FOMAML, MAML)}
+ALGORITHMS: dict[str, type[MetaAlgorithm]] = {cls.algorithm: cls for cls in (Reptile, FOMAML, MAML)}
 
 
-def get(algorithm: str | MetaOptimizer) -> MetaOptimizer:
+def get(algorithm: str | MetaAlgorithm) -> MetaAlgorithm:
     """Return an algorithm by name, with its defaults; an object is returned as it is.
 
     Raises:
         ValueError: an unknown name, or no algorithm.
     """
-    if isinstance(algorithm, MetaOptimizer):
+    if isinstance(algorithm, MetaAlgorithm):
         return algorithm
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         classes = ", ".join(f"{cls.__name__}()" for cls in ALGORITHMS.values())
@@ -400,7 +408,7 @@ def get(algorithm: str | MetaOptimizer) -> MetaOptimizer:
     return ALGORITHMS[algorithm]()
 
 
-def from_config(config: dict[str, Any]) -> MetaOptimizer:
+def from_config(config: dict[str, Any]) -> MetaAlgorithm:
     """Build the algorithm that `to_config` described."""
     arguments = dict(config)
     algorithm = ALGORITHMS[arguments.pop("algorithm")]

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..executors import Adapted, MetaGradient
+from ..executors import InnerLoopResult, MetaGradient
 from ..inner import InnerLoop
 from ..noise import Noise
 from ..tasks import TaskBatch
-from .algorithms import MetaOptimizer
+from .algorithms import MetaAlgorithm
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ def batch_and_noise(batch: TaskBatch, noise: Noise | None = None) -> None:
         raise TypeError(f"expected a Noise or None, got {type(noise).__name__}; draw_noise(batch) makes one")
 
 
-def result(value: Any, kind: type[Adapted] | type[MetaGradient], maker: str) -> None:
+def result(value: Any, kind: type[InnerLoopResult] | type[MetaGradient], maker: str) -> None:
     """Raise TypeError unless `value` is what the method called `maker` returns."""
     if not isinstance(value, kind):
         raise TypeError(f"expected what {maker} returns, got {type(value).__name__}")
 
 
-def query(meta: MetaOptimizer, batch: TaskBatch) -> None:
+def query(meta: MetaAlgorithm, batch: TaskBatch) -> None:
     """Raise ValueError where the algorithm needs query images that are not there."""
     if meta.needs_query and batch.query is None:
         raise ValueError(
@@ -70,7 +70,7 @@ def gradient_norm(norm: float, meta_step: int) -> None:
         )
 
 
-def adapted_parameters(adapted: Adapted) -> None:
+def adapted_parameters(adapted: InnerLoopResult) -> None:
     """Raise FloatingPointError for adapted networks that are not finite."""
     if not all(params.isfinite().all() for params in (adapted.generator, adapted.discriminator)):
         raise FloatingPointError(f"the adapted networks have parameters that are NaN or infinite: {_REMEDY}")

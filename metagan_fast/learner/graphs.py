@@ -13,7 +13,7 @@ from ..executors.torch.cuda_graphs import CudaRecorder, Inputs, Outputs, Recorde
 from ..inner import InnerLoop
 from ..noise import Noise, NoiseShape, draw_noise_at
 from ..tasks import TaskBatch
-from .algorithms import MetaOptimizer
+from .algorithms import MetaAlgorithm
 
 SWITCH = "METAGAN_FAST_GRAPHS"
 
@@ -55,7 +55,7 @@ class MetaStepGraphs:
         self._state = state
         self._recorder = recorder or CudaRecorder(initial.generator.device)
         self._recordings = Recordings(self._recorder)
-        self._meta: MetaOptimizer | None = None  # what the recordings are of
+        self._meta: MetaAlgorithm | None = None  # what the recordings are of
 
     def describe(self) -> str:
         """Say what is recorded."""
@@ -63,7 +63,7 @@ class MetaStepGraphs:
 
     def update(
         self,
-        meta: MetaOptimizer,
+        meta: MetaAlgorithm,
         batch: TaskBatch,
         noise: Noise | NoiseShape,
         *,
@@ -102,7 +102,7 @@ class MetaStepGraphs:
         metrics = self._recordings(run, inputs, settings)
         return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
-    def _run(self, meta: MetaOptimizer, given: Inputs, shape: NoiseShape | None, meta_step: int) -> Outputs:
+    def _run(self, meta: MetaAlgorithm, given: Inputs, shape: NoiseShape | None, meta_step: int) -> Outputs:
         """Take a meta-step on what is given; `meta_step` decides nothing but what `settings_at` tells apart."""
         batch = TaskBatch.trusted(given["support"], given.get("query"))
         if shape is None:

@@ -15,9 +15,9 @@ from .. import checkpoint, losses
 from .._utils import numbers as _numbers
 from .._utils.lock import Lock
 from .._utils.tensors import ordinary
-from ..executors import Adapted, Executor, MetaGradient, NativeExecutor, Networks, Parameters
+from ..executors import Executor, InnerLoopResult, MetaGradient, NativeExecutor, Parameters, TrainStates
 from ..executors.select import choose
-from ..inner import InnerLoop, Network
+from ..inner import InnerLoop, TrainState
 from ..losses import Loss
 from ..noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
 from ..tasks import TaskBatch
@@ -25,7 +25,7 @@ from ..tasks.batch import one_task
 from . import algorithms as meta_algorithms
 from . import checks as learner_checks
 from .adapted import AdaptedGAN
-from .algorithms import FOMAML, MAML, MetaOptimizer, Reptile
+from .algorithms import FOMAML, MAML, MetaAlgorithm, Reptile
 from .graphs import MetaStepGraphs, why_not
 from .settings import LearnerSettings
 from .state import Before, LearnerState
@@ -81,7 +81,7 @@ class MetaGAN:
         latent_dim: int,
         loss: str | Loss = "wgan-gp",
         inner: InnerLoop | None = None,
-        meta: str | MetaOptimizer | None = None,
+        meta: str | MetaAlgorithm | None = None,
         executor: str = "auto",
         precision: str = "float32",
         seed: int = 0,
@@ -156,7 +156,7 @@ class MetaGAN:
                 self._choose_executor()
                 self._is_chosen = True
 
-    def _start(self) -> tuple[Executor, Parameters, Networks | None]:
+    def _start(self) -> tuple[Executor, Parameters, TrainStates | None]:
         """Return the executor, a copy of the initialisation, and the inner loop that is carried on."""
         with self._lock:
             self._bind()
@@ -401,7 +401,7 @@ class MetaGAN:
 
     # Adaptation
 
-    def inner_loop(self, batch: TaskBatch, noise: Noise | None = None, *, steps: int | None = None) -> Adapted:
+    def inner_loop(self, batch: TaskBatch, noise: Noise | None = None, *, steps: int | None = None) -> InnerLoopResult:
         """Adapt the initialisation to each task of the batch, and change nothing.
 
         Args:
@@ -445,7 +445,7 @@ class MetaGAN:
         )
 
     @torch.inference_mode(False)
-    def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> Adapted:
+    def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> InnerLoopResult:
         learner_checks.batch_and_noise(batch, noise)
         if steps is None:
             steps = self.inner.steps if noise is None else noise.steps
@@ -453,12 +453,12 @@ class MetaGAN:
         executor, initial, carried = self._start()
         if steps == 0:
             rows = (params.expand(batch.tasks, -1).clone() for params in initial)
-            return Adapted(Networks(*(Network(row) for row in rows)))
+            return InnerLoopResult(TrainStates(*(TrainState(row) for row in rows)))
         batch, noise = self._fit(batch, noise, steps, stream)
         return executor.inner_loop(initial, batch, noise, carried)
 
     @torch.inference_mode(False)
-    def sample_tasks(self, adapted: Adapted, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
+    def sample_tasks(self, adapted: InnerLoopResult, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
         """Generate `count` images for each task of an inner loop's result.
 
         Args:
@@ -470,7 +470,7 @@ class MetaGAN:
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
-        learner_checks.result(adapted, Adapted, "inner_loop")
+        learner_checks.result(adapted, InnerLoopResult, "inner_loop")
         self._bind()
         params = adapted.generator
         latents = draw_sample_latents(

@@ -13,7 +13,7 @@ from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import InnerLoop
 from ..losses import Loss
 from . import algorithms as meta
-from .algorithms import MetaOptimizer
+from .algorithms import MetaAlgorithm
 
 if TYPE_CHECKING:
     from .metagan import MetaGAN
@@ -30,7 +30,7 @@ class LearnerSettings:
     latent_dim: int
     loss: Loss
     inner: InnerLoop
-    meta: MetaOptimizer
+    meta: MetaAlgorithm
     executor: str
     precision: str
     seed: int

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from .._utils import numbers as _numbers
 from .._utils.modules import Snapshot
-from ..executors import Networks, Parameters
+from ..executors import Parameters, TrainStates
 from ..flat import FlatLayout
-from ..inner import OPTIMIZERS, InnerLoop, Network
-from .algorithms import MetaOptimizer
+from ..inner import OPTIMIZERS, InnerLoop, TrainState
+from .algorithms import MetaAlgorithm
 
 ROLES = ("generator", "discriminator")
 
@@ -26,7 +26,7 @@ class Before:
 
     step: int
     updates: int
-    carried: Networks | None
+    carried: TrainStates | None
     tensors: Sequence[Tensor]  # copies
 
 
@@ -50,14 +50,14 @@ class LearnerState:
         ValueError: the modules' parameters do not fit in buffers of one dtype on one device, or both have one.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaOptimizer, inner: InnerLoop) -> None:
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaAlgorithm, inner: InnerLoop) -> None:
         self.modules = generator, discriminator
         self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
         _check_not_shared(generator, discriminator)
         self.initial = self._bind()
         self._snapshots = [Snapshot(module) for module in self.modules]
         self.buffers = [meta.initial_state(params) for params in self.initial]
-        self.carried: Networks | None = None
+        self.carried: TrainStates | None = None
         self._inner = inner
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class LearnerState:
         like = self.initial.generator
         self.buffers = [tuple(buffer.to(like) for buffer in buffers) for buffers in self.buffers]
         if self.carried is not None:
-            self.carried = Networks(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
+            self.carried = TrainStates(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
 
     def _bind(self) -> Parameters:
         """Flatten both modules and make their parameters views of the result."""
@@ -178,8 +178,8 @@ class LearnerState:
         self.carried = None
         if carried:
             rows = [[saved[name].to(self.initial.generator) for name in names] for names in carried]
-            networks = (Network(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
-            self.carried = Networks(*networks)
+            networks = (TrainState(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
+            self.carried = TrainStates(*networks)
 
     def _carried_names(self) -> list[list[str]]:
         """Name each network's parameters and buffers that the inner loop carries on; none where it does not."""

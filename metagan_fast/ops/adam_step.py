@@ -33,6 +33,7 @@ def call(
     max_norm: float | None,
     zero_grads: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the arguments of `adam_step` or, as `op` says, of its in-place twin, and run it."""
     _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
     step, betas, eps, eps_root, weight_decay = _check.adam(op, step, betas, eps, eps_root, weight_decay, params.device)

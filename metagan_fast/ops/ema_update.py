@@ -9,6 +9,7 @@ from ._common import run
 
 
 def call(op: str, average: Tensor, params: Tensor, decay: float) -> Tensor:
+    """Check the arguments of `ema_update` or, as `op` says, of its in-place twin, and run it."""
     _check.buffers(op, average=average, params=params)
     decay = _check.number(op, "decay", decay)
     if not 0 <= decay <= 1:

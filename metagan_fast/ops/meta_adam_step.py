@@ -28,6 +28,7 @@ def call(
     weights: Tensor | None,
     layout: FlatLayout | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the arguments of `meta_adam_step` or, as `op` says, of its in-place twin, and run it."""
     _check.tasks(op, "params", params, adapted, weights)
     _check.buffers(op, params=params, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)

@@ -29,6 +29,7 @@ def call(
     grad_avg: Tensor | None,
     layout: FlatLayout | None,
 ) -> tuple[Tensor, ...]:
+    """Check the arguments of `rmsprop_step` or, as `op` says, of its in-place twin, and run it."""
     (alpha,) = _check.below_one(op, alpha=alpha)
     weight_decay, momentum = _check.non_negative(op, weight_decay=weight_decay, momentum=momentum)
     (eps,) = _check.positive(op, eps=eps)

@@ -30,6 +30,7 @@ def call(
     max_norm: float | None,
     zero_grads: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    """Check the arguments of `sgd_step` or, as `op` says, of its in-place twin, and run it."""
     _check.buffers(op, params=params, grads=grads, momentum_buffer=momentum_buffer)
     lr = _check.learning_rate(op, lr, params, layout)
     momentum, weight_decay = _check.non_negative(op, momentum=momentum, weight_decay=weight_decay)

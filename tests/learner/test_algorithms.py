@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import metagan_fast as mgf
-from metagan_fast.learner.algorithms import MetaOptimizer
+from metagan_fast.learner.algorithms import MetaAlgorithm
 from networks import batch_norm_dcgan, tiny_batch, tiny_gan, with_norms_by_hand
 from support import assert_close, join, relative_error
 from tolerances import tolerance
 
-ALGORITHMS: dict[str, type[MetaOptimizer]] = {"reptile": mgf.Reptile, "fomaml": mgf.FOMAML, "maml": mgf.MAML}
+ALGORITHMS: dict[str, type[MetaAlgorithm]] = {"reptile": mgf.Reptile, "fomaml": mgf.FOMAML, "maml": mgf.MAML}
 
 
 def compare_with_plain_loop(

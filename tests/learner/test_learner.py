@@ -373,7 +373,7 @@ def test_arguments_of_another_kind() -> None:
     for call in calls[:3]:
         with pytest.raises(TypeError, match=r"expected a Noise or None, got Tensor; draw_noise\(batch\)"):
             call(batch, torch.zeros(3))
-    with pytest.raises(TypeError, match="expected what meta_gradient returns, got Adapted"):
+    with pytest.raises(TypeError, match="expected what meta_gradient returns, got InnerLoopResult"):
         learner.apply(learner.inner_loop(batch))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected what inner_loop returns, got AdaptedGAN"):
         learner.sample_tasks(learner.adapt(batch.support[0]), 2)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 import metagan_fast as mgf
-from metagan_fast.learner.algorithms import MetaOptimizer
+from metagan_fast.learner.algorithms import MetaAlgorithm
 from networks import BilinearDiscriminator, ConstantGenerator, tiny_batch, tiny_gan
 from support import assert_close, join
 
@@ -161,7 +161,7 @@ QUERY_DRAWS = ("query_discriminator_latents", "query_generator_latents", "query_
 def test_first_order_steps_anneal_maml_from_fomaml() -> None:
     batch = tiny_batch()
 
-    def gradient(meta: MetaOptimizer, step: int) -> Tensor:
+    def gradient(meta: MetaAlgorithm, step: int) -> Tensor:
         torch.manual_seed(0)
         learner = mgf.MetaGAN(*tiny_gan(), latent_dim=6, loss="hinge", inner=mgf.InnerLoop(lr=0.05, steps=2), meta=meta)
         learner.step = step

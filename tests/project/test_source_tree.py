@@ -56,7 +56,8 @@ import metagan_fast as mgf, torch
 from importlib.util import find_spec
 from metagan_fast import functional
 from metagan_fast.benchmarks.baselines import losses
-print(mgf.__file__, losses.__file__, find_spec("metagan_fast.kernels.updates.sgd_step").origin, mgf._native._core.__file__)
+kernel = find_spec("metagan_fast.kernels.updates.sgd_step")
+print(mgf.__file__, losses.__file__, kernel.origin, mgf._native._core.__file__)
 with functional.use_backend("native"):
     print(*functional.sgd_step(torch.ones(2), torch.ones(2), 0.5).tolist())
 """

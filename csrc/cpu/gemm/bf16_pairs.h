@@ -3,7 +3,7 @@
 // those of float32. Either way a product of two operands is exact before it is added. (The instruction adds both
 // products of a pair in one go, with roundings of its own, and takes denormals for zeros.)
 //
-// Both operands are converted on their way into a buffer: B into panels as wide as the tile, A into rows kWords apart,
+// Both operands are converted on their way into a buffer: B into panels as wide as the tile, A into rows kPairs apart,
 // unless all of A has been converted beforehand.
 #pragma once
 
@@ -15,13 +15,13 @@ namespace {
 
 #if defined(__AVX512BF16__)
 constexpr int kSteps = 2;            // in a word
-constexpr double kLoneWords = 1.35;  // GemmKernels::lone_vector: 87 of 117 G multiply-adds/s on a Zen 4 core
+constexpr double kLonePairs = 1.35;  // GemmKernels::lone_vector: 87 of 117 G multiply-adds/s on a Zen 4 core
 #else
 constexpr int kSteps = 1;
-constexpr double kLoneWords = kLoneVector;
+constexpr double kLonePairs = kLoneVector;
 #endif
-constexpr int64_t kWords = 256;  // what is summed between two visits of a result
-static_assert(kWords * kWidth <= kPackFloats && kWords * kChunk <= kPackFloats && kWords <= kDepth);
+constexpr int64_t kPairs = 256;  // what is summed between two visits of a result
+static_assert(kPairs * kWidth <= kPackFloats && kPairs * kChunk <= kPackFloats && kPairs <= kDepth);
 
 // Words of two steps each of which is a vector; of one step, where a word is one.
 METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
@@ -47,16 +47,16 @@ METAGAN_INLINE FloatVector join_adjacent(FloatVector first, FloatVector second) 
 #endif
 }
 
-METAGAN_INLINE FloatVector multiply_add(FloatVector sum, float word, FloatVector words) {
+METAGAN_INLINE FloatVector multiply_add(FloatVector sum, float pair, FloatVector pairs) {
 #if defined(__AVX512BF16__)
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(word)), reinterpret_cast<__m512bh>(words));
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(pair)), reinterpret_cast<__m512bh>(pairs));
 #else
-    return sum + word * words;
+    return sum + pair * pairs;
 #endif
 }
 
-struct WordTile {
-    int64_t words;
+struct PairTile {
+    int64_t pairs;
     const float* a;  // row i of word k is a[i * a_row + a_step[k]]
     int64_t a_row;
     const int32_t* a_step;
@@ -70,7 +70,7 @@ struct WordTile {
 };
 
 template <int kRows, int kVectors, int kStoreParts>
-void word_kernel(const WordTile& t) {
+void pair_kernel(const PairTile& t) {
     FloatVector sum[kRows][kVectors];
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
@@ -79,13 +79,13 @@ void word_kernel(const WordTile& t) {
     }
     const float *const a = t.a, *b = t.b;
     const int32_t* const a_step = t.a_step;
-    const int64_t words = t.words, a_row = t.a_row;
-    for (int64_t k = 0; k < words; ++k, b += kPanelColumns) {
+    const int64_t pairs = t.pairs, a_row = t.a_row;
+    for (int64_t k = 0; k < pairs; ++k, b += kPanelColumns) {
         FloatVector column[kVectors];
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v)
             column[v] =
-                load(b + v / kPanelVectors * kWords * kPanelColumns + v % kPanelVectors * kFloats, FloatVector{});
+                load(b + v / kPanelVectors * kPairs * kPanelColumns + v % kPanelVectors * kFloats, FloatVector{});
         const float* row = a + a_step[k];
 #pragma GCC unroll 12
         for (int i = 0; i < kRows; ++i) {
@@ -101,27 +101,27 @@ void word_kernel(const WordTile& t) {
     store_tile<kRows, kVectors, kStoreParts>(sum, t);
 }
 
-using WordKernel = void (*)(const WordTile&);
+using PairKernel = void (*)(const PairTile&);
 
 template <int kRows, int kStoreParts, int kVectors>
-WordKernel word_kernel_with_vectors(int vectors) {
+PairKernel pair_kernel_with_vectors(int vectors) {
     if constexpr (kVectors > 1)
-        if (vectors < kVectors) return word_kernel_with_vectors<kRows, kStoreParts, kVectors / 2>(vectors);
-    return word_kernel<kRows, kVectors, kStoreParts>;
+        if (vectors < kVectors) return pair_kernel_with_vectors<kRows, kStoreParts, kVectors / 2>(vectors);
+    return pair_kernel<kRows, kVectors, kStoreParts>;
 }
 
 template <int kStoreParts, int kRows = kTileRows>
-WordKernel word_kernel_with_rows(int rows, int vectors) {
+PairKernel pair_kernel_with_rows(int rows, int vectors) {
     constexpr int kSmaller = next_tile_rows(kRows);
     if constexpr (kRows > 1)
-        if (rows < kRows) return word_kernel_with_rows<kStoreParts, kSmaller>(rows, vectors);
-    return word_kernel_with_vectors<kRows, kStoreParts, most_vectors(kRows)>(vectors);
+        if (rows < kRows) return pair_kernel_with_rows<kStoreParts, kSmaller>(rows, vectors);
+    return pair_kernel_with_vectors<kRows, kStoreParts, most_vectors(kRows)>(vectors);
 }
 
-inline WordKernel word_kernel_of(int rows, int vectors, int store_parts) {
-    if (store_parts == 4) return word_kernel_with_rows<4>(rows, vectors);
-    if (store_parts == 2) return word_kernel_with_rows<2>(rows, vectors);
-    return word_kernel_with_rows<1>(rows, vectors);
+inline PairKernel pair_kernel_of(int rows, int vectors, int store_parts) {
+    if (store_parts == 4) return pair_kernel_with_rows<4>(rows, vectors);
+    if (store_parts == 2) return pair_kernel_with_rows<2>(rows, vectors);
+    return pair_kernel_with_rows<1>(rows, vectors);
 }
 
 // Converts `count` adjacent steps, as whole vectors of words; what is beyond is zero.

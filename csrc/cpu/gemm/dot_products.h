@@ -65,8 +65,8 @@ void dot_products_of(int rows, const float* y, int64_t y_row, const float* b, co
 }
 
 template <bool kRounded>
-void correlate_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
-                               float* out, int64_t out_row) {
+void weight_gradient_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                                     float* out, int64_t out_row) {
     constexpr int64_t kColumns = 2048;  // four rows of Y, a quarter of the first-level cache each
     int32_t source[kColumns], step_source[kChunk];
     const int64_t steps = columns.last - columns.first;

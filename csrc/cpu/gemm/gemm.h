@@ -37,9 +37,9 @@ struct Patches {
 struct Weights {
     const float* w = nullptr;
     int64_t w_row = 0, w_channel = 0;
-    // The same converted beforehand, by GemmKernels::to_words, or null.
-    const float* words = nullptr;
-    int64_t words_row = 0, words_channel = 0;
+    // The same converted beforehand, by GemmKernels::to_bf16_pairs, or null.
+    const float* pairs = nullptr;
+    int64_t pairs_row = 0, pairs_channel = 0;
     // Taps of W, where some products of a result are made and others elsewhere: in which order channels are summed must
     // not depend on which. 0: those that the products read.
     int64_t taps = 0;
@@ -68,9 +68,9 @@ struct Interval {
 };
 
 // Words of weights as W is read, and as it is with rows and channels exchanged; null: not wanted. Rows of words are
-// GemmKernels::words_row() apart.
-struct WordTables {
-    float* words = nullptr;
+// GemmKernels::pairs_row() apart.
+struct Bf16PairTables {
+    float* pairs = nullptr;
     int64_t row = 0;
     float* exchanged = nullptr;
     int64_t exchanged_row = 0;
@@ -85,8 +85,8 @@ struct GemmKernels {
                      const float* bias, bool accumulate, float* pack);
     // W = Y P^T, or W += Y P^T when `accumulate`, for the first `rows` rows and some columns, at most kChunk, written
     // densely to `out`: rows are `out_row` apart, and columns up to the next multiple of tile_columns change too.
-    void (*correlate)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
-                      int64_t out_row, float* pack);
+    void (*weight_gradient)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
+                            int64_t out_row, float* pack);
     int tile_rows, tile_columns;
     // How long a vector of columns takes alone, next to one of the two of a tile: it waits for the elements of W.
     double lone_vector;
@@ -101,9 +101,10 @@ struct GemmKernels {
     // Of products in bf16, else null: converts weights [rows][channels][taps], of the given rows and channels, either
     // from an even number on, of which `w` is the first; rows are w_row apart. Different rows may be converted side by
     // side.
-    void (*to_words)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables&);
+    void (*to_bf16_pairs)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps,
+                          const Bf16PairTables&);
     // How far rows of words are apart.
-    int64_t (*words_row)(int64_t channels, int64_t taps);
+    int64_t (*pairs_row)(int64_t channels, int64_t taps);
 };
 
 // Of operands as they are, or rounded to bf16 (nearest, ties to even); results and sums are float32 in either.

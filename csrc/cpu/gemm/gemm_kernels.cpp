@@ -2,15 +2,15 @@
 // compiled here for a newer processor, could be the copy that the linker keeps for all.
 #include "gemm.h"
 
+#include "multiply.h"
 #include "peak_kernels.h"
 #include "weight_gradient.h"
-#include "multiply.h"
 
 namespace metagan {
 
-const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply,    correlate, kTileRows, kPanelColumns,
-                                                    kLoneVector, nullptr,   nullptr};
+const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply,    weight_gradient, kTileRows, kPanelColumns,
+                                                    kLoneVector, nullptr,         nullptr};
 
-const Chains METAGAN_FOR_ISA(chains_) = {run_chains, kFloats * kChains};
+const PeakKernel METAGAN_FOR_ISA(peak_kernel_) = {run_peak_kernel, kFloats * kChains};
 
 }  // namespace metagan

@@ -1,10 +1,10 @@
 // Y = W P; see gemm.h. Included by gemm_kernels.cpp alone.
 #pragma once
 
-#include "prefetcher.h"
 #include "chunk.h"
-#include "skinny_gemm.h"
 #include "cpu/runtime/profile.h"
+#include "prefetcher.h"
+#include "skinny_gemm.h"
 
 namespace metagan {
 namespace {
@@ -44,7 +44,7 @@ void prepare(Segment& segment, const Weights& w, const int32_t* source, const De
 
 // A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
 void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, const int32_t* source,
-                      const int32_t* target, const int32_t* step_panel, const float* pack, Ahead& ahead,
+                      const int32_t* target, const int32_t* step_panel, const float* pack, Prefetcher& ahead,
                       int64_t lines) {
     alignas(64) float aside[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
@@ -118,12 +118,12 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
-                    Ahead ahead;
+                    Prefetcher ahead;
                     int64_t lines = 0;
                     if (in_strips) {
                         const int64_t next = row + tile_row;
-                        ahead = Ahead(w.w, w.w_row, w.w_channel, next, smaller(kTileRows, rows.last - next),
-                                      block.first, block.last, block.tap, block_taps);
+                        ahead = Prefetcher(w.w, w.w_row, w.w_channel, next, smaller(kTileRows, rows.last - next),
+                                           block.first, block.last, block.tap, block_taps);
                         lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
                     }
                     Tile tile{};

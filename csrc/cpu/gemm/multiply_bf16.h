@@ -4,29 +4,29 @@
 // words of W. Those are made once for a tile of rows and a block of channels, or beforehand for many products.
 #pragma once
 
-#include "prefetcher.h"
-#include "chunk.h"
-#include "skinny_gemm.h"
-#include "cpu/runtime/profile.h"
 #include "bf16_pairs.h"
+#include "chunk.h"
+#include "cpu/runtime/profile.h"
+#include "prefetcher.h"
+#include "skinny_gemm.h"
 
 namespace metagan {
 namespace {
 
 // Channels [first, last) and taps of W [tap, tap + taps): all, but for huge kernels. Words of a channel, or of a pair
 // of them, are `distance` from those of the next.
-struct WordBlock {
+struct PairBlock {
     int64_t first, last, tap, taps, distance;
 };
 
 // As many rows as vectors are long may be written where channels are turned round, and a vector beyond the last row.
-constexpr int64_t kTileWords = ((kTileRows + kFloats - 1) / kFloats * kFloats + 1) * kWords;
+constexpr int64_t kTilePairs = ((kTileRows + kFloats - 1) / kFloats * kFloats + 1) * kPairs;
 
-void convert_weights(float* words, int rows, const float* w, int64_t w_row, int64_t w_channel, const WordBlock& block) {
+void convert_weights(float* pairs, int rows, const float* w, int64_t w_row, int64_t w_channel, const PairBlock& block) {
     w += block.first * w_channel + block.tap;
     const int64_t channels = block.last - block.first;
     if (block.taps == 1 && w_channel == 1) {
-        for (int i = 0; i < rows; ++i) convert_adjacent(words + i * kWords, w + i * w_row, channels);
+        for (int i = 0; i < rows; ++i) convert_adjacent(pairs + i * kPairs, w + i * w_row, channels);
         return;
     }
     if (block.taps == 1 && w_row == 1) {
@@ -42,14 +42,14 @@ void convert_weights(float* words, int rows, const float* w, int64_t w_row, int6
                                kSteps == 2 && channel + 1 < channels ? load_first(from + w_channel, count)
                                                                      : FloatVector{}));
                 }
-                transpose_square(square, kFloats, words + row * kWords + first / kSteps, kWords);
+                transpose_square(square, kFloats, pairs + row * kPairs + first / kSteps, kPairs);
             }
         return;
     }
     for (int i = 0; i < rows; ++i)
         for (int64_t channel = 0; channel < channels; channel += kSteps) {
             const float* const from = w + i * w_row + channel * w_channel;
-            float* const to = words + i * kWords + channel / kSteps * block.taps;
+            float* const to = pairs + i * kPairs + channel / kSteps * block.taps;
             const bool paired = kSteps == 2 && channel + 1 < channels;
             for (int64_t tap = 0; tap < block.taps; tap += kFloats) {  // what is written beyond is overwritten
                 const int count = static_cast<int>(smaller(kFloats, block.taps - tap));
@@ -60,7 +60,7 @@ void convert_weights(float* words, int rows, const float* w, int64_t w_row, int6
 }
 
 // An odd number of cache lines, so that the rows of a tile share few sets of a cache.
-int64_t words_row(int64_t channels, int64_t taps) {
+int64_t pairs_row(int64_t channels, int64_t taps) {
     constexpr int64_t kLine = 64 / sizeof(float);
     return ((channels + kSteps - 1) / kSteps * taps + kLine - 1) / kLine / 2 * 2 * kLine + kLine;
 }
@@ -72,14 +72,14 @@ METAGAN_INLINE void deal_pieces(const float* from, int64_t count, int64_t size, 
     for (int64_t i = 0; i < count; ++i, from += kSize ? kSize : size, to += distance) __builtin_memcpy(to, from, bytes);
 }
 
-constexpr int64_t kStripWords = 1024;
+constexpr int64_t kStripPairs = 1024;
 
-// Words of W with rows and channels exchanged, of at most kStripWords taps: all channels and taps of kSteps rows at a
+// Words of W with rows and channels exchanged, of at most kStripPairs taps: all channels and taps of kSteps rows at a
 // time, and then each channel to its own row.
-void to_exchanged_words(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, float* exchanged,
+void to_exchanged_pairs(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, float* exchanged,
                         int64_t exchanged_row) {
-    alignas(64) float strip[kStripWords + kFloats];
-    const int64_t at_a_time = kStripWords / taps;
+    alignas(64) float strip[kStripPairs + kFloats];
+    const int64_t at_a_time = kStripPairs / taps;
     const auto deal = taps == 3 ? deal_pieces<3> : taps == 5 ? deal_pieces<5> : deal_pieces<0>;
     for (int64_t row = rows.first; row < rows.last; row += kSteps)
         for (int64_t channel = channels.first; channel < channels.last; channel += at_a_time) {
@@ -96,15 +96,16 @@ void to_exchanged_words(const float* w, int64_t w_row, Interval rows, Interval c
 }
 
 // Squares of kSteps rows by kSteps channels become words both ways.
-void to_words(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, const WordTables& to) {
-    if (!to.words && taps <= kStripWords)
-        return to_exchanged_words(w, w_row, rows, channels, taps, to.exchanged, to.exchanged_row);
+void to_bf16_pairs(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps,
+                   const Bf16PairTables& to) {
+    if (!to.pairs && taps <= kStripPairs)
+        return to_exchanged_pairs(w, w_row, rows, channels, taps, to.exchanged, to.exchanged_row);
     for (int64_t row = rows.first; row < rows.last; row += kSteps)
         for (int64_t channel = channels.first; channel < channels.last; channel += kSteps) {
             const bool second_row = kSteps == 2 && row + 1 < rows.last;
             const bool second_channel = kSteps == 2 && channel + 1 < channels.last;
             const float* const from = w + (row - rows.first) * w_row + (channel - channels.first) * taps;
-            float* const words = to.words ? to.words + row * to.row : nullptr;
+            float* const pairs = to.pairs ? to.pairs + row * to.row : nullptr;
             float* const exchanged = to.exchanged ? to.exchanged + channel * to.exchanged_row : nullptr;
             for (int64_t tap = 0; tap < taps; tap += kFloats) {
                 const int count = static_cast<int>(smaller(kFloats, taps - tap));
@@ -114,8 +115,8 @@ void to_words(const float* w, int64_t w_row, Interval rows, Interval channels, i
                 const FloatVector a = load_first(from + tap, count), b = load_if(second_channel, taps);
                 const FloatVector c = load_if(second_row, w_row);
                 const FloatVector d = load_if(second_row && second_channel, w_row + taps);
-                if (words) {
-                    float* const at = words + channel / kSteps * taps + tap;
+                if (pairs) {
+                    float* const at = pairs + channel / kSteps * taps + tap;
                     store_first(at, count, join(a, b));
                     if (second_row) store_first(at + to.row, count, join(c, d));
                 }
@@ -131,7 +132,7 @@ void to_words(const float* w, int64_t w_row, Interval rows, Interval channels, i
 // Words of some vectors of a panel from columns in parts; the first `paired` words have two steps, as far as words
 // have.
 template <int kParts>
-void pack_words(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t words, int64_t paired,
+void pack_pairs(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t pairs, int64_t paired,
                 const int32_t* columns, int64_t vectors) {
     const float *first[kParts], *second[kParts];
     for (int v = 0; v < vectors; ++v, panel += kFloats) {
@@ -143,18 +144,18 @@ void pack_words(float* panel, const float* b, int64_t b_channel, const int32_t* 
         for (int64_t k = 0; k < paired; ++k, to += kPanelColumns)
             store(to, join(load_parts<kParts>(first, steps[k]),
                            kSteps == 2 ? load_parts<kParts>(second, steps[k]) : FloatVector{}));
-        for (int64_t k = paired; k < words; ++k, to += kPanelColumns)
+        for (int64_t k = paired; k < pairs; ++k, to += kPanelColumns)
             store(to, join(load_parts<kParts>(first, steps[k]), FloatVector{}));
     }
 }
 
 // The same from columns that lie anywhere, those beyond `count` zero: copied out some words ahead of their conversion.
-void pack_scattered_words(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t words,
+void pack_scattered_pairs(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t pairs,
                           int64_t paired, const int32_t* columns, int64_t count, int length) {
     constexpr int64_t kAhead = 8;
     alignas(64) float rows[kAhead][kSteps][kPanelColumns];
-    for (int64_t first = 0; first < words; first += kAhead) {
-        const int64_t now = smaller(kAhead, words - first);
+    for (int64_t first = 0; first < pairs; first += kAhead) {
+        const int64_t now = smaller(kAhead, pairs - first);
         for (int64_t k = 0; k < now; ++k)
             for (int s = 0; s < kSteps; ++s) {
                 const int64_t copied = s == 0 || first + k < paired ? count : 0;
@@ -168,62 +169,63 @@ void pack_scattered_words(float* panel, const float* b, int64_t b_channel, const
     }
 }
 
-void prepare_words(Segment& segment, const int32_t* source, const WordBlock& block, float* pack) {
+void prepare_pairs(Segment& segment, const int32_t* source, const PairBlock& block, float* pack) {
     const Product& product = *segment.product;
     const Patches& p = product.patches;
-    int64_t words = 0, paired = 0;
+    int64_t pairs = 0, paired = 0;
     for (int64_t channel = block.first; channel < block.last; channel += kSteps) {
         const int64_t weight = (channel - block.first) / kSteps * block.distance - block.tap;
         for (int64_t tap = 0; tap < p.taps; ++tap) {
             if (product.w_tap[tap] < block.tap || product.w_tap[tap] >= block.tap + block.taps) continue;
-            segment.step_source[words] = static_cast<int32_t>(channel * p.b_channel + p.b_tap[tap]);
-            segment.step_weight[words] = static_cast<int32_t>(weight + product.w_tap[tap]);
-            ++words;
+            segment.step_source[pairs] = static_cast<int32_t>(channel * p.b_channel + p.b_tap[tap]);
+            segment.step_weight[pairs] = static_cast<int32_t>(weight + product.w_tap[tap]);
+            ++pairs;
         }
-        if (channel + kSteps <= block.last) paired = words;
+        if (channel + kSteps <= block.last) paired = pairs;
     }
-    segment.depth = words;
+    segment.depth = pairs;
     const int length = copy_length(p, segment.first);
     for (int64_t j = 0; j < segment.count; j += kPanelColumns) {
-        float* const panel = pack + (segment.at + j) * kWords;
+        float* const panel = pack + (segment.at + j) * kPairs;
         const int32_t* const columns = source + segment.at + j;
         const int64_t count = smaller(kPanelColumns, segment.count - j);
         const auto run = [&](auto pack_parts) {
-            pack_parts(panel, p.b, p.b_channel, segment.step_source, words, paired, columns, count / kFloats);
+            pack_parts(panel, p.b, p.b_channel, segment.step_source, pairs, paired, columns, count / kFloats);
         };
         const bool whole = count % kFloats == 0;
         if (whole && length >= kFloats)
-            run(pack_words<1>);
+            run(pack_pairs<1>);
         else if (whole && length == kFloats / 2)
-            run(pack_words<2>);
+            run(pack_pairs<2>);
         else if (whole && length == kFloats / 4)
-            run(pack_words<4>);
+            run(pack_pairs<4>);
         else
-            pack_scattered_words(panel, p.b, p.b_channel, segment.step_source, words, paired, columns, count,
+            pack_scattered_pairs(panel, p.b, p.b_channel, segment.step_source, pairs, paired, columns, count,
                                  count % length == 0 ? length : 1);
     }
 }
 
 // The words of a row's block, where they have been made beforehand.
-const float* words_of(const Weights& w, int64_t row, const WordBlock& block) {
-    return w.words + row * w.words_row + block.first / kSteps * block.distance + block.tap;
+const float* pairs_of(const Weights& w, int64_t row, const PairBlock& block) {
+    return w.pairs + row * w.pairs_row + block.first / kSteps * block.distance + block.tap;
 }
 
 // The part of W that the next tile of rows reads.
-Ahead ahead_of(const Weights& w, int64_t row, int64_t rows, const WordBlock& block) {
-    if (!w.words) return Ahead(w.w, w.w_row, w.w_channel, row, rows, block.first, block.last, block.tap, block.taps);
+Prefetcher prefetcher_of(const Weights& w, int64_t row, int64_t rows, const PairBlock& block) {
+    if (!w.pairs)
+        return Prefetcher(w.w, w.w_row, w.w_channel, row, rows, block.first, block.last, block.tap, block.taps);
     const int64_t distances = (block.last - block.first + kSteps - 1) / kSteps - 1;
-    return Ahead(words_of(w, row, block), w.words_row, rows, distances * block.distance + block.taps);
+    return Prefetcher(pairs_of(w, row, block), w.pairs_row, rows, distances * block.distance + block.taps);
 }
 
 // A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
-void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row, const int32_t* target,
-                    const float* pack, Ahead& ahead, int64_t lines) {
+void multiply_pairs(const Segment& segment, PairTile tile, int rows, int64_t row, const int32_t* target,
+                    const float* pack, Prefetcher& ahead, int64_t lines) {
     alignas(64) float aside[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
     float* const out = y.y + row * y.y_row;
     const bool add = tile.add;
-    tile.words = segment.depth;
+    tile.pairs = segment.depth;
     tile.a_step = segment.step_weight;
     int vectors;
     for (int64_t j = 0; j < segment.count; j += vectors * kFloats) {
@@ -232,14 +234,14 @@ void multiply_words(const Segment& segment, WordTile tile, int rows, int64_t row
         const int32_t* const to = target + segment.at + j;
         const Destination destination(to, count, vectors, segment.parts, false);
         const bool direct = destination.direct;
-        tile.b = pack + (segment.at + j) * kWords;
+        tile.b = pack + (segment.at + j) * kPairs;
         tile.y = direct ? out : aside;
         tile.y_row = direct ? y.y_row : kMostVectors * kFloats;
         tile.y_part = destination.part;
         tile.last = direct ? static_cast<int>(count - (vectors - 1) * kFloats) : kFloats;
         tile.add = direct && add;
         ahead.ask((vectors + kPanelVectors - 1) / kPanelVectors * lines);
-        word_kernel_of(rows, vectors, destination.parts)(tile);
+        pair_kernel_of(rows, vectors, destination.parts)(tile);
         if (!direct) scatter(aside, rows, count, out, y.y_row, to, add);
     }
 }
@@ -250,39 +252,39 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
     if (count == 1 && is_narrow(products[0].patches, w))
         return multiply_narrow<true>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
-    alignas(64) float words[kTileWords];
+    alignas(64) float pairs[kTilePairs];
     int64_t taps = w.taps > 0 ? w.taps : 1;  // of W, as far as any product reads
     for (int i = 0; i < count; ++i)
         for (int tap = 0; tap < products[i].patches.taps; ++tap)
             if (products[i].w_tap[tap] >= taps) taps = products[i].w_tap[tap] + 1;
-    const int64_t channels = products[0].patches.channels, at_a_time = (taps < kWords ? kWords / taps : 1) * kSteps;
+    const int64_t channels = products[0].patches.channels, at_a_time = (taps < kPairs ? kPairs / taps : 1) * kSteps;
     while (panels.first < panels.last) {
         const int64_t first = panels.first;
         panels.first = fill(chunk, products, count, panels);
         const int64_t chunk_panels = panels.first - first;
         for (int64_t channel = 0; channel < channels; channel += at_a_time)
-            for (int64_t tap = 0; tap < taps; tap += kWords) {
-                const int64_t of_block = smaller(kWords, taps - tap);
-                const WordBlock block{channel, smaller(channel + at_a_time, channels), tap, of_block,
-                                      w.words ? w.words_channel : of_block};
+            for (int64_t tap = 0; tap < taps; tap += kPairs) {
+                const int64_t of_block = smaller(kPairs, taps - tap);
+                const PairBlock block{channel, smaller(channel + at_a_time, channels), tap, of_block,
+                                      w.pairs ? w.pairs_channel : of_block};
                 const Work before = begin_work(Work::pack);
-                for (int i = 0; i < chunk.count; ++i) prepare_words(chunk.segments[i], chunk.source, block, pack);
+                for (int i = 0; i < chunk.count; ++i) prepare_pairs(chunk.segments[i], chunk.source, block, pack);
                 begin_work(before);
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
-                    if (!w.words) convert_weights(words, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
+                    if (!w.pairs) convert_weights(pairs, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
                     const int64_t next = row + tile_row;
-                    Ahead ahead = ahead_of(w, next, smaller(kTileRows, rows.last - next), block);
+                    Prefetcher ahead = prefetcher_of(w, next, smaller(kTileRows, rows.last - next), block);
                     const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
-                    WordTile tile{};
-                    tile.a = w.words ? words_of(w, row, block) : words;
-                    tile.a_row = w.words ? w.words_row : kWords;
+                    PairTile tile{};
+                    tile.a = w.pairs ? pairs_of(w, row, block) : pairs;
+                    tile.a_row = w.pairs ? w.pairs_row : kPairs;
                     tile.add = accumulate || channel > 0 || tap > 0;
                     tile.start = tile.add || !bias ? nullptr : bias + row;
                     for (int i = 0; i < chunk.count; ++i)
                         if (chunk.segments[i].depth > 0)
-                            multiply_words(chunk.segments[i], tile, tile_row, row, chunk.target, pack, ahead, lines);
+                            multiply_pairs(chunk.segments[i], tile, tile_row, row, chunk.target, pack, ahead, lines);
                 }
             }
     }

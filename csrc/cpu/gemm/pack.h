@@ -1,8 +1,8 @@
 // Panels of a product's operand: what a micro-kernel reads in order, copied out of images.
 #pragma once
 
-#include "gemm.h"
 #include "cpu/simd/vector.h"
+#include "gemm.h"
 
 namespace metagan {
 namespace {

@@ -1,8 +1,8 @@
-// Chains of multiply-adds; see peak.h. Included by gemm_kernels.cpp alone.
+// PeakKernel of multiply-adds; see peak.h. Included by gemm_kernels.cpp alone.
 #pragma once
 
-#include "micro_kernel.h"
 #include "cpu/runtime/peak.h"
+#include "micro_kernel.h"
 
 namespace metagan {
 namespace {
@@ -11,7 +11,7 @@ namespace {
 constexpr int kChains = 2 * kTileRows;
 
 // The sums settle at term / (1 - factor).
-float run_chains(int64_t steps, float factor, float term) {
+float run_peak_kernel(int64_t steps, float factor, float term) {
     const FloatVector factors = FloatVector{} + factor, terms = FloatVector{} + term;
     FloatVector sums[kChains], total = {};
 #pragma GCC unroll 24

@@ -8,17 +8,17 @@ namespace {
 
 // What the next tile of rows reads of W, asked for bit by bit while this one meets the columns: it lies in strips too
 // short for a processor to foresee.
-class Ahead {
+class Prefetcher {
   public:
-    Ahead() = default;
+    Prefetcher() = default;
     // Of words: a strip a row.
-    Ahead(const float* first, int64_t distance, int64_t strips, int64_t length)
+    Prefetcher(const float* first, int64_t distance, int64_t strips, int64_t length)
         : strip_(first), distance_(distance), strips_(strips), length_(length) {}
 
     // Of W as it lies: rows, channels [first, last) and taps; a strip a row, or a channel where rows are nearer to each
     // other.
-    Ahead(const float* w, int64_t w_row, int64_t w_channel, int64_t row, int64_t rows, int64_t first, int64_t last,
-          int64_t tap, int64_t taps) {
+    Prefetcher(const float* w, int64_t w_row, int64_t w_channel, int64_t row, int64_t rows, int64_t first, int64_t last,
+               int64_t tap, int64_t taps) {
         if (rows <= 0) return;
         const bool turned = w_row < w_channel;
         strip_ = w + row * w_row + first * w_channel + tap;

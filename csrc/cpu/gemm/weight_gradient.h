@@ -1,11 +1,11 @@
 // W = Y P^T; see gemm.h. Included by gemm_kernels.cpp alone.
 #pragma once
 
+#include "cpu/runtime/profile.h"
 #include "dot_products.h"
 #include "gemm.h"
 #include "micro_kernel.h"
 #include "pack.h"
-#include "cpu/runtime/profile.h"
 
 namespace metagan {
 namespace {
@@ -60,8 +60,8 @@ void pack_transposed_panel(float* panel, int width, const float* b, const int32_
 }
 
 // W as a sum over the columns of Y, kDepth of them at a time, with P^T packed: a panel of P serves every row of Y.
-void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
-                       int64_t out_row, float* pack) {
+void weight_gradient_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                             float* out, int64_t out_row, float* pack) {
     int32_t source[kDepth], result[kDepth], step_source[kChunk], step_panel[kDepth];
     for (int i = 0; i < kDepth; ++i) step_panel[i] = i * kPanelColumns;
     const int64_t steps = columns.last - columns.first;
@@ -87,8 +87,8 @@ void correlate_by_rows(const Patches& p, const Result& y, int64_t rows, Interval
 }
 
 // The same sum, in the same order, with Y^T packed and P read in place, which makes the transpose of W: for few rows.
-void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
-                          float* out, int64_t out_row, float* pack) {
+void weight_gradient_by_columns(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                                float* out, int64_t out_row, float* pack) {
     constexpr int64_t kBlockRows = 128;
     static_assert(kBlockRows * (kDepth + kChunk) <= kPackFloats);
     int32_t source[kDepth], result[kDepth], step_panel[kDepth], row_of_y[kBlockRows], step_source[kChunk];
@@ -126,14 +126,14 @@ void correlate_by_columns(const Patches& p, const Result& y, int64_t rows, Inter
 
 // Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps. The choice
 // must not depend on how W is divided, since sums that accumulate are rounded differently.
-void correlate(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
-               int64_t out_row, float* pack) {
+void weight_gradient(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
+                     int64_t out_row, float* pack) {
     const int64_t steps = smaller(kChunk, p.depth());
     if (suits_dot_products(p, y, rows))
-        return correlate_by_dot_products<false>(p, y, rows, columns, accumulate, out, out_row);
+        return weight_gradient_by_dot_products<false>(p, y, rows, columns, accumulate, out, out_row);
     if (rows * (p.columns() + steps) < p.columns() * steps)
-        return correlate_by_columns(p, y, rows, columns, accumulate, out, out_row, pack);
-    correlate_by_rows(p, y, rows, columns, accumulate, out, out_row, pack);
+        return weight_gradient_by_columns(p, y, rows, columns, accumulate, out, out_row, pack);
+    weight_gradient_by_rows(p, y, rows, columns, accumulate, out, out_row, pack);
 }
 
 }  // namespace

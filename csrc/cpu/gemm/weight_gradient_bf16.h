@@ -1,17 +1,17 @@
 // W = Y P^T with operands in bf16; see gemm.h and words.h. Included by gemm_bf16_kernels.cpp alone.
 #pragma once
 
+#include "bf16_pairs.h"
+#include "cpu/runtime/profile.h"
 #include "dot_products.h"
 #include "gemm.h"
-#include "cpu/runtime/profile.h"
-#include "bf16_pairs.h"
 
 namespace metagan {
 namespace {
 
-constexpr int64_t kWordSteps = kFloats * kSteps;  // of a vector of words
+constexpr int64_t kPairSteps = kFloats * kSteps;  // of a vector of words
 
-// The words of kWordSteps columns of a row, in parts of vectors.
+// The words of kPairSteps columns of a row, in parts of vectors.
 template <int kParts>
 METAGAN_INLINE FloatVector words_of_columns(const float* b, const int32_t* columns) {
     const float *first[kParts], *second[kParts];
@@ -29,36 +29,36 @@ template <int kParts>
 void pack_transposed_words(float* panel, const float* b, const int32_t* steps, int64_t count, const int32_t* columns,
                            int64_t depth, int length) {
     alignas(64) float square[kFloats * kFloats];
-    for (int64_t t = 0; t < depth; t += kWordSteps) {
-        const int64_t left = smaller(kWordSteps, depth - t);
+    for (int64_t t = 0; t < depth; t += kPairSteps) {
+        const int64_t left = smaller(kPairSteps, depth - t);
         for (int64_t first = 0; first < kPanelColumns; first += kFloats) {
-            if (kParts > 0 && left == kWordSteps && first + kFloats <= count) {
+            if (kParts > 0 && left == kPairSteps && first + kFloats <= count) {
 #pragma GCC unroll 4
                 for (int64_t k = 0; k < kFloats; ++k)
                     store(square + k * kFloats,
                           words_of_columns<kParts ? kParts : 1>(b + steps[first + k], columns + t));
             } else {
-                alignas(64) float rows[kFloats * kWordSteps];
-                clear(rows, kFloats * kWordSteps);
+                alignas(64) float rows[kFloats * kPairSteps];
+                clear(rows, kFloats * kPairSteps);
                 for (int64_t k = 0; k < kFloats && first + k < count; ++k)
-                    copy_columns(rows + k * kWordSteps, b + steps[first + k], columns + t, left,
+                    copy_columns(rows + k * kPairSteps, b + steps[first + k], columns + t, left,
                                  left % length == 0 ? length : 1);
                 for (int64_t k = 0; k < kFloats; ++k)
-                    convert_adjacent(square + k * kFloats, rows + k * kWordSteps, kWordSteps);
+                    convert_adjacent(square + k * kFloats, rows + k * kPairSteps, kPairSteps);
             }
             transpose_square(square, kFloats, panel + t / kSteps * kPanelColumns + first, kPanelColumns);
         }
     }
 }
 
-void correlate_bf16(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
-                    int64_t out_row, float* pack) {
+void weight_gradient_bf16(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
+                          float* out, int64_t out_row, float* pack) {
     if (suits_dot_products(p, y, rows))
-        return correlate_by_dot_products<true>(p, y, rows, columns, accumulate, out, out_row);
-    constexpr int64_t kBlock = kWords * kSteps;
-    int32_t source[kBlock], result[kBlock], step_source[kChunk], step_word[kWords];
-    alignas(64) float words[kTileRows * kWords], row_of_y[kBlock];
-    for (int i = 0; i < kWords; ++i) step_word[i] = i;
+        return weight_gradient_by_dot_products<true>(p, y, rows, columns, accumulate, out, out_row);
+    constexpr int64_t kBlock = kPairs * kSteps;
+    int32_t source[kBlock], result[kBlock], step_source[kChunk], step_word[kPairs];
+    alignas(64) float pairs[kTileRows * kPairs], row_of_y[kBlock];
+    for (int i = 0; i < kPairs; ++i) step_word[i] = i;
     const int64_t steps = columns.last - columns.first;
     const int64_t whole_panels = (steps + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
     fill_offsets(step_source, p.b_channel, p.b_tap, p.taps, columns.first, columns.last);
@@ -71,7 +71,7 @@ void correlate_bf16(const Patches& p, const Result& y, int64_t rows, Interval co
         const Work before = begin_work(Work::pack);
         for (int64_t k = 0; k < steps; k += kPanelColumns) {
             const auto run = [&](auto pack_panel) {
-                pack_panel(pack + k * kWords, p.b, step_source + k, smaller(kPanelColumns, steps - k), source, depth,
+                pack_panel(pack + k * kPairs, p.b, step_source + k, smaller(kPanelColumns, steps - k), source, depth,
                            length);
             };
             if (length >= kFloats)
@@ -90,13 +90,13 @@ void correlate_bf16(const Patches& p, const Result& y, int64_t rows, Interval co
             for (int i = 0; i < tile; ++i) {
                 const float* from = y.y + (row + i) * y.y_row;
                 if (!adjacent) copy_columns(row_of_y, from, result, depth, depth % length == 0 ? length : 1);
-                convert_adjacent(words + i * kWords, adjacent ? from + result[0] : row_of_y, depth);
+                convert_adjacent(pairs + i * kPairs, adjacent ? from + result[0] : row_of_y, depth);
             }
             int vectors;
             for (int64_t k = 0; k < steps; k += vectors * kFloats) {
                 vectors = tile_vectors(most_vectors(tile), whole_panels - k);
-                word_kernel_of(tile, vectors,
-                               1)({(depth + kSteps - 1) / kSteps, words, kWords, step_word, pack + k * kWords, nullptr,
+                pair_kernel_of(tile, vectors,
+                               1)({(depth + kSteps - 1) / kSteps, pairs, kPairs, step_word, pack + k * kPairs, nullptr,
                                    out + row * out_row + k, out_row, kInOrder, kFloats, accumulate || first > 0});
             }
         }

@@ -2,9 +2,9 @@
 // alone.
 #pragma once
 
-#include "layer_kernels.h"
 #include "cpu/simd/runs.h"
 #include "cpu/simd/vector_math.h"
+#include "layer_kernels.h"
 
 namespace metagan {
 namespace {

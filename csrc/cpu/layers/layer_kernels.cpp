@@ -3,8 +3,8 @@
 #include "layer_kernels.h"
 
 #include "activations.h"
-#include "normalizations.h"
 #include "cpu/simd/runs.h"
+#include "normalizations.h"
 
 namespace metagan {
 namespace {

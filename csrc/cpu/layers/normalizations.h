@@ -1,9 +1,9 @@
 // Normalisation. With x_hat = (x - mean) / deviation, y = weight x_hat + bias. Included by layer_kernels.cpp alone.
 #pragma once
 
-#include "layer_kernels.h"
 #include "cpu/simd/runs.h"
 #include "cpu/simd/vector_math.h"
+#include "layer_kernels.h"
 
 namespace metagan {
 namespace {

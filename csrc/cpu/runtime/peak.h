@@ -6,14 +6,14 @@
 
 namespace metagan {
 
-struct Chains {
+struct PeakKernel {
     float (*run)(int64_t steps, float factor, float term);
     int64_t multiply_adds;  // of a step
 };
 
-extern const Chains chains_portable;
-extern const Chains chains_avx2;
-extern const Chains chains_avx512;
+extern const PeakKernel peak_kernel_portable;
+extern const PeakKernel peak_kernel_avx2;
+extern const PeakKernel peak_kernel_avx512;
 
 // Multiply-adds a second of so many threads together, over about so many seconds.
 double multiply_add_rate(int threads, double seconds);

@@ -5,7 +5,7 @@
 
 namespace metagan {
 
-enum class Work : int { other, multiply, correlate, pack, normalization, activation, rearrange, update, outside };
+enum class Work : int { other, multiply, weight_gradient, pack, normalization, activation, rearrange, update, outside };
 constexpr int kWorks = static_cast<int>(Work::outside);  // what is outside any work is not counted
 
 // Begins counting from 0, or ends it.

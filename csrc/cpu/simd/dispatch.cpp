@@ -39,7 +39,7 @@ const UpdateKernels& update_kernels() {
 const WinogradKernels& winograd_kernels() {
     return choose(winograd_kernels_portable, winograd_kernels_avx2, winograd_kernels_avx512);
 }
-const Chains& chains() { return choose(chains_portable, chains_avx2, chains_avx512); }
+const PeakKernel& peak_kernel() { return choose(peak_kernel_portable, peak_kernel_avx2, peak_kernel_avx512); }
 #else
 const GemmKernels& gemm_kernels(Precision precision) {
     return precision == Precision::float32 ? gemm_kernels_portable : gemm_bf16_kernels_portable;
@@ -47,7 +47,7 @@ const GemmKernels& gemm_kernels(Precision precision) {
 const LayerKernels& layer_kernels() { return layer_kernels_portable; }
 const UpdateKernels& update_kernels() { return update_kernels_portable; }
 const WinogradKernels& winograd_kernels() { return winograd_kernels_portable; }
-const Chains& chains() { return chains_portable; }
+const PeakKernel& peak_kernel() { return peak_kernel_portable; }
 #endif
 
 }  // namespace metagan

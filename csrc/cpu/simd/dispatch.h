@@ -2,10 +2,10 @@
 #pragma once
 
 #include "cpu/gemm/gemm.h"
+#include "cpu/gemm/winograd_kernels.h"
 #include "cpu/layers/layer_kernels.h"
 #include "cpu/runtime/peak.h"
 #include "cpu/updates/update_kernels.h"
-#include "cpu/gemm/winograd_kernels.h"
 
 namespace metagan {
 
@@ -13,6 +13,6 @@ const GemmKernels& gemm_kernels(Precision);
 const LayerKernels& layer_kernels();
 const UpdateKernels& update_kernels();
 const WinogradKernels& winograd_kernels();
-const Chains& chains();
+const PeakKernel& peak_kernel();
 
 }  // namespace metagan

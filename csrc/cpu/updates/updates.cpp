@@ -5,9 +5,9 @@
 #include <cmath>
 #include <vector>
 
-#include "ops/launch.h"
-#include "cpu/simd/dispatch.h"
 #include "cpu/runtime/parallel.h"
+#include "cpu/simd/dispatch.h"
+#include "ops/launch.h"
 
 namespace metagan {
 namespace {

@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "cpu/simd/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "operations.h"
+#include "cpu/simd/dispatch.h"
 #include "engine/scratch.h"
+#include "operations.h"
 
 namespace metagan {
 namespace {

@@ -7,13 +7,13 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "cpu/simd/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "geometry.h"
-#include "operations.h"
-#include "indirection.h"
+#include "cpu/simd/dispatch.h"
 #include "engine/scratch.h"
+#include "geometry.h"
+#include "indirection.h"
+#include "operations.h"
 #include "winograd.h"
 
 namespace metagan {
@@ -22,8 +22,8 @@ namespace {
 struct ConvolutionState : OperationState {
     Array<float> input;  // images in their border
     // What was made of the weights of a version: words for products in bf16, and transforms for the way back.
-    Array<float> gather_words, spread_words, transformed;
-    int64_t words_version = 0, transformed_version = 0;
+    Array<float> gather_pairs, spread_pairs, transformed;
+    int64_t pairs_version = 0, transformed_version = 0;
 };
 
 class Convolution : public Operation {
@@ -47,7 +47,7 @@ class Convolution : public Operation {
             add_way(gather_, gather::groups(geometry_, large_border_, grouping));
             add_way(spread_, spread::groups(geometry_, small_border_, grouping));
         }
-        correlate_ = gather::all(geometry_, large_border_);
+        gradient_table_ = gather::all(geometry_, large_border_);
         gather_winograd_ = Winograd(geometry_, large_border_, false);
         spread_winograd_ = Winograd(geometry_, small_border_, true);
     }
@@ -61,7 +61,7 @@ class Convolution : public Operation {
     int64_t state_bytes(int64_t images, Cotangents cotangents, Precision precision) const override {
         int64_t floats = padded_floats(transposed_, images);
         for (const bool spreads : {false, true})
-            if (keeps_words(precision)) floats += words_row(spreads) * rows(spreads);
+            if (keeps_bf16_pairs(precision)) floats += pairs_row(spreads) * rows(spreads);
         const Winograd& back = transposed_ ? gather_winograd_ : spread_winograd_;
         if (cotangents == Cotangents::kept && back.suits(images, precision, true))
             floats += back.weights_floats(precision);
@@ -204,25 +204,26 @@ class Convolution : public Operation {
                                   {source.b + range.first * source.image, source.channel, source.image}, range.count,
                                   weights, bias, accumulate, {y, a.stride(value), shape.positions()}, scratch);
         }
-        const Groups& groups = cheapest(spreads ? spread_ : gather_, [&](const Tables& t) {
+        const Groups& groups = cheapest(spreads ? spread_ : gather_, [&](const IndirectionTable& t) {
             return gemm_kernels(pass.precision)
                 .cost(static_cast<int64_t>(t.b_tap.size()), range.count * static_cast<int64_t>(t.b_position.size()));
         });
-        const bool holes = std::any_of(groups.begin(), groups.end(), [](const Tables& t) { return t.b_tap.empty(); });
+        const bool holes =
+            std::any_of(groups.begin(), groups.end(), [](const IndirectionTable& t) { return t.b_tap.empty(); });
         if (holes && !accumulate) {
             for (int64_t channel = 0; channel < shape.channels; ++channel)
                 std::fill_n(y + channel * a.stride(value), range.count * shape.positions(), bias ? bias[channel] : 0.f);
             accumulate = true;
         }
         Weights weights = weights_of(params, spreads);
-        if (params == pass.params && pass.version != 0 && keeps_words(pass.precision)) {
-            weights.words = words(pass, *static_cast<ConvolutionState*>(state), spreads);
-            weights.words_row = words_row(spreads);
-            weights.words_channel = geometry_.taps();
+        if (params == pass.params && pass.version != 0 && keeps_bf16_pairs(pass.precision)) {
+            weights.pairs = pairs(pass, *static_cast<ConvolutionState*>(state), spreads);
+            weights.pairs_row = pairs_row(spreads);
+            weights.pairs_channel = geometry_.taps();
         }
         thread_local std::vector<Product> products;  // keeps its memory
         products.clear();
-        for (const Tables& t : groups) {
+        for (const IndirectionTable& t : groups) {
             if (t.b_tap.empty()) continue;
             Product product{patches_of(t, source, range, channels(spreads)),
                             t.w_tap.data(),
@@ -260,30 +261,31 @@ class Convolution : public Operation {
     }
 
     // A single tap's weights are converted on their way: they are few, or meet as few columns.
-    bool keeps_words(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
-    int64_t words_row(bool spreads) const {
-        return gemm_kernels(Precision::bf16).words_row(channels(spreads), geometry_.taps());
+    bool keeps_bf16_pairs(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
+    int64_t pairs_row(bool spreads) const {
+        return gemm_kernels(Precision::bf16).pairs_row(channels(spreads), geometry_.taps());
     }
 
-    const float* words(const Pass& pass, ConvolutionState& state, bool spreads) const {
-        if (state.words_version != pass.version) {
+    const float* pairs(const Pass& pass, ConvolutionState& state, bool spreads) const {
+        if (state.pairs_version != pass.version) {
             const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
-            const WordTables to{state.gather_words.at_least(rows * words_row(false)), words_row(false),
-                                state.spread_words.at_least(geometry_.large_channels * words_row(true)),
-                                words_row(true)};
+            const Bf16PairTables to{state.gather_pairs.at_least(rows * pairs_row(false)), pairs_row(false),
+                                    state.spread_pairs.at_least(geometry_.large_channels * pairs_row(true)),
+                                    pairs_row(true)};
             parallel_for((rows + share - 1) / share, pass.threads, [&](int64_t part) {
                 const Timed timed(Work::pack);
                 const Interval some{part * share, std::min(rows, (part + 1) * share)};
                 gemm_kernels(pass.precision)
-                    .to_words(pass.params + plan().parameters[0] + some.first * geometry_.weights_of_small(),
-                              geometry_.weights_of_small(), some, {0, geometry_.large_channels}, geometry_.taps(), to);
+                    .to_bf16_pairs(pass.params + plan().parameters[0] + some.first * geometry_.weights_of_small(),
+                                   geometry_.weights_of_small(), some, {0, geometry_.large_channels}, geometry_.taps(),
+                                   to);
             });
-            state.words_version = pass.version;
+            state.pairs_version = pass.version;
         }
-        return (spreads ? state.spread_words : state.gather_words).data();
+        return (spreads ? state.spread_pairs : state.gather_pairs).data();
     }
 
-    Patches patches_of(const Tables& t, const Source& source, Range range, int64_t channels) const {
+    Patches patches_of(const IndirectionTable& t, const Source& source, Range range, int64_t channels) const {
         Patches p;
         p.b = source.b + range.first * source.image;
         p.b_channel = source.channel;
@@ -291,7 +293,7 @@ class Convolution : public Operation {
         p.channels = static_cast<int>(channels);
         p.taps = static_cast<int>(t.b_tap.size());
         if (one_pixel_) {  // images are adjacent, as positions are elsewhere
-            p.b_position = thread_counting(range.count);
+            p.b_position = thread_iota(range.count);
             p.images = 1;
             p.positions = p.run = static_cast<int>(range.count);
         } else {
@@ -314,7 +316,7 @@ class Convolution : public Operation {
         for (const Product& product : products)
             panels += (product.patches.columns() + kernels.tile_columns - 1) / kernels.tile_columns;
         const bool by_columns =
-            weights.words ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
+            weights.pairs ? panels >= threads : panels * kernels.tile_columns >= threads * (kWidth / 2);
         const int64_t size = by_columns ? panels : rows;
         const int64_t share = share_of(size, threads, by_columns ? 1 : kernels.tile_rows);
         parallel_for((size + share - 1) / share, pass.threads, [&](int64_t piece) {
@@ -338,8 +340,9 @@ class Convolution : public Operation {
                 {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,
                 plan().parameters[0], a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
         }
-        const Patches patches = patches_of(correlate_, source, range, geometry_.large_channels);
-        Result result{small, a.stride(small_value), a.shape(small_value).positions(), correlate_.y_position.data()};
+        const Patches patches = patches_of(gradient_table_, source, range, geometry_.large_channels);
+        Result result{small, a.stride(small_value), a.shape(small_value).positions(),
+                      gradient_table_.y_position.data()};
         if (one_pixel_) result.y_position = patches.b_position;
         const int64_t rows = geometry_.small_channels, columns = geometry_.weights_of_small();
         const GemmKernels& kernels = gemm_kernels(pass.precision);
@@ -349,11 +352,11 @@ class Convolution : public Operation {
         const int64_t wanted = std::min(even, columns);
         const int64_t unit = kernels.tile_columns, chunk = (wanted + unit - 1) / unit * unit;
         parallel_for((columns + chunk - 1) / chunk, pass.threads, [&](int64_t index) {
-            const Timed timed(Work::correlate);
+            const Timed timed(Work::weight_gradient);
             const int64_t first = index * chunk, last = std::min(columns, first + chunk);
             float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
-            kernels.correlate(patches, result, rows, {first, last}, false, out, chunk, pack);
+            kernels.weight_gradient(patches, result, rows, {first, last}, false, out, chunk, pack);
             gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
         });
     }
@@ -362,7 +365,7 @@ class Convolution : public Operation {
     Geometry geometry_;
     Border large_border_, small_border_;
     std::vector<Groups> gather_, spread_;
-    Tables correlate_;
+    IndirectionTable gradient_table_;
     Winograd gather_winograd_, spread_winograd_;
 };
 

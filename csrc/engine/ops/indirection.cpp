@@ -31,7 +31,7 @@ std::vector<Part> parts_of(int64_t first, int64_t step, int64_t end, int64_t at_
 
 }  // namespace
 
-void Tables::finish() {
+void IndirectionTable::finish() {
     run = static_cast<int>(b_position.size());
     for (size_t i = 1; i < b_position.size(); ++i) {
         if (b_position[i] == b_position[i - 1] + 1 && y_position[i] == y_position[i - 1] + 1) continue;
@@ -69,8 +69,8 @@ Part all_of(const Axis& a) {
     return part;
 }
 
-Tables tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
-    Tables t;
+IndirectionTable tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
+    IndirectionTable t;
     for (const int64_t k : rows.taps)
         for (const int64_t l : columns.taps) {
             t.b_tap.push_back(static_cast<int32_t>(k * g.y.dilation * b.width + l * g.x.dilation));
@@ -94,7 +94,7 @@ Groups groups(const Geometry& g, const Border& b, Grouping at_a_time) {
     return groups;
 }
 
-Tables all(const Geometry& g, const Border& b) { return tables(g, b, all_of(g.y), all_of(g.x)); }
+IndirectionTable all(const Geometry& g, const Border& b) { return tables(g, b, all_of(g.y), all_of(g.x)); }
 
 }  // namespace gather
 
@@ -105,8 +105,8 @@ int64_t small(const Axis& a, int64_t position, int64_t tap) {
     return divide_down(position + a.padding - tap * a.dilation, a.stride);
 }
 
-Tables tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
-    Tables t;
+IndirectionTable tables(const Geometry& g, const Border& b, const Part& rows, const Part& columns) {
+    IndirectionTable t;
     const int64_t y = rows.positions.front(), x = columns.positions.front();
     for (const int64_t k : rows.taps)
         for (const int64_t l : columns.taps) {

@@ -10,7 +10,7 @@
 namespace metagan {
 
 // Offsets of a product's taps and positions.
-struct Tables {
+struct IndirectionTable {
     std::vector<int32_t> b_tap, w_tap, b_position, y_position;
     int run = 1;
 
@@ -19,7 +19,7 @@ struct Tables {
 
 // Rows in groups, whose products have those taps alone that reach any of their pixels from within the image. Taken
 // apart, rows have fewer taps; taken together, so many at a time, fuller vectors of columns.
-using Groups = std::vector<Tables>;
+using Groups = std::vector<IndirectionTable>;
 enum class Grouping : int64_t { apart = 1, in_pairs = 2, together = INT64_MAX / 2 };
 constexpr Grouping kGroupings[] = {Grouping::apart, Grouping::in_pairs, Grouping::together};
 
@@ -58,7 +58,7 @@ Border border(const Geometry&);
 std::vector<Part> parts(const Axis&, Grouping);
 Groups groups(const Geometry&, const Border&, Grouping);
 // All rows with all taps.
-Tables all(const Geometry&, const Border&);
+IndirectionTable all(const Geometry&, const Border&);
 
 }  // namespace gather
 

@@ -30,7 +30,7 @@ float* thread_scratch(int64_t floats) {
     return array.at_least(std::max(floats, kScratchFloats));
 }
 
-const int32_t* thread_counting(int64_t size) {
+const int32_t* thread_iota(int64_t size) {
     thread_local std::vector<int32_t> table;
     while (static_cast<int64_t>(table.size()) < size) table.push_back(static_cast<int32_t>(table.size()));
     return table.data();

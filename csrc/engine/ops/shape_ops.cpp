@@ -4,9 +4,9 @@
 #include <limits>
 #include <stdexcept>
 
-#include "cpu/simd/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
+#include "cpu/simd/dispatch.h"
 #include "operations.h"
 
 namespace metagan {
@@ -207,8 +207,8 @@ class Permute : public LinearOperation {
     std::vector<int64_t> order_;
 };
 
-struct Winners : OperationState {
-    explicit Winners(size_t size) : positions(size) {}
+struct ArgMax : OperationState {
+    explicit ArgMax(size_t size) : positions(size) {}
     std::vector<int32_t> positions;  // as the output: [channels][images][positions]
 };
 
@@ -223,7 +223,7 @@ class MaxPool : public LinearOperation {
     }
 
     std::unique_ptr<OperationState> state(const Activations& a) const override {
-        return std::make_unique<Winners>(static_cast<size_t>(out_.elements() * a.images()));
+        return std::make_unique<ArgMax>(static_cast<size_t>(out_.elements() * a.images()));
     }
 
     int64_t state_bytes(int64_t images, Cotangents, Precision) const override {
@@ -265,7 +265,7 @@ class MaxPool : public LinearOperation {
 
   private:
     int32_t* winners(const Activations& a, OperationState* state, int64_t channel, int64_t image) const {
-        return static_cast<Winners*>(state)->positions.data() + (channel * a.images() + image) * out_.positions();
+        return static_cast<ArgMax*>(state)->positions.data() + (channel * a.images() + image) * out_.positions();
     }
 
     // The first of the largest, a NaN counting as larger than any; as torch decides.

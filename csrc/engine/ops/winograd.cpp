@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "cpu/simd/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
+#include "cpu/simd/dispatch.h"
 #include "engine/scratch.h"
 
 namespace metagan {
@@ -82,11 +82,11 @@ int64_t Winograd::batch_of_gradient(int64_t images) const {
     return std::max(batch(images, of_image), std::min(images, points_ * channels_ * steps() / (2 * of_image)));
 }
 
-int64_t Winograd::words_row() const {
-    return gemm_kernels(Precision::bf16).words_row(source_channels_, kernel_height_);
+int64_t Winograd::pairs_row() const {
+    return gemm_kernels(Precision::bf16).pairs_row(source_channels_, kernel_height_);
 }
 int64_t Winograd::weights_plane(Precision precision) const {
-    return channels_ * (precision == Precision::bf16 ? words_row() : steps()) + kSlack;
+    return channels_ * (precision == Precision::bf16 ? pairs_row() : steps()) + kSlack;
 }
 int64_t Winograd::plane(int64_t images) const { return (height_ + kernel_height_ - 1) * images * tiles() + kSlack; }
 int64_t Winograd::small_plane(int64_t images) const { return height_ * images * tiles() + kSlack; }
@@ -105,7 +105,7 @@ int64_t Winograd::gradient_scratch_floats(int64_t images) const {
 }
 
 void Winograd::transform_weights(int threads, Precision precision, const float* weights, float* transformed) const {
-    if (precision == Precision::bf16) return transform_to_words(threads, weights, transformed);
+    if (precision == Precision::bf16) return transform_to_bf16_pairs(threads, weights, transformed);
     const int64_t rows = channels_ * steps();
     parallel_for((rows + kWeightsAtATime - 1) / kWeightsAtATime, threads, [&](int64_t part) {
         const Timed timed(Work::pack);
@@ -116,7 +116,7 @@ void Winograd::transform_weights(int threads, Precision precision, const float* 
 }
 
 // Squares of small and large channels, which stay in a cache between the two steps and make whole lines of words.
-void Winograd::transform_to_words(int threads, const float* weights, float* words) const {
+void Winograd::transform_to_bf16_pairs(int threads, const float* weights, float* pairs) const {
     constexpr int64_t kSmall = 16, kLarge = 128;
     const int64_t small_channels = spreads_ ? source_channels_ : channels_;
     const int64_t large_channels = spreads_ ? channels_ : source_channels_;
@@ -132,10 +132,11 @@ void Winograd::transform_to_words(int threads, const float* weights, float* word
                                        weights + (i * large_channels + large.first) * kernel_height_ * kernel_width_,
                                        square + (i - small.first) * row, plane);
         for (int64_t point = 0; point < points_; ++point) {
-            float* const to = words + point * weights_plane(Precision::bf16);
+            float* const to = pairs + point * weights_plane(Precision::bf16);
             gemm_kernels(Precision::bf16)
-                .to_words(square + point * plane, row, small, large, kernel_height_,
-                          spreads_ ? WordTables{nullptr, 0, to, words_row()} : WordTables{to, words_row(), nullptr, 0});
+                .to_bf16_pairs(square + point * plane, row, small, large, kernel_height_,
+                               spreads_ ? Bf16PairTables{nullptr, 0, to, pairs_row()}
+                                        : Bf16PairTables{to, pairs_row(), nullptr, 0});
         }
     });
 }
@@ -151,9 +152,9 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
         Weights weights;
         weights.taps = kernel_height_;
         if (precision == Precision::bf16) {
-            weights.words = plane + channel * words_row();
-            weights.words_row = words_row();
-            weights.words_channel = kernel_height_;
+            weights.pairs = plane + channel * pairs_row();
+            weights.pairs_row = pairs_row();
+            weights.pairs_channel = kernel_height_;
         } else {
             weights.w_row = spreads_ ? kernel_height_ : of_small;
             weights.w_channel = spreads_ ? of_small : kernel_height_;
@@ -193,7 +194,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
             const int64_t columns = (last_row - first_row) * row_tiles, sums_plane = kBlockRows * columns + kSlack;
             float* const pack = thread_scratch(kPackFloats + points_ * sums_plane);
             float* const sums = pack + kPackFloats;
-            const int32_t* const position = thread_counting(columns);
+            const int32_t* const position = thread_iota(columns);
             int32_t taps[kMostTaps];
             for (int32_t k = 0; k < kernel_height_; ++k) taps[k] = k * static_cast<int32_t>(row_tiles);
             thread_local std::vector<Product> products;  // keeps its memory
@@ -271,7 +272,7 @@ void Winograd::weight_gradient(int threads, Precision precision, const Images<co
             }
         });
         parallel_for(points_ * chunks, threads, [&](int64_t index) {
-            const Timed timed(Work::correlate);
+            const Timed timed(Work::weight_gradient);
             const int64_t point = index / chunks, first = index % chunks * chunk;
             int32_t taps[kMostTaps];
             for (int32_t k = 0; k < kernel_height_; ++k) taps[k] = k * static_cast<int32_t>(row_tiles);
@@ -280,14 +281,15 @@ void Winograd::weight_gradient(int threads, Precision precision, const Images<co
             patches.b = from_large + point * source_channels_ * large_plane;
             patches.b_channel = large_plane;
             patches.b_tap = taps;
-            patches.b_position = thread_counting(columns);
+            patches.b_position = thread_iota(columns);
             patches.channels = static_cast<int>(source_channels_);
             patches.taps = static_cast<int>(kernel_height_);
             patches.images = 1;
             patches.positions = patches.run = static_cast<int>(columns);
             const Result result{from_small + point * channels_ * small_plane, small_plane, 0, patches.b_position};
-            gemm.correlate(patches, result, channels_, {first, std::min(steps(), first + chunk)}, image > 0,
-                           scratch + point * gradient_plane() + first, gradient_row(), thread_scratch(kPackFloats));
+            gemm.weight_gradient(patches, result, channels_, {first, std::min(steps(), first + chunk)}, image > 0,
+                                 scratch + point * gradient_plane() + first, gradient_row(),
+                                 thread_scratch(kPackFloats));
         });
     }
     parallel_for(channels_, threads, [&](int64_t channel) {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "cpu/gemm/winograd_kernels.h"
-#include "geometry.h"
 #include "engine/network.h"
+#include "geometry.h"
 #include "indirection.h"
 
 namespace metagan {
@@ -58,8 +58,8 @@ class Winograd {
     int64_t batch_of_result(int64_t images, int threads) const;
     int64_t batch_of_gradient(int64_t images) const;
     int64_t weights_plane(Precision) const;
-    int64_t words_row() const;
-    void transform_to_words(int threads, const float* weights, float* words) const;
+    int64_t pairs_row() const;
+    void transform_to_bf16_pairs(int threads, const float* weights, float* pairs) const;
     int64_t plane(int64_t images) const;  // of a transformed channel in its border
     int64_t small_plane(int64_t images) const;
     int64_t steps() const { return source_channels_ * kernel_height_; }

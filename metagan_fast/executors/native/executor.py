@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ... import _native
 from ...flat import FlatLayout
-from ...inner import OPTIMIZERS, InnerLoop, Network
+from ...inner import OPTIMIZERS, InnerLoop, TrainState
 from ...losses import (
     FIGR,
     WGAN,
@@ -28,12 +28,12 @@ from ...noise import Noise
 from ...tasks import TaskBatch
 from ..base import (
     LOSSES,
-    Adapted,
     GeneratorObjective,
+    InnerLoopResult,
     MetaGradient,
-    Networks,
     Parameters,
     QueryObjective,
+    TrainStates,
     one_image_error,
 )
 from .lowering import Plan, describe_plan, inner_step_multiply_adds, make_plan
@@ -135,8 +135,8 @@ class NativeExecutor:
             raise ValueError("the native executor does not differentiate inner loops with a gradient penalty")
 
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None = None
-    ) -> Adapted:
+        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+    ) -> InnerLoopResult:
         call = self._inner_call(initial, batch, noise)
         networks = []
         for role, plan, before, updates in zip(
@@ -147,7 +147,7 @@ class NativeExecutor:
             strict=True,
         ):
             rows = call.write(role, batch.tasks, plan.numel)
-            state = Network(rows)
+            state = TrainState(rows)
             if before is not None or self.hands_on_state:
                 state = self._inner.start(rows, before)
             networks.append(state._replace(updates=state.updates + updates))
@@ -158,7 +158,7 @@ class NativeExecutor:
         losses = call.write("step_losses", noise.steps, len(LOSSES), batch.tasks)
         self._engine.inner_loop(call.arguments)
         history = dict(zip(LOSSES, losses.unbind(1), strict=True))
-        return Adapted(Networks(*networks), self._metrics(metrics, _INNER_METRICS), history)
+        return InnerLoopResult(TrainStates(*networks), self._metrics(metrics, _INNER_METRICS), history)
 
     @property
     def hands_on_state(self) -> bool:

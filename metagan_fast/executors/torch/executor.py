@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ...flat import FlatLayout
-from ...inner import InnerLoop, Network
+from ...inner import InnerLoop, TrainState
 from ...losses import Loss
 from ...noise import Noise
 from ...tasks import TaskBatch
-from ..base import LOSSES, Adapted, MetaGradient, Networks, Parameters, QueryObjective
+from ..base import LOSSES, InnerLoopResult, MetaGradient, Parameters, QueryObjective, TrainStates
 from .batched import BatchedModule
 from .exact_norms import ExactWeightNorm
 from .objectives import Objectives
@@ -26,7 +26,7 @@ from .objectives import Objectives
 Sweep = list[Tensor | None]
 """Cotangents of a state's tensors on their way back through the inner loop; None stands for zero."""
 
-Step = Callable[[Networks], Networks]
+Step = Callable[[TrainStates], TrainStates]
 """One inner step, differentiable to any order."""
 
 
@@ -64,11 +64,11 @@ class TorchExecutor:
         self._inner = inner
 
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None = None
-    ) -> Adapted:
+        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+    ) -> InnerLoopResult:
         networks, metrics, _ = self._adapt(initial, batch, noise, carried, keep=set())
         history = {name: torch.stack([step[name] for step in metrics]) for name in LOSSES}
-        return Adapted(networks, metrics[-1], history)
+        return InnerLoopResult(networks, metrics[-1], history)
 
     def query_gradient(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
@@ -104,16 +104,16 @@ class TorchExecutor:
 
     @torch.enable_grad()
     def _adapt(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: Networks | None, keep: set[int]
-    ) -> tuple[Networks, list[dict[str, Tensor]], dict[int, Networks]]:
+        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None, keep: set[int]
+    ) -> tuple[TrainStates, list[dict[str, Tensor]], dict[int, TrainStates]]:
         """Run the inner loop in place; return each step's metrics, and copies of the states before those to `keep`."""
-        networks = Networks(
+        networks = TrainStates(
             *(
                 self._inner.start(params.detach().expand(batch.tasks, -1).clone(), before)
                 for params, before in zip(initial, carried or (None, None), strict=True)
             )
         )
-        states: dict[int, Networks] = {}
+        states: dict[int, TrainStates] = {}
         metrics: list[dict[str, Tensor]] = []
         for step in range(noise.steps):
             if step in keep:
@@ -123,12 +123,14 @@ class TorchExecutor:
         states[noise.steps] = networks
         return networks, metrics, states
 
-    def _step(self, networks: Networks, batch: TaskBatch, noise: Noise, step: int, create_graph: bool) -> Networks:
+    def _step(
+        self, networks: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
+    ) -> TrainStates:
         return self._step_and_metrics(networks, batch, noise, step, create_graph)[0]
 
     def _step_and_metrics(
-        self, networks: Networks, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
-    ) -> tuple[Networks, dict[str, Tensor]]:
+        self, networks: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
+    ) -> tuple[TrainStates, dict[str, Tensor]]:
         """Take one inner step: `critic_steps` discriminator updates, then one of the generator."""
         generator, discriminator = networks
         for critic_step in range(self._inner.critic_steps):
@@ -148,18 +150,18 @@ class TorchExecutor:
         loss = self._objectives.generator_loss(opponent, params, noise.generator_latents[step], real)
         generator = self._update(generator, params, loss, self._inner.generator_rate(step), create_graph)
         metrics["loss_generator"] = loss.detach()
-        return Networks(generator, discriminator), metrics
+        return TrainStates(generator, discriminator), metrics
 
     def _update_discriminator(
         self,
-        discriminator: Network,
+        discriminator: TrainState,
         generator: Tensor,
         real: Tensor,
         latents: Tensor,
         interpolation: Tensor,
         step: int,
         create_graph: bool,
-    ) -> tuple[Network, dict[str, Tensor]]:
+    ) -> tuple[TrainState, dict[str, Tensor]]:
         with torch.set_grad_enabled(create_graph):
             fake = self._generator(generator, latents)
         if fake.shape[2:] != real.shape[2:]:
@@ -180,7 +182,7 @@ class TorchExecutor:
             metrics["penalty"] = penalty.detach()
         return discriminator, metrics
 
-    def _update(self, network: Network, params: Tensor, loss: Tensor, lr: float, create_graph: bool) -> Network:
+    def _update(self, network: TrainState, params: Tensor, loss: Tensor, lr: float, create_graph: bool) -> TrainState:
         (gradient,) = torch.autograd.grad(loss.sum(), params, create_graph=create_graph)
         with torch.set_grad_enabled(create_graph):
             return self._inner.update(network, gradient, lr, in_place=not create_graph)
@@ -203,7 +205,7 @@ class TorchExecutor:
     @torch.enable_grad()
     def _query_gradients(
         self,
-        networks: Networks,
+        networks: TrainStates,
         initial: Parameters,
         batch: TaskBatch,
         noise: Noise,
@@ -213,7 +215,7 @@ class TorchExecutor:
         """Return the derivatives of each query loss by (generator, discriminator), and the losses as metrics."""
         generator, discriminator = (network.params.detach().requires_grad_() for network in networks)
         opponent = discriminator
-        on_query: list[tuple[Step, Networks]] = []
+        on_query: list[tuple[Step, TrainStates]] = []
         if objective.generator_objective != "support":
             opponent = initial.discriminator.detach().expand(batch.tasks, -1)
         if objective.generator_objective == "query":
@@ -237,8 +239,8 @@ class TorchExecutor:
         return (of_generator, of_discriminator), metrics
 
     def _adapt_to_query(
-        self, start: Tensor, generator: Network, batch: TaskBatch, noise: Noise
-    ) -> tuple[Tensor, list[tuple[Step, Networks]]]:
+        self, start: Tensor, generator: TrainState, batch: TaskBatch, noise: Noise
+    ) -> tuple[Tensor, list[tuple[Step, TrainStates]]]:
         """Adapt the initial discriminator to the query images against the adapted generator.
 
         Returns:
@@ -247,7 +249,7 @@ class TorchExecutor:
         assert batch.query is not None
         assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
 
-        def update(networks: Networks, *, step: int, critic_step: int, create_graph: bool) -> Networks:
+        def update(networks: TrainStates, *, step: int, critic_step: int, create_graph: bool) -> TrainStates:
             assert batch.query is not None
             assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
             discriminator, _ = self._update_discriminator(
@@ -259,10 +261,10 @@ class TorchExecutor:
                 step,
                 create_graph,
             )
-            return Networks(networks.generator, discriminator)
+            return TrainStates(networks.generator, discriminator)
 
-        networks = Networks(Network(generator.params.detach()), self._inner.start(start.clone()))
-        history: list[tuple[Step, Networks]] = []
+        networks = TrainStates(TrainState(generator.params.detach()), self._inner.start(start.clone()))
+        history: list[tuple[Step, TrainStates]] = []
         for step in range(noise.steps):
             for critic_step in range(self._inner.critic_steps):
                 replay = partial(update, step=step, critic_step=critic_step, create_graph=True)
@@ -274,22 +276,22 @@ class TorchExecutor:
 _GENERATOR, _DISCRIMINATOR = 0, 1  # where a sweep keeps the cotangents of the parameters; buffers come after
 
 
-def _tensors(networks: Networks) -> tuple[Tensor, ...]:
+def _tensors(networks: TrainStates) -> tuple[Tensor, ...]:
     """List a state's tensors: both networks' parameters, then the generator's buffers, then the discriminator's."""
     generator, discriminator = networks
     return (generator.params, discriminator.params, *generator.buffers, *discriminator.buffers)
 
 
-def _with_tensors(networks: Networks, tensors: Sequence[Tensor]) -> Networks:
+def _with_tensors(networks: TrainStates, tensors: Sequence[Tensor]) -> TrainStates:
     generator, discriminator = networks
     buffers = tensors[2 : 2 + len(generator.buffers)], tensors[2 + len(generator.buffers) :]
-    return Networks(
+    return TrainStates(
         generator._replace(params=tensors[_GENERATOR], buffers=tuple(buffers[0])),
         discriminator._replace(params=tensors[_DISCRIMINATOR], buffers=tuple(buffers[1])),
     )
 
 
-def _copy(networks: Networks) -> Networks:
+def _copy(networks: TrainStates) -> TrainStates:
     return _with_tensors(networks, [tensor.clone() for tensor in _tensors(networks)])
 
 
@@ -310,7 +312,7 @@ def _independent(params: Tensor, create_graph: bool) -> Tensor:
 
 
 @torch.enable_grad()
-def _pull_back(step: Step, before: Networks, sweeps: Sequence[Sweep]) -> list[Sweep]:
+def _pull_back(step: Step, before: TrainStates, sweeps: Sequence[Sweep]) -> list[Sweep]:
     """Multiply each sweep's cotangents by the transposed Jacobian of `step` at the state `before`."""
     inputs = [tensor.detach().requires_grad_() for tensor in _tensors(before)]
     with ExactWeightNorm():

@@ -12,7 +12,7 @@ from torch import Tensor
 from .types import Operation, Shape
 
 
-class Refusal(Exception):
+class Unsupported(Exception):
     """Why the layer at hand cannot be expressed; `make_plan` adds its name."""
 
 
@@ -32,7 +32,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class PermutedView:
     """A value seen through views, reshapes and permutations, which become an operation only where one must.
 
     Attributes:
@@ -46,7 +46,7 @@ class Arrangement:
     places: Tensor | None = None
 
     @classmethod
-    def of(cls, value: int, places: Tensor) -> Arrangement:
+    def of(cls, value: int, places: Tensor) -> PermutedView:
         """Return a value in the arrangement of `places`."""
         in_order = torch.equal(places.flatten(), torch.arange(places.numel()))
         return cls(value, tuple(places.shape), None if in_order else places)
@@ -69,20 +69,20 @@ class Builder:
         self.output_shape: tuple[int, ...] = ()  # of the layer at hand, an image
         self.input = self._new_value(tuple(input_shape))
 
-    def _new_value(self, shape: tuple[int, ...]) -> Arrangement:
+    def _new_value(self, shape: tuple[int, ...]) -> PermutedView:
         self.values.append(as_value_shape(shape))
-        return Arrangement(len(self.values) - 1, shape)
+        return PermutedView(len(self.values) - 1, shape)
 
     def emit(
         self,
         kind: str,
-        inputs: Sequence[Arrangement],
+        inputs: Sequence[PermutedView],
         *,
         shape: tuple[int, ...] | None = None,
         parameters: Sequence[Parameter | None] = (),
         integers: Sequence[int] = (),
         numbers: Sequence[float] = (),
-    ) -> Arrangement:
+    ) -> PermutedView:
         """Append an operation and return its result, of the traced shape unless `shape` says otherwise."""
         read = tuple(self.materialize(x).value for x in inputs)
         output = self._new_value(self.output_shape if shape is None else shape)
@@ -93,7 +93,7 @@ class Builder:
         )
         return output
 
-    def materialize(self, x: Arrangement) -> Arrangement:
+    def materialize(self, x: PermutedView) -> PermutedView:
         """Return `x` as a value of its own shape, by a permutation if it is not one already."""
         shape = as_value_shape(x.shape)
         if x.places is None and shape == self.values[x.value]:
@@ -108,10 +108,10 @@ def as_value_shape(shape: tuple[int, ...]) -> Shape:
     """Return (C, H, W) for one image's part of a tensor.
 
     Raises:
-        Refusal: it is neither a score, nor features, nor an image.
+        Unsupported: it is neither a score, nor features, nor an image.
     """
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]
     if len(shape) <= 1:
         return math.prod(shape), 1, 1
-    raise Refusal(f"it works on tensors {['n', *shape]}; only [n], [n, features] and [n, C, H, W] are known")
+    raise Unsupported(f"it works on tensors {['n', *shape]}; only [n], [n, features] and [n, C, H, W] are known")

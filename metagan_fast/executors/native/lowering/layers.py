@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .builder import Arrangement, Builder, Parameter, Refusal
+from .builder import Builder, Parameter, PermutedView, Unsupported
 from .positions import position_map
 from .registry import Converter, Converters, as_parameters, as_tensor, refuse_unless, refuse_unless_images
 from .types import ACTIVATIONS
@@ -34,14 +34,14 @@ def _pair(value: Pair) -> tuple[int, int]:
 @LAYERS.converts(F.conv2d)
 def _convolution(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     weight: Parameter,
     bias: Parameter | None = None,
     stride: Pair = 1,
     padding: Pair | str = 0,
     dilation: Pair = 1,
     groups: int = 1,
-) -> Arrangement:
+) -> PermutedView:
     refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
     parameters = as_parameters(weight, bias)
     kernel = weight.shape[2:]
@@ -58,7 +58,7 @@ def _convolution(
 @LAYERS.converts(F.conv_transpose2d)
 def _transposed_convolution(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     weight: Parameter,
     bias: Parameter | None = None,
     stride: Pair = 1,
@@ -66,7 +66,7 @@ def _transposed_convolution(
     output_padding: Pair = 0,  # shows in the shape of the output
     groups: int = 1,
     dilation: Pair = 1,
-) -> Arrangement:
+) -> PermutedView:
     refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
     parameters = as_parameters(weight, bias)
     integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
@@ -78,14 +78,14 @@ _ONE_BY_ONE = (1, 1, 1, 1, 0, 0, 1, 1)
 
 
 @LAYERS.converts(F.linear)
-def _linear(b: Builder, input: Arrangement, weight: Parameter, bias: Parameter | None = None) -> Arrangement:
+def _linear(b: Builder, input: PermutedView, weight: Parameter, bias: Parameter | None = None) -> PermutedView:
     parameters = as_parameters(weight, bias)
     refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F]; flatten its input")
     return b.emit("convolution", [input], parameters=parameters, integers=_ONE_BY_ONE)
 
 
 @LAYERS.converts(torch.matmul, torch.mm, torch.mv, operator.matmul, "matmul", "mm", "mv")
-def _product(b: Builder, input: Arrangement, weight: Parameter) -> Arrangement:
+def _product(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
     """Convert `x @ w`: a matrix [in, out] is a transposed convolution, a vector [in] a convolution to one channel."""
     parameters = as_parameters(weight)
     refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F] on the left")
@@ -98,7 +98,7 @@ def _product(b: Builder, input: Arrangement, weight: Parameter) -> Arrangement:
 
 def _normalize(
     b: Builder,
-    x: Arrangement,
+    x: PermutedView,
     weight: Parameter | None,
     bias: Parameter | None,
     eps: float,
@@ -107,7 +107,7 @@ def _normalize(
     positions: int,
     across_images: bool = False,
     per_element: bool = False,
-) -> Arrangement:
+) -> PermutedView:
     parameters = as_parameters(weight, bias)
     sizes = [math.prod(p.shape) for p in parameters if p is not None]
     affine = (2 if per_element else 1) if sizes else 0
@@ -118,12 +118,12 @@ def _normalize(
 @LAYERS.converts(F.layer_norm)
 def _layer_norm(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     normalized_shape: Sequence[int],
     weight: Parameter | None = None,
     bias: Parameter | None = None,
     eps: float = 1e-5,
-) -> Arrangement:
+) -> PermutedView:
     shape = as_tensor(input).shape
     trailing = len(normalized_shape)
     refuse_unless(trailing <= len(shape), "it normalises over the images of a batch")
@@ -135,12 +135,12 @@ def _layer_norm(
 @LAYERS.converts(F.group_norm)
 def _group_norm(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     num_groups: int,
     weight: Parameter | None = None,
     bias: Parameter | None = None,
     eps: float = 1e-5,
-) -> Arrangement:
+) -> PermutedView:
     shape = as_tensor(input).shape
     return _normalize(b, input, weight, bias, eps, channels=shape[0] // num_groups, positions=math.prod(shape[1:]))
 
@@ -148,7 +148,7 @@ def _group_norm(
 @LAYERS.converts(F.instance_norm)
 def _instance_norm(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     running_mean: Any = None,
     running_var: Any = None,
     weight: Parameter | None = None,
@@ -156,7 +156,7 @@ def _instance_norm(
     use_input_stats: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Arrangement:
+) -> PermutedView:
     refuse_unless(use_input_stats, "it normalises by running statistics")
     refuse_unless_images(input)
     return _normalize(b, input, weight, bias, eps, channels=1, positions=math.prod(input.shape[1:]))
@@ -165,7 +165,7 @@ def _instance_norm(
 @LAYERS.converts(F.batch_norm)
 def _batch_norm(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     running_mean: Any,
     running_var: Any,
     weight: Parameter | None = None,
@@ -173,7 +173,7 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Arrangement:
+) -> PermutedView:
     refuse_unless(training, "it normalises by running statistics")
     positions = math.prod(as_tensor(input).shape[1:])
     return _normalize(b, input, weight, bias, eps, channels=1, positions=positions, across_images=True)
@@ -182,7 +182,9 @@ def _batch_norm(
 # Functions of one element
 
 
-def _activation(b: Builder, x: Arrangement, name: str, *numbers: float, slope: Parameter | None = None) -> Arrangement:
+def _activation(
+    b: Builder, x: PermutedView, name: str, *numbers: float, slope: Parameter | None = None
+) -> PermutedView:
     slopes = math.prod(slope.shape) if slope is not None else 0
     return b.emit(
         "activation",
@@ -219,15 +221,15 @@ LAYERS.enter(lambda b, input: _activation(b, input, "sigmoid"), torch.sigmoid, F
 
 
 @LAYERS.converts(F.prelu, torch.prelu, "prelu")
-def _prelu(b: Builder, input: Arrangement, weight: Parameter) -> Arrangement:
+def _prelu(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
     as_parameters(weight)
     return _activation(b, input, "prelu", slope=weight)
 
 
 @LAYERS.converts(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 def _dropout(
-    b: Builder, input: Arrangement, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Arrangement:
+    b: Builder, input: PermutedView, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> PermutedView:
     refuse_unless(not training or p == 0, "it draws random numbers; call .eval() on it, or leave it out")
     return input
 
@@ -236,14 +238,14 @@ def _dropout(
 
 
 def _maps_positions(function: Callable[..., Tensor]) -> Converter:
-    def convert(b: Builder, input: Arrangement, *args: Any, **kwargs: Any) -> Arrangement:
+    def convert(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
         shape = as_tensor(input).shape
         refuse_unless(len(shape) == len(b.output_shape) == 3, "it needs images [n, C, H, W]")
         found = None
         if shape[0] == b.output_shape[0]:
             found = position_map(lambda images: function(images, *args, **kwargs), *shape[1:])
         if found is None:
-            raise Refusal("it is no linear map along rows and columns")
+            raise Unsupported("it is no linear map along rows and columns")
         return b.emit("resample", [input], integers=(*found.offsets, *found.columns), numbers=found.weights)
 
     return convert
@@ -256,14 +258,14 @@ for _function in (F.interpolate, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad):
 @LAYERS.converts(F.max_pool2d, torch.max_pool2d)
 def _max_pool(
     b: Builder,
-    input: Arrangement,
+    input: PermutedView,
     kernel_size: Pair,
     stride: Pair | None = None,
     padding: Pair = 0,
     dilation: Pair = 1,
     ceil_mode: bool = False,  # shows in the shape of the output
     return_indices: bool = False,
-) -> Arrangement:
+) -> PermutedView:
     refuse_unless_images(input)
     kernel = _pair(kernel_size)
     strides = _pair(stride) if stride else kernel
@@ -271,7 +273,7 @@ def _max_pool(
 
 
 @LAYERS.converts(F.adaptive_max_pool2d)
-def _adaptive_max_pool(b: Builder, input: Arrangement, output_size: Any, return_indices: bool = False) -> Arrangement:
+def _adaptive_max_pool(b: Builder, input: PermutedView, output_size: Any, return_indices: bool = False) -> PermutedView:
     refuse_unless_images(input)
     sides = list(zip(input.shape[1:], b.output_shape[1:], strict=True))
     refuse_unless(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")

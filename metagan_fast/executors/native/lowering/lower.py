@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ....flat import FlatLayout
-from .builder import Arrangement, Builder, Constant, Parameter, Refusal
+from .builder import Builder, Constant, Parameter, PermutedView, Unsupported
 from .layers import LAYERS
 from .tensors import TENSORS
 from .tracing import describe, function_name, memory, trace
@@ -62,7 +62,7 @@ def _plan(
                 result = builder.materialize(_result(node, known, output))
             else:
                 known[node] = _convert(node, builder, known, parameters)
-        except Refusal as refusal:
+        except Unsupported as refusal:
             if kind is nn.Module:  # called outside any layer
                 path, kind = "", type(module)
             raise PlanError(describe(name, path, kind, called), str(refusal)) from None
@@ -78,20 +78,20 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return needed
 
 
-def _result(node: fx.Node, known: dict[fx.Node, Any], output: str | None) -> Arrangement:
+def _result(node: fx.Node, known: dict[fx.Node, Any], output: str | None) -> PermutedView:
     result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-    if not isinstance(result, Arrangement):
-        raise Refusal("it returns something else than one tensor that depends on its input")
+    if not isinstance(result, PermutedView):
+        raise Unsupported("it returns something else than one tensor that depends on its input")
     if output == "images" and len(result.shape) != 3:
-        raise Refusal(f"it returns {['n', *result.shape]}; expected images [n, C, H, W]")
+        raise Unsupported(f"it returns {['n', *result.shape]}; expected images [n, C, H, W]")
     if output == "scores" and result.shape not in ((), (1,)):
-        raise Refusal(f"it returns {['n', *result.shape]}; expected scores [n] or [n, 1]")
+        raise Unsupported(f"it returns {['n', *result.shape]}; expected scores [n] or [n, 1]")
     return result
 
 
 def _convert(
     node: fx.Node, builder: Builder, known: dict[fx.Node, Any], parameters: dict[str, Parameter]
-) -> Arrangement | Parameter | Constant:
+) -> PermutedView | Parameter | Constant:
     if node.op == "placeholder":
         return builder.input
     if node.op == "get_attr":
@@ -99,24 +99,24 @@ def _convert(
         return parameters.get(name) or Constant(name)
     args, kwargs = tree_map(lambda a: known[a] if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
     operands = tree_leaves((args, kwargs))
-    if not any(isinstance(x, Arrangement) for x in operands):
+    if not any(isinstance(x, PermutedView) for x in operands):
         return _viewed(node, args[0])
     value = node.meta["value"]
     if not isinstance(value, Tensor) or value.shape[:1] != (builder.images,):
-        raise Refusal("it mixes the images of a batch, or returns several tensors")
+        raise Unsupported("it mixes the images of a batch, or returns several tensors")
     if value.dtype != builder.dtype:
-        raise Refusal(f"it changes {builder.dtype} to {value.dtype}")
+        raise Unsupported(f"it changes {builder.dtype} to {value.dtype}")
     converter = LAYERS.find(node.op, node.target) or TENSORS.find(node.op, node.target)
     if converter is None:
-        raise Refusal("the native engine does not know it")
+        raise Unsupported("the native engine does not know it")
     builder.output_shape = tuple(value.shape[1:])
     try:
         return converter(builder, *args, **kwargs)
-    except Refusal as refusal:
+    except Unsupported as refusal:
         constants = [x.name for x in operands if isinstance(x, Constant)]
-        raise Refusal(f"{refusal} (it reads {constants[0]!r}, no parameter)") if constants else refusal from None
+        raise Unsupported(f"{refusal} (it reads {constants[0]!r}, no parameter)") if constants else refusal from None
     except TypeError as error:
-        raise Refusal(f"it is called with arguments that the native engine does not know ({error})") from error
+        raise Unsupported(f"it is called with arguments that the native engine does not know ({error})") from error
 
 
 def _viewed(node: fx.Node, source: Any) -> Parameter:
@@ -126,6 +126,6 @@ def _viewed(node: fx.Node, source: Any) -> Parameter:
         same_memory = memory(value) == memory(node.all_input_nodes[0].meta["value"])
         if same_memory and value.is_contiguous() and value.numel() == math.prod(source.shape):
             return Parameter(source.offset, tuple(value.shape))
-    raise Refusal(
+    raise Unsupported(
         "it computes with parameters or constants outside a layer (a weight that is scaled or normalised, say)"
     )

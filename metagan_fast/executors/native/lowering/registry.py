@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .builder import Arrangement, Parameter, Refusal
+from .builder import Parameter, PermutedView, Unsupported
 
-Converter = Callable[..., Arrangement]
+Converter = Callable[..., PermutedView]
 """Takes the builder, then the function's own arguments."""
 
 
@@ -39,19 +39,19 @@ class Converters:
 
 
 def refuse_unless(condition: bool, reason: str) -> None:
-    """Raise Refusal with the reason."""
+    """Raise Unsupported with the reason."""
     if not condition:
-        raise Refusal(reason)
+        raise Unsupported(reason)
 
 
-def as_tensor(x: Any) -> Arrangement:
+def as_tensor(x: Any) -> PermutedView:
     """Return an argument that must be a tensor of the network."""
-    refuse_unless(isinstance(x, Arrangement), "its input is not a tensor of the network")
+    refuse_unless(isinstance(x, PermutedView), "its input is not a tensor of the network")
     return x
 
 
 def refuse_unless_images(x: Any) -> None:
-    """Raise Refusal for an argument that is no tensor of images."""
+    """Raise Unsupported for an argument that is no tensor of images."""
     refuse_unless(len(as_tensor(x).shape) == 3, "it needs images [n, C, H, W]")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .builder import Arrangement, Builder
+from .builder import Builder, PermutedView
 from .registry import Converter, Converters, as_tensor, refuse_unless
 
 TENSORS = Converters()
@@ -22,8 +22,8 @@ TENSORS = Converters()
 
 def _reduces(mean: bool) -> Converter:
     def convert(
-        b: Builder, input: Arrangement, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-    ) -> Arrangement:
+        b: Builder, input: PermutedView, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> PermutedView:
         x = as_tensor(input).index
         dims = [dim] if isinstance(dim, int) else list(dim or ())
         dims = sorted(d % (x.ndim + 1) - 1 for d in dims)
@@ -31,13 +31,13 @@ def _reduces(mean: bool) -> Converter:
         count = math.prod(x.shape[d] for d in dims)
         kept = x.movedim(dims, list(range(x.ndim - len(dims), x.ndim))).reshape(-1, count)
         value = b.values[input.value]
-        source = Arrangement.of(input.value, kept.unsqueeze(-1))
+        source = PermutedView.of(input.value, kept.unsqueeze(-1))
         if source.places is None and len(kept) == value[0]:
-            source = Arrangement(input.value, value)
+            source = PermutedView(input.value, value)
         weight = 1 / count if mean else 1.0
         integers = (0, count, *range(count))
         result = b.emit("resample", [source], shape=(len(kept), 1, 1), integers=integers, numbers=[weight] * count)
-        return Arrangement(result.value, b.output_shape)
+        return PermutedView(result.value, b.output_shape)
 
     return convert
 
@@ -52,7 +52,7 @@ TENSORS.enter(_reduces(mean=False), torch.sum, "sum")
 def _rearranges(function: Callable[..., Tensor]) -> Converter:
     """Convert by doing the same to the places of the elements."""
 
-    def convert(b: Builder, input: Arrangement, *args: Any, **kwargs: Any) -> Arrangement:
+    def convert(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
         x = as_tensor(input).index
         images = torch.arange(b.images, dtype=torch.float64).view(-1, *[1] * x.ndim)
         places = function(x + images * x.numel(), *args, **kwargs)
@@ -63,7 +63,7 @@ def _rearranges(function: Callable[..., Tensor]) -> Converter:
         refuse_unless(same, "it mixes the images of a batch")
         complete = torch.equal(first.flatten().sort().values, torch.arange(x.numel(), dtype=first.dtype))
         refuse_unless(complete, "it keeps only some elements, or repeats them")
-        return Arrangement.of(input.value, first.long())
+        return PermutedView.of(input.value, first.long())
 
     return convert
 
@@ -79,19 +79,19 @@ for _rearrangement in (F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, op
 
 
 @TENSORS.converts("view_as", "reshape_as")
-def _view_as(b: Builder, input: Arrangement, other: Arrangement) -> Arrangement:
+def _view_as(b: Builder, input: PermutedView, other: PermutedView) -> PermutedView:
     return _rearranges(Tensor.reshape)(b, input, (-1, *b.output_shape))
 
 
 @TENSORS.converts("to", "float", "type_as", "double")
-def _to(b: Builder, input: Arrangement, *args: Any, **kwargs: Any) -> Arrangement:
+def _to(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
     return input
 
 
 # Several inputs
 
 
-def _combine(b: Builder, terms: Sequence[tuple[Arrangement, float]], constant: float = 0.0) -> Arrangement:
+def _combine(b: Builder, terms: Sequence[tuple[PermutedView, float]], constant: float = 0.0) -> PermutedView:
     same = all(x.shape == b.output_shape for x, _ in terms)
     refuse_unless(
         same, f"it combines tensors of different shapes, {' and '.join(str(['n', *x.shape]) for x, _ in terms)}"
@@ -99,9 +99,9 @@ def _combine(b: Builder, terms: Sequence[tuple[Arrangement, float]], constant: f
     return b.emit("combine", [x for x, _ in terms], numbers=[*(factor for _, factor in terms), constant])
 
 
-def _sum(b: Builder, x: Any, y: Any, of_x: float, of_y: float) -> Arrangement:
+def _sum(b: Builder, x: Any, y: Any, of_x: float, of_y: float) -> PermutedView:
     """Return of_x * x + of_y * y, either of which may be a number."""
-    terms = [(v, f) for v, f in ((x, of_x), (y, of_y)) if isinstance(v, Arrangement)]
+    terms = [(v, f) for v, f in ((x, of_x), (y, of_y)) if isinstance(v, PermutedView)]
     numbers = [v * f for v, f in ((x, of_x), (y, of_y)) if isinstance(v, int | float)]
     refuse_unless(len(terms) + len(numbers) == 2, "it adds a parameter or a constant tensor")
     return _combine(b, terms, sum(numbers))
@@ -128,7 +128,7 @@ TENSORS.enter(lambda b, input: _combine(b, [(as_tensor(input), -1.0)]), operator
 
 
 @TENSORS.converts(operator.mul, torch.mul, torch.multiply, "mul", "mul_", "multiply")
-def _times(b: Builder, input: Any, other: Any) -> Arrangement:
+def _times(b: Builder, input: Any, other: Any) -> PermutedView:
     if isinstance(input, int | float):
         input, other = other, input
     refuse_unless(isinstance(other, int | float), "it multiplies two tensors")
@@ -136,19 +136,19 @@ def _times(b: Builder, input: Any, other: Any) -> Arrangement:
 
 
 @TENSORS.converts(operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "div_", "divide", "true_divide")
-def _divide(b: Builder, input: Any, other: Any) -> Arrangement:
+def _divide(b: Builder, input: Any, other: Any) -> PermutedView:
     refuse_unless(isinstance(other, int | float), "it divides by a tensor")
     return _combine(b, [(as_tensor(input), 1 / other)])
 
 
 @TENSORS.converts(torch.cat, torch.concat, torch.concatenate)
-def _concatenate(b: Builder, tensors: Sequence[Arrangement], dim: int = 0) -> Arrangement:
+def _concatenate(b: Builder, tensors: Sequence[PermutedView], dim: int = 0) -> PermutedView:
     for x in tensors:
         as_tensor(x)
     axis = dim % (len(b.output_shape) + 1) - 1
     refuse_unless(axis >= 0, "it mixes the images of a batch")
-    inputs = [Arrangement.of(x.value, x.index.movedim(axis, 0)) if axis else x for x in tensors]
+    inputs = [PermutedView.of(x.value, x.index.movedim(axis, 0)) if axis else x for x in tensors]
     shape = list(b.output_shape)
     moved = (shape.pop(axis), *shape)
     result = b.emit("concatenate", inputs, shape=moved)
-    return Arrangement.of(result.value, result.index.movedim(0, axis)) if axis else result
+    return PermutedView.of(result.value, result.index.movedim(0, axis)) if axis else result

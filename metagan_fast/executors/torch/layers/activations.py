@@ -1,8 +1,8 @@
-"""The activations that a layer with weights of each task's own takes into its kernels, and their derivatives.
+"""Activations fused into a per-task layer's kernels, and their derivatives.
 
-`kernels/layers/activations.py` has value and derivative for Triton. A derivative is computed from what the layer keeps: its
-output where that says enough, its input, the sum before the activation, where it does not. At kinks the derivatives are
-PyTorch's: that of ReLU and its kin at 0 is the one from below.
+`kernels/layers/activations.py` has value and derivative for Triton. The derivative is computed from the layer's saved
+output where the output determines it, else from the pre-activation. At kinks the derivatives are PyTorch's: at 0, ReLU
+and its relatives take the left one.
 """
 
 from __future__ import annotations
