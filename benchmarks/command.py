@@ -11,7 +11,7 @@ from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, o
 from metagan_fast.benchmarks.contenders import CONTENDERS
 from metagan_fast.benchmarks.records import Record
 
-from metagan_fast._utils.arguments import threads, whole
+from metagan_fast._utils.argument_types import threads, whole
 
 Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | memory.MemoryCase | dropins.DropInCase
 _GROUPS: dict[str, Sequence[Case]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from metagan_fast.benchmarks import records
 from metagan_fast.benchmarks.records import Record
 
-from metagan_fast._utils.arguments import path
+from metagan_fast._utils.argument_types import path
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
 import metagan_fast as mgf
-from metagan_fast._utils.arguments import path, whole
+from metagan_fast._utils.argument_types import path, whole
 from metagan_fast.learner.graphs import SWITCH
 
 _CHECKED_STEPS = 3

@@ -25,7 +25,7 @@ from metagan_fast import models
 from metagan_fast.executors import Parameters
 from metagan_fast.executors.torch.layers import task_passes
 from metagan_fast.noise import Noise, NoiseShape
-from metagan_fast.ops import _dispatch as _backends
+from metagan_fast.ops import _dispatch
 from metagan_fast.ops._native import SHORT_ROW
 
 # Operators that launch no kernel: views, bookkeeping, memory that is not written.
@@ -36,7 +36,7 @@ SILENT = {
 }
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
 
-_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_backends.PLAIN, task_passes.PLAIN)
+_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_dispatch.PLAIN, task_passes.PLAIN)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from metagan_fast.benchmarks.timing import Timing
 
-from metagan_fast._utils import arguments as _arguments
+from metagan_fast._utils import argument_types
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def output(parse: Callable[[str], object]) -> Callable[[str], Path]:
     """
 
     def checked(text: str) -> Path:
-        path = _arguments.path(text)
+        path = argument_types.path(text)
         try:
             if path.is_file() and (content := path.read_text(encoding="utf-8")).strip():
                 parse(content)

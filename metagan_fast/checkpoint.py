@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ._utils import numbers as _numbers
+from ._utils import coerce
 
 FORMAT_VERSION = 1
 
@@ -72,7 +72,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
             if header is None:
                 raise CheckpointError(f"{path} is a safetensors file, but not a metagan_fast checkpoint")
             document = json.loads(header)
-            version = _numbers.count("format", document["format"], least=1)
+            version = coerce.count("format", document["format"], least=1)
             if version > FORMAT_VERSION:
                 raise CheckpointError(
                     f"{path} has checkpoint format {version}, this version reads up to {FORMAT_VERSION}; "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._utils.numbers import convert, count, non_negative, real, reals
+from ._utils.coerce import convert, count, non_negative, real, reals
 from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ._philox import Grid, Key, derive_key, derive_key_on_device, draw_words, normals, uniforms
-from ._utils import numbers as _numbers
+from ._utils import coerce
 from ._utils.tensors import ordinary
 
 
@@ -100,9 +100,9 @@ class NoiseShape:
 
     def __post_init__(self) -> None:
         counts = ("tasks", "shots", "latent_dim", "steps", "critic_steps", "query", "evaluations")
-        _numbers.convert(self, _numbers.count, *counts)
-        _numbers.convert(self, _numbers.count, "batch_size", optional=True)
-        _numbers.convert(self, _numbers.flag, "query_adaptation")
+        coerce.convert(self, coerce.count, *counts)
+        coerce.convert(self, coerce.count, "batch_size", optional=True)
+        coerce.convert(self, coerce.flag, "query_adaptation")
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of `Noise` that is drawn."""
@@ -190,8 +190,8 @@ def draw_noise(
     Raises:
         ValueError: `batch_size` above the number of support images.
     """
-    key = derive_key(_numbers.seed(seed), _numbers.count("meta_step", meta_step), stream)
-    return _draw(shape, key, _numbers.count("first_task", first_task), torch.device(device), dtype)
+    key = derive_key(coerce.seed(seed), coerce.count("meta_step", meta_step), stream)
+    return _draw(shape, key, coerce.count("first_task", first_task), torch.device(device), dtype)
 
 
 def noise_counters(
@@ -199,14 +199,14 @@ def noise_counters(
 ) -> tuple[int, int, int, int, int, int]:
     """Return what a draw depends on as six numbers of an int64 tensor, for `draw_noise_at`."""
     low = 2**32 - 1
-    seed, meta_step = _numbers.seed(seed), _numbers.count("meta_step", meta_step)
+    seed, meta_step = coerce.seed(seed), coerce.count("meta_step", meta_step)
     return (
         seed & low,
         seed >> 32,
         meta_step & low,
         meta_step >> 32,
         int(stream),
-        _numbers.count("first_task", first_task),
+        coerce.count("first_task", first_task),
     )
 
 
@@ -260,13 +260,13 @@ def draw_sample_latents(
 ) -> Tensor:
     """Draw the latents [tasks, count, latent_dim] of samples; a task's depend on its index, not on `tasks`."""
     tasks, count, latent_dim = (
-        _numbers.count(name, value, least=1)
+        coerce.count(name, value, least=1)
         for name, value in (("tasks", tasks), ("count", count), ("latent_dim", latent_dim))
     )
     size = count * latent_dim
     grid = Grid(_SAMPLE_ROLE, 1, 1, tasks, size + size % 2)
-    key = derive_key(_numbers.seed(seed), 0, Stream.SAMPLING)
-    (words,) = draw_words([grid], key, _numbers.count("first_task", first_task), torch.device(device))
+    key = derive_key(coerce.seed(seed), 0, Stream.SAMPLING)
+    (words,) = draw_words([grid], key, coerce.count("first_task", first_task), torch.device(device))
     return normals(words)[..., :size].to(dtype).reshape(tasks, count, latent_dim)
 
 

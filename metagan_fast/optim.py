@@ -26,7 +26,7 @@ from torch.optim.rmsprop import rmsprop
 from torch.optim.sgd import sgd
 
 from . import _native
-from ._utils.logging import log_once
+from ._utils.log import log_once
 from .ops._common import in_transform, is_traced
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ._utils.numbers import convert, count, non_negative, real
+from ._utils.coerce import convert, count, non_negative, real
 
 Rate = float | Callable[[int], float]
 """A learning rate: a number, or a callable of the step (0, 1, ...)."""

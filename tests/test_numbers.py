@@ -14,7 +14,7 @@ import torch
 
 import metagan_fast as mgf
 from metagan_fast import metrics, models, noise, schedules
-from metagan_fast._utils import numbers as _numbers
+from metagan_fast._utils import coerce
 from metagan_fast.functional import (
     adam_step,
     clip_grad_norm,
@@ -168,14 +168,14 @@ NO_REALS = [True, np.bool_(True), "0.1", None, [0.1], np.array([0.1]), 1j, np.co
 @pytest.mark.parametrize("value", NO_COUNTS, ids=repr)
 def test_no_whole_number(value: Any) -> None:
     with pytest.raises(ValueError, match="expected steps to be a whole number, got") as raised:
-        _numbers.count("steps", value)
+        coerce.count("steps", value)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("value", NO_REALS, ids=lambda value: repr(value)[:20])
 def test_no_real_number(value: Any) -> None:
     with pytest.raises(ValueError, match=r"expected lr to (be a number|fit a float), got") as raised:
-        _numbers.real("lr", value)
+        coerce.real("lr", value)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 100
 
 
@@ -185,12 +185,12 @@ def test_a_number_whose_gradient_would_be_lost() -> None:
 
 
 def test_ranges() -> None:
-    assert _numbers.seed(np.uint64(2**64 - 1)) == 2**64 - 1
+    assert coerce.seed(np.uint64(2**64 - 1)) == 2**64 - 1
     for value in (-1, 2**64, 10**5000):
         with pytest.raises(ValueError, match=r"expected seed to be at (least|most)"):
-            _numbers.seed(value)
+            coerce.seed(value)
     with pytest.raises(ValueError, match="expected steps to be at most"):
-        _numbers.count("steps", 2**63)
+        coerce.count("steps", 2**63)
 
 
 DOORS: list[tuple[str, Callable[[], Any]]] = [

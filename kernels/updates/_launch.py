@@ -13,12 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from metagan_fast.flat import ALIGNMENT, FlatLayout
-from metagan_fast.ops import _native as ops
 
 BLOCK = 1024  # elements a program: 8 a thread, one 128-bit access in bfloat16 and two in float32
 THREADS = 128
-
-inputs, new_results = ops.inputs, ops.new_results
 
 
 class LearningRate(NamedTuple):

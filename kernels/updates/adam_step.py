@@ -10,6 +10,7 @@ from metagan_fast.kernels.updates.clip_grad_norm import Clipping
 from metagan_fast.kernels.updates.formulas import adam_update
 from torch import Tensor
 
+from metagan_fast._native.buffers import inputs, new_results
 from metagan_fast.flat import ALIGNMENT
 from metagan_fast.ops import reference
 
@@ -110,8 +111,8 @@ def adam_step(
     zero_grads: bool = False,
 ) -> tuple[Tensor, ...]:
     """Run `adam_step`; `max_norm` and `zero_grads` as in `sgd_step`."""
-    params, grads, exp_avg, exp_avg_sq = _launch.inputs(params, grads, exp_avg, exp_avg_sq)
-    results = out or _launch.new_results(params, 3)
+    params, grads, exp_avg, exp_avg_sq = inputs(params, grads, exp_avg, exp_avg_sq)
+    results = out or new_results(params, 3)
     rate = _launch.learning_rate(lr, params, layout)
     clipping = Clipping.of(grads, max_norm, overwritten=zero_grads)
     corrections = None

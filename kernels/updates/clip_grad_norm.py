@@ -21,7 +21,7 @@ from metagan_fast.kernels.blocks import PARTS, locate, read, row_norm, scale_to,
 from metagan_fast.kernels.updates import _launch
 from torch import Tensor
 
-from metagan_fast.ops import _native as ops
+from metagan_fast._native.buffers import arithmetic, inputs, new_results
 from metagan_fast.ops._native import SHORT_ROW
 
 
@@ -128,9 +128,9 @@ class Clipping(NamedTuple):
 
 def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     """Run `clip_grad_norm`."""
-    (grads,) = _launch.inputs(grads)
-    (clipped,) = out or _launch.new_results(grads, 1)
-    norms = torch.empty(grads.shape[:-1], dtype=ops.arithmetic(grads.dtype), device=grads.device)
+    (grads,) = inputs(grads)
+    (clipped,) = out or new_results(grads, 1)
+    norms = torch.empty(grads.shape[:-1], dtype=arithmetic(grads.dtype), device=grads.device)
     clip = in_one_launch if grads.shape[-1] <= SHORT_ROW else in_two_launches
     clip(grads, max_norm, clipped, norms)
     return clipped, norms

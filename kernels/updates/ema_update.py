@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 from metagan_fast.kernels.blocks import locate, number, read, write
-from metagan_fast.kernels.updates import _launch
-from metagan_fast.kernels.updates import formulas as updates
+from metagan_fast.kernels.updates import _launch, formulas
 from torch import Tensor
+
+from metagan_fast._native.buffers import inputs, new_results
 
 
 @triton.jit
@@ -24,14 +25,14 @@ def ema_update_kernel(
     row, start, lanes, mask = locate(numel, BLOCK)
     before = read(average, row * average_stride + start, lanes, mask, A)
     param = read(params, row * params_stride + start, lanes, mask, A)
-    after = updates.ema_update(before, param, number(one_minus_decay, A))
+    after = formulas.ema_update(before, param, number(one_minus_decay, A))
     write(average_out, row * average_out_stride + start, lanes, mask, after)
 
 
 def ema_update(average: Tensor, params: Tensor, decay: float, *, out: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
     """Run `ema_update`."""
-    average, params = _launch.inputs(average, params)
-    results = out or _launch.new_results(average, 1)
+    average, params = inputs(average, params)
+    results = out or new_results(average, 1)
     _launch.launch(
         ema_update_kernel,
         _launch.blocks_of(average),

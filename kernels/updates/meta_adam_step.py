@@ -10,6 +10,7 @@ from metagan_fast.kernels.updates.adam_step import adam_numbers
 from metagan_fast.kernels.updates.formulas import adam_update
 from torch import Tensor
 
+from metagan_fast._native.buffers import inputs, new_results
 from metagan_fast.flat import ALIGNMENT
 
 
@@ -95,8 +96,8 @@ def meta_adam_step(
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
     """Run `meta_adam_step`."""
-    params, adapted, exp_avg, exp_avg_sq = _launch.inputs(params, adapted, exp_avg, exp_avg_sq)
-    results = out or _launch.new_results(params, 3)
+    params, adapted, exp_avg, exp_avg_sq = inputs(params, adapted, exp_avg, exp_avg_sq)
+    results = out or new_results(params, 3)
     rate = _launch.learning_rate(lr, params, layout)
     _launch.launch(
         meta_adam_step_kernel,

@@ -6,6 +6,8 @@ from metagan_fast.kernels.blocks import locate, read, sum_over_tasks, write
 from metagan_fast.kernels.updates import _launch
 from torch import Tensor
 
+from metagan_fast._native.buffers import inputs, new_results
+
 
 @triton.jit
 def reptile_gradient_kernel(
@@ -33,8 +35,8 @@ def reptile_gradient(
     initial: Tensor, adapted: Tensor, *, weights: Tensor | None, out: tuple[Tensor, ...] | None
 ) -> tuple[Tensor, ...]:
     """Run `reptile_gradient`."""
-    initial, adapted = _launch.inputs(initial, adapted)
-    results = out or _launch.new_results(initial, 1)
+    initial, adapted = inputs(initial, adapted)
+    results = out or new_results(initial, 1)
     _launch.launch(
         reptile_gradient_kernel,
         _launch.blocks_of(initial),

@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 from metagan_fast.kernels.blocks import locate, number, read, sum_over_tasks, write
-from metagan_fast.kernels.updates import _launch
-from metagan_fast.kernels.updates import formulas as updates
+from metagan_fast.kernels.updates import _launch, formulas
 from torch import Tensor
+
+from metagan_fast._native.buffers import inputs, new_results
 
 
 @triton.jit
@@ -34,7 +35,7 @@ def reptile_interpolate_kernel(
         size = number(step_size, A)
     else:
         size = tl.load(step_sizes).to(A)
-    write(out, start, lanes, mask, updates.reptile_interpolate(first, total, size))
+    write(out, start, lanes, mask, formulas.reptile_interpolate(first, total, size))
 
 
 def reptile_interpolate(
@@ -46,8 +47,8 @@ def reptile_interpolate(
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
     """Run `reptile_interpolate`; a step size on the GPU is read there."""
-    initial, adapted = _launch.inputs(initial, adapted)
-    results = out or _launch.new_results(initial, 1)
+    initial, adapted = inputs(initial, adapted)
+    results = out or new_results(initial, 1)
     size = _launch.learning_rate(step_size, initial)
     _launch.launch(
         reptile_interpolate_kernel,

@@ -9,6 +9,7 @@ from metagan_fast.kernels.updates import _launch
 from metagan_fast.kernels.updates.formulas import rmsprop_update
 from torch import Tensor
 
+from metagan_fast._native.buffers import inputs, new_results
 from metagan_fast.flat import ALIGNMENT
 
 
@@ -100,10 +101,10 @@ def rmsprop_step(
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
     """Run `rmsprop_step`."""
-    params, grads, square_avg, momentum_buffer, grad_avg = _launch.inputs(
+    params, grads, square_avg, momentum_buffer, grad_avg = inputs(
         params, grads, square_avg, momentum_buffer if momentum != 0 else None, grad_avg if centered else None
     )
-    results = out or _launch.new_results(params, 2 + (momentum != 0) + bool(centered))
+    results = out or new_results(params, 2 + (momentum != 0) + bool(centered))
     rate = _launch.learning_rate(lr, params, layout)
     _launch.launch(
         rmsprop_step_kernel,

@@ -10,6 +10,7 @@ from metagan_fast.kernels.updates.clip_grad_norm import Clipping
 from metagan_fast.kernels.updates.formulas import sgd_momentum_update, sgd_update
 from torch import Tensor
 
+from metagan_fast._native.buffers import inputs, new_results
 from metagan_fast.flat import ALIGNMENT
 
 
@@ -87,8 +88,8 @@ def sgd_step(
 
     With `zero_grads` the gradients are overwritten with zeros (their elements must be adjacent).
     """
-    params, grads, momentum_buffer = _launch.inputs(params, grads, momentum_buffer if momentum != 0 else None)
-    results = out or _launch.new_results(params, 1 if momentum == 0 else 2)
+    params, grads, momentum_buffer = inputs(params, grads, momentum_buffer if momentum != 0 else None)
+    results = out or new_results(params, 1 if momentum == 0 else 2)
     rate = _launch.learning_rate(lr, params, layout)
     clipping = Clipping.of(grads, max_norm, overwritten=zero_grads)
     _launch.launch(

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import judge, train, use
-from . import streams as output
+from . import judge, streams, train, use
 
 _FAILED = 2
 _INTERRUPTED = 130
@@ -26,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Write help, version or error, for argparse, which fails where there is no standard error."""
-        output.write(message, file)
+        streams.write(message, file)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,13 +42,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C, 141 if nobody reads on."""
-    output.open_closed_descriptors()
+    streams.open_closed_descriptors()
     try:
         code = _run(arguments)
     finally:
-        problem = output.finish()
+        problem = streams.finish()
     if problem is not None:
-        output.complain(f"metagan-fast: cannot write to standard output: {problem.strerror}")
+        streams.complain(f"metagan-fast: cannot write to standard output: {problem.strerror}")
         return code or _FAILED
     return code
 
@@ -67,14 +66,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         code: int = given.run(given)
     except KeyboardInterrupt:
-        output.complain("metagan-fast: interrupted")
+        streams.complain("metagan-fast: interrupted")
         return _INTERRUPTED
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and output.nobody_reads():
+        if isinstance(error, BrokenPipeError) and streams.nobody_reads():
             return _UNREAD
         if given.debug:
             raise
-        output.complain(f"metagan-fast {given.command}: {_one_line(error)}")
+        streams.complain(f"metagan-fast {given.command}: {_one_line(error)}")
         return _FAILED
     return code
 

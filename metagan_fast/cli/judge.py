@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 from .. import _native, _source_tree
-from .._utils.arguments import path, seed, whole
+from .._utils.argument_types import path, seed, whole
 from ..metrics import Evaluation, FeatureExtractor, evaluate
-from ..ops import _dispatch as _backends
+from ..ops import _dispatch
 from ..tasks import Tasks
 from ..training import config as configuration
 from ..training.run_folder import RunFolder
-from . import options, train
-from . import streams as output
+from . import options, streams, train
 from .use import open_run
 
 
@@ -81,7 +80,7 @@ def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
     """Return the run's feature classifier, trained on the training classes at the first call."""
     if folder.features.exists():
         return FeatureExtractor.load(folder.features)
-    output.say("training the feature classifier on the training classes ...")
+    streams.say("training the feature classifier on the training classes ...")
     features = FeatureExtractor.train(tasks.train)
     features.save(folder.features)
     return features
@@ -114,8 +113,8 @@ def run_info(given: argparse.Namespace) -> int:
     print(f"{'threads':16} {_native.threads()}")
     print(f"{'instruction set':16} {_instruction_set()}")
     print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
-    for name in _backends.BACKENDS:
-        row = next(row for row in _backends.IMPLEMENTATIONS if row.backend == name)
+    for name in _dispatch.BACKENDS:
+        row = next(row for row in _dispatch.IMPLEMENTATIONS if row.backend == name)
         available, reason = row.is_available()
         print(f"{'backend ' + name:16} {'available' if available else f'not available: {reason}'}")
     return 0

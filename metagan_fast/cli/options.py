@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 
 from .. import losses, models, tasks
-from .._utils import arguments as _arguments
+from .._utils import argument_types
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
-from ..learner import algorithms as meta
+from ..learner import algorithms
 from ..training import presets
 from ..training.config import flatten, from_preset, resolve
 
@@ -54,7 +54,7 @@ def size(text: str) -> int | list[int]:
 
 def place(text: str) -> str:
     """Read a name or a path; what lies there is written down so that it is found from any folder."""
-    path = _arguments.path(text)
+    path = argument_types.path(text)
     return str(path.absolute()) if text not in tasks.NAMES and path.exists() else text
 
 
@@ -116,7 +116,7 @@ class Option:
             self.flag,
             dest=self.path,
             default=argparse.SUPPRESS,
-            type=_arguments.optional(self.type) if self.none else self.type,
+            type=argument_types.optional(self.type) if self.none else self.type,
             choices=self.choices,
             nargs=self.count,
             metavar=self.metavar,
@@ -168,7 +168,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--characters", "data.characters", "system-fonts: which ones, as ABC123, if not all", none=True),
         Option("--min-drawings", "data.min_drawings", "system-fonts: leave out characters with fewer", int, none=True),
-        Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", _arguments.seed),
+        Option("--data-seed", "data.seed", "seed of the split and of the tasks drawn", argument_types.seed),
     ),
     "networks and loss": (
         Option(
@@ -221,8 +221,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "meta-training": (
-        Option("--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(meta.ALGORITHMS)),
-        Option("--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=meta.OPTIMIZERS),
+        Option("--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(algorithms.ALGORITHMS)),
+        Option("--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=algorithms.OPTIMIZERS),
         Option("--meta-lr", "meta.lr", "a number or a schedule, as --inner-lr", **_RATE),
         Option("--meta-momentum", "meta.momentum", "of sgd", float),
         Option("--meta-betas", "meta.betas", "of adam and adamw", **_PAIR),
@@ -272,8 +272,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--executor", "executor", "what runs the inner loops", choices=EXECUTORS),
         Option("--precision", "precision", "of the networks", choices=PRECISIONS),
         Option("--device", "device", "cpu, cuda, cuda:1", device),
-        Option("--seed", "seed", "of weights and noise", _arguments.seed),
-        Option("--threads", "threads", "CPU threads; none: PyTorch's choice", _arguments.threads, none=True),
+        Option("--seed", "seed", "of weights and noise", argument_types.seed),
+        Option("--threads", "threads", "CPU threads; none: PyTorch's choice", argument_types.threads, none=True),
     ),
 }
 OPTIONS = tuple(option for group in GROUPS.values() for option in group)
@@ -283,7 +283,7 @@ PLACES = tuple(option for option in OPTIONS if option.type is place)
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the whole table, with the default preset's values in the help."""
     defaults: dict[str, Any] = {}
-    for algorithm in reversed(meta.ALGORITHMS):
+    for algorithm in reversed(algorithms.ALGORITHMS):
         config = from_preset("default")
         defaults = defaults | flatten(resolve(config | {"meta": {"algorithm": algorithm}}))
     defaults = defaults | flatten(resolve(from_preset("default")))

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from .._utils.arguments import path as read_path
+from .._utils.argument_types import path as read_path
 from ..tasks import NAMES, Tasks
 from ..training import config as configuration
 from ..training.run_folder import RunFolder
 from ..training.trainer import Outcome, Trainer
-from . import options, progress
-from . import streams as output
+from . import options, progress, streams
 
 # What a resumed run may change without changing what it has computed.
 _FREE = {
@@ -92,13 +91,13 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
     folder.write_config({**record, "versions": configuration.versions()})
     parameters = trainer.learner.generator_layout.numel + trainer.learner.discriminator_layout.numel
     shape = "x".join(map(str, tasks.image_shape))
-    output.say(
+    streams.say(
         f"{tasks.name}: {len(tasks.train.classes)} training classes of {shape} images; "
         f"{config['model']['name']} with {parameters / 1e6:.2f} M parameters; "
         f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
-    output.say(summary(folder, outcome, config["training"]["meta_steps"]))
+    streams.say(summary(folder, outcome, config["training"]["meta_steps"]))
     return _INTERRUPTED if outcome.interrupted else 0
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from .. import checkpoint
-from .._utils.arguments import path, seed, whole
+from .._utils.argument_types import path, seed, whole
 from ..learner.metagan import MetaGAN
 from ..training import config as configuration
-from ..training import image_grids as images
+from ..training import image_grids
 from ..training.output_folder import OutputFolder
 from ..training.run_folder import RunFolder
 
@@ -67,7 +67,7 @@ def run_adapt(given: argparse.Namespace) -> int:
     from ..tasks import read_images
 
     out = OutputFolder(given.out or given.run_folder / "adapted" / given.folder.resolve().name, "adapt")
-    out.check([*images.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
+    out.check([*image_grids.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
     if out.path.resolve() == given.folder.resolve():
         raise ValueError(
             f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
@@ -83,14 +83,14 @@ def run_adapt(given: argparse.Namespace) -> int:
     )
     adapted = learner.adapt(support, steps=given.steps)
     samples = adapted.sample(given.samples, seed=given.seed)
-    files = images.sample_files(samples)
-    files[_BOTH] = images.grid_png(images.task_grid(support[None], samples[None]), support.shape[-1])
+    files = image_grids.sample_files(samples)
+    files[_BOTH] = image_grids.grid_png(image_grids.task_grid(support[None], samples[None]), support.shape[-1])
     if given.save_weights:
         tensors = {f"generator.{name}": value for name, value in adapted.generator.state_dict().items()}
         tensors |= {f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()}
         files[_WEIGHTS] = checkpoint.to_bytes(tensors, {"adapted": {"run": str(given.run_folder)}})
     out.write(files)
-    picture = out.path / images.SAMPLE_GRID
+    picture = out.path / image_grids.SAMPLE_GRID
     print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out.path}, all in {picture}")
     return 0
 
@@ -99,14 +99,14 @@ def run_sample(given: argparse.Namespace) -> int:
     """Generate."""
     default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
     out = OutputFolder(given.out or given.run_folder / default, "sample")
-    out.check(images.sample_names(given.samples))
+    out.check(image_grids.sample_names(given.samples))
     _, record, learner = open_run(given.run_folder)
     if given.weights is not None:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])
     samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
-    out.write(images.sample_files(samples))
-    print(f"{len(samples)} images in {out.path}, all in {out.path / images.SAMPLE_GRID}")
+    out.write(image_grids.sample_files(samples))
+    print(f"{len(samples)} images in {out.path}, all in {out.path / image_grids.SAMPLE_GRID}")
     return 0
 
 

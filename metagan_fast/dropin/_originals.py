@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .._utils.logging import log_once
+from .._utils.log import log_once
 
 logger = logging.getLogger(__name__)
 

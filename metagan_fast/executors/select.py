@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .._utils.logging import log_once
+from .._utils.log import log_once
 from ..flat import FlatLayout
 from ..inner import InnerLoop
 from ..losses import Loss

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .._utils.numbers import convert, count, flag, non_negative, real, reals
+from .._utils.coerce import convert, count, flag, non_negative, real, reals
 from ..executors import (
     Executor,
     GeneratorObjective,

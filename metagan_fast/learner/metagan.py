@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import checkpoint, losses
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from .._utils.lock import Lock
 from .._utils.tensors import ordinary
 from ..executors import Executor, InnerLoopResult, MetaGradient, NativeExecutor, Parameters, TrainStates
@@ -22,8 +22,7 @@ from ..losses import Loss
 from ..noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
 from ..tasks import TaskBatch
 from ..tasks.batch import one_task
-from . import algorithms as meta_algorithms
-from . import checks as learner_checks
+from . import algorithms, checks
 from .adapted import AdaptedGAN
 from .algorithms import FOMAML, MAML, MetaAlgorithm, Reptile
 from .graphs import MetaStepGraphs, why_not
@@ -91,13 +90,13 @@ class MetaGAN:
             latent_dim,
             losses.get(loss),
             InnerLoop() if inner is None else inner,
-            meta_algorithms.get("reptile" if meta is None else meta),
+            algorithms.get("reptile" if meta is None else meta),
             executor,
             precision,
             seed,
             allow_random,
         )
-        learner_checks.modules(generator, discriminator)
+        checks.modules(generator, discriminator)
         self.latent_dim = settings.latent_dim
         self.loss = settings.loss
         self.inner = settings.inner
@@ -191,7 +190,7 @@ class MetaGAN:
             With the native executor its plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
             task; otherwise why the torch executor runs them, and whether meta-steps are replayed as CUDA graphs.
         """
-        shots = _numbers.count("shots", shots, least=1)
+        shots = coerce.count("shots", shots, least=1)
         self._bind()
         if isinstance(self._executor, NativeExecutor):
             objective = self.meta.generator_objective if isinstance(self.meta, FOMAML) else "support"
@@ -223,12 +222,12 @@ class MetaGAN:
             ValueError: the batch does not fit the networks or the algorithm.
             FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
         """
-        learner_checks.batch_and_noise(batch, noise)
-        learner_checks.persistent_state(self.inner, batch)
+        checks.batch_and_noise(batch, noise)
+        checks.persistent_state(self.inner, batch)
         with self._training:
             self._bind()
             if self._graphs is not None and noise is None:  # a graph draws its own
-                learner_checks.query(self.meta, batch)
+                checks.query(self.meta, batch)
                 batch = self._fit_images(batch)
             else:
                 batch, noise = self._prepare(batch, noise)
@@ -243,8 +242,8 @@ class MetaGAN:
 
     def check(self, batch: TaskBatch) -> None:
         """Raise ValueError where `meta_step` would, without a meta-step."""
-        learner_checks.batch_and_noise(batch)
-        learner_checks.persistent_state(self.inner, batch)
+        checks.batch_and_noise(batch)
+        checks.persistent_state(self.inner, batch)
         self._bind()
         self._prepare(batch, None)
 
@@ -288,7 +287,7 @@ class MetaGAN:
                     meta_step=self.step,
                     update=self._updates + 1,
                 )
-            learner_checks.gradient_norm(metrics["gradient_norm"], self.step)
+            checks.gradient_norm(metrics["gradient_norm"], self.step)
             self._updates += 1
             return metrics
         assert noise is not None
@@ -312,7 +311,7 @@ class MetaGAN:
         Raises:
             FloatingPointError: as `meta_step`.
         """
-        learner_checks.result(gradient, MetaGradient, "meta_gradient")
+        checks.result(gradient, MetaGradient, "meta_gradient")
         with self._training:
             self._bind()
             with self._atomic():
@@ -323,7 +322,7 @@ class MetaGAN:
     def _apply(self, gradient: MetaGradient) -> dict[str, float]:
         directions = (ordinary(gradient.generator), ordinary(gradient.discriminator))
         norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
-        learner_checks.gradient_norm(norm, self.step)
+        checks.gradient_norm(norm, self.step)
         self._begin_update()
         with self._lock:
             self._updates += 1
@@ -340,7 +339,7 @@ class MetaGAN:
         Raises:
             ValueError: as `meta_step`; serial Reptile, which has one after each task.
         """
-        learner_checks.batch_and_noise(batch, noise)
+        checks.batch_and_noise(batch, noise)
         if self._serial and batch.tasks > 1:
             raise ValueError(
                 f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
@@ -352,7 +351,7 @@ class MetaGAN:
     @torch.inference_mode(False)
     def draw_noise(self, batch: TaskBatch) -> Noise:
         """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
-        learner_checks.batch_and_noise(batch)
+        checks.batch_and_noise(batch)
         self._bind()
         return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
 
@@ -383,7 +382,7 @@ class MetaGAN:
 
     def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
         """Check a training batch, and fit it and its noise to the networks."""
-        learner_checks.query(self.meta, batch)
+        checks.query(self.meta, batch)
         return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
 
     def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
@@ -431,7 +430,7 @@ class MetaGAN:
             FloatingPointError: the networks diverged.
         """
         adapted = self._adapt(TaskBatch(one_task(images)), None, steps, Stream.ADAPTATION)
-        learner_checks.adapted_parameters(adapted)
+        checks.adapted_parameters(adapted)
         return AdaptedGAN(
             self.generator,
             self.discriminator,
@@ -446,10 +445,10 @@ class MetaGAN:
 
     @torch.inference_mode(False)
     def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> InnerLoopResult:
-        learner_checks.batch_and_noise(batch, noise)
+        checks.batch_and_noise(batch, noise)
         if steps is None:
             steps = self.inner.steps if noise is None else noise.steps
-        steps = _numbers.count("steps", steps)
+        steps = coerce.count("steps", steps)
         executor, initial, carried = self._start()
         if steps == 0:
             rows = (params.expand(batch.tasks, -1).clone() for params in initial)
@@ -470,7 +469,7 @@ class MetaGAN:
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
-        learner_checks.result(adapted, InnerLoopResult, "inner_loop")
+        checks.result(adapted, InnerLoopResult, "inner_loop")
         self._bind()
         params = adapted.generator
         latents = draw_sample_latents(
@@ -483,7 +482,7 @@ class MetaGAN:
             dtype=params.dtype,
         )
         images = self._executor.generate(params, latents)
-        learner_checks.warn_of_images(images)
+        checks.warn_of_images(images)
         return images
 
     # Saving
@@ -502,7 +501,7 @@ class MetaGAN:
         self._bind()
         settings = LearnerSettings.of(self)
         counters = {"updates": self._updates, "inner_updates": self._state.inner_updates}
-        return self._state.tensors(), settings.to_config() | counters | {"step": _numbers.count("step", self.step)}
+        return self._state.tensors(), settings.to_config() | counters | {"step": coerce.count("step", self.step)}
 
     @torch.inference_mode(False)
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -520,7 +519,7 @@ class MetaGAN:
         with self._training, self._lock:
             self._bind()
             with checkpoint.contents_of(source):
-                step, updates = (_numbers.count(name, metadata[name]) for name in ("step", "updates"))
+                step, updates = (coerce.count(name, metadata[name]) for name in ("step", "updates"))
                 self._state.load(tensors, metadata["inner_updates"])
             self._before = None
             self.step, self._updates = step, updates

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import losses
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import InnerLoop
 from ..losses import Loss
-from . import algorithms as meta
+from . import algorithms
 from .algorithms import MetaAlgorithm
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class LearnerSettings:
     allow_random: bool
 
     def __post_init__(self) -> None:
-        _numbers.convert(self, _numbers.count, "latent_dim", least=1)
+        coerce.convert(self, coerce.count, "latent_dim", least=1)
         if not isinstance(self.inner, InnerLoop):
             raise ValueError(
                 f'expected inner to be an InnerLoop, such as InnerLoop("sgd", lr=0.01), got {self.inner!r}'
@@ -46,8 +46,8 @@ class LearnerSettings:
             raise ValueError(f"expected an executor of {', '.join(EXECUTORS)}; got {self.executor!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}")
-        object.__setattr__(self, "seed", _numbers.seed(self.seed))
-        _numbers.convert(self, _numbers.flag, "allow_random")
+        object.__setattr__(self, "seed", coerce.seed(self.seed))
+        coerce.convert(self, coerce.flag, "allow_random")
         self.meta.check(self.inner)
 
     @classmethod
@@ -72,6 +72,6 @@ class LearnerSettings:
             latent_dim=config["latent_dim"],
             loss=losses.from_config(config["loss"]),
             inner=InnerLoop.from_config(config["inner"]),
-            meta=meta.from_config(config["meta"]),
+            meta=algorithms.from_config(config["meta"]),
             **{name: config[name] for name in ("executor", "precision", "seed", "allow_random")},
         )

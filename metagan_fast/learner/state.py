@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from .._utils.modules import Snapshot
 from ..executors import Parameters, TrainStates
 from ..flat import FlatLayout
@@ -171,7 +171,7 @@ class LearnerState:
         }
         persists = self._inner.inner_state == "persist"
         _check_fit(live | like, {n: x for n, x in saved.items() if persists or not n.startswith("inner.")})
-        updates = _numbers.counts("inner_updates", inner_updates, len(ROLES)) if carried else ()
+        updates = coerce.counts("inner_updates", inner_updates, len(ROLES)) if carried else ()
         with torch.no_grad():
             for name, value in live.items():
                 value.copy_(saved[name])

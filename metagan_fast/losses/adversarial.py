@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._utils.numbers import convert, flag, non_negative, real
+from .._utils.coerce import convert, flag, non_negative, real
 from .penalties import GradientPenalty, Penalty
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .._utils.numbers import convert, non_negative
+from .._utils.coerce import convert, non_negative
 
 Location = Literal["interpolate", "real", "fake"]
 

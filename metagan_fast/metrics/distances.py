@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._utils import numbers as _numbers
+from .._utils import coerce
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -92,10 +92,10 @@ def bootstrap_interval(
         resamples: how often the values are drawn again.
         seed: of the draws; equal seeds give equal intervals.
     """
-    confidence, resamples = _numbers.real("confidence", confidence), _numbers.count("resamples", resamples, least=1)
+    confidence, resamples = coerce.real("confidence", confidence), coerce.count("resamples", resamples, least=1)
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    generator = torch.Generator().manual_seed(_numbers.count("seed", seed))
+    generator = torch.Generator().manual_seed(coerce.count("seed", seed))
     index = torch.randint(len(values), (resamples, len(values)), generator=generator)
     means = values.double().cpu()[index].mean(1)
     tail = (1 - confidence) / 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from ..tasks import TaskBatch
 from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
 from .features import FeatureExtractor
@@ -139,11 +139,11 @@ def evaluate(
         FloatingPointError: a learner diverged on a class.
     """
     shots, draws, most_tasks = (
-        _numbers.count(name, value, least=1)
+        coerce.count(name, value, least=1)
         for name, value in (("shots", shots), ("draws", draws), ("most_tasks", most_tasks))
     )
-    samples, seed = _numbers.count("samples", samples, least=2), _numbers.count("seed", seed)
-    steps = None if steps is None else _numbers.count("steps", steps)
+    samples, seed = coerce.count("samples", samples, least=2), coerce.count("seed", seed)
+    steps = None if steps is None else coerce.count("steps", steps)
     classes = [_Class(name, torch.as_tensor(distribution.images(name)), features) for name in distribution.classes]
     classes = [entry for entry in classes if len(entry.images) >= shots + 4]
     if not classes:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import checkpoint
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from .._utils.draws import draws_from_seed
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class FeatureExtractor:
             batch_size: images a step, drawn uniformly by class and then by image.
             seed: of the weights and the draws; the global generator is left as it was.
         """
-        steps, batch_size = _numbers.count("steps", steps, least=1), _numbers.count("batch_size", batch_size, least=1)
-        seed = _numbers.count("seed", seed)
+        steps, batch_size = coerce.count("steps", steps, least=1), coerce.count("batch_size", batch_size, least=1)
+        seed = coerce.count("seed", seed)
         classes = distribution.classes
         pools = [torch.as_tensor(distribution.images(name)) for name in classes]
         counts = torch.tensor([len(pool) for pool in pools])

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from .._utils.numbers import count, sides
+from .._utils.coerce import count, sides
 
 
 def sequence(**layers: nn.Module) -> nn.Sequential:

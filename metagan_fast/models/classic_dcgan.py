@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from .._utils.numbers import count, flag
+from .._utils.coerce import count, flag
 from ._layers import check_sizes, sequence
 
 

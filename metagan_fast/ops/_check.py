@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from ._common import in_transform, is_traced
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def number(op: str, name: str, value: float) -> float:
     if type(value) is float or type(value) is int:
         return value
     try:
-        return _numbers.real(name, value)
+        return coerce.real(name, value)
     except ValueError as error:
         raise ValueError(f"{op}: {error}") from None
 
@@ -159,7 +159,7 @@ def step_number(op: str, step: int | Tensor) -> int:
     """Return the number of a step."""
     if type(step) is not int:
         try:
-            step = _numbers.count("step", step)
+            step = coerce.count("step", step)
         except ValueError as error:
             raise ValueError(f"{op}: {error}") from None
     if step < 1:

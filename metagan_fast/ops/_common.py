@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _dispatch as _backends
+from . import _dispatch
 
 if TYPE_CHECKING:
     from ..flat import FlatLayout
@@ -39,16 +39,16 @@ def run(
     """
     way = route(*tensors, *options.values())
     if way is Route.KERNEL:
-        results = _backends.dispatch(op, *tensors, out=out, **options)
+        results = _dispatch.dispatch(op, *tensors, out=out, **options)
         if out is not None:  # tell autograd, which sees no kernel, that saved tensors have changed
             written = (*out, tensors[1]) if options.get("zero_grads") else out
             torch.autograd.graph.increment_version(written)
         return results
     if way is Route.DIFFERENTIABLE and differentiable is not None:
-        if op in _backends.CLIPPING:
-            differentiable = _backends.with_clipping(differentiable, functools.partial(run, "clip_grad_norm"))
+        if op in _dispatch.CLIPPING:
+            differentiable = _dispatch.with_clipping(differentiable, functools.partial(run, "clip_grad_norm"))
         return differentiable(*tensors, **options)
-    return _backends.PLAIN[op](*tensors, out=out, **options)
+    return _dispatch.PLAIN[op](*tensors, out=out, **options)
 
 
 def route(*operands: object) -> Route:
@@ -82,7 +82,7 @@ def as_rows(x: Tensor) -> Tensor:
 
 def rate_as_rows(lr: float | Tensor, layout: FlatLayout | None, device: torch.device) -> Tensor:
     """Return a learning rate as `[1 or rows, 1 or numel]`."""
-    lr = _backends.expand_rate(lr, layout)
+    lr = _dispatch.expand_rate(lr, layout)
     if not isinstance(lr, Tensor):
         return torch.full((1, 1), lr, dtype=torch.float64, device=device)
     return lr.reshape(1, -1) if lr.ndim < 2 else lr

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .. import _native, _triton
-from .._utils.logging import log_once
+from .._utils.log import log_once
+from . import _native as native_ops
 from . import reference
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-OPS = tuple(_native.OPS)
+OPS = tuple(native_ops.OPS)
 ANY = "any"
 
 
@@ -95,7 +96,7 @@ def with_clipping(
 FLOATING = frozenset(_native.DTYPES)
 CLIPPING = ("sgd_step", "adam_step")
 """The ops that take `max_norm` and `zero_grads`; only Triton's kernels do all in one."""
-NATIVE = dict(_native.OPS)
+NATIVE = dict(native_ops.OPS)
 PLAIN = {op: plain(op) for op in OPS}
 for forms in (NATIVE, PLAIN):
     forms |= {op: with_clipping(forms[op], forms["clip_grad_norm"]) for op in CLIPPING}

@@ -7,12 +7,25 @@ which may hold some of the inputs, or to new tensors when `out` is None. It retu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .._native.extension import DTYPES, _core, threads
+from .._native.buffers import (
+    address,
+    arithmetic,
+    arithmetic_weights,
+    inputs,
+    learning_rate,
+    matrix,
+    new_results,
+    number,
+    optional_matrix,
+    run,
+    sizes,
+)
+from .._native.extension import _core
 from . import reference
 
 if TYPE_CHECKING:
@@ -34,15 +47,15 @@ def sgd_step(
 ) -> tuple[Tensor, ...]:
     params, grads, momentum_buffer = inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or new_results(params, 1 if momentum == 0 else 2)
-    rate, _keep = _learning_rate(lr, params, layout)
+    rate, _keep = learning_rate(lr, params, layout)
     run(
         "sgd_step",
         params,
         matrix(params),
         matrix(grads),
-        _optional_matrix(momentum_buffer),
+        optional_matrix(momentum_buffer),
         matrix(results[0]),
-        _optional_matrix(results[1] if momentum != 0 else None),
+        optional_matrix(results[1] if momentum != 0 else None),
         rate,
         momentum,
         dampening,
@@ -70,8 +83,8 @@ def adam_step(
 ) -> tuple[Tensor, ...]:
     params, grads, exp_avg, exp_avg_sq = inputs(params, grads, exp_avg, exp_avg_sq)
     results = out or new_results(params, 3)
-    rate, _keep = _learning_rate(lr, params, layout)
-    corrections = [_number(x, params) for x in reference.inverse_bias_corrections(step, betas)]
+    rate, _keep = learning_rate(lr, params, layout)
+    corrections = [number(x, params) for x in reference.inverse_bias_corrections(step, betas)]
     run(
         "adam_step",
         params,
@@ -114,19 +127,19 @@ def rmsprop_step(
     )
     state = [x for x in (momentum_buffer, grad_avg) if x is not None]
     results = out or new_results(params, 2 + len(state))
-    rate, _keep = _learning_rate(lr, params, layout)
+    rate, _keep = learning_rate(lr, params, layout)
     run(
         "rmsprop_step",
         params,
         matrix(params),
         matrix(grads),
         matrix(square_avg),
-        _optional_matrix(momentum_buffer),
-        _optional_matrix(grad_avg),
+        optional_matrix(momentum_buffer),
+        optional_matrix(grad_avg),
         matrix(results[0]),
         matrix(results[1]),
-        _optional_matrix(results[2] if momentum != 0 else None),
-        _optional_matrix(results[-1] if centered else None),
+        optional_matrix(results[2] if momentum != 0 else None),
+        optional_matrix(results[-1] if centered else None),
         rate,
         alpha,
         eps,
@@ -146,15 +159,15 @@ def reptile_interpolate(
 ) -> tuple[Tensor, ...]:
     initial, adapted = inputs(initial, adapted)
     results = out or new_results(initial, 1)
-    combine = _weights(weights, initial)
-    size, _keep = _number(step_size, initial)
+    combine = arithmetic_weights(weights, initial)
+    size, _keep = number(step_size, initial)
     run(
         "reptile_interpolate",
         adapted,
-        initial.data_ptr(),
+        address(initial),
         matrix(adapted),
-        combine.data_ptr() if combine is not None else 0,
-        results[0].data_ptr(),
+        address(combine),
+        address(results[0]),
         size,
     )
     return results
@@ -165,14 +178,14 @@ def reptile_gradient(
 ) -> tuple[Tensor, ...]:
     initial, adapted = inputs(initial, adapted)
     results = out or new_results(initial, 1)
-    combine = _weights(weights, initial)
+    combine = arithmetic_weights(weights, initial)
     run(
         "reptile_gradient",
         adapted,
-        initial.data_ptr(),
+        address(initial),
         matrix(adapted),
-        combine.data_ptr() if combine is not None else 0,
-        results[0].data_ptr(),
+        address(combine),
+        address(results[0]),
     )
     return results
 
@@ -195,19 +208,19 @@ def meta_adam_step(
 ) -> tuple[Tensor, ...]:
     params, adapted, exp_avg, exp_avg_sq = inputs(params, adapted, exp_avg, exp_avg_sq)
     results = out or new_results(params, 3)
-    combine = _weights(weights, params)
-    rate, _keep = _learning_rate(lr, params, layout)
+    combine = arithmetic_weights(weights, params)
+    rate, _keep = learning_rate(lr, params, layout)
     run(
         "meta_adam_step",
         adapted,
-        params.data_ptr(),
+        address(params),
         matrix(adapted),
-        combine.data_ptr() if combine is not None else 0,
-        exp_avg.data_ptr(),
-        exp_avg_sq.data_ptr(),
-        results[0].data_ptr(),
-        results[1].data_ptr(),
-        results[2].data_ptr(),
+        address(combine),
+        address(exp_avg),
+        address(exp_avg_sq),
+        address(results[0]),
+        address(results[1]),
+        address(results[2]),
         rate,
         *betas,
         *reference.inverse_bias_corrections(step, betas),
@@ -231,12 +244,12 @@ def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | 
     (grads,) = inputs(grads)
     (clipped,) = out or new_results(grads, 1)
     norms = torch.empty(grads.shape[:-1], dtype=arithmetic(grads.dtype), device=grads.device)
-    arguments = matrix(grads), matrix(clipped), norms.data_ptr(), max_norm
+    arguments = matrix(grads), matrix(clipped), address(norms), max_norm
     if grads.is_cuda:
         rows, columns = sizes(grads)
         parts = _core.cuda_clip_grad_norm_parts(columns)
         sums = torch.empty(rows * parts, dtype=torch.float64, device=grads.device)
-        run("clip_grad_norm", grads, *arguments, sums.data_ptr())
+        run("clip_grad_norm", grads, *arguments, address(sums))
     else:
         run("clip_grad_norm", grads, *arguments)
     return clipped, norms
@@ -247,82 +260,6 @@ def ema_update(average: Tensor, params: Tensor, decay: float, *, out: tuple[Tens
     results = out or new_results(average, 1)
     run("ema_update", average, matrix(average), matrix(params), matrix(results[0]), decay)
     return results
-
-
-def run(op: str, like: Tensor, *arguments: Any) -> None:
-    """Run an op over buffers like `like`: on a GPU in the current stream, else in the threads of this call."""
-    if not like.is_cuda:
-        getattr(_core, op)(DTYPES[like.dtype], *sizes(like), threads(), *arguments)
-        return
-    device = like.device
-    with torch.cuda.device(device):
-        queue = (device.index, torch.cuda.current_stream(device).cuda_stream)
-        getattr(_core, f"cuda_{op}")(DTYPES[like.dtype], *sizes(like), queue, *arguments)
-
-
-def sizes(x: Tensor) -> tuple[int, int]:
-    """Return rows and columns."""
-    shape = x.shape
-    return (shape[0] if len(shape) == 2 else 1), shape[-1]
-
-
-def matrix(x: Tensor) -> tuple[int, int]:
-    """Return address and row stride."""
-    return x.data_ptr(), x.stride(0) if x.ndim == 2 else 0
-
-
-def _optional_matrix(x: Tensor | None) -> tuple[int, int] | None:
-    return None if x is None else matrix(x)
-
-
-def inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients."""
-    return tuple(x if x is None or x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous() for x in tensors)
-
-
-def new_results(like: Tensor, count: int) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(count))
-
-
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
-def _weights(weights: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(arithmetic(like.dtype)).contiguous()
-
-
-def _number(x: float | Tensor, like: Tensor) -> tuple[float | tuple[int], Tensor | None]:
-    """Return a number as the kernels take it, and what must outlive the call: a tensor is read when they run."""
-    if not isinstance(x, Tensor):
-        return float(x), None
-    if x.device != like.device:
-        return x.item(), None
-    x = x.double()
-    return (x.data_ptr(),), x
-
-
-def _learning_rate(
-    lr: float | Tensor, params: Tensor, layout: FlatLayout | None
-) -> tuple[float | tuple[int, int, int, int, int, int], object]:
-    """Return the learning rate as the kernels take it, and what must outlive the call."""
-    if not isinstance(lr, Tensor):
-        return lr, None
-    if lr.device != params.device:  # 0-dim, on a CPU
-        return lr.item(), None
-    rate = lr.to(arithmetic(params.dtype))
-    if rate.ndim == 0:
-        return (rate.data_ptr(), 0, 0, 0, 0, 1), rate
-    row_stride = rate.stride(0) if rate.ndim == 2 and rate.shape[0] > 1 else 0
-    if layout is not None:
-        ends = layout.segment_ends_on(rate.device)
-        return (rate.data_ptr(), row_stride, rate.stride(-1), 0, ends.data_ptr(), ends.numel()), (rate, ends)
-    if rate.shape[-1] == 1:
-        return (rate.data_ptr(), row_stride, 0, 0, 0, 1), rate
-    if rate.stride(-1) != 1:
-        rate = rate.contiguous()
-        row_stride = rate.stride(0) if row_stride else 0
-    return (rate.data_ptr(), row_stride, 0, 1, 0, 1), rate
 
 
 OPS: dict[str, Callable[..., tuple[Tensor, ...]]] = {

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _check
-from . import _dispatch as _backends
+from . import _check, _dispatch
 from ._common import as_rows, fold_into_rows, rate_as_rows, run, sum_over_rate, zeros_for_none
 from .reference import inverse_bias_corrections, safe_sqrt, widen
 
@@ -89,7 +88,7 @@ class _AdamStep(torch.autograd.Function):
         lr: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        return _backends.dispatch("adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
+        return _dispatch.dispatch("adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _check, reference
-from . import _dispatch as _backends
+from . import _check, _dispatch, reference
 from ._common import as_rows, fold_into_rows, rate_as_rows, run, sum_over_rate, zeros_for_none
 from .reference import widen
 
@@ -87,7 +86,7 @@ class _SGDStep(torch.autograd.Function):
     def forward(
         params: Tensor, grads: Tensor, lr: Tensor, momentum_buffer: Tensor | None, options: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        return _backends.dispatch(
+        return _dispatch.dispatch(
             "sgd_step", params, grads, lr, momentum_buffer=momentum_buffer, layout=None, out=None, **options
         )
 

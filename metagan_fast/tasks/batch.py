@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._utils.logging import log_once
-from .._utils.numbers import convert, count
+from .._utils.coerce import convert, count
+from .._utils.log import log_once
 from .._utils.tensors import ordinary
 
 logger = logging.getLogger(__name__)

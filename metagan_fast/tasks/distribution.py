@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from . import draws
 from .batch import TaskBatch
 from .images import ImageSet
@@ -24,7 +24,7 @@ class TaskDistribution:
 
     def __init__(self, images: ImageSet, *, seed: int = 0, name: str = "images") -> None:
         self.name = name
-        self.seed = _numbers.seed(seed)
+        self.seed = coerce.seed(seed)
         self.classes = images.classes
         self.groups = images.groups
         self.counts = images.counts
@@ -64,8 +64,8 @@ class TaskDistribution:
         Raises:
             ValueError: a count is out of range, or a class has fewer than `shots + query` images.
         """
-        tasks, shots = _numbers.count("tasks", tasks, least=1), _numbers.count("shots", shots, least=1)
-        query, step = _numbers.count("query", query), _numbers.count("step", step)
+        tasks, shots = coerce.count("tasks", tasks, least=1), coerce.count("shots", shots, least=1)
+        query, step = coerce.count("query", query), coerce.count("step", step)
         self._check_images(shots, query)
         rounds = -(-tasks // len(self))
         drawn = draws.words(self.seed, draws.Stream.CLASSES, step, (rounds, len(self)))

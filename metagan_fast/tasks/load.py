@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, from_numpy
 
-from .._utils import numbers as _numbers
+from .._utils import coerce
 from . import embedded, folders, fonts, idx, npz
 from .distribution import TaskDistribution, to_float
 from .images import ImageSet, convert
@@ -108,8 +108,8 @@ def load(
     """
     size = _checked_size(image_size)
     _check_channels(channels)
-    seed, min_images = _numbers.seed(seed), _numbers.count("min_images", min_images)
-    split = split if isinstance(split, Mapping) else _numbers.reals("split", split)
+    seed, min_images = coerce.seed(seed), coerce.count("min_images", min_images)
+    split = split if isinstance(split, Mapping) else coerce.reals("split", split)
     source = _find(name_or_path)
     unknown = sorted(set(options) - set(source.options))
     if unknown:
@@ -177,7 +177,7 @@ def _check_channels(channels: int | None) -> None:
 def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
     if image_size is None:
         return None
-    return _numbers.sides("image_size", image_size)
+    return coerce.sides("image_size", image_size)
 
 
 def _find(name_or_path: str | Path) -> Source:

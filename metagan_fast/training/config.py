@@ -16,7 +16,7 @@ from torch import nn
 from .. import losses, models, tasks
 from .._utils.draws import draws_from_seed
 from ..inner import InnerLoop
-from ..learner import algorithms as meta
+from ..learner import algorithms
 from ..learner.metagan import MetaGAN
 from ..tasks import Tasks
 from .presets import DEFAULT, PRESETS
@@ -55,10 +55,10 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     resolved = copy.deepcopy(dict(config))
     training = resolved["training"]
     algorithm = resolved["meta"]["algorithm"]
-    if algorithm not in meta.ALGORITHMS:
-        raise ValueError(f"expected an algorithm of {', '.join(meta.ALGORITHMS)}; got {algorithm!r}")
+    if algorithm not in algorithms.ALGORITHMS:
+        raise ValueError(f"expected an algorithm of {', '.join(algorithms.ALGORITHMS)}; got {algorithm!r}")
     if training["query"] is None:
-        training["query"] = training["shots"] if meta.ALGORITHMS[algorithm]().needs_query else 0
+        training["query"] = training["shots"] if algorithms.ALGORITHMS[algorithm]().needs_query else 0
     with _one_error("training"):
         training = resolved["training"] = dataclasses.asdict(Training(**training))
     _set_length(resolved["meta"], training["meta_steps"])
@@ -66,8 +66,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     with _one_error("inner"):
         resolved["inner"] = InnerLoop.from_config(InnerLoop().to_config() | resolved["inner"]).to_config()
     with _one_error("meta"):
-        defaults = meta.ALGORITHMS[algorithm]().to_config()
-        resolved["meta"] = meta.from_config(defaults | resolved["meta"]).to_config()
+        defaults = algorithms.ALGORITHMS[algorithm]().to_config()
+        resolved["meta"] = algorithms.from_config(defaults | resolved["meta"]).to_config()
     with _one_error("loss"):
         resolved["loss"] = losses.from_config(resolved["loss"]).to_config()
     return resolved
@@ -143,7 +143,7 @@ def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weig
         latent_dim=config["latent_dim"],
         loss=losses.from_config(config["loss"]),
         inner=InnerLoop.from_config(config["inner"]),
-        meta=meta.from_config(config["meta"]),
+        meta=algorithms.from_config(config["meta"]),
         executor=config["executor"],
         precision=config["precision"],
         seed=seed,

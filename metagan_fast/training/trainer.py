@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._utils.numbers import convert, count
-from . import image_grids as images
+from .._utils.coerce import convert, count
+from . import image_grids
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -285,10 +285,10 @@ class Trainer:
             return
         adapted = self.learner.inner_loop(batch)
         samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * batch.shots)
-        laid_out = images.task_grid(batch.support, samples)
+        laid_out = image_grids.task_grid(batch.support, samples)
         step = self.learner.step
         with self._dispensable(f"pictures to {self.folder.samples}"):
-            images.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
+            image_grids.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
         with self._dispensable(_EVENTS):
             if writer is not None:
                 writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)

@@ -20,8 +20,7 @@ from PIL import Image
 from test_cli import TINY, settings
 
 from metagan_fast import metrics
-from metagan_fast.cli import main, options
-from metagan_fast.cli import streams as output
+from metagan_fast.cli import main, options, streams
 from metagan_fast.tasks import fonts
 from metagan_fast.training import config
 from metagan_fast.training.run_folder import RunFolder
@@ -306,7 +305,7 @@ def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
     if not child:
         for descriptor in range(3):
             os.close(descriptor)
-        output.open_closed_descriptors()
+        streams.open_closed_descriptors()
         file = os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY)
         os.write(2, b"a warning")
         os._exit(0 if file > 2 else 1)

@@ -14,7 +14,7 @@ from torch import nn
 
 import metagan_fast.dropin.learn2learn as ours
 from learn2learn_cases import LR, NETWORKS, images, loss_of, meta_gradient
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from originals import coverage, public_names
 from support import assert_close, join
 
@@ -114,7 +114,7 @@ def test_signatures_are_the_originals() -> None:
 
 
 def test_names_that_are_not_covered(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(_logging, "_said", set())
+    monkeypatch.setattr(log, "_said", set())
     with caplog.at_level(logging.WARNING):
         assert ours.vision is theirs.vision
         assert ours.nn.kroneckers.KroneckerLSTM is ours.nn.KroneckerLSTM is theirs.nn.KroneckerLSTM

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.dropin._originals import hand_on
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a maker of stand-ins for the module "original_library", which is installed if given."""
-    monkeypatch.setattr(_logging, "_said", set())
+    monkeypatch.setattr(log, "_said", set())
 
     def make(original: ModuleType | None, original_name: str = "original_library") -> Any:
         monkeypatch.setitem(sys.modules, "original_library", original)  # None: importing it fails as if not installed
@@ -93,7 +93,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_public_names_of_higher_are_counted_as_its_page_says(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_logging, "_said", set())
+    monkeypatch.setattr(log, "_said", set())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pytest.importorskip("higher", reason="the original, higher, is not installed")

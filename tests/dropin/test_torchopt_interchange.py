@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils import _pytree
 
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.dropin import torchopt as ours
 from originals import coverage
 from support import assert_close, join
@@ -283,7 +283,7 @@ def test_optimizers_of_the_original_have_their_states_kept(theirs: Any) -> None:
 
 
 def test_names_that_are_not_covered(theirs: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr(_logging, "_said", set())
+    monkeypatch.setattr(log, "_said", set())
     with caplog.at_level(logging.WARNING):
         assert ours.Optimizer is ours.optim.Optimizer is theirs.Optimizer
         assert ours.optim.meta.MetaAdaMax is ours.MetaAdaMax is theirs.MetaAdaMax

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import metagan_fast as mgf
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.executors.torch.cuda_graphs import Recordings
 from metagan_fast.learner.graphs import SWITCH, MetaStepGraphs, why_not
 from metagan_fast.noise import NoiseShape, Stream, draw_noise, draw_noise_at, noise_counters
@@ -167,7 +167,7 @@ class Branching(nn.Module):
 
 
 def test_what_cannot_be_recorded_runs_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
-    _logging._said.clear()
+    log._said.clear()
     learners = []
     for _ in range(2):
         torch.manual_seed(1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metagan_fast as mgf
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.executors.torch.batched import BatchedModule, stateless_copy
 from networks import Gan, batch_norm_dcgan, tiny_batch, tiny_gan
 from support import assert_close
@@ -40,7 +40,7 @@ class Branching(nn.Module):
 @pytest.fixture
 def fresh_log() -> None:
     """Let `log_once` say again what another test made it say."""
-    _logging._said.clear()
+    log._said.clear()
 
 
 @pytest.mark.usefixtures("fresh_log")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 import metagan_fast as mgf
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast._utils.modules import Snapshot
 from networks import tiny_batch, tiny_gan
 from support import assert_close
@@ -156,7 +156,7 @@ def test_each_call_starts_from_the_state_in_the_module(write: Callable[..., Tens
 
 
 def test_writes_to_a_buffer_are_named_in_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    _logging._said.clear()
+    log._said.clear()
     learner = make_learner(tiny_gan()[0], nn.Sequential(nn.Identity(), Centred(in_place)))
     with caplog.at_level(logging.WARNING):
         learner.adapt(images())

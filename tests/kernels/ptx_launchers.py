@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 import ptx
-from metagan_fast.ops import _dispatch as _backends
-from metagan_fast.ops import _native as ops
+from metagan_fast._native.buffers import sizes
+from metagan_fast.ops import _dispatch
+from metagan_fast.ops import _native as native_ops
 
 NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"}
 """Mangled names of the storage types."""
@@ -214,8 +215,8 @@ class Launcher:
     ran: list[str] = field(default_factory=list)
 
     def __call__(self, op: str, like: Tensor, *arguments: Any) -> None:
-        """Stand in for `ops.run`."""
-        of = Operands(like.dtype, *ops.sizes(like))
+        """Stand in for `native_ops.run`."""
+        of = Operands(like.dtype, *sizes(like))
         if op == "clip_grad_norm":
             return self._clip_grad_norm(of, *arguments)
         source, pack = OPS[op]
@@ -232,7 +233,7 @@ class Launcher:
         width = 16 // of.dtype.itemsize if of.aligned else 1
         parts = self.parts
         if parts is None:
-            parts = 0 if columns <= ops.SHORT_ROW else 3
+            parts = 0 if columns <= native_ops.SHORT_ROW else 3
         sums = np.full((rows, parts), np.nan)
         sizes = [rows, columns]
         of.numbers(norms, rows)
@@ -259,7 +260,7 @@ def cuda_as_ptx(build: Any, order: str, parts: int | None = None) -> Iterator[La
     """Have the ops on CPU tensors run what nvcc made of their CUDA kernels."""
     launcher = Launcher(build, order, parts)
     with (
-        mock.patch.object(ops, "run", launcher),
-        mock.patch.object(_backends, "select", lambda op, *_: _backends.NATIVE[op]),
+        mock.patch.object(native_ops, "run", launcher),
+        mock.patch.object(_dispatch, "select", lambda op, *_: _dispatch.NATIVE[op]),
     ):
         yield launcher

@@ -13,7 +13,7 @@ import pytest
 
 import cuda_build
 from metagan_fast import _native
-from metagan_fast.ops import _native as ops
+from metagan_fast.ops import _native as native_ops
 
 needs_nvcc = pytest.mark.skipif(cuda_build.NVCC is None, reason="no CUDA compiler")
 
@@ -139,7 +139,7 @@ ARGUMENTS = {
 
 
 @built_with_cuda
-@pytest.mark.parametrize("op", _native.OPS)
+@pytest.mark.parametrize("op", native_ops.OPS)
 def test_bindings(op: str) -> None:
     """Nothing to do needs no device; something to do without one is an error that says so."""
     function = getattr(_native._core, f"cuda_{op}")
@@ -156,7 +156,7 @@ def test_bindings(op: str) -> None:
 @built_with_cuda
 def test_short_rows_take_one_launch_and_no_memory() -> None:
     parts = _native._core.cuda_clip_grad_norm_parts
-    assert parts(ops.SHORT_ROW) == 0 < parts(ops.SHORT_ROW + 1)
+    assert parts(native_ops.SHORT_ROW) == 0 < parts(native_ops.SHORT_ROW + 1)
 
 
 @built_with_cuda

@@ -12,8 +12,9 @@ import cuda_build
 import ops_cases
 from cuda_on_cpu import ORDERS, kernels_on_cpu, library
 from metagan_fast import FlatLayout, _native, functional
-from metagan_fast.ops import _dispatch as _backends
-from metagan_fast.ops import _native as ops
+from metagan_fast._native.buffers import arithmetic
+from metagan_fast.ops import _dispatch
+from metagan_fast.ops import _native as native_ops
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from support import assert_close
 from test_parity import check, on, ulps
@@ -116,16 +117,16 @@ def test_numbers_are_read_where_they_lie(case: Case, dtype: torch.dtype) -> None
 def test_segments_that_end_within_a_pack(dtype: torch.dtype) -> None:
     """Lengths that no layout has: the kernel's own contract is any ascending ends, empty segments among them."""
     ends = torch.tensor([1, 1, 3, 10, 64])
-    rates = torch.rand(5, dtype=ops.arithmetic(dtype))
+    rates = torch.rand(5, dtype=arithmetic(dtype))
     params, grads = torch.randn(2, 64).to(dtype), torch.randn(2, 64).to(dtype)
     out = torch.empty_like(params)
     lengths = ends.diff(prepend=torch.tensor([0]))
     with functional.use_backend("reference"):
         expected = functional.sgd_step(params, grads, rates.repeat_interleave(lengths))
     with kernels_on_cpu():
-        matrices = [ops.matrix(params), ops.matrix(grads), None, ops.matrix(out), None]
+        matrices = [native_ops.matrix(params), native_ops.matrix(grads), None, native_ops.matrix(out), None]
         rate = (rates.data_ptr(), 0, 1, 0, ends.data_ptr(), 5)
-        ops.run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
+        native_ops.run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
     assert isinstance(expected, Tensor) and same_bits(out, expected)
 
 
@@ -144,7 +145,8 @@ def test_special_values(case: Case) -> None:
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "rows, numel", [(None, 0), (None, 1), (5, 100), (2, ops.SHORT_ROW), (2, ops.SHORT_ROW + 1), (2, 30_016)]
+    "rows, numel",
+    [(None, 0), (None, 1), (5, 100), (2, native_ops.SHORT_ROW), (2, native_ops.SHORT_ROW + 1), (2, 30_016)],
 )
 def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel: int) -> None:
     aligned = ops_cases.make(case, rows, numel, dtype, margin=16)
@@ -161,7 +163,7 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel:
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("margin", [16, ops_cases.MARGIN])
-@pytest.mark.parametrize("rows, numel", [(None, 1), (5, 100), (2, 4_001), (1, ops.SHORT_ROW)])
+@pytest.mark.parametrize("rows, numel", [(None, 1), (5, 100), (2, 4_001), (1, native_ops.SHORT_ROW)])
 def test_one_launch_has_the_bits_of_two(
     case: Case, dtype: torch.dtype, margin: int, rows: int | None, numel: int
 ) -> None:
@@ -176,7 +178,7 @@ def test_one_launch_has_the_bits_of_two(
 
 def test_short_rows_take_one_launch() -> None:
     parts = library().shim_clip_grad_norm_parts
-    assert [parts(columns) for columns in (0, 1, ops.SHORT_ROW, ops.SHORT_ROW + 1)] == [0, 0, 0, 2]
+    assert [parts(columns) for columns in (0, 1, native_ops.SHORT_ROW, native_ops.SHORT_ROW + 1)] == [0, 0, 0, 2]
 
 
 def test_clip_grad_norm_sums_in_float64() -> None:
@@ -191,8 +193,8 @@ def test_clip_grad_norm_sums_in_float64() -> None:
 
 
 def test_rows_of_the_table() -> None:
-    rows = [row for row in _backends.IMPLEMENTATIONS if row.backend == "cuda"]
-    assert [row.op for row in rows] == list(_backends.OPS)
+    rows = [row for row in _dispatch.IMPLEMENTATIONS if row.backend == "cuda"]
+    assert [row.op for row in rows] == list(_dispatch.OPS)
     assert {row.device for row in rows} == {"cuda"}
     available, reason = _native.cuda_is_available()
     assert available == (not reason)

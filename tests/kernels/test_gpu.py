@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import metagan_fast as mgf
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.learner.graphs import SWITCH
 from metagan_fast.noise import NoiseShape, draw_noise, draw_noise_at, noise_counters
 from networks import Gan, tiny_batch, tiny_gan
@@ -200,7 +200,7 @@ class Branching(nn.Module):
 def test_what_cannot_be_recorded_runs_one_by_one(
     gan: Gan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _logging._said.clear()
+    log._said.clear()
     networks = gan[0], Branching()
     eager, learner = without_graphs(monkeypatch, networks), make_learner(networks)
     start = parameters(learner)

@@ -18,7 +18,7 @@ import ops_cases
 import ptx
 import ptx_triton
 from metagan_fast import FlatLayout, functional
-from metagan_fast.ops import _dispatch as _backends
+from metagan_fast.ops import _dispatch
 from ops_cases import CASES, CLIP_CASES, MARGIN, NUMBERED, Case, same_bits
 from ptx_launchers import cuda_as_ptx
 from support import assert_close
@@ -73,7 +73,7 @@ def triton_as_ptx(aot: Any, order: str, target: str = "sm_80") -> Iterator[list[
 
     with (
         mock.patch.object(aot._launch, "start", start),
-        mock.patch.object(_backends, "select", lambda op, *_: aot._triton.implementation(op)),
+        mock.patch.object(_dispatch, "select", lambda op, *_: aot._triton.implementation(op)),
     ):
         yield ran
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from metagan_fast import _triton, functional
-from metagan_fast.ops import _dispatch as _backends
+from metagan_fast.ops import _dispatch
 
 
 def test_before_the_reference_on_a_gpu_and_after_it_on_a_cpu() -> None:
-    for op in _backends.OPS:
-        rows = [(row.backend, row.device) for row in _backends.IMPLEMENTATIONS if row.op == op]
-        reference = rows.index(("reference", _backends.ANY))
+    for op in _dispatch.OPS:
+        rows = [(row.backend, row.device) for row in _dispatch.IMPLEMENTATIONS if row.op == op]
+        reference = rows.index(("reference", _dispatch.ANY))
         assert rows.index(("triton", "cuda")) < reference < rows.index(("triton", "cpu"))
 
 
 def test_by_name_on_a_cpu_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    _backends.select.cache_clear()
+    _dispatch.select.cache_clear()
     expected = r"runs on cuda, not on cpu; Triton (needs a GPU.*set TRITON_INTERPRET=1|is not installed)"
     with functional.use_backend("triton"), pytest.raises(RuntimeError, match=expected):
         functional.ema_update(torch.zeros(4), torch.zeros(4), 0.5)

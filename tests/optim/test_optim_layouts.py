@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metagan_fast import optim
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from optim_cases import CASES, NAMES, Run, case_id, check, natively, needs_native
 
 
@@ -175,7 +175,7 @@ def test_memory_that_moved_is_found(name: str) -> None:
 
 @needs_native
 def test_what_is_left_to_torch_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    with mock.patch.object(_logging, "_said", set()), caplog.at_level(logging.INFO):
+    with mock.patch.object(log, "_said", set()), caplog.at_level(logging.INFO):
         native = Run(optim, "SGD", {"lr": 0.1, "momentum": 0.9})
         native.step()
         native.step()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metagan_fast._utils import logging as _logging
+from metagan_fast._utils import log
 from metagan_fast.tasks import TaskBatch
 
 
@@ -113,7 +113,7 @@ def test_arrays_become_tensors_of_their_own() -> None:
 
 
 def test_images_from_0_to_1_are_warned_of_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
-    monkeypatch.setattr(_logging, "_said", set())
+    monkeypatch.setattr(log, "_said", set())
     TaskBatch(images())
     TaskBatch(torch.zeros(1, 2, 1, 4, 4))  # as good as no image
     assert not caplog.records

@@ -21,7 +21,7 @@ from torch import Tensor
 import metagan_fast as mgf
 from metagan_fast import checkpoint
 from metagan_fast.tasks import TaskBatch
-from metagan_fast.training import image_grids as images
+from metagan_fast.training import image_grids
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.trainer import Trainer, Training, stop_request
 
@@ -139,7 +139,7 @@ def test_sample_grids_show_support_above_generated(tmp_path: Path) -> None:
     batch = TASKS.validation.sample(tasks=2, shots=2, query=0, step=0)
     factor = 16  # 4 pixels enlarged to 64
     corner = np.asarray(picture.crop((0, 0, 4 * factor, 4 * factor)).resize((4, 4), Image.Resampling.NEAREST))
-    assert torch.equal(torch.from_numpy(corner.copy()), images.to_bytes(batch.support[0, 0, 0]))
+    assert torch.equal(torch.from_numpy(corner.copy()), image_grids.to_bytes(batch.support[0, 0, 0]))
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -344,15 +344,15 @@ def test_counts_are_checked(name: str) -> None:
 
 def test_grid_layout() -> None:
     cells = torch.arange(6.0).reshape(2, 3, 1, 1, 1).expand(2, 3, 1, 2, 2) / 10
-    laid_out = images.grid(cells)
+    laid_out = image_grids.grid(cells)
     assert laid_out.shape == (1, 2 + 2 + 2, 2 + 2 + 2 + 2 + 2)
     assert laid_out[0, 0, 4] == cells[0, 1, 0, 0, 0] and laid_out[0, 4, 8] == cells[1, 2, 0, 0, 0]
-    assert images.sample_grid(torch.zeros(5, 1, 2, 2)).shape == (1, 6, 10)
+    assert image_grids.sample_grid(torch.zeros(5, 1, 2, 2)).shape == (1, 6, 10)
 
 
 def test_png_is_exact(tmp_path: Path) -> None:
     pixels = torch.arange(256, dtype=torch.float32).reshape(1, 16, 16)
-    (tmp_path / "grey.png").write_bytes(images.png(pixels / 127.5 - 1))
+    (tmp_path / "grey.png").write_bytes(image_grids.png(pixels / 127.5 - 1))
     assert np.asarray(Image.open(tmp_path / "grey.png")).flatten().tolist() == list(range(256))
-    (tmp_path / "colour.png").write_bytes(images.png(torch.tensor([-1.0, 0.0, 3.0]).reshape(3, 1, 1)))
+    (tmp_path / "colour.png").write_bytes(image_grids.png(torch.tensor([-1.0, 0.0, 3.0]).reshape(3, 1, 1)))
     assert Image.open(tmp_path / "colour.png").getpixel((0, 0)) == (0, 128, 255)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..._utils.arguments import seed, whole
+from ..._utils.argument_types import seed, whole
 from . import environments, networks
 
 ENVIRONMENTS: dict[str, type[environments.MetaEnv]] = {

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from ..._utils.draws import DrawsRandomNumbersError, NoDraws
 from ..._utils.lock import Lock
-from ..._utils.logging import log_once
+from ..._utils.log import log_once
 from ..._utils.modules import Snapshot, buffer_versions, copy_module, use_batch_statistics
 from ..._utils.rebinding import check_rebindable, closed, data_parallel, scripted
 from ...flat import FlatLayout

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..._utils.logging import log_once
+from ..._utils.log import log_once
 
 logger = logging.getLogger(__name__)
 

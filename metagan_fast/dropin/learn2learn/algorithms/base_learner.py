@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from ...._utils.logging import log_once
+from ...._utils.log import log_once
 from ....executors.torch.layers.fusion import Pairs, settled
 from ....executors.torch.layers.layer_mode import task_layers
 from ..utils import copy_structure, replace_tensors
