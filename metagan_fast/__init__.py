@@ -11,9 +11,7 @@ from .checkpoint import CheckpointError
 from .executors import InnerLoopResult, MetaGradient
 from .flat import FlatLayout
 from .inner import InnerLoop
-from .learner.adapted import AdaptedGAN
-from .learner.algorithms import FOMAML, MAML, AnnealedStepWeights, Reptile
-from .learner.metagan import MetaGAN
+from .learner import FOMAML, MAML, AdaptedGAN, AnnealedStepWeights, MetaGAN, Reptile
 from .noise import Noise
 from .tasks import TaskBatch
 

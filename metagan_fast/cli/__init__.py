@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import judge, streams, train, use
+from . import adapt, bench, evaluate, info, sample, streams, train
+
+COMMANDS = (train, adapt, sample, evaluate, bench, info)
+"""The modules of the commands, in the order of the help."""
 
 _FAILED = 2
 _INTERRUPTED = 130
@@ -34,9 +37,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--debug", action="store_true", help="show where an error came from")
     subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train.add_parser(subparsers)
-    use.add_parsers(subparsers)
-    judge.add_parsers(subparsers)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
     return top
 
 

@@ -15,7 +15,7 @@ from .distances import bootstrap_interval, frechet_distance, kernel_distance, ne
 from .features import FeatureExtractor
 
 if TYPE_CHECKING:
-    from ..learner.metagan import MetaGAN
+    from ..learner import MetaGAN
     from ..tasks import TaskDistribution
 
 METHODS = {

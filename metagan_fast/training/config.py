@@ -16,8 +16,7 @@ from torch import nn
 from .. import losses, models, tasks
 from .._utils.draws import draws_from_seed
 from ..inner import InnerLoop
-from ..learner import algorithms
-from ..learner.metagan import MetaGAN
+from ..learner import MetaGAN, algorithms
 from ..tasks import Tasks
 from .presets import DEFAULT, PRESETS
 from .trainer import Training

@@ -19,7 +19,7 @@ from .run_folder import RunFolder
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from ..learner.metagan import MetaGAN
+    from ..learner import MetaGAN
     from ..tasks import TaskBatch, Tasks
 
 logger = logging.getLogger(__name__)

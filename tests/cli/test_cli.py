@@ -299,7 +299,7 @@ ERRORS = {
 def test_errors_are_one_line(
     line: str, run: Path, in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metagan_fast.cli.judge.features_of", lambda *_: lambda images: images.flatten(-3))
+    monkeypatch.setattr("metagan_fast.cli.evaluate.features_of", lambda *_: lambda images: images.flatten(-3))
     arguments = line.replace("RUN", str(run)).split()
     if line.startswith("train") and "--preset" not in line:
         arguments[1:1] = TINY
@@ -334,7 +334,7 @@ def test_unexpected_errors_name_their_type(monkeypatch: pytest.MonkeyPatch, caps
     def fail(given: argparse.Namespace) -> int:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr("metagan_fast.cli.judge.run_info", fail)
+    monkeypatch.setattr("metagan_fast.cli.info.run", fail)
     assert main(["info"]) == 2
     assert (
         capsys.readouterr().err == "metagan-fast info: RuntimeError: out of memory (metagan-fast --debug shows where)\n"

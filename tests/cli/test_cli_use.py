@@ -278,7 +278,7 @@ def test_a_broken_pipe_of_something_else_is_an_error(
     def fail(given: object) -> int:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr("metagan_fast.cli.judge.run_info", fail)
+    monkeypatch.setattr("metagan_fast.cli.info.run", fail)
     assert main(["info"]) == 2
     assert "Broken pipe" in capsys.readouterr().err
 

@@ -130,7 +130,7 @@ def test_each_shape_is_recorded_and_the_last_ones_are_kept() -> None:
 
 
 def test_weights_that_change_every_step_are_never_recorded() -> None:
-    settings = {"meta": mgf.FOMAML(step_weights=mgf.meta.AnnealedStepWeights(3, 100))}
+    settings = {"meta": mgf.FOMAML(step_weights=mgf.AnnealedStepWeights(3, 100))}
     eager, learner = make_learner(**settings), make_learner(**settings)
     recorder = recorded(learner)
     for _ in range(3):

@@ -56,7 +56,7 @@ def interrupted_at(line: int, call: Callable[[], object]) -> bool:
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
         code = frame.f_code
-        if code.co_name not in UPDATE or not code.co_filename.endswith(("learner.py", "learner_state.py", "meta.py")):
+        if code.co_name not in UPDATE or not code.co_filename.endswith(("metagan.py", "state.py", "algorithms.py")):
             return None
         left -= event == "line"
         if left < 0:

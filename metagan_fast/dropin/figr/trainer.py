@@ -16,8 +16,8 @@ from ... import checkpoint, functional
 from ..._utils.draws import draws_from_seed
 from ...executors import MetaGradient
 from ...inner import InnerLoop
+from ...learner import MetaGAN
 from ...learner.algorithms import Reptile
-from ...learner.metagan import MetaGAN
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from ...tasks import TaskBatch
 from ...training.run_folder import locked

@@ -1,27 +1,21 @@
-"""`metagan-fast evaluate`, `metagan-fast bench` and `metagan-fast info`."""
+"""`metagan-fast evaluate`: judge a run on held-out classes."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
 from typing import Any
 
-import torch
-
-from .. import _native, _source_tree
 from .._utils.argument_types import path, seed, whole
 from ..metrics import Evaluation, FeatureExtractor, evaluate
-from ..ops import _dispatch
 from ..tasks import Tasks
 from ..training import config as configuration
 from ..training.run_folder import RunFolder
 from . import options, streams, train
-from .use import open_run
+from .runs import open_run
 
 
-def add_parsers(subparsers: Any) -> None:
-    """Declare the three commands."""
+def add_parser(subparsers: Any) -> None:
+    """Declare the command."""
     parser = subparsers.add_parser(
         "evaluate",
         help="judge a run on classes that it has never seen",
@@ -44,14 +38,10 @@ def add_parsers(subparsers: Any) -> None:
     for option in options.PLACES:
         option.add_to(parser, "as in training")
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
-    parser.set_defaults(run=run_evaluate)
-    bench = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
-    bench.set_defaults(run=run_bench)
-    info = subparsers.add_parser("info", help="say what this installation can use", description="Say what can be used.")
-    info.set_defaults(run=run_info)
+    parser.set_defaults(run=run)
 
 
-def run_evaluate(given: argparse.Namespace) -> int:
+def run(given: argparse.Namespace) -> int:
     """Judge, print a table and write `evaluation.json`."""
     folder, record, learner = open_run(given.run_folder)
     folder.check_evaluation()
@@ -93,43 +83,3 @@ def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, 
     if per_class:
         print(f"\nKID\n{evaluation.class_table()}")
     print(f"\nfeatures {evaluation.settings['features'][:16]}; all figures in {folder.evaluation}")
-
-
-def run_bench(given: argparse.Namespace) -> int:
-    """Hand over to the benchmarks."""
-    from ..benchmarks import main
-
-    return main(given.arguments) or 0
-
-
-def run_info(given: argparse.Namespace) -> int:
-    """Print versions, threads and backends."""
-    for name, value in configuration.versions().items():
-        print(f"{name:16} {value}")
-    print(f"{'triton':16} {_version('triton')}")
-    tree = _source_tree.root()
-    print(f"{'package':16} {os.path.dirname(_source_tree.__file__)}{' (source tree)' if tree else ''}")
-    print(f"{'extension':16} {_native._core.__file__ if _native.is_available()[0] else 'none'}")
-    print(f"{'threads':16} {_native.threads()}")
-    print(f"{'instruction set':16} {_instruction_set()}")
-    print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
-    for name in _dispatch.BACKENDS:
-        row = next(row for row in _dispatch.IMPLEMENTATIONS if row.backend == name)
-        available, reason = row.is_available()
-        print(f"{'backend ' + name:16} {'available' if available else f'not available: {reason}'}")
-    return 0
-
-
-def _instruction_set() -> str:
-    try:
-        from .. import _core
-    except ImportError:
-        return "as PyTorch's: the compiled extension is missing"
-    return f"{_core.isa()} (this processor runs {', '.join(_core.available_isas())})"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

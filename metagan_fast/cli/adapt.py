@@ -1,0 +1,63 @@
+"""`metagan-fast adapt`: generate images of a new class from a few examples."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import checkpoint
+from .._utils.argument_types import path, whole
+from ..training import image_grids
+from ..training.output_folder import OutputFolder
+from .runs import add_sample_options, open_run
+
+_BOTH = "support_above_generated.png"
+_WEIGHTS = "adapted.safetensors"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "adapt",
+        help="generate images of a new class from a few examples",
+        description="Adapt a run's GAN to the images of a folder and write generated ones as PNG files.",
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    parser.add_argument("folder", metavar="FOLDER", type=path, help="a folder of a few images of one class")
+    parser.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
+    parser.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
+    add_sample_options(parser, 16)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Adapt and generate."""
+    from ..tasks import read_images
+
+    out = OutputFolder(given.out or given.run_folder / "adapted" / given.folder.resolve().name, "adapt")
+    out.check([*image_grids.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
+    if out.path.resolve() == given.folder.resolve():
+        raise ValueError(
+            f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
+            "choose another folder with --out"
+        )
+    _, record, learner = open_run(given.run_folder)
+    channels, height, width = record["image_shape"]
+    support = read_images(
+        given.folder,
+        image_size=(height, width),
+        channels=channels,
+        invert=record["settings"]["data"]["invert"],
+    )
+    adapted = learner.adapt(support, steps=given.steps)
+    samples = adapted.sample(given.samples, seed=given.seed)
+    files = image_grids.sample_files(samples)
+    files[_BOTH] = image_grids.grid_png(image_grids.task_grid(support[None], samples[None]), support.shape[-1])
+    if given.save_weights:
+        tensors = {f"generator.{name}": value for name, value in adapted.generator.state_dict().items()}
+        tensors |= {f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()}
+        files[_WEIGHTS] = checkpoint.to_bytes(tensors, {"adapted": {"run": str(given.run_folder)}})
+    out.write(files)
+    picture = out.path / image_grids.SAMPLE_GRID
+    print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out.path}, all in {picture}")
+    return 0

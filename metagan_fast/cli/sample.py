@@ -1,0 +1,59 @@
+"""`metagan-fast sample`: generate images from the initialisation or from adapted networks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoint
+from .._utils.argument_types import path
+from ..learner import MetaGAN
+from ..training import image_grids
+from ..training.output_folder import OutputFolder
+from .runs import add_sample_options, open_run
+
+
+def add_parser(subparsers: Any) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "sample",
+        help="generate images from the initialisation or from adapted networks",
+        description="Write images of a run's initialisation, or of networks that adapt --save-weights wrote.",
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    parser.add_argument("--weights", type=path, help="adapted networks (default: the initialisation)")
+    add_sample_options(parser, 64)
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Generate."""
+    default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
+    out = OutputFolder(given.out or given.run_folder / default, "sample")
+    out.check(image_grids.sample_names(given.samples))
+    _, record, learner = open_run(given.run_folder)
+    if given.weights is not None:
+        load_weights(learner, given.weights)
+    blank = torch.zeros(1, *record["image_shape"])
+    samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
+    out.write(image_grids.sample_files(samples))
+    print(f"{len(samples)} images in {out.path}, all in {out.path / image_grids.SAMPLE_GRID}")
+    return 0
+
+
+def load_weights(learner: MetaGAN, path: Path) -> None:
+    """Put adapted networks in the place of the initialisation.
+
+    Raises:
+        CheckpointError: the file is not what `adapt --save-weights` wrote for these networks.
+    """
+    tensors, metadata = checkpoint.read(path)
+    with checkpoint.contents_of(f"{path}, which should be what adapt --save-weights wrote for this run"):
+        if "adapted" not in metadata:
+            raise ValueError("it holds no adapted networks")
+        for role in ("generator", "discriminator"):
+            state = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
+            getattr(learner, role).load_state_dict(state)
