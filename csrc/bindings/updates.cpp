@@ -88,8 +88,8 @@ struct type_caster<metagan::Number> {
 
 #ifdef METAGAN_WITH_CUDA
 template <>
-struct type_caster<metagan::Queue> {
-    PYBIND11_TYPE_CASTER(metagan::Queue, const_name("tuple[int, int]"));
+struct type_caster<metagan::cuda::Queue> {
+    PYBIND11_TYPE_CASTER(metagan::cuda::Queue, const_name("tuple[int, int]"));
 
     bool load(handle source, bool) {
         if (!metagan::is_tuple(source, 2)) return false;
@@ -184,17 +184,17 @@ void define_ops(py::module_& module, const std::string& prefix) {
 
 #ifdef METAGAN_WITH_CUDA
 void define_cuda(py::module_& module) {
-    define_ops<DeviceLaunch, Queue>(module, "cuda_");
-    module.def("cuda_clip_grad_norm_parts", &clip_grad_norm_parts);
+    define_ops<cuda::DeviceLaunch, cuda::Queue>(module, "cuda_");
+    module.def("cuda_clip_grad_norm_parts", &cuda::clip_grad_norm_parts);
     module.def(
         "cuda_clip_grad_norm",
-        [](DType dtype, int64_t rows, int64_t columns, Queue where, Matrix grads, Matrix grads_out, uintptr_t norms_out,
-           double max_norm, uintptr_t sums) {
-            clip_grad_norm(DeviceLaunch{dtype, rows, columns, where}, grads, grads_out, pointer(norms_out), max_norm,
-                           static_cast<double*>(pointer(sums)));
+        [](DType dtype, int64_t rows, int64_t columns, cuda::Queue where, Matrix grads, Matrix grads_out,
+           uintptr_t norms_out, double max_norm, uintptr_t sums) {
+            cuda::clip_grad_norm({dtype, rows, columns, where}, grads, grads_out, pointer(norms_out), max_norm,
+                                 static_cast<double*>(pointer(sums)));
         },
         py::call_guard<py::gil_scoped_release>());
-    module.def("cuda_problem", &cuda_problem);
+    module.def("cuda_problem", &cuda::cuda_problem);
 }
 #else
 void define_cuda(py::module_& module) {

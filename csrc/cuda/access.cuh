@@ -1,5 +1,5 @@
-// How the kernels reach memory: packs of adjacent elements, rows of buffers, learning rates. Plain C++ beside the
-// qualifiers, so that a host compiler takes it too.
+// Memory access of the CUDA kernels: packs of adjacent elements, rows of buffers, learning rates. Plain C++ but for the
+// qualifiers, so that a host compiler accepts it too.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,19 +11,19 @@
 
 #define METAGAN_DEVICE __device__ __forceinline__
 
-namespace metagan {
+namespace metagan::cuda {
 
-// Adjacent elements that move together: 16 bytes an access, or one element where addresses are not aligned.
+// Adjacent elements that one thread moves together: one 16-byte access, or one element where addresses are unaligned.
 template <class T, int kWidth>
 struct Pack {
     T at[kWidth];
 };
 
-// Elements of 16 bytes.
+// Elements in 16 bytes.
 template <class T>
 constexpr int kPack = 16 / sizeof(T);
 
-// What a pack moves as.
+// Machine word that a pack is moved in: 16 bytes, or one element.
 template <class T, int kWidth>
 struct WordOf {
     using type = uint4;
@@ -34,43 +34,43 @@ struct WordOf<T, 1> {
 };
 
 template <class T>
-METAGAN_DEVICE void store_word(T* address, T pair) {
-    *address = pair;
+METAGAN_DEVICE void store_word(T* address, T word) {
+    *address = word;
 }
-// By name, since the compiler splits an assignment of 16 bytes now and then.
-METAGAN_DEVICE void store_word(uint4* address, uint4 pair) { __stwb(address, pair); }
+// An intrinsic, because the compiler sometimes splits a 16-byte assignment.
+METAGAN_DEVICE void store_word(uint4* address, uint4 word) { __stwb(address, word); }
 
-// Loads in the arithmetic type.
+// Loads a pack and converts it to the arithmetic type.
 template <int kWidth, class T>
 METAGAN_DEVICE Pack<Arithmetic<T>, kWidth> load(const T* address) {
     using Word = typename WordOf<T, kWidth>::type;
-    constexpr int kPairs = kWidth * sizeof(T) / sizeof(Word);
-    Word pairs[kPairs];
+    constexpr int kWords = kWidth * sizeof(T) / sizeof(Word);
+    Word words[kWords];
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) pairs[i] = reinterpret_cast<const Word*>(address)[i];
+    for (int i = 0; i < kWords; ++i) words[i] = reinterpret_cast<const Word*>(address)[i];
     Pack<T, kWidth> stored;
-    __builtin_memcpy(&stored, pairs, sizeof stored);
+    __builtin_memcpy(&stored, words, sizeof stored);
     Pack<Arithmetic<T>, kWidth> values;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) values.at[i] = widen(stored.at[i]);
     return values;
 }
 
-// Rounds to the storage type.
+// Rounds a pack to the storage type and stores it.
 template <int kWidth, class T>
 METAGAN_DEVICE void store(T* address, const Pack<Arithmetic<T>, kWidth>& values) {
     using Word = typename WordOf<T, kWidth>::type;
-    constexpr int kPairs = kWidth * sizeof(T) / sizeof(Word);
+    constexpr int kWords = kWidth * sizeof(T) / sizeof(Word);
     Pack<T, kWidth> stored;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) narrow(values.at[i], stored.at[i]);
-    Word pairs[kPairs];
-    __builtin_memcpy(pairs, &stored, sizeof stored);
+    Word words[kWords];
+    __builtin_memcpy(words, &stored, sizeof stored);
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) store_word(reinterpret_cast<Word*>(address) + i, pairs[i]);
+    for (int i = 0; i < kWords; ++i) store_word(reinterpret_cast<Word*>(address) + i, words[i]);
 }
 
-// Rows that are read; null: absent.
+// Input rows; null: absent.
 template <class T>
 struct Input {
     const T* data;
@@ -78,11 +78,11 @@ struct Input {
 
     template <int kWidth>
     METAGAN_DEVICE Pack<Arithmetic<T>, kWidth> load(int64_t row, int64_t column) const {
-        return metagan::load<kWidth>(data + row * stride + column);
+        return cuda::load<kWidth>(data + row * stride + column);
     }
 };
 
-// Rows that are read and written, in place or not. Nothing here may go through a cache that expects constant memory.
+// Rows that are read and written, in place or not, so loads must not use the read-only cache (ld.global.nc).
 template <class T>
 struct Buffer {
     Input<T> in;
@@ -95,7 +95,7 @@ struct Buffer {
     }
     template <int kWidth>
     METAGAN_DEVICE void store(int64_t row, int64_t column, const Pack<Arithmetic<T>, kWidth>& values) const {
-        metagan::store<kWidth>(out + row * out_stride + column, values);
+        cuda::store<kWidth>(out + row * out_stride + column, values);
     }
 };
 
@@ -108,7 +108,7 @@ struct Scalar {
     METAGAN_DEVICE A load() const { return data ? static_cast<A>(*data) : value; }
 };
 
-// LearningRate in the arithmetic type; `segment_ends` on the device.
+// LearningRate in the arithmetic type; `segment_ends` is in device memory.
 template <class A>
 struct Rate {
     A value;
@@ -122,7 +122,7 @@ struct Rate {
         if (!data) return filled<kWidth>(value);
         const A* const of_row = data + row * row_stride;
         if (!segment_ends) {
-            return element_stride ? metagan::load<kWidth>(of_row + column) : filled<kWidth>(*of_row);
+            return element_stride ? cuda::load<kWidth>(of_row + column) : filled<kWidth>(*of_row);
         }
         Pack<A, kWidth> rates;
         int64_t segment = segment_of(column), end = segment_ends[segment];
@@ -156,4 +156,4 @@ struct Rate {
     }
 };
 
-}  // namespace metagan
+}  // namespace metagan::cuda

@@ -3,14 +3,14 @@
 
 #include "launch.cuh"
 
-namespace metagan {
+namespace metagan::cuda {
 namespace {
 
-constexpr int64_t kShortRow = 8192;  // columns that one block clips; why so many: metagan_fast/ops/_native.py
-constexpr int64_t kPart = 8192;      // elements of a partial sum at least
-constexpr int64_t kMaxParts = 1024;  // every block of the second pass adds all of them up
+constexpr int64_t kShortRow = 8192;  // most columns of a row that one block clips; reason: metagan_fast/ops/_native.py
+constexpr int64_t kPart = 8192;      // fewest elements of a partial sum
+constexpr int64_t kMaxParts = 1024;  // most partial sums of a row, because every block of the second pass adds them all
 
-// In one launch without parts, which takes no `sums`, else in two.
+// Launches one kernel, which needs no `sums`, if `parts` is 0; else two.
 void clip_in_parts(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
                    double* sums, int64_t parts) {
     if (launch.rows <= 0) return;
@@ -47,4 +47,4 @@ void clip_grad_norm(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, 
     clip_in_parts(launch, grads, grads_out, norms_out, max_norm, sums, clip_grad_norm_parts(launch.columns));
 }
 
-}  // namespace metagan
+}  // namespace metagan::cuda

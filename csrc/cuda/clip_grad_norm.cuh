@@ -1,16 +1,16 @@
-// The kernels of clip_grad_norm. A row's norm is needed before its first element can be scaled, and blocks can wait for
-// one another at the end of a launch alone. So one block does all of a short row; of longer rows a first launch leaves
-// partial sums of squares, and a second adds them up and scales. Every sum has a fixed order: there are no atomics.
+// Kernels of clip_grad_norm. Scaling needs the norm of the whole row, and blocks synchronise only at the end of a
+// launch. So one block clips a short row alone; for longer rows a first launch writes partial sums of squares, and a
+// second adds them up and scales. Every sum has a fixed order: no atomics.
 #pragma once
 
 #include "access.cuh"
 #include "ops/formulas.h"
 
-namespace metagan {
+namespace metagan::cuda {
 
 constexpr int kClipThreads = 256;
 
-// The sum over the threads of a block, in the same order always and for all of them; `scratch` holds one number each.
+// Sum over the threads of a block, in a fixed order and returned to all of them; `scratch` holds one number a thread.
 METAGAN_DEVICE double block_sum(double value, double* scratch) {
     const int thread = static_cast<int>(threadIdx.x);
     scratch[thread] = value;
@@ -20,12 +20,12 @@ METAGAN_DEVICE double block_sum(double value, double* scratch) {
         __syncthreads();
     }
     const double total = scratch[0];
-    __syncthreads();  // before the next sum writes
+    __syncthreads();  // before the next sum overwrites scratch
     return total;
 }
 
-// What a thread adds up of part blockIdx.x of gridDim.x of a row: kPack<T> adjacent elements at a time, whether they
-// are loaded together (kWidth = kPack<T>) or one by one (kWidth = 1), so that alignment does not change the sum.
+// A thread's sum of squares over part blockIdx.x of gridDim.x of a row: kPack<T> adjacent elements at a time, whether
+// loaded together (kWidth = kPack<T>) or one by one (kWidth = 1), so that alignment does not change the sum.
 template <int kWidth, class T>
 METAGAN_DEVICE double squares(int64_t row, int64_t columns, const Input<T>& grads) {
     const int64_t first = (static_cast<int64_t>(blockIdx.x) * kClipThreads + threadIdx.x) * kPack<T>;
@@ -46,7 +46,7 @@ METAGAN_DEVICE double squares(int64_t row, int64_t columns, const Input<T>& grad
     return sum;
 }
 
-// Blocks (all x) scale a row to a norm of at most `max_norm`, and the first of them stores the norm that it had.
+// Scales a row to a norm of at most `max_norm` with all blocks x; the first block stores the norm before scaling.
 template <int kWidth, class T>
 METAGAN_DEVICE void scale(int64_t row, int64_t columns, const Buffer<T>& grads, double norm, Arithmetic<T>* norms,
                           double max_norm, bool in_place) {
@@ -64,8 +64,8 @@ METAGAN_DEVICE void scale(int64_t row, int64_t columns, const Buffer<T>& grads, 
     }
 }
 
-// Block (0, y) clips row y: every element has been read, and the sum's barrier passed, before the first is written. The
-// sum has the bits of the two kernels below for a row of one part. With 4 blocks a multiprocessor nothing is spilled.
+// Block (0, y) clips row y. The barrier of the sum separates the last read from the first write. The sum has the same
+// bits as with the two kernels below for a row of one part. Registers do not spill at 4 blocks per multiprocessor.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kClipThreads, 4)
     clip_short_rows(int64_t rows, int64_t columns, Buffer<T> grads, Arithmetic<T>* norms, double max_norm,
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kClipThreads, 4)
     }
 }
 
-// Block (x, y) adds up part x of gridDim.x of row y.
+// Block (x, y) sums part x of gridDim.x of row y.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kClipThreads)
     sum_of_squares(int64_t rows, int64_t columns, Input<T> grads, double* sums) {
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kClipThreads)
     }
 }
 
-// Blocks (all x, y) scale row y. Each adds up the row's `parts` sums for itself: the same bits everywhere.
+// Blocks (x, y) for all x scale row y. Each block adds the row's `parts` partial sums itself, to the same bits.
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kClipThreads)
     scale_to_norm(int64_t rows, int64_t columns, Buffer<T> grads, const double* sums, int64_t parts,
@@ -102,4 +102,4 @@ __global__ void __launch_bounds__(kClipThreads)
     }
 }
 
-}  // namespace metagan
+}  // namespace metagan::cuda

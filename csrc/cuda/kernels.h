@@ -1,6 +1,6 @@
-// Launchers of the fused ops on a GPU: those of csrc/ops/launch.h for addresses on the device, with a queue in the
-// place of threads. They enqueue and return: no allocation, no synchronisation, so a stream may be captured into a
-// graph. A launch that fails throws std::runtime_error.
+// GPU launchers of the fused ops: the signatures of ops/launch.h for device addresses, with a queue instead of threads.
+// They enqueue and return without allocating or synchronising, so a stream can be captured into a CUDA graph. A launch
+// that fails throws std::runtime_error.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,15 @@
 
 #include "ops/launch.h"
 
-namespace metagan {
+namespace metagan::cuda {
 
+// A device and one of its streams.
 struct Queue {
     int device;
-    void* stream;  // a cudaStream_t of that device
+    void* stream;  // cudaStream_t
 };
 
+// Dtype, shape and queue of one call on a GPU.
 struct DeviceLaunch {
     DType dtype;
     int64_t rows;
@@ -30,15 +32,15 @@ Ops<DeviceLaunch>::reptile_gradient reptile_gradient;
 Ops<DeviceLaunch>::meta_adam_step meta_adam_step;
 Ops<DeviceLaunch>::ema_update ema_update;
 
-// How many partial sums a row of `clip_grad_norm` has in memory, 0 where one launch does without; they depend on its
-// length alone, not on the device.
+// Returns the number of partial sums for each row of `clip_grad_norm`, 0 where one launch needs none; depends on the
+// row length only, not on the device.
 int64_t clip_grad_norm_parts(int64_t columns);
 
-// `sums` is memory to work in: [rows, clip_grad_norm_parts(columns)] doubles.
+// `sums` is scratch memory, [rows, clip_grad_norm_parts(columns)] doubles.
 void clip_grad_norm(const DeviceLaunch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
                     double* sums);
 
-// Why no GPU can be used here; empty if one can.
+// Returns the reason why no GPU can be used; empty if one can.
 std::string cuda_problem();
 
-}  // namespace metagan
+}  // namespace metagan::cuda

@@ -1,4 +1,4 @@
-// What the launchers share: types from codes, addresses as buffers, whether 128-bit accesses fit, and the launch.
+// Helpers of the launchers: dtype dispatch, typed operands with their alignment, and the launch itself.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,12 +11,12 @@
 #include "kernels.h"
 #include "updates.cuh"
 
-// Blocks of a launch at most; a thread takes several packs beyond that. Enough to fill the largest GPU many times.
+// Most blocks of a launch, enough to fill the largest GPU many times; beyond that a thread loops over several packs.
 #ifndef METAGAN_MAX_BLOCKS
 #define METAGAN_MAX_BLOCKS 16384
 #endif
 
-namespace metagan {
+namespace metagan::cuda {
 
 constexpr int64_t kMaxBlocks = METAGAN_MAX_BLOCKS;
 constexpr int64_t kMaxGridY = 65535;  // CUDA's limit
@@ -25,7 +25,7 @@ inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
-    cudaGetLastError();  // forget it, the exception tells
+    cudaGetLastError();  // clears the error, which the exception reports
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
@@ -42,7 +42,7 @@ void with_type(DType dtype, const Body& body) {
     }
 }
 
-// Turns untyped matrices into buffers of one launch and notes whether all of them begin and step by 16 bytes.
+// Typed operands of one launch. Records whether the addresses and row strides of all of them are multiples of 16 bytes.
 template <class T>
 class Operands {
   public:
@@ -99,7 +99,7 @@ class Operands {
 template <class... Parameters, class... Arguments>
 void enqueue(const Queue& queue, dim3 blocks, dim3 threads, void (*kernel)(Parameters...),
              const Arguments&... arguments) {
-    // PyTorch has made the device current in its own copy of the CUDA runtime; this one has to be told.
+    // This copy of the CUDA runtime is not PyTorch's, so its current device must be set too.
     check(cudaSetDevice(queue.device), "choosing the CUDA device");
     cudaLaunchConfig_t config{};
     config.gridDim = blocks;
@@ -108,13 +108,13 @@ void enqueue(const Queue& queue, dim3 blocks, dim3 threads, void (*kernel)(Param
     check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), "launching a CUDA kernel");
 }
 
-// Runs an op over rows, in packs if `aligned`.
+// Launches an op over all elements, in packs of 16 bytes if `aligned`.
 template <class Op>
 void run(const DeviceLaunch& launch, int64_t rows, const Op& op, bool aligned) {
     if (rows <= 0 || launch.columns <= 0) return;
     constexpr int kWide = kPack<typename Op::Element>;
     const int64_t packs = aligned ? launch.columns / kWide : launch.columns;
-    unsigned width = 1;  // short rows: several of them a block
+    unsigned width = 1;  // a block covers several short rows
     while (width < kThreads && width < packs) width *= 2;
     const unsigned height = kThreads / width;
     const int64_t across = std::min(divide_up(packs, width), kMaxBlocks);
@@ -124,4 +124,4 @@ void run(const DeviceLaunch& launch, int64_t rows, const Op& op, bool aligned) {
             launch.columns, op);
 }
 
-}  // namespace metagan
+}  // namespace metagan::cuda

@@ -1,7 +1,7 @@
-// Launchers of the ops that combine tasks: one row of results, a loop over the tasks in every thread.
+// Launchers of the ops that combine tasks: one row of results, each thread loops over the tasks.
 #include "launch.cuh"
 
-namespace metagan {
+namespace metagan::cuda {
 
 void reptile_interpolate(const DeviceLaunch& launch, const void* initial, Matrix adapted, const void* weights,
                          void* out, Number step_size) {
@@ -42,4 +42,4 @@ void meta_adam_step(const DeviceLaunch& launch, const void* params, Matrix adapt
     });
 }
 
-}  // namespace metagan
+}  // namespace metagan::cuda

@@ -1,7 +1,7 @@
-// Launchers of the updates of one row at a time, and whether there is a GPU.
+// Launchers of the row-wise updates, and the check for a usable GPU.
 #include "launch.cuh"
 
-namespace metagan {
+namespace metagan::cuda {
 
 void sgd_step(const DeviceLaunch& launch, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
               Matrix momentum_buffer_out, const LearningRate& lr, const SgdOptions& options) {
@@ -62,10 +62,10 @@ std::string cuda_problem() {
     int devices = 0;
     const cudaError_t error = cudaGetDeviceCount(&devices);
     if (error != cudaSuccess) cudaGetLastError();
-    // Without a driver the runtime calls the driver too old.
+    // Without any driver the runtime reports one that is too old (cudaErrorInsufficientDriver).
     if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver || (error == cudaSuccess && devices == 0))
         return "there is no CUDA device";
     return error == cudaSuccess ? "" : std::string("CUDA cannot be used: ") + cudaGetErrorString(error);
 }
 
-}  // namespace metagan
+}  // namespace metagan::cuda

@@ -1,16 +1,15 @@
-// The fused ops, but for clip_grad_norm: what each does to one pack of elements, and the one kernel that runs them all.
+// The fused ops except clip_grad_norm: each as a functor on one pack of elements, and the one kernel that runs them.
 #pragma once
 
 #include "access.cuh"
 #include "ops/formulas.h"
 
-namespace metagan {
+namespace metagan::cuda {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;  // threads of a block
 
-// Runs op.apply<kWidth>(row, column) for all packs of all rows, as many at a time as the grid has threads. A block is
-// threadIdx.x packs wide and threadIdx.y rows high. Every pack is one thread's from its loads to its stores, so an
-// output may be an input.
+// Grid-stride loop of op.apply<kWidth>(row, column) over all packs of all rows. A block is blockDim.x packs wide and
+// blockDim.y rows high. One thread both loads and stores a pack, so an output may be an input.
 template <int kWidth, class Op>
 __global__ void __launch_bounds__(kThreads, 4) for_each_pack(int64_t rows, int64_t columns, Op op) {
     const int64_t first_row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y;
@@ -91,7 +90,7 @@ struct RmspropStep {
 
     template <int kWidth>
     METAGAN_DEVICE void apply(int64_t row, int64_t column) const {
-        // Known where they are used, so that the optional buffers stay in registers.
+        // Compile-time flags, so that the optional buffers stay in registers.
         if (momentum_buffer.out) {
             grad_avg.out ? apply<kWidth, true, true>(row, column) : apply<kWidth, true, false>(row, column);
         } else {
@@ -120,7 +119,7 @@ struct RmspropStep {
     }
 };
 
-// The mean or weighted sum over tasks, added in index order, of initial - adapted, or of adapted - initial.
+// Mean or weighted sum over tasks of initial - adapted, or of adapted - initial, added in index order.
 template <class T, bool kTowardsAdapted>
 struct TaskSum {
     using A = Arithmetic<T>;
@@ -190,7 +189,7 @@ struct ReptileGradient {
     }
 };
 
-// Adam along the Reptile gradient, which is rounded to the storage type nowhere.
+// Adam step on the Reptile gradient, which stays in the arithmetic type.
 template <class T>
 struct MetaAdamStep {
     using Element = T;
@@ -222,4 +221,4 @@ struct EmaUpdate {
     }
 };
 
-}  // namespace metagan
+}  // namespace metagan::cuda

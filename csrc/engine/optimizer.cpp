@@ -57,9 +57,10 @@ void Update::finish() {
 }
 
 void Update::apply(int64_t offset, int64_t size, const float* gradient) {
-    const UpdateKernels& kernels = update_kernels();
+    using cpu::Buffer;
+    const cpu::UpdateKernels& kernels = update_kernels();
     const auto at = [&](float* array) { return Buffer{array + offset, array + offset}; };
-    const Rate rate{nullptr, lr_};
+    const cpu::Rate rate{nullptr, lr_};
     switch (plan_.kind) {
         case OptimizerPlan::Kind::sgd:
             kernels.sgd_step(DType::float32, size, at(state_.params), gradient, Buffer{}, rate,

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-// Always inlined: these are compiled once for every instruction set, and no copy may serve in the place of another.
+// Always inlined: each instruction set compiles these anew, and the linker must not replace one copy by another.
 #ifdef __CUDACC__
 #define METAGAN_INLINE __host__ __device__ __forceinline__
 #else
@@ -27,6 +27,7 @@ struct ArithmeticOf<BFloat16> {
 template <class T>
 using Arithmetic = typename ArithmeticOf<T>::type;
 
+// Converts from the storage to the arithmetic type.
 METAGAN_INLINE float widen(float x) { return x; }
 METAGAN_INLINE double widen(double x) { return x; }
 METAGAN_INLINE float widen(BFloat16 x) {
@@ -36,13 +37,14 @@ METAGAN_INLINE float widen(BFloat16 x) {
     return result;
 }
 
+// Rounds from the arithmetic to the storage type.
 METAGAN_INLINE void narrow(float x, float& out) { out = x; }
 METAGAN_INLINE void narrow(double x, double& out) { out = x; }
 METAGAN_INLINE void narrow(float x, BFloat16& out) {
     uint32_t bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
-    const uint32_t quiet_nan = (bits >> 16) | 0x40u;                        // rounding could carry it to infinity
+    const uint32_t quiet_nan = (bits >> 16) | 0x40u;                        // rounding could turn a NaN into infinity
     out.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
 }
 

@@ -1,6 +1,6 @@
-// The formulas of the fused ops for one element, for the host compiler and nvcc alike. Order of operations and rounding
-// are those of metagan_fast/ops/reference.py, so compile with contraction off. Numbers are rounded to the arithmetic
-// type once, here.
+// Formulas of the fused ops for one element, for the host compiler and nvcc alike. Order of operations and rounding
+// match metagan_fast/ops/reference.py, so compile with contraction off. Options are rounded to the arithmetic type
+// once, here.
 #pragma once
 
 #include "dtypes.h"
@@ -8,8 +8,8 @@
 
 namespace metagan {
 
-// A is the arithmetic type, V what is updated: an A, or a vector of them; references are updated in place. A learning
-// rate is either.
+// A is the arithmetic type; V, the type of the operands, is A or a vector of A, and so is R, the learning rate's.
+// References are updated in place.
 
 template <class A>
 struct SgdUpdate {
@@ -39,8 +39,8 @@ struct SgdUpdate {
     }
 };
 
-// Of bias corrections that lie in memory nothing is known here; `inverse_bias1` and `2` are then set where they are
-// read.
+// Bias corrections that lie in memory are unknown at construction: the kernel that reads them sets `inverse_bias1` and
+// `inverse_bias2`.
 template <class A>
 struct AdamUpdate {
     A beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_bias1, inverse_bias2, eps, eps_root, weight_decay;
@@ -64,7 +64,7 @@ struct AdamUpdate {
         (*this)(param, grad, exp_avg, exp_avg_sq, none, lr);
     }
 
-    // AMSGrad with the largest exp_avg_sq so far; null without.
+    // AMSGrad if `max_exp_avg_sq`, the running maximum of exp_avg_sq, is not null.
     template <class V, class R>
     METAGAN_INLINE void operator()(V& param, V grad, V& exp_avg, V& exp_avg_sq, V* max_exp_avg_sq, R lr) const {
         if (weight_decay != 0) {
@@ -93,7 +93,7 @@ struct RmspropUpdate {
           weight_decay(static_cast<A>(options.weight_decay)),
           momentum(static_cast<A>(options.momentum)) {}
 
-    // Null buffers are absent: without `buffer` there is no momentum, without `grad_avg` no centering.
+    // `buffer` null: no momentum. `grad_avg` null: not centered.
     template <class V, class R>
     METAGAN_INLINE void operator()(V& param, V grad, V& square_avg, V* buffer, V* grad_avg, R lr) const {
         if (weight_decay != 0) grad = grad + weight_decay * param;
@@ -110,7 +110,7 @@ struct RmspropUpdate {
     }
 };
 
-// One task's contribution to `reptile_gradient`; `reptile_interpolate` takes it with the operands exchanged.
+// One task's contribution to `reptile_gradient`, and with the operands exchanged to `reptile_interpolate`.
 template <class V>
 METAGAN_INLINE V reptile_difference(V minuend, V subtrahend) {
     return minuend - subtrahend;
@@ -126,7 +126,7 @@ METAGAN_INLINE V ema_update(V average, V param, A one_minus_decay) {
     return average + one_minus_decay * (param - average);
 }
 
-// The factor that brings a row of this norm to at most `max_norm`. A norm of NaN gives NaN, an infinite one 0.
+// Factor that scales a row of this norm to at most `max_norm`; NaN for a NaN norm, 0 for an infinite one.
 METAGAN_INLINE double clip_scale(double norm, double max_norm) {
     const double scale = max_norm / (norm + 1e-6);
     return scale > 1 ? 1 : scale;

@@ -1,6 +1,6 @@
-// Launchers of the fused ops over flat buffers: plain addresses, sizes and scalars, so that no framework's headers
-// are needed. One function an op, under the op's name. Formulas are in updates.h; metagan_fast/_core.pyi says the same
-// to Python.
+// Launchers of the fused ops over flat buffers, one function for each op, under its name. Arguments are plain
+// addresses, sizes and scalars, so no framework's headers are needed. Formulas are in formulas.h;
+// metagan_fast/_core.pyi declares the same functions for Python.
 #pragma once
 
 #include <cstdint>
@@ -8,42 +8,44 @@
 
 namespace metagan {
 
-// How elements are stored. bfloat16 computes in float32 and rounds once, at the store.
+// Storage type of elements. bfloat16 computes in float32 and rounds once, at the store.
 enum class DType : int { float32 = 0, bfloat16 = 1, float64 = 2 };
 
-// `rows` rows of `columns` adjacent elements. Row strides count elements and may be anything, 0 included for inputs.
+// A matrix whose rows are `row_stride` elements apart, each of a launch's `columns` adjacent elements. An input's
+// stride may be 0.
 struct Matrix {
     void* data = nullptr;
     int64_t row_stride = 0;
 };
 
+// Dtype, shape and threads of one call on the CPU.
 struct Launch {
     DType dtype;
     int64_t rows;
     int64_t columns;
-    int threads;  // at most this many; results do not depend on it
+    int threads;  // upper bound; results do not depend on it
 };
 
-// The rate of row r, segment s, element e is data[r * row_stride + s * segment_stride + e * element_stride], with data
-// in the arithmetic dtype (float64 for float64, else float32). Segment s covers the columns from segment_ends[s - 1]
-// up to segment_ends[s]. Without data the rate is `value` everywhere.
+// Learning rate: of row r, segment s and element e it is data[r * row_stride + s * segment_stride + e *
+// element_stride], with data in the arithmetic dtype (float64 for float64, else float32). Segment s covers the columns
+// [segment_ends[s - 1], segment_ends[s]). Without data it is `value` everywhere.
 struct LearningRate {
     double value = 0;
     const void* data = nullptr;
     int64_t row_stride = 0;
     int64_t segment_stride = 0;
     int64_t element_stride = 0;             // 0 or 1
-    const int64_t* segment_ends = nullptr;  // ascending, the last one is `columns`; none: one segment
+    const int64_t* segment_ends = nullptr;  // ascending, the last one is `columns`; null: one segment
     int64_t segments = 1;
 };
 
-// A number, or where it lies: a double in the memory that the launch works in, read when the op runs. So what a
-// recorded launch is given may change from one replay to the next.
+// A number, or the address of a double in the launch's memory, read when the op runs: a recorded launch (CUDA graph)
+// can be replayed with another number.
 struct Number {
     double value = 0;
     const double* data = nullptr;  // null: `value`
 
-    Number(double number = 0) : value(number) {}  // implicit: wherever a number will do
+    Number(double number = 0) : value(number) {}  // implicit: a plain double is a Number
     explicit Number(const double* address) : data(address) {}
 };
 
@@ -63,8 +65,8 @@ struct RmspropOptions {
     double alpha, eps, weight_decay, momentum;
 };
 
-// The ops as types of functions, since those of csrc/cuda/kernels.h differ in nothing but To, where and how they run.
-// Every output may be one of the inputs (the same address and stride), and may not overlap any other way.
+// Signatures of the ops. To, the launch, says where and how an op runs: Launch on the CPU, cuda::DeviceLaunch on a GPU.
+// An output may be an input (same address and stride) but must not overlap one in any other way.
 template <class To>
 struct Ops {
     // The momentum buffer is absent (null) when momentum is 0.
@@ -79,8 +81,8 @@ struct Ops {
                               Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
                               Matrix grad_avg_out, const LearningRate&, const RmspropOptions&);
 
-    // The three that combine tasks: To::rows counts the rows of `adapted`, everything else is one row. `weights` is
-    // [rows] in the arithmetic dtype, or null for the mean.
+    // Ops that combine tasks: To::rows is the number of tasks, the rows of `adapted`; all other operands are one row.
+    // `weights` is [rows] in the arithmetic dtype, or null for the mean.
     using reptile_interpolate = void(const To&, const void* initial, Matrix adapted, const void* weights, void* out,
                                      Number step_size);
 
@@ -101,23 +103,23 @@ Ops<Launch>::reptile_gradient reptile_gradient;
 Ops<Launch>::meta_adam_step meta_adam_step;
 Ops<Launch>::ema_update ema_update;
 
-// Writes the norms, [rows] in the arithmetic dtype, as they were before scaling.
+// Writes the norms before scaling, [rows] in the arithmetic dtype, to `norms_out`.
 void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);
 
-constexpr int kMostState = 3;
+constexpr int kMostState = 3;  // buffers of an optimizer for one tensor, at most
 
-// One tensor of an optimizer: `size` adjacent elements, updated in place.
+// One tensor of an optimizer, `size` adjacent elements, updated in place.
 struct Piece {
     DType dtype;
     int64_t size;
     void* params;
     const void* grads;
     void* state[kMostState];  // the op's buffers in order, null where absent
-    double step;              // the number of this update, counted from 1, where that matters
+    double step;              // number of this update, from 1; used by Adam's bias correction
 };
 
-// Updates of many tensors at once. Threads share elements, not tensors. With `maximize` a step goes up the gradient.
-// Adam's third buffer, if there is one, is AMSGrad's; its bias corrections follow from each piece's step.
+// Update many tensors in one call. Threads divide the elements of all tensors, not the tensors. `maximize` ascends the
+// gradient. Adam's third buffer, if present, is AMSGrad's maximum; its bias corrections follow from each piece's step.
 void sgd_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const SgdOptions&);
 void adam_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const AdamOptions&);
 void rmsprop_steps(const std::vector<Piece>&, int threads, bool maximize, double lr, const RmspropOptions&);

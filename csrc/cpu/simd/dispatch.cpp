@@ -1,3 +1,4 @@
+// Run-time choice of the kernels by instruction set.
 #include "dispatch.h"
 
 #include "isa.h"
@@ -33,8 +34,8 @@ const GemmKernels& gemm_kernels(Precision precision) {
                   gemm_bf16_kernels_avx512_bf16);
 }
 const LayerKernels& layer_kernels() { return choose(layer_kernels_portable, layer_kernels_avx2, layer_kernels_avx512); }
-const UpdateKernels& update_kernels() {
-    return choose(update_kernels_portable, update_kernels_avx2, update_kernels_avx512);
+const cpu::UpdateKernels& update_kernels() {
+    return choose(cpu::update_kernels_portable, cpu::update_kernels_avx2, cpu::update_kernels_avx512);
 }
 const WinogradKernels& winograd_kernels() {
     return choose(winograd_kernels_portable, winograd_kernels_avx2, winograd_kernels_avx512);
@@ -45,7 +46,7 @@ const GemmKernels& gemm_kernels(Precision precision) {
     return precision == Precision::float32 ? gemm_kernels_portable : gemm_bf16_kernels_portable;
 }
 const LayerKernels& layer_kernels() { return layer_kernels_portable; }
-const UpdateKernels& update_kernels() { return update_kernels_portable; }
+const cpu::UpdateKernels& update_kernels() { return cpu::update_kernels_portable; }
 const WinogradKernels& winograd_kernels() { return winograd_kernels_portable; }
 const PeakKernel& peak_kernel() { return peak_kernel_portable; }
 #endif

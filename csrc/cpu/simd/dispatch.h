@@ -1,4 +1,4 @@
-// The kernels of the instruction set in use.
+// Kernel tables of the current instruction set.
 #pragma once
 
 #include "cpu/gemm/gemm.h"
@@ -11,7 +11,7 @@ namespace metagan {
 
 const GemmKernels& gemm_kernels(Precision);
 const LayerKernels& layer_kernels();
-const UpdateKernels& update_kernels();
+const cpu::UpdateKernels& update_kernels();
 const WinogradKernels& winograd_kernels();
 const PeakKernel& peak_kernel();
 

@@ -1,17 +1,20 @@
-// Compiled once for each instruction set, with METAGAN_ISA naming it. Nothing here may leave behind a function that the
-// linker could share between them: everything is in an anonymous namespace, and no standard library code is used.
+// Update kernels, compiled once for every instruction set, METAGAN_ISA. The linker must not share a function between
+// instruction sets: everything is in an anonymous namespace, and no standard library code is used (see
+// gemm_kernels.cpp).
 #include "update_kernels.h"
 
 #include "cpu/simd/vector.h"  // before the formulas, which call its square root
 
 #include "ops/formulas.h"
 
-namespace metagan {
+namespace metagan::cpu {
 namespace {
 
-constexpr int kLanes = 32;
+using metagan::for_each;  // beside the overload below
 
-// A buffer of one type. `kind` is one number or a vector of them, and says how many elements from i on are meant.
+constexpr int kLanes = 32;  // partial sums of sum_of_squares
+
+// Typed Buffer. The type of `kind`, a number or a vector, says how many elements are accessed at index i.
 template <class T>
 struct Elements {
     const T* in;
@@ -30,6 +33,7 @@ struct Elements {
     }
 };
 
+// Typed Gradient.
 template <class T>
 struct Gradients {
     Elements<T> elements;
@@ -57,7 +61,7 @@ METAGAN_INLINE auto with_type(DType dtype, Body body) {
     }
 }
 
-// Calls body(i, kind, lr).
+// Calls body(i, kind, lr) for [begin, end), with the learning rate of each element.
 template <class A, class Body>
 METAGAN_INLINE void for_each(int64_t begin, int64_t end, Rate rate, const Body& body) {
     if (rate.elements) {
@@ -146,16 +150,15 @@ void rmsprop_step(DType dtype, int64_t size, Buffer params, Gradient grads, Buff
     });
 }
 
-// The mean or weighted sum over tasks, added in index order, of initial - adapted, or of adapted - initial.
+// Mean or weighted sum over tasks of initial - adapted, or of adapted - initial, added in index order.
 //
-// Eight tasks' rows are read side by side, which is about as many as the processor's prefetchers follow, over a stretch
-// of columns long enough for them to get going; the sums of one group wait in the second-level cache for the next.
-// Each row's next half kilobyte is asked for early. Of groups of 4, 8 and 16, stretches of 2048 to 16384 columns and
-// distances of 0 to 2 kilobytes this was the fastest on a Zen 4, 1.2 to 1.4 times as fast as all 16 rows at once.
+// Rows are read in groups of eight tasks, about as many streams as the hardware prefetchers follow, over blocks of
+// columns long enough for them to lock on; partial sums stay in the second-level cache between groups. Software
+// prefetch runs 512 bytes ahead in each row (docs/tuning.md#updates-task-groups).
 template <class T, bool kTowardsAdapted>
 struct TaskSum {
     using A = Arithmetic<T>;
-    static constexpr int64_t kGroup = 8, kStretch = 8192, kAhead = 512 / sizeof(T);
+    static constexpr int64_t kTaskGroup = 8, kColumnBlock = 8192, kPrefetchDistance = 512 / sizeof(T);
     const T* adapted;
     int64_t row_stride, count;
     const A* weights;
@@ -171,13 +174,13 @@ struct TaskSum {
     template <class V>
     METAGAN_INLINE V difference(V initial, int64_t task, int64_t i) const {
         const T* const from = adapted + task * row_stride + i;
-        __builtin_prefetch(from + kAhead);
+        __builtin_prefetch(from + kPrefetchDistance);
         const V row = metagan::load(from, V{});
         const V result = kTowardsAdapted ? reptile_difference(row, initial) : reptile_difference(initial, row);
         return weights ? weights[task] * result : result;
     }
 
-    // Adds tasks [first, last) to a total; task 0 begins it.
+    // Adds tasks [first, last) to `total`, which task 0 initialises.
     template <class V>
     METAGAN_INLINE V add(V total, V initial, int64_t first, int64_t last, int64_t i) const {
         for (int64_t task = first; task < last; ++task) {
@@ -187,21 +190,21 @@ struct TaskSum {
         return total;
     }
 
-    // Calls body(i, kind, initial, sum) for all i below `size`; body may overwrite the initial parameters at i.
+    // Calls body(i, kind, initial, sum) for i in [0, size); body may overwrite the initial parameters at i.
     template <class Body>
     METAGAN_INLINE void for_each(int64_t size, const Elements<T>& initial, const Body& body) const {
-        alignas(64) A waiting[kStretch];
-        const int64_t last = (count - 1) / kGroup * kGroup;  // first task of the last group
-        for (int64_t begin = 0; begin < size; begin += kStretch) {
-            const int64_t end = begin + kStretch < size ? begin + kStretch : size;
-            for (int64_t first = 0; first < last; first += kGroup)
+        alignas(64) A partial[kColumnBlock];
+        const int64_t last = (count - 1) / kTaskGroup * kTaskGroup;  // first task of the last group
+        for (int64_t begin = 0; begin < size; begin += kColumnBlock) {
+            const int64_t end = begin + kColumnBlock < size ? begin + kColumnBlock : size;
+            for (int64_t first = 0; first < last; first += kTaskGroup)
                 metagan::for_each<A>(begin, end, [&](int64_t i, auto kind) {
-                    const auto before = first ? load(waiting + i - begin, kind) : kind;
-                    store(waiting + i - begin, add(before, initial.load(i, kind), first, first + kGroup, i));
+                    const auto before = first ? load(partial + i - begin, kind) : kind;
+                    store(partial + i - begin, add(before, initial.load(i, kind), first, first + kTaskGroup, i));
                 });
             metagan::for_each<A>(begin, end, [&](int64_t i, auto kind) {
                 const auto from = initial.load(i, kind);
-                const auto before = last ? load(waiting + i - begin, kind) : kind;
+                const auto before = last ? load(partial + i - begin, kind) : kind;
                 const auto total = add(before, from, last, count, i);
                 body(i, kind, from, weights ? total : total * scale);
             });
@@ -268,7 +271,7 @@ void ema_update(DType dtype, int64_t size, Buffer average, const void* params, d
     });
 }
 
-// Added in kLanes interleaved sums, then over those: the same order for every instruction set.
+// Adds up kLanes interleaved partial sums, then these: the same order for every instruction set.
 double sum_of_squares(DType dtype, int64_t size, const void* grads) {
     return with_type(dtype, [=](auto element) {
         using T = decltype(element);
@@ -311,4 +314,4 @@ const UpdateKernels METAGAN_FOR_ISA(update_kernels_) = {
     ema_update, sum_of_squares, scale,
 };
 
-}  // namespace metagan
+}  // namespace metagan::cpu

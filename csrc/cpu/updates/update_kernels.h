@@ -1,38 +1,39 @@
-// Update loops over one contiguous range, in a table for each instruction set.
+// Update kernels over one contiguous range, a table for each instruction set.
 #pragma once
 
 #include <cstdint>
 
 #include "ops/launch.h"
 
-namespace metagan {
+namespace metagan::cpu {
 
-// What an update reads and writes: two addresses, or the same one twice. Null where absent.
+// A buffer that an update reads and writes, in place or not; null: absent.
 struct Buffer {
     const void* in;
     void* out;
 };
 
-// What a step goes against, or along.
+// Gradient, with its sign (descend or ascend).
 struct Gradient {
     Gradient(const void* data, bool ascend = false) : data(data), ascend(ascend) {}
     const void* data;
     bool ascend;
 };
 
-// A learning rate for each element, or (null) one for all.
+// Learning rate of each element, or one for all (`elements` null).
 struct Rate {
     const void* elements;
     double value;
 };
 
-// The rows of the tasks, from the range's first column, and their weights (null: the mean).
+// Adapted parameters, a row for each task, from the range's first column, and the tasks' weights (null: the mean).
 struct Tasks {
     Matrix adapted;
     int64_t count;
     const void* weights;
 };
 
+// Update kernels of one instruction set.
 struct UpdateKernels {
     void (*sgd_step)(DType, int64_t size, Buffer params, Gradient, Buffer momentum_buffer, Rate, const SgdOptions&);
     void (*adam_step)(DType, int64_t size, Buffer params, Gradient, Buffer exp_avg, Buffer exp_avg_sq,
@@ -53,4 +54,4 @@ extern const UpdateKernels update_kernels_portable;
 extern const UpdateKernels update_kernels_avx2;
 extern const UpdateKernels update_kernels_avx512;
 
-}  // namespace metagan
+}  // namespace metagan::cpu

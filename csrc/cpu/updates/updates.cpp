@@ -1,4 +1,4 @@
-// Launchers: rows and columns cut into blocks for the threads and for the segments of the learning rate.
+// CPU launchers of the fused ops: divide rows and columns into blocks for threads and learning-rate segments.
 #include "ops/formulas.h"
 
 #include <algorithm>
@@ -12,12 +12,17 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kBlock = 16384;       // elements that a thread takes at a time
-constexpr int64_t kSmall = 2 * kBlock;  // below this, waking a thread takes longer than the work
+using cpu::Buffer;
+using cpu::Rate;
+using cpu::Tasks;
+using cpu::UpdateKernels;
+
+constexpr int64_t kBlock = 16384;       // elements of a block, the unit of work of a thread
+constexpr int64_t kSmall = 2 * kBlock;  // fewer elements are done before another thread wakes
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Calls body(row, begin, end) for blocks of columns that cover every row; short rows are taken several at a time.
+// Calls body(row, begin, end) for blocks of columns that cover every row; one unit of work holds several short rows.
 template <class Body>
 void for_each_block(int64_t rows, int64_t columns, int threads, const Body& body) {
     if (rows <= 0 || columns <= 0) return;
@@ -34,7 +39,7 @@ void for_each_block(int64_t rows, int64_t columns, int threads, const Body& body
 
 int64_t storage_size(DType dtype) { return dtype == DType::bfloat16 ? 2 : dtype == DType::float64 ? 8 : 4; }
 
-// Addresses and numbers behind the untyped pointers of one launch.
+// Address arithmetic and access to numbers for the untyped buffers of one dtype.
 class Addresses {
   public:
     explicit Addresses(DType dtype) : dtype_(dtype), size_(storage_size(dtype)) {}
@@ -52,7 +57,7 @@ class Addresses {
         return {{at(adapted, 0, column), adapted.row_stride}, tasks, weights};
     }
 
-    // Calls body(begin, end, rate) for the segments within [begin, end).
+    // Calls body(begin, end, rate) for each segment of the learning rate within [begin, end).
     template <class Body>
     void for_each_segment(const LearningRate& lr, int64_t row, int64_t begin, int64_t end, const Body& body) const {
         if (!lr.data) return body(begin, end, Rate{nullptr, lr.value});
@@ -89,7 +94,7 @@ class Addresses {
     int64_t size_;
 };
 
-// A range of one piece.
+// Elements [begin, end) of one piece.
 struct Part {
     DType dtype;
     int64_t size;
@@ -106,7 +111,7 @@ struct Part {
     }
 };
 
-// Calls body(part) for parts that cover all pieces. Blocks are cut out of the elements of all of them in a row.
+// Calls body(part) for parts that cover all pieces. Blocks are taken from the concatenation of all pieces.
 template <class Body>
 void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& body) {
     std::vector<int64_t> ends;
@@ -125,7 +130,7 @@ void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& bo
     });
 }
 
-// The number itself.
+// Returns the value of a number.
 double read(const Number& number) { return number.data ? *number.data : number.value; }
 
 AdamOptions read(AdamOptions options) {
@@ -258,7 +263,7 @@ void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* 
             kernel.scale(launch.dtype, end - begin, of.at(grads, grads_out, row, begin), factor);
         });
     };
-    // A row for each thread if there are enough, so that its second pass finds it in a cache; else all threads a row.
+    // With enough rows each thread takes whole rows, so the second pass finds them cached; else all share each row.
     const bool by_rows = launch.rows >= launch.threads && launch.rows * launch.columns >= kSmall;
     parallel_for(launch.rows, by_rows ? launch.threads : 1,
                  [&](int64_t row) { clip(row, by_rows ? 1 : launch.threads); });

@@ -9,6 +9,7 @@
 #include "../../../csrc/cuda/updates.cu"
 
 using namespace metagan;
+using namespace metagan::cuda;
 
 namespace {
 
