@@ -1,10 +1,11 @@
-// Operands of products in bf16. A word is 32 bits, kept in a float's place: where the processor multiplies pairs of
-// bf16 numbers and adds up in float32, two steps of k; elsewhere one step, rounded to bf16, and products and sums are
-// those of float32. Either way a product of two operands is exact before it is added. (The instruction adds both
-// products of a pair in one go, with roundings of its own, and takes denormals for zeros.)
+// Operands of bf16 products and their micro-kernel. A pair is 32 bits, stored in a float. Where the processor has a dot
+// product of bf16 pairs with float32 accumulation (AVX512-BF16), a pair holds two steps of k; elsewhere it holds one
+// step, rounded to bf16, and is multiplied and added in float32. Either way the product of two operands is exact before
+// it is added. (The instruction adds both products of a pair at once, with its own rounding, and flushes denormals to
+// zero.)
 //
-// Both operands are converted on their way into a buffer: B into panels as wide as the tile, A into rows kPairs apart,
-// unless all of A has been converted beforehand.
+// Both operands are converted while they are packed: B into panels of kPanelColumns, A into rows kPairs apart, unless
+// all of A was converted beforehand.
 #pragma once
 
 #include "micro_kernel.h"
@@ -14,16 +15,16 @@ namespace metagan {
 namespace {
 
 #if defined(__AVX512BF16__)
-constexpr int kSteps = 2;            // in a word
-constexpr double kLonePairs = 1.35;  // GemmKernels::lone_vector: 87 of 117 G multiply-adds/s on a Zen 4 core
+constexpr int kSteps = 2;            // steps of k in a pair
+constexpr double kLonePairs = 1.35;  // GemmKernels::lone_vector, measured (docs/tuning.md#gemm-lone-vector)
 #else
 constexpr int kSteps = 1;
 constexpr double kLonePairs = kLoneVector;
 #endif
-constexpr int64_t kPairs = 256;  // what is summed between two visits of a result
+constexpr int64_t kPairs = 256;  // depth of a block, as kDepth, in pairs
 static_assert(kPairs * kWidth <= kPackFloats && kPairs * kChunk <= kPackFloats && kPairs <= kDepth);
 
-// Words of two steps each of which is a vector; of one step, where a word is one.
+// Pairs from two vectors, the first and the second step; from `first` alone where a pair is one step.
 METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
 #if defined(__AVX512BF16__)
     using Lanes = uint16_t __attribute__((vector_size(kVectorBytes)));
@@ -38,7 +39,7 @@ METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
 #endif
 }
 
-// Words of steps that follow one another: the first half of the words in `first`, the other half in `second`.
+// Pairs of adjacent elements of `first` followed by `second`: each vector yields half of the pairs.
 METAGAN_INLINE FloatVector join_adjacent(FloatVector first, FloatVector second) {
 #if defined(__AVX512BF16__)
     return reinterpret_cast<FloatVector>(_mm512_cvtne2ps_pbh(second, first));
@@ -55,13 +56,14 @@ METAGAN_INLINE FloatVector multiply_add(FloatVector sum, float pair, FloatVector
 #endif
 }
 
+// One call of the micro-kernel on bf16 pairs; see Tile.
 struct PairTile {
     int64_t pairs;
-    const float* a;  // row i of word k is a[i * a_row + a_step[k]]
+    const float* a;  // pair k of row i is a[i * a_row + a_step[k]]
     int64_t a_row;
     const int32_t* a_step;
-    const float* b;      // panels, word k of a panel at [k * kPanelColumns]
-    const float* start;  // and the rest, as in Tile
+    const float* b;      // panels; pair k of a panel is at [k * kPanelColumns]
+    const float* start;  // from here on as in Tile
     float* y;
     int64_t y_row;
     const int32_t* y_part;
@@ -124,7 +126,7 @@ inline PairKernel pair_kernel_of(int rows, int vectors, int store_parts) {
     return pair_kernel_with_rows<1>(rows, vectors);
 }
 
-// Converts `count` adjacent steps, as whole vectors of words; what is beyond is zero.
+// Converts `count` adjacent steps into whole vectors of pairs, padded with zeros.
 METAGAN_INLINE void convert_adjacent(float* to, const float* from, int64_t count) {
     for (int64_t j = 0; j < count; j += kSteps * kFloats, to += kFloats) {
         const int64_t left = count - j;

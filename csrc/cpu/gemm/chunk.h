@@ -1,4 +1,4 @@
-// Columns of products, taken up a chunk at a time; see multiply.h.
+// Chunks of columns (BLIS's NC loop) over several products; see multiply.h.
 #pragma once
 
 #include "gemm.h"
@@ -8,14 +8,14 @@
 namespace metagan {
 namespace {
 
-// Writes a tile, rows kMostVectors vectors apart, to columns that lie anywhere.
+// Scatters a tile, whose rows are kMostVectors vectors apart, to the columns to[0], to[1]... of Y.
 void scatter(const float* tile, int rows, int64_t columns, float* y, int64_t y_row, const int32_t* to, bool add) {
     for (int i = 0; i < rows; ++i, tile += kMostVectors * kFloats, y += y_row)
         for (int64_t c = 0; c < columns; ++c) y[to[c]] = add ? y[to[c]] + tile[c] : tile[c];
 }
 
-// Where the vectors of a tile go, and whether the micro-kernel writes to Y itself: it does where vectors or `parts` of
-// them are adjacent there. Else it writes one behind the other, for `scatter`.
+// Store addresses of a tile's vectors. The micro-kernel stores to Y directly where vectors, or `parts` equal parts of
+// them, are contiguous there; else it stores to a contiguous tile for `scatter`.
 struct Destination {
     Destination(const int32_t* to, int64_t count, int vectors, int parts_in_place, bool in_parts) {
         const bool adjacent = to[count - 1] - to[0] == count - 1, whole = count == vectors * kFloats;
@@ -32,26 +32,27 @@ struct Destination {
     bool direct;
 };
 
-// Columns of one product in a chunk of kWidth: [first, first + count), and their tables from `at` on.
+// Columns [first, first + count) of one product within a chunk; their tables begin at index `at`.
 struct Segment {
     const Product* product;
     int64_t at, first, count;
     int parts;
-    bool in_place = false;  // else packed
-    int64_t depth;          // of the block at hand, and the offsets of its steps
+    bool in_place = false;  // read in place, else packed
+    int64_t depth;          // of the current block, whose steps have the offsets below
     int32_t step_source[kDepth], step_weight[kDepth];
 };
 
+// At most kWidth columns, with the offsets of each in the source and in Y.
 struct Chunk {
     Segment segments[kWidth / kPanelColumns];
     int count = 0;
     int32_t source[kWidth], target[kWidth];
 };
 
-// Takes up to kWidth columns from panel `first` on; returns the panel after them.
+// Fills the chunk with up to kWidth columns beginning at panel `first`; returns the first panel not taken.
 int64_t fill(Chunk& chunk, const Product* products, int count, Interval panels) {
     const int64_t after = smaller(panels.last, panels.first + kWidth / kPanelColumns);
-    int64_t begin = 0;  // of a product's panels
+    int64_t begin = 0;  // first panel of the product
     chunk.count = 0;
     for (const Product* product = products; product != products + count; ++product) {
         const Patches& p = product->patches;

@@ -1,4 +1,4 @@
-// W = Y P^T as dot products of vectors along the columns, both operands in place: for very few rows; see gemm.h.
+// W = Y P^T for very few rows: dot products along the columns, both operands read in place; see gemm.h.
 #pragma once
 
 #include "gemm.h"
@@ -11,11 +11,12 @@ namespace {
 bool suits_dot_products(const Patches& p, const Result& y, int64_t rows) {
     const bool adjacent = (p.images == 1 || y.y_image == p.positions) &&
                           y.y_position[p.positions - 1] - y.y_position[0] == p.positions - 1;
-    const bool long_sums = p.columns() >= 32 * kFloats;  // beside the sum over the lanes of a vector
+    const bool long_sums = p.columns() >= 32 * kFloats;  // amortises the sum over the lanes of a vector
     return rows <= kFloats / 2 && long_sums && parts_of(p) && adjacent;
 }
 
-// A sum runs over each lane of the vectors, then over the lanes. With kRounded operands are rounded to bf16.
+// Computes kRows x kTaps dot products: each lane is summed over the columns, then the lanes are added. kRounded rounds
+// the operands to bf16.
 template <bool kRounded, int kRows, int kTaps, int kParts>
 void dot_products(const float* y, int64_t y_row, const float* b, const int32_t* steps, const int32_t* columns,
                   int64_t count, int taps, float* out, int64_t out_row) {
@@ -67,7 +68,7 @@ void dot_products_of(int rows, const float* y, int64_t y_row, const float* b, co
 template <bool kRounded>
 void weight_gradient_by_dot_products(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
                                      float* out, int64_t out_row) {
-    constexpr int64_t kColumns = 2048;  // four rows of Y, a quarter of the first-level cache each
+    constexpr int64_t kColumns = 2048;  // a row of Y of this length takes a quarter of a 32 KB first-level cache
     int32_t source[kColumns], step_source[kChunk];
     const int64_t steps = columns.last - columns.first;
     fill_offsets(step_source, p.b_channel, p.b_tap, p.taps, columns.first, columns.last);

@@ -1,21 +1,28 @@
-// Matrix products of the engine, with patches of images as one operand: convolutions, their transposes and their weight
-// gradients, none of which writes the patches out or reorders weights.
+// Matrix products (GEMM) of the engine, with patches of images as one operand: convolutions, their transposes and their
+// weight gradients. This is implicit im2col: the patch matrix is never written out, and weights are never reordered.
 //
 // P[k][j] is the patch matrix: k counts (channel, tap), j counts (image, position), and the element lies in the source
 // image at
 //     b + channel * b_channel + b_tap[tap] + image * b_image + b_position[position].
 // W[m][k] is the weight, at w + m * w_row + channel * w_channel + w_tap[tap], and Y[m][j] the result, at
 // y + m * y_row + image * y_image + y_position[position]. So any stride, dilation, flip or subset of taps and positions
-// is a matter of tables. The source is padded beforehand, which leaves no bounds to check. Positions whose taps fall on
-// padding make products of their own, with fewer taps and the same weights.
+// is a matter of tables. The source is padded beforehand, so there are no bounds to check. Positions whose taps fall on
+// padding form products of their own, with fewer taps and the same weights.
 //
-//     multiply:  Y (+)= W P       a convolution; its gradient by the input, with the roles of the images exchanged
-//     correlate: W (+)= Y P^T     the gradient by the weights
+//     multiply:        Y (+)= W P       a convolution; its gradient by the input, with the two images exchanged
+//     weight_gradient: W (+)= Y P^T     the gradient by the weights
 //
-// Blocking is BLIS's: the micro-kernel holds a tile of Y in registers and walks over k; a block of P, kDepth deep,
-// stays in the second-level cache while every row of W passes by once. W is broadcast element by element, so it is read
-// where it lies; P is too where its columns make up vectors, and is packed into panels as wide as the tile elsewhere.
-// Products with fewer columns than half a vector, by narrow.h, have vectors along the weights.
+// Blocking follows BLIS (Van Zee & van de Geijn 2015). From the outside in, the loops of `multiply` are:
+//
+//     columns of Y, kWidth at a time                (BLIS: NC)  the chunk of P
+//     k, kDepth at a time                           (KC)        packs a kDepth x kWidth block of P, which stays in L2
+//     rows of W, tile_rows at a time                (MR)        this strip of W stays in L1
+//     columns of the chunk, tile_columns at a time  (NR)        one panel of P
+//     micro-kernel: an MR x NR tile of Y in registers, one rank-1 update for each k
+//
+// W is not packed: the micro-kernel broadcasts its elements one by one, so it reads them in place. P is read in place
+// too where its columns form whole vectors; elsewhere it is packed into panels of tile_columns. Products with at most
+// half a vector of columns have vectors along the weights instead; see skinny_gemm.h.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +35,7 @@ struct Patches {
     const int32_t* b_tap = nullptr;
     const int32_t* b_position = nullptr;
     int channels = 0, taps = 0, images = 0, positions = 0;
-    int run = 1;  // positions come in runs of so many adjacent ones, in the source and in Y
+    int run = 1;  // length of the runs of adjacent positions, in the source and in Y
 
     int64_t depth() const { return int64_t{channels} * taps; }
     int64_t columns() const { return int64_t{images} * positions; }
@@ -37,11 +44,11 @@ struct Patches {
 struct Weights {
     const float* w = nullptr;
     int64_t w_row = 0, w_channel = 0;
-    // The same converted beforehand, by GemmKernels::to_bf16_pairs, or null.
+    // The weights as bf16 pairs, converted beforehand by GemmKernels::to_bf16_pairs; null: not converted.
     const float* pairs = nullptr;
     int64_t pairs_row = 0, pairs_channel = 0;
-    // Taps of W, where some products of a result are made and others elsewhere: in which order channels are summed must
-    // not depend on which. 0: those that the products read.
+    // Tap count that fixes the summation order when the products of one result are computed in several calls; 0: the
+    // largest tap count of the products given.
     int64_t taps = 0;
 };
 
@@ -57,18 +64,18 @@ struct Product {
     Result result;
 };
 
-constexpr int64_t kDepth = 256;  // what is summed between two visits of a result
-constexpr int64_t kWidth = 512;  // columns packed at a time by `multiply`
-constexpr int64_t kChunk = 384;  // columns of W that `correlate` finishes at a time, at most
+constexpr int64_t kDepth = 256;  // depth of a block (KC): steps of k between two accesses to an element of the result
+constexpr int64_t kWidth = 512;  // columns of a chunk (NC) of `multiply`
+constexpr int64_t kChunk = 384;  // most columns of W in one call of `weight_gradient`
 constexpr int64_t kPackFloats = kDepth * kWidth;
 
-// From the first on, before the last.
+// Half-open interval [first, last).
 struct Interval {
     int64_t first, last;
 };
 
-// Words of weights as W is read, and as it is with rows and channels exchanged; null: not wanted. Rows of words are
-// GemmKernels::pairs_row() apart.
+// Destinations of weights converted to bf16 pairs: W as it is, and with rows and channels exchanged; null: not wanted.
+// Rows are GemmKernels::pairs_row() floats apart.
 struct Bf16PairTables {
     float* pairs = nullptr;
     int64_t row = 0;
@@ -76,38 +83,39 @@ struct Bf16PairTables {
     int64_t exchanged_row = 0;
 };
 
-// Every element is summed in the same order however a product is divided into ranges.
+// Kernels of one instruction set and precision. The summation order of an element does not depend on how a product is
+// divided into ranges.
 struct GemmKernels {
-    // Y = bias + W P, or Y += W P when `accumulate`, for several products with the same rows of W, all of one number of
-    // channels. `panels` counts columns by tile_columns, those of one product after those of another, each product's
-    // beginning with a panel of its own. `bias` may be null. `pack` holds kPackFloats, 64-byte aligned.
+    // Computes Y = bias + W P, or Y += W P when `accumulate`, for several products with the same rows of W and the same
+    // number of channels. `panels` counts panels of tile_columns columns over all products in order; each product
+    // begins a new panel. `bias` may be null. `pack` is scratch of kPackFloats, 64-byte aligned.
     void (*multiply)(const Product* products, int count, const Weights&, Interval rows, Interval panels,
                      const float* bias, bool accumulate, float* pack);
-    // W = Y P^T, or W += Y P^T when `accumulate`, for the first `rows` rows and some columns, at most kChunk, written
-    // densely to `out`: rows are `out_row` apart, and columns up to the next multiple of tile_columns change too.
+    // Computes W = Y P^T, or W += Y P^T when `accumulate`, for the first `rows` rows and at most kChunk columns. `out`
+    // is dense with rows `out_row` apart; columns up to the next multiple of tile_columns are overwritten too.
     void (*weight_gradient)(const Patches&, const Result&, int64_t rows, Interval columns, bool accumulate, float* out,
                             int64_t out_row, float* pack);
-    int tile_rows, tile_columns;
-    // How long a vector of columns takes alone, next to one of the two of a tile: it waits for the elements of W.
+    int tile_rows, tile_columns;  // MR and NR
+    // Time of a tile one vector wide, relative to a vector of a full tile, which shares the broadcasts of W among two.
     double lone_vector;
 
-    // What a product takes, in taps of a vector of columns.
+    // Cost of a product; the unit is one tap of one vector of columns.
     double cost(int64_t taps, int64_t columns) const {
         double vectors = 2 * static_cast<double>(columns / tile_columns);
         if (const int64_t rest = columns % tile_columns) vectors += 2 * rest <= tile_columns ? lone_vector : 2;
         return static_cast<double>(taps) * vectors;
     }
 
-    // Of products in bf16, else null: converts weights [rows][channels][taps], of the given rows and channels, either
-    // from an even number on, of which `w` is the first; rows are w_row apart. Different rows may be converted side by
-    // side.
+    // Converts weights [rows][channels][taps] to bf16 pairs; null for float32 kernels. Both intervals begin at an even
+    // number, and `w` is the element at their beginning; rows are w_row apart. Threads may convert different rows at
+    // the same time.
     void (*to_bf16_pairs)(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps,
                           const Bf16PairTables&);
-    // How far rows of words are apart.
+    // Returns the distance between rows of bf16 pairs, in floats; null for float32 kernels.
     int64_t (*pairs_row)(int64_t channels, int64_t taps);
 };
 
-// Of operands as they are, or rounded to bf16 (nearest, ties to even); results and sums are float32 in either.
+// Precision of the operands: float32, or rounded to bf16 (nearest, ties to even). Results and sums are float32 in both.
 enum class Precision : int { float32, bf16 };
 
 extern const GemmKernels gemm_kernels_portable;

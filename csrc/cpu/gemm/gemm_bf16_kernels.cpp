@@ -1,4 +1,4 @@
-// Products of operands rounded to bf16, compiled as gemm_kernels.cpp is.
+// GEMM kernels with operands in bf16, compiled once for every instruction set, as gemm_kernels.cpp.
 #include "gemm.h"
 
 #include "multiply_bf16.h"

@@ -1,5 +1,6 @@
-// Compiled once for every instruction set, METAGAN_ISA. No standard library code is used: an inline function of it,
-// compiled here for a newer processor, could be the copy that the linker keeps for all.
+// GEMM kernels in float32, compiled once for every instruction set, METAGAN_ISA. No standard library code is used: the
+// linker keeps one copy of an inline function for the whole program, which could be the one compiled here for a newer
+// processor.
 #include "gemm.h"
 
 #include "multiply.h"
@@ -11,6 +12,6 @@ namespace metagan {
 const GemmKernels METAGAN_FOR_ISA(gemm_kernels_) = {multiply,    weight_gradient, kTileRows, kPanelColumns,
                                                     kLoneVector, nullptr,         nullptr};
 
-const PeakKernel METAGAN_FOR_ISA(peak_kernel_) = {run_peak_kernel, kFloats * kChains};
+const PeakKernel METAGAN_FOR_ISA(peak_kernel_) = {run_peak_kernel, kFloats * kAccumulators};
 
 }  // namespace metagan

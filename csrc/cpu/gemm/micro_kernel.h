@@ -1,10 +1,10 @@
-// The inner loop of every matrix product: a tile of Y, [rows][vectors], stays in registers while k counts up, and each
-// element of A is broadcast against vectors of B.
+// Micro-kernel of every matrix product: an MR x NR tile of Y, [rows][vectors], stays in registers while k counts up,
+// and each element of A is broadcast and multiplied with vectors of B (a rank-1 update for each k).
 //
-// A is read where it lies, and so is B where its columns lie in runs that make up vectors: a vector is loaded, and a
+// A is read in place, and so is B where its columns come in runs that form vectors: a vector of B is loaded, and a
 // vector of Y stored, in 1, 2 or 4 parts. Elsewhere B is packed beforehand; see pack.h. A tile of 12 x 2 vectors takes
-// 24 registers of 32 for the sums, and 26 loads for 24 multiply-adds, which a processor does two at a time: what is
-// loaded in place or in parts costs nothing as long as it is in the first-level cache.
+// 24 of 32 registers for the sums and issues 26 loads for 24 multiply-adds; a processor does two of each at a time, so
+// reading in place or in parts costs nothing as long as the operands are in the first-level cache.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -13,33 +13,34 @@ namespace metagan {
 namespace {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kTileRows = 12;
-// More vectors where rows are few, so that sums enough are on their way at a time.
+constexpr int kTileRows = 12;  // MR
+// Tiles of few rows are wider, so that enough independent sums hide the latency of a multiply-add.
 constexpr int most_vectors(int rows) { return rows <= 2 ? 8 : rows <= 6 ? 4 : 2; }
 #else
-constexpr int kTileRows = 6;  // 12 sums of 16 registers
+constexpr int kTileRows = 6;  // MR: 12 of 16 registers hold sums
 constexpr int most_vectors(int rows) { return rows <= 2 ? 4 : 2; }
 #endif
 constexpr int kMostVectors = most_vectors(1);
-constexpr double kLoneVector = 1.06;  // GemmKernels::lone_vector: 55 of 59 G multiply-adds/s on a Zen 4 core
+constexpr double kLoneVector = 1.06;  // GemmKernels::lone_vector, measured (docs/tuning.md#gemm-lone-vector)
 constexpr int kMostParts = 4;
 
+// One call of the micro-kernel: operands, destination and their strides.
 struct Tile {
     int64_t depth;
-    const float* a;  // row i of step k is a[i * a_row + a_step[k]], or with a table a[a_rows[i] + a_step[k]]
+    const float* a;  // step k of row i is a[i * a_row + a_step[k]], or a[a_rows[i] + a_step[k]] for listed rows
     int64_t a_row;
     const int32_t *a_rows, *a_step;
     const float* b;  // part p of step k begins at b[b_part[p] + b_step[k]]
     const int32_t *b_part, *b_step;
-    const float* start;  // of row i; null: 0
+    const float* start;  // initial sum of row i; null: 0
     float* y;            // part p of row i begins at y[i * y_row + y_part[p]]
     int64_t y_row;
     const int32_t* y_part;
-    int last;  // how many columns of the last vector to store; fewer than all only where it is one part
-    bool add;  // to what is there
+    int last;  // columns of the last vector to store; fewer than kFloats only where a vector is one part
+    bool add;  // add to Y instead of overwriting it
 };
 
-// By intrinsics where a compiler makes a detour through memory of the general form.
+// Loads a vector from kParts addresses. Intrinsics, because compilers route the general form through memory.
 template <int kParts>
 METAGAN_INLINE FloatVector load_parts(const float* const* from, int64_t offset) {
     if constexpr (kParts == 1) return load(from[0] + offset, FloatVector{});
@@ -97,7 +98,7 @@ METAGAN_INLINE void store_parts(float* to, const int32_t* part, FloatVector valu
 #endif
 }
 
-// Writes a tile's sums to Y.
+// Stores a tile's sums to Y.
 template <int kRows, int kVectors, int kStoreParts, class AnyTile>
 METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const AnyTile& t) {
 #pragma GCC unroll 12
@@ -115,14 +116,14 @@ METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const 
     }
 }
 
-// How the rows of A lie: a fixed distance apart, or anywhere.
-enum class Rows { strided, listed };
+// Layout of the rows of A: a fixed stride apart, or at listed offsets.
+enum class RowLayout { strided, listed };
 
-// Addresses are more than the general registers hold, and a compiler that keeps them in vector registers instead pushes
-// sums out of those. So strided rows are reached from every third one, and long tables are read anew each time.
-template <Rows kLayout, int kRows, int kVectors, int kLoadParts, int kStoreParts>
+// There are more addresses than general registers, and a compiler that keeps them in vector registers instead spills
+// the sums. So strided rows are addressed relative to every third one, and longer address tables are reloaded at each k.
+template <RowLayout kLayout, int kRows, int kVectors, int kLoadParts, int kStoreParts>
 void micro_kernel(const Tile& t) {
-    constexpr bool kListed = kLayout == Rows::listed;
+    constexpr bool kListed = kLayout == RowLayout::listed;
     const float *a[kRows], *b[kVectors * kLoadParts];
     for (int i = 0; i < kRows; ++i) a[i] = t.a + (kListed ? t.a_rows[i] : 0);
     for (int p = 0; p < kVectors * kLoadParts; ++p) b[p] = t.b + t.b_part[p];
@@ -155,46 +156,47 @@ void micro_kernel(const Tile& t) {
     store_tile<kRows, kVectors, kStoreParts>(sum, t);
 }
 
-// The size of tile below one of so many rows; tile_rows() knows them too.
+// Number of rows of the next smaller tile; tile_rows() lists the same sizes.
 constexpr int next_tile_rows(int rows) { return rows > 8 ? 8 : rows > 6 ? 6 : rows > 4 ? 4 : rows - 1; }
 
 using MicroKernel = void (*)(const Tile&);
 
-template <Rows kLayout, int kRows, int kLoadParts, int kStoreParts, int kVectors>
+template <RowLayout kLayout, int kRows, int kLoadParts, int kStoreParts, int kVectors>
 MicroKernel with_vectors(int vectors) {
     if constexpr (kVectors > 1)
         if (vectors < kVectors) return with_vectors<kLayout, kRows, kLoadParts, kStoreParts, kVectors / 2>(vectors);
     return micro_kernel<kLayout, kRows, kVectors, kLoadParts, kStoreParts>;
 }
 
-template <Rows kLayout, int kLoadParts, int kStoreParts, int kRows = kTileRows>
+template <RowLayout kLayout, int kLoadParts, int kStoreParts, int kRows = kTileRows>
 MicroKernel with_rows(int rows, int vectors) {
     constexpr int kSmaller = next_tile_rows(kRows);
     if constexpr (kRows > 1)
         if (rows < kRows) return with_rows<kLayout, kLoadParts, kStoreParts, kSmaller>(rows, vectors);
-    constexpr int kMost = kLayout == Rows::listed ? 2 : most_vectors(kRows);
+    constexpr int kMost = kLayout == RowLayout::listed ? 2 : most_vectors(kRows);
     return with_vectors<kLayout, kRows, kLoadParts, kStoreParts, kMost>(vectors);
 }
 
-// The rows of the next tile when so many are left: one of the sizes above.
+// Number of rows of the next tile when `left` rows remain: one of the sizes above.
 METAGAN_INLINE int tile_rows(int64_t left) {
     if (left >= kTileRows) return kTileRows;
     return left >= 8 ? 8 : left >= 6 ? 6 : left >= 4 ? 4 : static_cast<int>(left);
 }
 
-// The vectors of the next tile when so many columns are left: as many as they fill, the last one perhaps in part.
+// Number of vectors of the next tile when `left` columns remain; the last vector may be partly filled.
 METAGAN_INLINE int tile_vectors(int most, int64_t left) {
     while (most > 1 && left <= (most - 1) * kFloats) most /= 2;
     return most;
 }
 
-// For strided rows. How a vector of B is loaded and one of Y stored: the same parts in place, one part of a panel.
+// Micro-kernel for strided rows. B is loaded in as many parts as Y is stored when it is read in place, in one part from
+// a panel.
 inline MicroKernel micro_kernel_of(int rows, int vectors, int load_parts, int store_parts) {
-    if (load_parts == 4) return with_rows<Rows::strided, 4, 4>(rows, vectors);
-    if (load_parts == 2) return with_rows<Rows::strided, 2, 2>(rows, vectors);
-    if (store_parts == 4) return with_rows<Rows::strided, 1, 4>(rows, vectors);
-    if (store_parts == 2) return with_rows<Rows::strided, 1, 2>(rows, vectors);
-    return with_rows<Rows::strided, 1, 1>(rows, vectors);
+    if (load_parts == 4) return with_rows<RowLayout::strided, 4, 4>(rows, vectors);
+    if (load_parts == 2) return with_rows<RowLayout::strided, 2, 2>(rows, vectors);
+    if (store_parts == 4) return with_rows<RowLayout::strided, 1, 4>(rows, vectors);
+    if (store_parts == 2) return with_rows<RowLayout::strided, 1, 2>(rows, vectors);
+    return with_rows<RowLayout::strided, 1, 1>(rows, vectors);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Y = W P; see gemm.h. Included by gemm_kernels.cpp alone.
+// Y = W P in float32: the loops around the micro-kernel; see gemm.h. Included by gemm_kernels.cpp only.
 #pragma once
 
 #include "chunk.h"
@@ -9,7 +9,7 @@
 namespace metagan {
 namespace {
 
-// A panel of P: [depth][width], the columns beyond `count` zero.
+// Packs a panel of P, [depth][width], padded with zeros from column `count` on.
 void pack_panel(float* panel, int width, const float* b, const int32_t* steps, int64_t depth, const int32_t* columns,
                 int64_t count, int length) {
     if (count % length != 0) length = 1;
@@ -20,16 +20,18 @@ void pack_panel(float* panel, int width, const float* b, const int32_t* steps, i
     }
 }
 
-// Columns are read where they lie if a vector of them is one load, or rows are so few that packing would not pay.
+// True if P is read in place: a vector of columns is one load, or there are too few rows to amortise packing.
 bool reads_in_place(int parts, int64_t rows) {
     return parts == 1 || (parts > 1 && rows <= (parts == 2 ? 3 : 2) * kTileRows);
 }
 
-// Channels [first, last) and, of those of them that a product has, taps [tap, tap + kDepth): all, but for huge kernels.
+// Block of k: channels [first, last) and, of a product's taps, [tap, tap + kDepth), which is all of them except for
+// huge kernels.
 struct DepthBlock {
     int64_t first, last, tap;
 };
 
+// Sets up a segment for a block of k: offsets of its steps, and its panels unless it is read in place.
 void prepare(Segment& segment, const Weights& w, const int32_t* source, const DepthBlock& block, float* pack) {
     const Patches& p = segment.product->patches;
     const int64_t begin = block.first * p.taps + smaller(block.tap, p.taps);
@@ -42,11 +44,12 @@ void prepare(Segment& segment, const Weights& w, const int32_t* source, const De
                    source + segment.at + j, smaller(kPanelColumns, segment.count - j), copy_length(p, segment.first));
 }
 
-// A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
+// Multiplies a tile of rows with the columns of a segment. The caller sets the members of `tile` that depend on the
+// rows; `lines` cache lines are prefetched for each panel.
 void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, const int32_t* source,
-                      const int32_t* target, const int32_t* step_panel, const float* pack, Prefetcher& ahead,
+                      const int32_t* target, const int32_t* step_panel, const float* pack, Prefetcher& prefetcher,
                       int64_t lines) {
-    alignas(64) float aside[kTileRows * kMostVectors * kFloats];
+    alignas(64) float scratch[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
     float* const out = y.y + row * y.y_row;
     const bool add = tile.add;
@@ -73,26 +76,26 @@ void multiply_segment(const Segment& segment, Tile tile, int rows, int64_t row, 
             tile.b_part = kInOrder;
             tile.b_step = step_panel;
         }
-        tile.y = direct ? out : aside;
+        tile.y = direct ? out : scratch;
         tile.y_row = direct ? y.y_row : kMostVectors * kFloats;
         tile.y_part = destination.part;
         tile.last = direct ? static_cast<int>(count - (vectors - 1) * kFloats) : kFloats;
         tile.add = direct && add;
-        ahead.ask((vectors + kPanelVectors - 1) / kPanelVectors * lines);
+        prefetcher.prefetch((vectors + kPanelVectors - 1) / kPanelVectors * lines);
         micro_kernel_of(rows, vectors, load_parts, destination.parts)(tile);
-        if (!direct) scatter(aside, rows, count, out, y.y_row, to, add);
+        if (!direct) scatter(scratch, rows, count, out, y.y_row, to, add);
     }
 }
 
-constexpr int64_t kCachedWeights = 128 * 1024;  // half of a second-level cache
+constexpr int64_t kCachedWeights = 128 * 1024;  // weights that fit into half of a 1 MB second-level cache
 
-// For each chunk of columns and block of depth, rows of W go by in tiles, and each tile meets all columns: its part of
-// W, some ten kilobytes, comes from memory once and stays in the first-level cache, the columns in the second-level
-// one.
+// For each chunk of columns and block of k, every tile of rows of W is multiplied with all columns of the chunk: its
+// strip of W, some ten kilobytes, comes from memory once and stays in the first-level cache, the chunk of P in the
+// second-level one.
 void multiply(const Product* products, int count, const Weights& w, Interval rows, Interval panels, const float* bias,
               bool accumulate, float* pack) {
-    if (count == 1 && is_narrow(products[0].patches, w))
-        return multiply_narrow<false>(products[0], w, rows, bias, accumulate, pack);
+    if (count == 1 && is_skinny(products[0].patches, w))
+        return multiply_skinny<false>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
     int32_t step_panel[kDepth];
     for (int i = 0; i < kDepth; ++i) step_panel[i] = i * kPanelColumns;
@@ -100,7 +103,7 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
     for (int i = 0; i < count; ++i)
         if (products[i].patches.taps > taps) taps = products[i].patches.taps;
     const int64_t channels = products[0].patches.channels, at_a_time = taps < kDepth ? kDepth / taps : 1;
-    // Else W is in a cache, or its rows are long enough for a processor to foresee.
+    // Otherwise W is cached, or its rows are long enough for the hardware prefetcher.
     const bool in_strips = w.w_row < w.w_channel && channels * w.w_channel > kCachedWeights;
     while (panels.first < panels.last) {
         const int64_t first = panels.first;
@@ -118,13 +121,13 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
                 int tile_row;
                 for (int64_t row = rows.first; row < rows.last; row += tile_row) {
                     tile_row = tile_rows(rows.last - row);
-                    Prefetcher ahead;
+                    Prefetcher prefetcher;
                     int64_t lines = 0;
                     if (in_strips) {
                         const int64_t next = row + tile_row;
-                        ahead = Prefetcher(w.w, w.w_row, w.w_channel, next, smaller(kTileRows, rows.last - next),
-                                           block.first, block.last, block.tap, block_taps);
-                        lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
+                        prefetcher = Prefetcher(w.w, w.w_row, w.w_channel, next, smaller(kTileRows, rows.last - next),
+                                                block.first, block.last, block.tap, block_taps);
+                        lines = (prefetcher.lines() + chunk_panels - 1) / chunk_panels;
                     }
                     Tile tile{};
                     tile.a = w.w + row * w.w_row;
@@ -134,7 +137,7 @@ void multiply(const Product* products, int count, const Weights& w, Interval row
                     for (int i = 0; i < chunk.count; ++i)
                         if (chunk.segments[i].depth > 0)
                             multiply_segment(chunk.segments[i], tile, tile_row, row, chunk.source, chunk.target,
-                                             step_panel, pack, ahead, lines);
+                                             step_panel, pack, prefetcher, lines);
                 }
             }
     }

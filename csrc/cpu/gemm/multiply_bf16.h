@@ -1,7 +1,7 @@
-// Y = W P with operands in bf16; see gemm.h and words.h. Included by gemm_bf16_kernels.cpp alone.
+// Y = W P with operands in bf16; see gemm.h and bf16_pairs.h. Included by gemm_bf16_kernels.cpp only.
 //
-// The two steps of a word are two channels, so that a product may have any of the taps: all products read the same
-// words of W. Those are made once for a tile of rows and a block of channels, or beforehand for many products.
+// The two steps of a pair are two channels of one tap, so products with different taps share the pairs of W. W is
+// converted once for each tile of rows and block of channels, or beforehand when many products read it.
 #pragma once
 
 #include "bf16_pairs.h"
@@ -13,15 +13,16 @@
 namespace metagan {
 namespace {
 
-// Channels [first, last) and taps of W [tap, tap + taps): all, but for huge kernels. Words of a channel, or of a pair
-// of them, are `distance` from those of the next.
+// Block of k: channels [first, last) and taps [tap, tap + taps) of W, which is all taps except for huge kernels. The
+// pairs of consecutive channels (two channels where a pair has two steps) are `distance` apart.
 struct PairBlock {
     int64_t first, last, tap, taps, distance;
 };
 
-// As many rows as vectors are long may be written where channels are turned round, and a vector beyond the last row.
+// Room for whole kFloats x kFloats squares, which the transposition writes, and for one vector past the last row.
 constexpr int64_t kTilePairs = ((kTileRows + kFloats - 1) / kFloats * kFloats + 1) * kPairs;
 
+// Packs a tile of rows of W: converts the block to rows of pairs, kPairs apart.
 void convert_weights(float* pairs, int rows, const float* w, int64_t w_row, int64_t w_channel, const PairBlock& block) {
     w += block.first * w_channel + block.tap;
     const int64_t channels = block.last - block.first;
@@ -51,7 +52,7 @@ void convert_weights(float* pairs, int rows, const float* w, int64_t w_row, int6
             const float* const from = w + i * w_row + channel * w_channel;
             float* const to = pairs + i * kPairs + channel / kSteps * block.taps;
             const bool paired = kSteps == 2 && channel + 1 < channels;
-            for (int64_t tap = 0; tap < block.taps; tap += kFloats) {  // what is written beyond is overwritten
+            for (int64_t tap = 0; tap < block.taps; tap += kFloats) {  // the excess of the last vector is overwritten
                 const int count = static_cast<int>(smaller(kFloats, block.taps - tap));
                 store(to + tap, join(load_first(from + tap, count),
                                      paired ? load_first(from + w_channel + tap, count) : FloatVector{}));
@@ -59,28 +60,28 @@ void convert_weights(float* pairs, int rows, const float* w, int64_t w_row, int6
         }
 }
 
-// An odd number of cache lines, so that the rows of a tile share few sets of a cache.
+// Rounds the row distance up to an odd number of cache lines, so that the rows of a tile conflict in few cache sets.
 int64_t pairs_row(int64_t channels, int64_t taps) {
     constexpr int64_t kLine = 64 / sizeof(float);
     return ((channels + kSteps - 1) / kSteps * taps + kLine - 1) / kLine / 2 * 2 * kLine + kLine;
 }
 
-// Copies pieces of `size` adjacent floats, `distance` apart afterwards; kSize is the size, or 0.
+// Copies runs of `size` floats from one array to destinations `distance` apart; kSize is `size`, or 0 if not constant.
 template <int kSize>
-METAGAN_INLINE void deal_pieces(const float* from, int64_t count, int64_t size, float* to, int64_t distance) {
+METAGAN_INLINE void scatter_runs(const float* from, int64_t count, int64_t size, float* to, int64_t distance) {
     const size_t bytes = static_cast<size_t>(kSize ? kSize : size) * sizeof(float);
     for (int64_t i = 0; i < count; ++i, from += kSize ? kSize : size, to += distance) __builtin_memcpy(to, from, bytes);
 }
 
 constexpr int64_t kStripPairs = 1024;
 
-// Words of W with rows and channels exchanged, of at most kStripPairs taps: all channels and taps of kSteps rows at a
-// time, and then each channel to its own row.
+// Converts W with rows and channels exchanged, for at most kStripPairs taps: pairs up kSteps rows over all channels and
+// taps, then copies each channel to its row.
 void to_exchanged_pairs(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps, float* exchanged,
                         int64_t exchanged_row) {
     alignas(64) float strip[kStripPairs + kFloats];
     const int64_t at_a_time = kStripPairs / taps;
-    const auto deal = taps == 3 ? deal_pieces<3> : taps == 5 ? deal_pieces<5> : deal_pieces<0>;
+    const auto scatter_taps = taps == 3 ? scatter_runs<3> : taps == 5 ? scatter_runs<5> : scatter_runs<0>;
     for (int64_t row = rows.first; row < rows.last; row += kSteps)
         for (int64_t channel = channels.first; channel < channels.last; channel += at_a_time) {
             const int64_t count = smaller(at_a_time, channels.last - channel);
@@ -91,11 +92,11 @@ void to_exchanged_pairs(const float* w, int64_t w_row, Interval rows, Interval c
                 store(strip + i,
                       join(load_first(from + i, here), paired ? load_first(from + w_row + i, here) : FloatVector{}));
             }
-            deal(strip, count, taps, exchanged + channel * exchanged_row + row / kSteps * taps, exchanged_row);
+            scatter_taps(strip, count, taps, exchanged + channel * exchanged_row + row / kSteps * taps, exchanged_row);
         }
 }
 
-// Squares of kSteps rows by kSteps channels become words both ways.
+// Converts W in both orientations: each square of kSteps rows by kSteps channels is paired up along either side.
 void to_bf16_pairs(const float* w, int64_t w_row, Interval rows, Interval channels, int64_t taps,
                    const Bf16PairTables& to) {
     if (!to.pairs && taps <= kStripPairs)
@@ -129,8 +130,8 @@ void to_bf16_pairs(const float* w, int64_t w_row, Interval rows, Interval channe
         }
 }
 
-// Words of some vectors of a panel from columns in parts; the first `paired` words have two steps, as far as words
-// have.
+// Packs vectors of a panel from columns in kParts contiguous parts. Pairs from `paired` on have no second step: their
+// channel is the last of an odd number.
 template <int kParts>
 void pack_pairs(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t pairs, int64_t paired,
                 const int32_t* columns, int64_t vectors) {
@@ -149,13 +150,14 @@ void pack_pairs(float* panel, const float* b, int64_t b_channel, const int32_t* 
     }
 }
 
-// The same from columns that lie anywhere, those beyond `count` zero: copied out some words ahead of their conversion.
+// Packs a panel from scattered columns, padded with zeros from `count` on: columns are gathered for some pairs, then
+// converted.
 void pack_scattered_pairs(float* panel, const float* b, int64_t b_channel, const int32_t* steps, int64_t pairs,
                           int64_t paired, const int32_t* columns, int64_t count, int length) {
-    constexpr int64_t kAhead = 8;
-    alignas(64) float rows[kAhead][kSteps][kPanelColumns];
-    for (int64_t first = 0; first < pairs; first += kAhead) {
-        const int64_t now = smaller(kAhead, pairs - first);
+    constexpr int64_t kPairsAtATime = 8;
+    alignas(64) float rows[kPairsAtATime][kSteps][kPanelColumns];
+    for (int64_t first = 0; first < pairs; first += kPairsAtATime) {
+        const int64_t now = smaller(kPairsAtATime, pairs - first);
         for (int64_t k = 0; k < now; ++k)
             for (int s = 0; s < kSteps; ++s) {
                 const int64_t copied = s == 0 || first + k < paired ? count : 0;
@@ -169,6 +171,7 @@ void pack_scattered_pairs(float* panel, const float* b, int64_t b_channel, const
     }
 }
 
+// Sets up a segment for a block of k: offsets of its pairs, and its packed panels.
 void prepare_pairs(Segment& segment, const int32_t* source, const PairBlock& block, float* pack) {
     const Product& product = *segment.product;
     const Patches& p = product.patches;
@@ -205,12 +208,12 @@ void prepare_pairs(Segment& segment, const int32_t* source, const PairBlock& blo
     }
 }
 
-// The words of a row's block, where they have been made beforehand.
+// Address of a row's block in weights converted beforehand.
 const float* pairs_of(const Weights& w, int64_t row, const PairBlock& block) {
     return w.pairs + row * w.pairs_row + block.first / kSteps * block.distance + block.tap;
 }
 
-// The part of W that the next tile of rows reads.
+// Prefetcher of the part of W that the tile beginning at `row` reads.
 Prefetcher prefetcher_of(const Weights& w, int64_t row, int64_t rows, const PairBlock& block) {
     if (!w.pairs)
         return Prefetcher(w.w, w.w_row, w.w_channel, row, rows, block.first, block.last, block.tap, block.taps);
@@ -218,10 +221,10 @@ Prefetcher prefetcher_of(const Weights& w, int64_t row, int64_t rows, const Pair
     return Prefetcher(pairs_of(w, row, block), w.pairs_row, rows, distances * block.distance + block.taps);
 }
 
-// A tile of rows meets the columns of a segment. `tile` has what depends on the rows; `lines` are asked for a panel.
+// Multiplies a tile of rows with the columns of a segment; see multiply_segment.
 void multiply_pairs(const Segment& segment, PairTile tile, int rows, int64_t row, const int32_t* target,
-                    const float* pack, Prefetcher& ahead, int64_t lines) {
-    alignas(64) float aside[kTileRows * kMostVectors * kFloats];
+                    const float* pack, Prefetcher& prefetcher, int64_t lines) {
+    alignas(64) float scratch[kTileRows * kMostVectors * kFloats];
     const Result& y = segment.product->result;
     float* const out = y.y + row * y.y_row;
     const bool add = tile.add;
@@ -235,25 +238,25 @@ void multiply_pairs(const Segment& segment, PairTile tile, int rows, int64_t row
         const Destination destination(to, count, vectors, segment.parts, false);
         const bool direct = destination.direct;
         tile.b = pack + (segment.at + j) * kPairs;
-        tile.y = direct ? out : aside;
+        tile.y = direct ? out : scratch;
         tile.y_row = direct ? y.y_row : kMostVectors * kFloats;
         tile.y_part = destination.part;
         tile.last = direct ? static_cast<int>(count - (vectors - 1) * kFloats) : kFloats;
         tile.add = direct && add;
-        ahead.ask((vectors + kPanelVectors - 1) / kPanelVectors * lines);
+        prefetcher.prefetch((vectors + kPanelVectors - 1) / kPanelVectors * lines);
         pair_kernel_of(rows, vectors, destination.parts)(tile);
-        if (!direct) scatter(aside, rows, count, out, y.y_row, to, add);
+        if (!direct) scatter(scratch, rows, count, out, y.y_row, to, add);
     }
 }
 
-// As the product in float32, but that a tile's part of W is converted before it meets the columns, if it is not yet.
+// Same loops as `multiply`; a tile's part of W is converted before it is used, unless it was converted beforehand.
 void multiply_bf16(const Product* products, int count, const Weights& w, Interval rows, Interval panels,
                    const float* bias, bool accumulate, float* pack) {
-    if (count == 1 && is_narrow(products[0].patches, w))
-        return multiply_narrow<true>(products[0], w, rows, bias, accumulate, pack);
+    if (count == 1 && is_skinny(products[0].patches, w))
+        return multiply_skinny<true>(products[0], w, rows, bias, accumulate, pack);
     Chunk chunk;
     alignas(64) float pairs[kTilePairs];
-    int64_t taps = w.taps > 0 ? w.taps : 1;  // of W, as far as any product reads
+    int64_t taps = w.taps > 0 ? w.taps : 1;  // of W, up to the last that any product reads
     for (int i = 0; i < count; ++i)
         for (int tap = 0; tap < products[i].patches.taps; ++tap)
             if (products[i].w_tap[tap] >= taps) taps = products[i].w_tap[tap] + 1;
@@ -275,8 +278,8 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                     tile_row = tile_rows(rows.last - row);
                     if (!w.pairs) convert_weights(pairs, tile_row, w.w + row * w.w_row, w.w_row, w.w_channel, block);
                     const int64_t next = row + tile_row;
-                    Prefetcher ahead = prefetcher_of(w, next, smaller(kTileRows, rows.last - next), block);
-                    const int64_t lines = (ahead.lines() + chunk_panels - 1) / chunk_panels;
+                    Prefetcher prefetcher = prefetcher_of(w, next, smaller(kTileRows, rows.last - next), block);
+                    const int64_t lines = (prefetcher.lines() + chunk_panels - 1) / chunk_panels;
                     PairTile tile{};
                     tile.a = w.pairs ? pairs_of(w, row, block) : pairs;
                     tile.a_row = w.pairs ? w.pairs_row : kPairs;
@@ -284,7 +287,8 @@ void multiply_bf16(const Product* products, int count, const Weights& w, Interva
                     tile.start = tile.add || !bias ? nullptr : bias + row;
                     for (int i = 0; i < chunk.count; ++i)
                         if (chunk.segments[i].depth > 0)
-                            multiply_pairs(chunk.segments[i], tile, tile_row, row, chunk.target, pack, ahead, lines);
+                            multiply_pairs(chunk.segments[i], tile, tile_row, row, chunk.target, pack, prefetcher,
+                                           lines);
                 }
             }
     }

@@ -1,4 +1,4 @@
-// Panels of a product's operand: what a micro-kernel reads in order, copied out of images.
+// Packing of an operand into panels, which the micro-kernel reads sequentially.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -8,7 +8,7 @@ namespace metagan {
 namespace {
 
 constexpr int kPanelVectors = 2;
-constexpr int kPanelColumns = kPanelVectors * kFloats;
+constexpr int kPanelColumns = kPanelVectors * kFloats;  // NR
 
 // Writes outer * stride + table[inner] for the indices first to last, where index = outer * size + inner.
 void fill_offsets(int32_t* to, int64_t stride, const int32_t* table, int64_t size, int64_t first, int64_t last) {
@@ -31,14 +31,14 @@ void fill_offsets(int32_t* to, int64_t stride, const int32_t* table, int64_t siz
     }
 }
 
-// In how many parts a vector of columns lies in memory: 1 where all columns are adjacent or runs are whole vectors, 2
-// or 4 where runs are a half or a quarter, 0 where they are shorter or odd.
+// Number of contiguous parts that make up a vector of columns: 1 where all columns are adjacent or runs are whole
+// vectors, 2 or 4 where runs are halves or quarters of one, 0 where they are shorter or odd.
 int parts_of(const Patches& p) {
     if (p.run == p.columns() || p.run % kFloats == 0) return 1;
     return p.run % (kFloats / 2) == 0 ? 2 : p.run % (kFloats / 4) == 0 ? 4 : 0;
 }
 
-// How many elements from column `first` on can be copied at once: a power of two up to 16.
+// Number of adjacent elements, beginning at column `first`, to copy at once: a power of two up to 16.
 int copy_length(const Patches& p, int64_t first) {
     int64_t length = 16;
     while (p.run % length != 0 || first % p.positions % length != 0) length /= 2;
@@ -46,7 +46,7 @@ int copy_length(const Patches& p, int64_t first) {
 }
 
 constexpr int32_t kInOrder[8] = {
-    // vectors one behind the other
+    // offsets of consecutive vectors
     0 * kFloats, 1 * kFloats, 2 * kFloats, 3 * kFloats, 4 * kFloats, 5 * kFloats, 6 * kFloats, 7 * kFloats,
 };
 
@@ -75,7 +75,8 @@ METAGAN_INLINE void clear(float* to, int64_t count) {
     for (int64_t j = 0; j < count; ++j) to[j] = 0;
 }
 
-// Transposes a square of kFloats x kFloats, rows `from_row` and `to_row` apart, by exchanging ever smaller blocks.
+// Transposes a kFloats x kFloats square, whose rows are `from_row` and `to_row` apart, by swapping off-diagonal blocks
+// of halving size.
 METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float* to, int64_t to_row) {
     FloatVector row[kFloats];
 #pragma GCC unroll 16
@@ -83,7 +84,7 @@ METAGAN_INLINE void transpose_square(const float* from, int64_t from_row, float*
     const IndexVector lane = lane_numbers();
 #pragma GCC unroll 4
     for (int half = kFloats / 2; half >= 1; half /= 2) {
-        const IndexVector second = lane & half;                           // not zero in the second half of each block
+        const IndexVector second = lane & half;                           // nonzero in the second half of each block
         const IndexVector upper = second ? lane - half + kFloats : lane;  // lanes of (a, b)
         const IndexVector lower = second ? lane + kFloats : lane + half;
 #pragma GCC unroll 16

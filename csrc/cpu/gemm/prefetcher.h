@@ -1,4 +1,4 @@
-// Weights asked for before they are read; see gemm.h. Included by gemm_kernels.cpp and gemm_bf16_kernels.cpp alone.
+// Software prefetch of weights; see gemm.h. Included by gemm_kernels.cpp and gemm_bf16_kernels.cpp only.
 #pragma once
 
 #include "cpu/simd/vector.h"
@@ -6,17 +6,17 @@
 namespace metagan {
 namespace {
 
-// What the next tile of rows reads of W, asked for bit by bit while this one meets the columns: it lies in strips too
-// short for a processor to foresee.
+// Prefetches the next row tile of W, a few cache lines for each panel of the current one. Its strips are too short for
+// the hardware prefetcher.
 class Prefetcher {
   public:
     Prefetcher() = default;
-    // Of words: a strip a row.
+    // W as bf16 pairs: one strip for each row.
     Prefetcher(const float* first, int64_t distance, int64_t strips, int64_t length)
         : strip_(first), distance_(distance), strips_(strips), length_(length) {}
 
-    // Of W as it lies: rows, channels [first, last) and taps; a strip a row, or a channel where rows are nearer to each
-    // other.
+    // W in place: the given rows, channels [first, last) and taps. A strip for each row, or for each channel where rows
+    // are closer together than channels.
     Prefetcher(const float* w, int64_t w_row, int64_t w_channel, int64_t row, int64_t rows, int64_t first, int64_t last,
                int64_t tap, int64_t taps) {
         if (rows <= 0) return;
@@ -27,9 +27,11 @@ class Prefetcher {
         length_ = (turned ? (rows - 1) * w_row : (last - first - 1) * w_channel) + taps;
     }
 
+    // Cache lines left.
     int64_t lines() const { return strips_ > 0 ? strips_ * ((length_ + kLine - 1) / kLine) : 0; }
 
-    void ask(int64_t lines) {
+    // Prefetches the next `lines` cache lines.
+    void prefetch(int64_t lines) {
         for (; lines > 0 && strips_ > 0; --lines) {
             __builtin_prefetch(strip_ + at_, 0, 2);
             at_ += kLine;

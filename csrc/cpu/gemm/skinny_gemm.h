@@ -1,6 +1,6 @@
-// Y = W P where P has so few columns that a vector of them would be half empty: a linear layer of few images. Vectors
-// run along the weights instead: along rows where those are adjacent, along k otherwise. With kRounded operands are
-// rounded to bf16. Included by multiply.h and multiply_bf16.h.
+// Y = W P for a skinny P, with at most half a vector of columns: a linear layer of few images. Vectors run along the
+// weights instead: along rows where these are adjacent, else along k. kRounded rounds the operands to bf16. Included by
+// multiply.h and multiply_bf16.h.
 #pragma once
 
 #include "gemm.h"
@@ -10,12 +10,13 @@
 namespace metagan {
 namespace {
 
-bool is_narrow(const Patches& p, const Weights& w) {
+// True if vectors run along the weights: few adjacent columns, one tap, and weights adjacent along rows or channels.
+bool is_skinny(const Patches& p, const Weights& w) {
     return p.taps == 1 && p.run == p.columns() && p.columns() <= kFloats / 2 && (w.w_row == 1 || w.w_channel == 1);
 }
 
-// A narrow product: W and P from their first element on, k one channel after another.
-struct NarrowProduct {
+// A product with one tap: addresses of the first elements of W, P and Y, and strides; k counts channels.
+struct SkinnyProduct {
     const float *w, *b;
     int64_t w_row, w_channel, b_channel, depth;
     float* y;
@@ -28,12 +29,13 @@ struct NarrowProduct {
 template <bool kRounded>
 constexpr auto load_whole = [](const float* from) { return operand<kRounded>(load(from, FloatVector{})); };
 
-// Lane i of the result is the sum of all lanes of sums[i]: pairs of vectors become one of half sums, four times for 16.
+// Reduces kFloats vectors at once: lane i of the result is the sum of the lanes of sums[i]. Each round merges pairs of
+// vectors into one; 16 lanes take four rounds.
 METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
     const IndexVector lane = lane_numbers();
 #pragma GCC unroll 4
     for (int half = kFloats / 2; half >= 1; half /= 2) {
-        const IndexVector second = lane & half;  // not zero where the second of a pair is summed
+        const IndexVector second = lane & half;  // nonzero in lanes that sum the second vector of a pair
         const IndexVector own = second ? lane + kFloats : lane, other = second ? lane - half + kFloats : lane + half;
 #pragma GCC unroll 8
         for (int i = 0; i < half; ++i)
@@ -42,7 +44,7 @@ METAGAN_INLINE FloatVector totals(FloatVector (&sums)[kFloats]) {
     return sums[0];
 }
 
-// Columns of sums, one a vector, to rows of kColumns, one behind the other.
+// Transposes kColumns vectors, each a column of sums, into contiguous rows of kColumns.
 template <int kColumns>
 METAGAN_INLINE void columns_to_rows(FloatVector (&sums)[kColumns]) {
     const IndexVector lane = lane_numbers(), from = lane / 2 + (lane & 1) * kFloats;
@@ -59,9 +61,9 @@ METAGAN_INLINE void columns_to_rows(FloatVector (&sums)[kColumns]) {
     }
 }
 
-// Rows of kColumns sums, of which p.columns count, to Y, added to the bias or to what is there.
+// Stores rows of kColumns sums to Y, the first p.columns of each, plus the bias or the previous values.
 template <int kColumns>
-METAGAN_INLINE void store_rows(const NarrowProduct& p, int64_t row, int64_t rows, FloatVector value) {
+METAGAN_INLINE void store_rows(const SkinnyProduct& p, int64_t row, int64_t rows, FloatVector value) {
     float lanes[kFloats];
     store(lanes, value);
     float* const y = p.y + row * p.y_row;
@@ -82,11 +84,12 @@ METAGAN_INLINE void store_rows(const NarrowProduct& p, int64_t row, int64_t rows
     }
 }
 
-constexpr int kNarrowSums = kTileRows > 6 ? 16 : 8;
+constexpr int kSkinnySums = kTileRows > 6 ? 16 : 8;
 
-// kVectors of adjacent rows meet all columns, which are rounded; `last` counts the rows of the last vector.
+// Multiplies kVectors vectors of adjacent rows with all columns of P, which are rounded already; the last vector may be
+// partly filled.
 template <bool kRounded, int kColumns, int kVectors>
-[[gnu::noinline]] void narrow_by_rows(const NarrowProduct& p, int64_t row, int64_t rows) {
+[[gnu::noinline]] void skinny_by_rows(const SkinnyProduct& p, int64_t row, int64_t rows) {
     const float *w = p.w + row, *b[kColumns];
     for (int j = 0; j < kColumns; ++j) b[j] = p.b + smaller(j, p.columns - 1);
     const auto last = static_cast<int>(smaller(kFloats, rows - row - (kVectors - 1) * kFloats));
@@ -120,16 +123,16 @@ template <bool kRounded, int kColumns, int kVectors>
 }
 
 template <bool kRounded, int kColumns>
-void narrow_all_rows(const NarrowProduct& p, int64_t rows) {
-    constexpr int kVectors = kNarrowSums / kColumns < 4 ? kNarrowSums / kColumns : 4;
+void skinny_all_rows(const SkinnyProduct& p, int64_t rows) {
+    constexpr int kVectors = kSkinnySums / kColumns < 4 ? kSkinnySums / kColumns : 4;
     int64_t row = 0;
     for (; row + (kVectors - 1) * kFloats < rows; row += kVectors * kFloats)
-        narrow_by_rows<kRounded, kColumns, kVectors>(p, row, rows);
-    for (; row < rows; row += kFloats) narrow_by_rows<kRounded, kColumns, 1>(p, row, rows);
+        skinny_by_rows<kRounded, kColumns, kVectors>(p, row, rows);
+    for (; row < rows; row += kFloats) skinny_by_rows<kRounded, kColumns, 1>(p, row, rows);
 }
 
-// Dot products of rows of W and columns of P, as many as a vector has lanes. A function of its own, so that what its
-// caller keeps does not push sums out of the registers; kTail says whether k is more than whole vectors.
+// Computes kFloats dot products of rows of W and columns of P. Not inlined, so that the caller's variables do not spill
+// the sums; kTail: the depth is not a multiple of kFloats.
 template <bool kRounded, int kColumns, bool kTail>
 [[gnu::noinline]] FloatVector dot_products_tile(const float* const* rows, const float* transposed, int64_t padded,
                                                 int64_t depth) {
@@ -161,7 +164,7 @@ template <bool kRounded, int kColumns, bool kTail>
 }
 
 template <bool kRounded, int kColumns>
-void narrow_dot_products(const NarrowProduct& p, int64_t rows, const float* transposed, int64_t padded) {
+void skinny_dot_products(const SkinnyProduct& p, int64_t rows, const float* transposed, int64_t padded) {
     constexpr int kRows = kFloats / kColumns;
     const auto tile =
         p.depth == padded ? dot_products_tile<kRounded, kColumns, false> : dot_products_tile<kRounded, kColumns, true>;
@@ -176,9 +179,9 @@ void narrow_dot_products(const NarrowProduct& p, int64_t rows, const float* tran
 }
 
 template <bool kRounded, int kColumns>
-void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
+void multiply_skinny_of(SkinnyProduct p, int64_t rows, float* pack) {
     const bool along_rows = p.w_row == 1;
-    if (along_rows && !kRounded) return narrow_all_rows<kRounded, kColumns>(p, rows);
+    if (along_rows && !kRounded) return skinny_all_rows<kRounded, kColumns>(p, rows);
     constexpr int64_t kMost = kPackFloats / kColumns;
     for (int64_t left = p.depth; left > 0; left -= p.depth) {
         p.depth = smaller(left, kMost);
@@ -191,12 +194,12 @@ void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
             if (!along_rows) clear(to + p.depth, padded - p.depth);
         }
         if (along_rows) {
-            NarrowProduct packed = p;
+            SkinnyProduct packed = p;
             packed.b = pack;
             packed.b_channel = kColumns;
-            narrow_all_rows<kRounded, kColumns>(packed, rows);
+            skinny_all_rows<kRounded, kColumns>(packed, rows);
         } else {
-            narrow_dot_products<kRounded, kColumns>(p, rows, pack, padded);
+            skinny_dot_products<kRounded, kColumns>(p, rows, pack, padded);
         }
         p.w += p.depth * p.w_channel;
         p.b += p.depth * p.b_channel;
@@ -205,13 +208,13 @@ void multiply_narrow_of(NarrowProduct p, int64_t rows, float* pack) {
     }
 }
 
-// The rows of one product, all its columns. `pack` is as for `multiply`.
+// Computes the given rows of one product, all columns. `pack` is as in `multiply`.
 template <bool kRounded>
-void multiply_narrow(const Product& product, const Weights& w, Interval rows, const float* bias, bool accumulate,
+void multiply_skinny(const Product& product, const Weights& w, Interval rows, const float* bias, bool accumulate,
                      float* pack) {
     const Patches& p = product.patches;
     const Result& y = product.result;
-    const NarrowProduct narrow{w.w + product.w_tap[0] + rows.first * w.w_row,
+    const SkinnyProduct skinny{w.w + product.w_tap[0] + rows.first * w.w_row,
                                p.b + p.b_tap[0] + p.b_position[0],
                                w.w_row,
                                w.w_channel,
@@ -224,11 +227,11 @@ void multiply_narrow(const Product& product, const Weights& w, Interval rows, co
                                accumulate};
     const int64_t count = rows.last - rows.first;
     if constexpr (kFloats >= 16)
-        if (narrow.columns > 4) return multiply_narrow_of<kRounded, 8>(narrow, count, pack);
+        if (skinny.columns > 4) return multiply_skinny_of<kRounded, 8>(skinny, count, pack);
     if constexpr (kFloats >= 8)
-        if (narrow.columns > 2) return multiply_narrow_of<kRounded, 4>(narrow, count, pack);
-    return narrow.columns == 2 ? multiply_narrow_of<kRounded, 2>(narrow, count, pack)
-                               : multiply_narrow_of<kRounded, 1>(narrow, count, pack);
+        if (skinny.columns > 2) return multiply_skinny_of<kRounded, 4>(skinny, count, pack);
+    return skinny.columns == 2 ? multiply_skinny_of<kRounded, 2>(skinny, count, pack)
+                               : multiply_skinny_of<kRounded, 1>(skinny, count, pack);
 }
 
 }  // namespace

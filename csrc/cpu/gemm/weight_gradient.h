@@ -1,4 +1,4 @@
-// W = Y P^T; see gemm.h. Included by gemm_kernels.cpp alone.
+// W = Y P^T in float32, the weight gradient; see gemm.h. Included by gemm_kernels.cpp only.
 #pragma once
 
 #include "cpu/runtime/profile.h"
@@ -10,7 +10,7 @@
 namespace metagan {
 namespace {
 
-// to[j][i] = from[i][j], or += it, for `rows` of `columns` elements.
+// Computes to[j][i] = from[i][j], or += if `add`, for `rows` rows of `columns` elements.
 void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, bool add, float* to,
                int64_t to_row) {
     alignas(64) float square[kFloats * kFloats];
@@ -32,7 +32,7 @@ void transpose(const float* from, int64_t from_row, int64_t rows, int64_t column
         }
 }
 
-// A panel of P^T: [columns of P][width steps], the steps beyond `count` zero.
+// Packs a panel of P^T, [columns of P][width steps], padded with zeros from step `count` on.
 void pack_transposed_panel(float* panel, int width, const float* b, const int32_t* steps, int64_t count,
                            const int32_t* columns, int64_t depth, int length_of_copies) {
     alignas(64) float square[kFloats * kFloats];
@@ -59,7 +59,7 @@ void pack_transposed_panel(float* panel, int width, const float* b, const int32_
     }
 }
 
-// W as a sum over the columns of Y, kDepth of them at a time, with P^T packed: a panel of P serves every row of Y.
+// Sums over the columns of Y, kDepth at a time, with P^T packed: each panel of P^T is reused by every row of Y.
 void weight_gradient_by_rows(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
                              float* out, int64_t out_row, float* pack) {
     int32_t source[kDepth], result[kDepth], step_source[kChunk], step_panel[kDepth];
@@ -86,7 +86,7 @@ void weight_gradient_by_rows(const Patches& p, const Result& y, int64_t rows, In
     }
 }
 
-// The same sum, in the same order, with Y^T packed and P read in place, which makes the transpose of W: for few rows.
+// The same sum in the same order, for few rows: packs Y^T and reads P in place, which yields the transpose of W.
 void weight_gradient_by_columns(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
                                 float* out, int64_t out_row, float* pack) {
     constexpr int64_t kBlockRows = 128;
@@ -114,7 +114,7 @@ void weight_gradient_by_columns(const Patches& p, const Result& y, int64_t rows,
                 taps = tile_rows(steps - k);
                 for (int64_t i = 0; i < block; i += kPanelColumns) {
                     const int vectors = tile_vectors(kPanelVectors, block - i);
-                    with_rows<Rows::listed, 1, 1>(taps, vectors)(
+                    with_rows<RowLayout::listed, 1, 1>(taps, vectors)(
                         {depth, p.b, 0, step_source + k, source, pack + i * kDepth, kInOrder, step_panel, nullptr,
                          transposed + k * kBlockRows + i, kBlockRows, kInOrder, kFloats, first > 0});
                 }
@@ -124,8 +124,8 @@ void weight_gradient_by_columns(const Patches& p, const Result& y, int64_t rows,
     }
 }
 
-// Packing P takes time in proportion to 1 / rows, packing Y and turning W round to 1 / columns + 1 / steps. The choice
-// must not depend on how W is divided, since sums that accumulate are rounded differently.
+// Chooses by the cost of packing for each multiply-add: 1 / rows to pack P; 1 / columns + 1 / steps to pack Y and
+// transpose W. The choice must not depend on how W is divided, because the variants round accumulated sums differently.
 void weight_gradient(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate, float* out,
                      int64_t out_row, float* pack) {
     const int64_t steps = smaller(kChunk, p.depth());

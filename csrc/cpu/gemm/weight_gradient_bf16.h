@@ -1,4 +1,4 @@
-// W = Y P^T with operands in bf16; see gemm.h and words.h. Included by gemm_bf16_kernels.cpp alone.
+// W = Y P^T with operands in bf16; see gemm.h and bf16_pairs.h. Included by gemm_bf16_kernels.cpp only.
 #pragma once
 
 #include "bf16_pairs.h"
@@ -9,11 +9,11 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kPairSteps = kFloats * kSteps;  // of a vector of words
+constexpr int64_t kPairSteps = kFloats * kSteps;  // steps of k in a vector of pairs
 
-// The words of kPairSteps columns of a row, in parts of vectors.
+// Loads kPairSteps columns of a row, in kParts parts a vector, as pairs.
 template <int kParts>
-METAGAN_INLINE FloatVector words_of_columns(const float* b, const int32_t* columns) {
+METAGAN_INLINE FloatVector load_pairs(const float* b, const int32_t* columns) {
     const float *first[kParts], *second[kParts];
     for (int p = 0; p < kParts; ++p) {
         first[p] = b + columns[p * (kFloats / kParts)];
@@ -23,10 +23,11 @@ METAGAN_INLINE FloatVector words_of_columns(const float* b, const int32_t* colum
     return join_adjacent(low, kSteps == 2 ? load_parts<kParts>(second, 0) : low);
 }
 
-// A panel of P^T: words of columns of P, [words][kPanelColumns steps]; steps beyond `count` zero. Whole squares are
-// written. `length`: how many columns are adjacent.
+// Packs a panel of P^T, [pairs of columns of P][kPanelColumns steps], padded with zeros from step `count` on and to
+// whole squares. `length` columns are adjacent. kParts as in load_pairs; 0: runs are shorter than a quarter of a
+// vector.
 template <int kParts>
-void pack_transposed_words(float* panel, const float* b, const int32_t* steps, int64_t count, const int32_t* columns,
+void pack_transposed_pairs(float* panel, const float* b, const int32_t* steps, int64_t count, const int32_t* columns,
                            int64_t depth, int length) {
     alignas(64) float square[kFloats * kFloats];
     for (int64_t t = 0; t < depth; t += kPairSteps) {
@@ -35,8 +36,7 @@ void pack_transposed_words(float* panel, const float* b, const int32_t* steps, i
             if (kParts > 0 && left == kPairSteps && first + kFloats <= count) {
 #pragma GCC unroll 4
                 for (int64_t k = 0; k < kFloats; ++k)
-                    store(square + k * kFloats,
-                          words_of_columns<kParts ? kParts : 1>(b + steps[first + k], columns + t));
+                    store(square + k * kFloats, load_pairs<kParts ? kParts : 1>(b + steps[first + k], columns + t));
             } else {
                 alignas(64) float rows[kFloats * kPairSteps];
                 clear(rows, kFloats * kPairSteps);
@@ -51,14 +51,15 @@ void pack_transposed_words(float* panel, const float* b, const int32_t* steps, i
     }
 }
 
+// Same loops as weight_gradient_by_rows, with pairs of columns; rows of Y are converted tile by tile.
 void weight_gradient_bf16(const Patches& p, const Result& y, int64_t rows, Interval columns, bool accumulate,
                           float* out, int64_t out_row, float* pack) {
     if (suits_dot_products(p, y, rows))
         return weight_gradient_by_dot_products<true>(p, y, rows, columns, accumulate, out, out_row);
     constexpr int64_t kBlock = kPairs * kSteps;
-    int32_t source[kBlock], result[kBlock], step_source[kChunk], step_word[kPairs];
+    int32_t source[kBlock], result[kBlock], step_source[kChunk], step_pair[kPairs];
     alignas(64) float pairs[kTileRows * kPairs], row_of_y[kBlock];
-    for (int i = 0; i < kPairs; ++i) step_word[i] = i;
+    for (int i = 0; i < kPairs; ++i) step_pair[i] = i;
     const int64_t steps = columns.last - columns.first;
     const int64_t whole_panels = (steps + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
     fill_offsets(step_source, p.b_channel, p.b_tap, p.taps, columns.first, columns.last);
@@ -75,13 +76,13 @@ void weight_gradient_bf16(const Patches& p, const Result& y, int64_t rows, Inter
                            length);
             };
             if (length >= kFloats)
-                run(pack_transposed_words<1>);
+                run(pack_transposed_pairs<1>);
             else if (length == kFloats / 2)
-                run(pack_transposed_words<2>);
+                run(pack_transposed_pairs<2>);
             else if (length == kFloats / 4)
-                run(pack_transposed_words<4>);
+                run(pack_transposed_pairs<4>);
             else
-                run(pack_transposed_words<0>);
+                run(pack_transposed_pairs<0>);
         }
         begin_work(before);
         int tile;
@@ -96,7 +97,7 @@ void weight_gradient_bf16(const Patches& p, const Result& y, int64_t rows, Inter
             for (int64_t k = 0; k < steps; k += vectors * kFloats) {
                 vectors = tile_vectors(most_vectors(tile), whole_panels - k);
                 pair_kernel_of(tile, vectors,
-                               1)({(depth + kSteps - 1) / kSteps, pairs, kPairs, step_word, pack + k * kPairs, nullptr,
+                               1)({(depth + kSteps - 1) / kSteps, pairs, kPairs, step_pair, pack + k * kPairs, nullptr,
                                    out + row * out_row + k, out_row, kInOrder, kFloats, accumulate || first > 0});
             }
         }

@@ -1,4 +1,5 @@
-// Compiled once for every instruction set, METAGAN_ISA; no standard library code (see gemm_kernels.cpp).
+// Winograd transforms, compiled once for every instruction set, METAGAN_ISA; no standard library code (see
+// gemm_kernels.cpp).
 #include "winograd_kernels.h"
 
 #include "cpu/simd/vector.h"
@@ -6,7 +7,7 @@
 namespace metagan {
 namespace {
 
-// Element i is element from(i) of two adjacent vectors.
+// Permutes two vectors: element i of the result is element from(i) of a followed by b.
 template <class From>
 METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, const From& from) {
 #ifdef __clang__
@@ -21,20 +22,19 @@ METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, const From& fro
 #endif
 }
 
-// Every second element, from the first or the second on.
+// Every second element of a followed by b, beginning with kFirst (0 or 1).
 template <int kFirst>
 METAGAN_INLINE FloatVector every_second(FloatVector a, FloatVector b) {
     return shuffle(a, b, [](int i) { return 2 * i + kFirst; });
 }
 
-// One half of a[0], b[0], a[1], b[1]...
+// Half kHalf of the interleaved sequence a[0], b[0], a[1], b[1]...
 template <int kHalf>
 METAGAN_INLINE FloatVector interleave(FloatVector a, FloatVector b) {
     return shuffle(a, b, [](int i) { return kHalf * (kFloats / 2) + i / 2 + i % 2 * kFloats; });
 }
 
-// Column kColumn of kFloats rows, kWidth wide, which lie one behind the other in as many vectors; gathered from one
-// vector after another.
+// Gathers column kColumn of a contiguous kFloats x kWidth matrix, which takes kWidth vectors, one vector at a time.
 template <int kWidth, int kColumn, int kVector = 1>
 METAGAN_INLINE FloatVector column_of(const FloatVector* rows, FloatVector so_far) {
     const FloatVector with_this = shuffle(so_far, rows[kVector], [](int i) {
@@ -48,13 +48,14 @@ METAGAN_INLINE FloatVector column_of(const FloatVector* rows, FloatVector so_far
         return with_this;
 }
 
+// Transposes a contiguous kFloats x kWidth matrix: one vector for each column.
 template <int kWidth, int kColumn = 0>
 METAGAN_INLINE void split_rows(const FloatVector* rows, FloatVector* columns) {
     columns[kColumn] = column_of<kWidth, kColumn>(rows, rows[0]);
     if constexpr (kColumn + 1 < kWidth) split_rows<kWidth, kColumn + 1>(rows, columns);
 }
 
-// The other way: vector kVector of the rows.
+// Vector kVector of the contiguous matrix, from its columns: the inverse of column_of.
 template <int kWidth, int kVector, int kColumn = 1>
 METAGAN_INLINE FloatVector rows_of(const FloatVector* columns, FloatVector so_far) {
     const FloatVector with_this = shuffle(so_far, columns[kColumn], [](int i) {
@@ -68,13 +69,14 @@ METAGAN_INLINE FloatVector rows_of(const FloatVector* columns, FloatVector so_fa
         return with_this;
 }
 
+// The inverse of split_rows.
 template <int kWidth, int kVector = 0>
 METAGAN_INLINE void join_rows(const FloatVector* columns, FloatVector* rows) {
     rows[kVector] = rows_of<kWidth, kVector>(columns, columns[0]);
     if constexpr (kVector + 1 < kWidth) join_rows<kWidth, kVector + 1>(columns, rows);
 }
 
-// Elements i, i + 4, i + 8... for i = 0 to 3.
+// Deinterleaves four vectors: phase i holds the elements i, i + 4, i + 8...
 METAGAN_INLINE void load_phases(const float* from, FloatVector* phase) {
     FloatVector part[4];
 #pragma GCC unroll 4
@@ -87,6 +89,7 @@ METAGAN_INLINE void load_phases(const float* from, FloatVector* phase) {
     phase[3] = every_second<1>(odd[0], odd[1]);
 }
 
+// The inverse of load_phases.
 METAGAN_INLINE void store_phases(float* to, const FloatVector* phase) {
     const FloatVector even[2] = {interleave<0>(phase[0], phase[2]), interleave<1>(phase[0], phase[2])};
     const FloatVector odd[2] = {interleave<0>(phase[1], phase[3]), interleave<1>(phase[1], phase[3])};
@@ -97,7 +100,7 @@ METAGAN_INLINE void store_phases(float* to, const FloatVector* phase) {
     }
 }
 
-// G w, B^T x and A^T s of a kernel so wide, and the transposes G^T u and A y.
+// The transforms G w, B^T x and A^T s for kernels kWidth wide, and the transposes G^T u and A y.
 template <int kWidth>
 struct Transform;
 
@@ -216,7 +219,7 @@ struct Transform<3> {
     }
 };
 
-// How many of `count` elements a vector takes.
+// Clamps `count` to [0, kFloats].
 METAGAN_INLINE int part_of_vector(int64_t count) { return static_cast<int>(count < 0 ? 0 : smaller(kFloats, count)); }
 
 template <int kWidth>
@@ -260,7 +263,7 @@ METAGAN_INLINE void copy_rows(int64_t rows, int64_t tiles, int64_t pitch, const 
     for (int64_t row = 0; row < rows; ++row) __builtin_memcpy(to + row * row_tiles, from + row * pitch, bytes);
 }
 
-// B^T x, of tiles that overlap, or A y.
+// B^T x, whose tiles overlap (kInput), or A y.
 template <int kWidth, bool kInput>
 METAGAN_INLINE void transform_pixels(const float* from, FloatVector* points) {
     FloatVector pixels[2 * kTileOutputs];
@@ -273,13 +276,13 @@ METAGAN_INLINE void transform_pixels(const float* from, FloatVector* points) {
     }
 }
 
-// Rows are adjacent, so tiles are taken as they come, those across the ends of rows too, and the wanted ones copied.
+// Transforms all tiles of the adjacent rows in order, even tiles that straddle two rows, and copies out the wanted ones.
 template <int kWidth, bool kInput>
 void transform_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
                     int64_t stride) {
     constexpr int kPoints = winograd_points(kWidth);
-    constexpr int64_t kMost = 512;  // tiles at a time: what is set aside stays in the first-level cache
-    alignas(64) float aside[kPoints][kMost + kFloats];
+    constexpr int64_t kMost = 512;  // tiles at a time, so that the scratch buffer stays in the first-level cache
+    alignas(64) float scratch[kPoints][kMost + kFloats];
     const int64_t at_a_time = pitch < kMost ? kMost / pitch : 1;
     for (int64_t row = 0; row < rows; row += at_a_time) {
         const int64_t count = smaller(at_a_time, rows - row);
@@ -288,37 +291,37 @@ void transform_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* x, 
             FloatVector points[kPoints];
             transform_pixels<kWidth, kInput>(from + tile * kTileOutputs, points);
 #pragma GCC unroll 8
-            for (int e = 0; e < kPoints; ++e) store(aside[e] + tile, points[e]);
+            for (int e = 0; e < kPoints; ++e) store(scratch[e] + tile, points[e]);
         }
         for (int e = 0; e < kPoints; ++e) {
             float* const to = planes + e * stride + row * row_tiles;
-            switch (tiles) {  // lengths known to the compiler, where rows are short
+            switch (tiles) {  // constant copy lengths for short rows
                 case 1:
-                    copy_rows<1>(count, tiles, pitch, aside[e], to, row_tiles);
+                    copy_rows<1>(count, tiles, pitch, scratch[e], to, row_tiles);
                     break;
                 case 2:
-                    copy_rows<2>(count, tiles, pitch, aside[e], to, row_tiles);
+                    copy_rows<2>(count, tiles, pitch, scratch[e], to, row_tiles);
                     break;
                 case 4:
-                    copy_rows<4>(count, tiles, pitch, aside[e], to, row_tiles);
+                    copy_rows<4>(count, tiles, pitch, scratch[e], to, row_tiles);
                     break;
                 case 8:
-                    copy_rows<8>(count, tiles, pitch, aside[e], to, row_tiles);
+                    copy_rows<8>(count, tiles, pitch, scratch[e], to, row_tiles);
                     break;
                 default:
-                    copy_rows<0>(count, tiles, pitch, aside[e], to, row_tiles);
+                    copy_rows<0>(count, tiles, pitch, scratch[e], to, row_tiles);
             }
         }
     }
 }
 
-// Tiles of all images are adjacent, so their outputs are too, until they are copied to where the images lie.
+// Computes the outputs of all images contiguously, as their tiles lie, then copies them to each image.
 template <int kWidth>
 void output_of(int64_t images, int64_t tiles, const float* planes, int64_t stride, float bias, bool add, float* y,
                int64_t image_stride) {
     constexpr int kPoints = winograd_points(kWidth);
     constexpr int64_t kMost = 512;
-    alignas(64) float aside[(kMost + kFloats) * kTileOutputs];
+    alignas(64) float scratch[(kMost + kFloats) * kTileOutputs];
     const int64_t width = tiles * kTileOutputs, at_a_time = tiles < kMost ? kMost / tiles : 1;
     for (int64_t first = 0; first < images; first += at_a_time) {
         const int64_t last = smaller(images, first + at_a_time);
@@ -328,10 +331,10 @@ void output_of(int64_t images, int64_t tiles, const float* planes, int64_t strid
 #pragma GCC unroll 8
             for (int e = 0; e < kPoints; ++e) points[e] = load(from + e * stride + tile, FloatVector{});
             Transform<kWidth>::output(points, outputs);
-            store_phases(aside + tile * kTileOutputs, outputs);
+            store_phases(scratch + tile * kTileOutputs, outputs);
         }
         for (int64_t image = first; image < last; ++image) {
-            const float* const made = aside + (image - first) * width;
+            const float* const made = scratch + (image - first) * width;
             float* const to = y + image * image_stride;
             for (int64_t i = 0; i < width; i += kFloats) {
                 const int count = static_cast<int>(smaller(kFloats, width - i));
