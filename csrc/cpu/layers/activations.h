@@ -1,5 +1,4 @@
-// Activations: value, slope f' and curvature f'', and the passes over rows of them. Included by layer_kernels.cpp
-// alone.
+// Activations: value f, slope f' and curvature f'', and their passes over rows. Included by layer_kernels.cpp only.
 #pragma once
 
 #include "cpu/simd/runs.h"
@@ -12,8 +11,8 @@ namespace {
 struct Relu {
     template <class V>
     METAGAN_INLINE V value(V x) const {
-        return x < 0 ? splat(0, x) : x;
-    }  // NaN stays
+        return x < 0 ? splat(0, x) : x;  // keeps NaN
+    }
     template <class V>
     METAGAN_INLINE V slope(V x) const {
         return x > 0 ? splat(1, x) : splat(0, x);
@@ -24,7 +23,8 @@ struct Relu {
     }
 };
 
-struct LeakyRelu {  // and PReLU, row by row
+// PReLU is this with a slope for each row.
+struct LeakyRelu {
     float negative;
     template <class V>
     METAGAN_INLINE V value(V x) const {
@@ -175,8 +175,8 @@ struct Sigmoid {
     }
 };
 
-// Calls body(function, row, i, kind) for every element of all rows. Rows shorter than a vector are taken piece by
-// piece, the same piece of each, since their ends would cost more than what lies between them.
+// Calls body(function, row, i, kind) for every element of all rows. Rows shorter than a vector are traversed column by
+// column, so that the branches of the remainder loop are taken once instead of once a row.
 template <class FunctionOfRow, class Body>
 METAGAN_INLINE void for_each_element(Rows r, const FunctionOfRow& function, const Body& body) {
     if (r.length >= kFloats) {
@@ -191,6 +191,7 @@ METAGAN_INLINE void for_each_element(Rows r, const FunctionOfRow& function, cons
     }
 }
 
+// Calls body(function, row, i, kind) for every element with the activation that the options select.
 template <class Body>
 METAGAN_INLINE void with_activation(const ActivationOptions& options, Rows r, const Body& body) {
     const auto every_row = [&](auto function) { for_each_element(r, [=](int64_t) { return function; }, body); };
@@ -228,7 +229,7 @@ void activation(const ActivationOptions& options, Rows r, const float* x, float*
     });
 }
 
-// The slope's tangent of a row, 0 where there is none.
+// Tangent of a row's PReLU slope; 0 without one.
 METAGAN_INLINE float slope_dot(const ActivationOptions& options, int64_t row) {
     return options.slopes_dot ? options.slopes_dot[row * options.slope_stride] : 0;
 }

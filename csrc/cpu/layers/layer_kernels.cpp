@@ -1,5 +1,5 @@
-// Compiled once for every instruction set, METAGAN_ISA; no standard library code (see gemm_kernels.cpp). Contraction is
-// off: an element's bits do not depend on whether it falls into a vector or into the remainder.
+// Layer kernels, compiled once for every instruction set, METAGAN_ISA; no standard library code (see gemm_kernels.cpp).
+// Contraction is off, so an element has the same bits in a vector and in the remainder.
 #include "layer_kernels.h"
 
 #include "activations.h"
@@ -70,7 +70,7 @@ METAGAN_INLINE void pad_planes(int64_t planes, int64_t height, int64_t width, co
 
 void pad(int64_t planes, int64_t height, int64_t width, const float* x, float* padded, int64_t padded_width,
          int64_t padded_plane) {
-    switch (width) {  // lengths known to the compiler, where rows are short
+    switch (width) {  // constant copy lengths for short rows
         case 2:
             return pad_planes<2>(planes, height, width, x, padded, padded_width, padded_plane);
         case 4:

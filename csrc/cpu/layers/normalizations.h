@@ -1,4 +1,4 @@
-// Normalisation. With x_hat = (x - mean) / deviation, y = weight x_hat + bias. Included by layer_kernels.cpp alone.
+// Normalisation: y = weight x_hat + bias with x_hat = (x - mean) / deviation. Included by layer_kernels.cpp only.
 #pragma once
 
 #include "cpu/simd/runs.h"
@@ -8,6 +8,7 @@
 namespace metagan {
 namespace {
 
+// Calls body(offset, parameter_offset) for every run of adjacent elements of a set.
 template <class Body>
 METAGAN_INLINE void for_each_run(const NormSet& set, const Body& body) {
     for (int64_t channel = 0; channel < set.channels; ++channel)
@@ -19,7 +20,7 @@ METAGAN_INLINE double set_size(const NormSet& set) {
     return static_cast<double>(set.channels * set.images * set.length);
 }
 
-// Element i of a run's weights: a vector where they are adjacent, else the one number of the run.
+// Weight or bias of element i of a run: adjacent values if `step`, else one for the run; `missing` if values is null.
 template <class V>
 METAGAN_INLINE V parameter(const float* values, int64_t i, int64_t step, V kind, float missing) {
     if (!values) return splat(missing, kind);
@@ -59,7 +60,7 @@ void norm(const NormSet& set, const NormStatistics& s, const float* x, float* y)
 
 // J v = (v - mean(v) - x_hat mean(x_hat v)) / deviation is the derivative of x_hat along v; J is symmetric.
 template <class V>
-METAGAN_INLINE V along(V v, V x_hat, float mean, float projection, float inverse_deviation) {
+METAGAN_INLINE V apply_jacobian(V v, V x_hat, float mean, float projection, float inverse_deviation) {
     return (v - mean - x_hat * projection) * inverse_deviation;
 }
 
@@ -79,9 +80,9 @@ void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const f
                     *bias_dot = at_or_null(set.bias_dot, parameters);
         for_each(set.length, [&](int64_t i, auto kind) {
             const auto x_hat = (load(x + at + i, kind) - s->mean) * s->inverse_deviation;
-            auto result =
-                along(load(x_dot + at + i, kind), x_hat, s->mean_tangent, s->projection, s->inverse_deviation) *
-                parameter(weight, i, set.weight_step, kind, 1);
+            auto result = apply_jacobian(load(x_dot + at + i, kind), x_hat, s->mean_tangent, s->projection,
+                                         s->inverse_deviation) *
+                          parameter(weight, i, set.weight_step, kind, 1);
             if (weight_dot) result = result + x_hat * parameter(weight_dot, i, set.weight_step, kind, 0);
             if (bias_dot) result = result + parameter(bias_dot, i, set.weight_step, kind, 0);
             store(y_dot + at + i, result);
@@ -131,10 +132,10 @@ void norm_reverse_of(const NormSet& set, const NormStatistics& s, const float* x
         for_each(set.length, [&](int64_t i, auto kind) {
             auto x_hat = kind, h = kind, k = kind;
             operands(at, parameters, i, kind, x_hat, h, k);
-            auto bar = along(h, x_hat, mean[kH], mean[kXH], r);
+            auto bar = apply_jacobian(h, x_hat, mean[kH], mean[kXH], r);
             if constexpr (kPaired) {
-                const auto dot = along(load(x_dot + at + i, kind), x_hat, s.mean_tangent, p, r);
-                const auto tilde = along(k, x_hat, mean[kK], q, r);
+                const auto dot = apply_jacobian(load(x_dot + at + i, kind), x_hat, s.mean_tangent, p, r);
+                const auto tilde = apply_jacobian(k, x_hat, mean[kK], q, r);
                 bar = bar - x_hat * along_x_hat - (dot * (q * r) + tilde * (p * r));
                 if (x_tilde) store(x_tilde + at + i, tilde);
             }
@@ -154,8 +155,8 @@ void norm_parameters(int64_t length, int64_t weight_step, const NormStatistics& 
         const auto x_hat = (load(x + i, kind) - s.mean) * s.inverse_deviation;
         auto term = load(y_bar + i, kind) * x_hat;
         if (y_tilde)
-            term = term + load(y_tilde + i, kind) *
-                              along(load(x_dot + i, kind), x_hat, s.mean_tangent, s.projection, s.inverse_deviation);
+            term = term + load(y_tilde + i, kind) * apply_jacobian(load(x_dot + i, kind), x_hat, s.mean_tangent,
+                                                                   s.projection, s.inverse_deviation);
         return term;
     };
     if (weight_step) {

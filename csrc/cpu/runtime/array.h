@@ -1,4 +1,4 @@
-// Memory for vectors: aligned, zero to begin with, allocated once.
+// Arrays aligned for vectors and zero-initialised.
 #pragma once
 
 #include <cstddef>
@@ -15,18 +15,18 @@ template <class T>
 class Array {
   public:
     Array() = default;
-    // The system hands out large arrays as pages that it clears when they are first touched, by whoever touches them:
-    // gigabytes are there at once, and only the parts in use take memory.
+    // Zero-initialised lazily: the system clears each page at its first touch, in the thread that touches it, so
+    // allocating gigabytes is immediate and only pages in use take memory.
     explicit Array(int64_t size) : size_(size) {
         if (size <= 0) return;
-        // The last element may be read as part of a vector, or of a few.
+        // Padding: kernels read up to a few vectors past the last element.
         const size_t bytes = static_cast<size_t>(size) * sizeof(T) + 11 * kAlignment;
         memory_.reset(std::calloc(bytes + kAlignment, 1));
         if (!memory_) throw std::bad_alloc();
         ask_for_huge_pages(memory_.get(), bytes + kAlignment);
     }
 
-    // At least `size` elements; those that were there are lost when it has to grow.
+    // Grows to at least `size` elements; growing discards the contents.
     T* at_least(int64_t size) {
         if (size > size_) *this = Array(size);
         return data();

@@ -1,4 +1,4 @@
-// Large pages behind arrays of many megabytes.
+// Huge pages for arrays of many megabytes.
 #pragma once
 
 #include <cstddef>
@@ -9,10 +9,8 @@
 
 namespace metagan {
 
-// Asks the system for large pages behind memory that has not been touched yet; it may decline. Weights are read in
-// strips that are far apart, each on a page of its own, and a fresh row of parameters would fault on each of its pages:
-// FIGR's inner steps in bf16 took 398 ms without and 377 ms with them on two cores of a Zen 4, and at a time when
-// memory was quicker 340 and 321.
+// Advises the system to back untouched memory with huge pages; it may decline. Weights are read in short strips, each
+// on another page, and a fresh row of parameters faults on every page (docs/tuning.md#memory-huge-pages).
 inline void ask_for_huge_pages(void* memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr uintptr_t kPage = uintptr_t{1} << 21;

@@ -1,3 +1,4 @@
+// A pool of threads, and the loop that they share.
 #include "parallel.h"
 
 #include <pthread.h>
@@ -20,13 +21,13 @@
 namespace metagan {
 namespace {
 
-// Processors that the calling thread may run on.
+// CPU affinity of the calling thread.
 class Processors {
   public:
 #ifdef __linux__
     Processors() { known_ = pthread_getaffinity_np(pthread_self(), sizeof set_, &set_) == 0; }
 
-    // INT_MAX where the system does not say.
+    // INT_MAX if unknown.
     int count() const { return known_ ? CPU_COUNT(&set_) : INT_MAX; }
     bool known() const { return known_; }
     cpu_set_t set() const { return set_; }
@@ -42,17 +43,18 @@ class Processors {
 #endif
 };
 
+// Workers that take indices of a loop from a shared counter.
 class Pool {
   public:
-    // Returns false, having done nothing, when another loop holds the pool or the caller has one processor.
+    // Returns false without running anything if another loop holds the pool or the caller has one processor.
     bool run(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle) {
         const std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
         if (!owner.owns_lock()) return false;
         const Processors processors;
         threads = std::min(threads, processors.count());
         if (threads < 2) return false;
-        hire(threads - 1);
-        keep_apart(processors);
+        spawn_workers(threads - 1);
+        pin_workers(processors);
         function_ = function;
         context_ = context;
         count_ = count;
@@ -64,7 +66,7 @@ class Pool {
         wake_.notify_all();
         drain();
         std::unique_lock<std::mutex> lock(mutex_);
-        places_ = 0;  // whoever has not woken by now is not needed
+        places_ = 0;  // workers that have not woken yet are not needed
         const auto done = [this] { return active_ == 0; };
         if (!idle.function) finished_.wait(lock, done);
         while (!finished_.wait_for(lock, std::chrono::milliseconds(50), done)) {
@@ -78,7 +80,7 @@ class Pool {
   private:
     int workers() const { return static_cast<int>(handles_.size()); }
 
-    void hire(int wanted) {
+    void spawn_workers(int wanted) {
         try {
             while (workers() < wanted) {
                 handles_.reserve(handles_.size() + 1);
@@ -86,26 +88,25 @@ class Pool {
                 handles_.push_back(worker.native_handle());
                 worker.detach();
 #ifdef __linux__
-                CPU_ZERO(&kept_to_);
+                CPU_ZERO(&affinity_);
 #endif
             }
         } catch (const std::system_error&) {
-            // No more threads to be had: fewer do the same work.
+            // The system refuses more threads: the loop runs on fewer.
         }
     }
 
-    // Where there are processors enough, keeps workers off the caller's: a virtual machine's kernel takes a processor
-    // that has slept for some milliseconds for a busy one, and wakes them beside the caller, to wait for it. (Of inner
-    // loops that followed 30 ms of sleep on a machine of two, half took 1.8 times as long.)
-    void keep_apart(const Processors& processors) {
+    // Pins workers off the caller's CPU if there are enough CPUs: VM schedulers may co-locate them with the caller
+    // after idling (docs/tuning.md#threads-pinning-workers).
+    void pin_workers(const Processors& processors) {
 #ifdef __linux__
         cpu_set_t others = processors.set();
         const int here = sched_getcpu();
         if (here < 0 || !processors.known()) return;
         if (CPU_COUNT(&others) > workers()) CPU_CLR(here, &others);
-        if (CPU_EQUAL(&others, &kept_to_)) return;
+        if (CPU_EQUAL(&others, &affinity_)) return;
         for (const pthread_t worker : handles_) pthread_setaffinity_np(worker, sizeof others, &others);
-        kept_to_ = others;
+        affinity_ = others;
 #else
         static_cast<void>(processors);
 #endif
@@ -128,16 +129,16 @@ class Pool {
         for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) function_(context_, i);
     }
 
-    std::mutex owner_;  // held for the length of a loop
+    std::mutex owner_;  // held while a loop runs
     std::vector<pthread_t> handles_;
 #ifdef __linux__
-    cpu_set_t kept_to_{};  // where workers may run; none: not all of them have been told
+    cpu_set_t affinity_{};  // affinity of all workers; empty: to be set again
 #endif
 
     std::mutex mutex_;  // guards places_ and active_
     std::condition_variable wake_, finished_;
     int places_ = 0;  // workers that may still join the loop
-    int active_ = 0;  // workers in it
+    int active_ = 0;  // workers in the loop
 
     IndexedFunction function_ = nullptr;
     const void* context_ = nullptr;
@@ -145,7 +146,8 @@ class Pool {
     std::atomic<int64_t> next_{0};
 };
 
-// Never destroyed: its threads sleep in it until the process ends. They do not survive a fork.
+// Never destroyed, because its threads sleep in it until the process ends. Threads do not survive a fork, so a child
+// makes its own pool.
 PerProcess<Pool>* const pool = new PerProcess<Pool>;
 
 }  // namespace

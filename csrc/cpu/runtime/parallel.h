@@ -1,4 +1,4 @@
-// A loop shared by a small pool of threads that sleep in between.
+// Parallel loops on a small pool of threads, which sleep between loops.
 #pragma once
 
 #include <algorithm>
@@ -8,21 +8,21 @@ namespace metagan {
 
 using IndexedFunction = void (*)(const void* context, int64_t index);
 
-// What the calling thread does now and then while it waits for others to finish.
+// Callback that the calling thread runs every 50 ms while it waits for the others.
 struct Idle {
     void (*function)(const void* context) = nullptr;
     const void* context = nullptr;
 };
 
-// The number of threads, or of the processors that the caller may run on if that is less: more would only take turns.
+// Returns `threads`, at most the number of processors that the caller may run on: more threads would only take turns.
 int usable_threads(int64_t threads);
 
-// Calls function(context, i) once for every i in [0, count), on at most `threads` threads that are usable, the caller
-// among them, in no particular order. Returns when all are done. The function must not throw. Runs on the caller alone
-// when the pool is in use, by another thread or by an enclosing loop. A forked child starts with a fresh pool.
+// Calls function(context, i) once for every i in [0, count), in no particular order, on the caller and at most
+// usable_threads(threads) - 1 workers. Returns when all calls have returned. The function must not throw. Runs on the
+// caller alone while the pool is in use by another thread or an enclosing loop. A forked child starts with a new pool.
 void parallel_for(int64_t count, int threads, IndexedFunction function, const void* context, Idle idle = {});
 
-// The same for a callable body(i).
+// The same for a callable, body(i).
 template <class Body>
 void parallel_for(int64_t count, int threads, const Body& body, Idle idle = {}) {
     parallel_for(
@@ -30,14 +30,15 @@ void parallel_for(int64_t count, int threads, const Body& body, Idle idle = {}) 
         idle);
 }
 
-// Equal shares of `size` (at least 1) for so many threads, in whole units; the last of them may be smaller, or missing.
+// Each thread's share of `size` (at least 1), rounded up to a multiple of `unit`; the last may be smaller or empty.
 inline int64_t share_of(int64_t size, int64_t threads, int64_t unit) {
     const int64_t share = (size + threads - 1) / threads;
     return (share + unit - 1) / unit * unit;
 }
 
-// Calls body(first, last) for parts of `count` rows that hold so many numbers in all: some for each thread, so that
-// whoever is free takes the next, but none that is done before another thread has woken (25 us on two Zen 4 cores).
+// Calls body(first, last) for parts of `count` rows, which hold `numbers` elements in all. Several parts for each
+// thread balance the load; none has fewer than kLeast elements, or it would be done before a worker wakes
+// (docs/tuning.md#threads-smallest-part).
 template <class Body>
 void parallel_parts(int64_t count, int64_t numbers, int threads, const Body& body) {
     constexpr int64_t kLeast = 16 * 1024;

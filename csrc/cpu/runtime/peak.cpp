@@ -1,3 +1,4 @@
+// Measurement of the peak multiply-add rate.
 #include "peak.h"
 
 #include <atomic>
@@ -11,9 +12,9 @@ namespace metagan {
 double multiply_add_rate(int threads, double seconds) {
     using Clock = std::chrono::steady_clock;
     using Seconds = std::chrono::duration<double>;
-    constexpr int64_t kSteps = 4096;  // some microseconds between two looks at the clock
+    constexpr int64_t kSteps = 4096;  // some microseconds between two readings of the clock
     const PeakKernel& peak_kernel = metagan::peak_kernel();
-    const volatile float factor = 0.5f, term = 1.0f;  // unknown to the compiler
+    const volatile float factor = 0.5f, term = 1.0f;  // volatile: not constant-folded
     std::atomic<int64_t> blocks{0};
     const auto start = Clock::now();
     parallel_for(threads, threads, [&](int64_t) {

@@ -1,5 +1,5 @@
-// The rate of multiply-adds that the processor reaches at best: in registers, where they wait for nothing but each
-// other. Compiled once for every instruction set, by gemm_kernels.cpp.
+// Peak multiply-add rate of the processor, measured on registers alone. gemm_kernels.cpp compiles the kernel once for
+// every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@ namespace metagan {
 
 struct PeakKernel {
     float (*run)(int64_t steps, float factor, float term);
-    int64_t multiply_adds;  // of a step
+    int64_t multiply_adds;  // in a step
 };
 
 extern const PeakKernel peak_kernel_portable;
 extern const PeakKernel peak_kernel_avx2;
 extern const PeakKernel peak_kernel_avx512;
 
-// Multiply-adds a second of so many threads together, over about so many seconds.
+// Measures the multiply-adds a second of all `threads` together, for about `seconds`.
 double multiply_add_rate(int threads, double seconds);
 
 }  // namespace metagan

@@ -1,3 +1,4 @@
+// Fork counter.
 #include "per_process.h"
 
 #include <pthread.h>
@@ -6,7 +7,7 @@ namespace metagan {
 namespace {
 
 std::atomic<int64_t> generation{0};
-// Registered when the library is loaded: a flag that guards a later first call could itself be held during a fork.
+// Registered when the library is loaded: the lock of a lazy initialisation could itself be held during a fork.
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { ++generation; });
 
 }  // namespace

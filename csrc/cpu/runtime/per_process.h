@@ -1,4 +1,4 @@
-// Objects with locks, which a forked child makes anew.
+// Objects with locks, replaced by fresh ones in a forked child.
 #pragma once
 
 #include <atomic>
@@ -7,12 +7,12 @@
 
 namespace metagan {
 
-// Forks between the process that loaded this library and the calling one.
+// Number of forks between the process that loaded this library and the calling one.
 int64_t fork_generation();
 
-// One object of T in each process. Of a forked process's threads the child has only the one that forked: there, locks
-// that another held stay locked, and what it was changing stays half changed. So the child makes a new object when it
-// first asks for one, and neither touches nor frees the one that it inherited.
+// One object of T for each process. A forked child has only the thread that forked: locks held by other threads stay
+// locked there, and data that they were changing stays inconsistent. So the child creates a new object at its first
+// use, and neither touches nor frees the inherited one.
 template <class T>
 class PerProcess {
   public:
@@ -24,7 +24,7 @@ class PerProcess {
         if (entry && entry->generation == fork_generation()) delete entry;
     }
 
-    // This process's object. May be called by several threads at once.
+    // Returns this process's object. Thread-safe.
     T& get() {
         const int64_t generation = fork_generation();
         Entry* entry = entry_.load();

@@ -1,3 +1,4 @@
+// Time of each kind of work, summed over threads.
 #include "profile.h"
 
 #include <atomic>
@@ -9,6 +10,7 @@ namespace {
 std::atomic<bool> profiling{false};
 std::atomic<int64_t> nanoseconds[kWorks];
 
+// The work of a thread, and since when it has been counted (0: not counted).
 struct Current {
     Work work = Work::outside;
     int64_t since = 0;

@@ -1,4 +1,4 @@
-// Where threads spend their time, by kind of work: off until asked for.
+// Profile of the time that threads spend by kind of work; off by default.
 #pragma once
 
 #include <cstdint>
@@ -6,16 +6,16 @@
 namespace metagan {
 
 enum class Work : int { other, multiply, weight_gradient, pack, normalization, activation, rearrange, update, outside };
-constexpr int kWorks = static_cast<int>(Work::outside);  // what is outside any work is not counted
+constexpr int kWorks = static_cast<int>(Work::outside);  // `outside` is not counted
 
-// Begins counting from 0, or ends it.
+// Resets and starts the profile, or stops it.
 void set_profiling(bool on);
-// Seconds of all threads together.
+// Returns the seconds spent in a kind of work, summed over threads.
 double profiled_seconds(Work);
-// Counts what this thread does from now on as `work`; returns what it was doing.
+// Counts this thread's time from now on as `work`; returns the previous kind.
 Work begin_work(Work work);
 
-// Counts what happens while it lives; within another, the time is taken out of the outer one.
+// Scope whose time counts as `work`; an inner scope's time is not counted by the outer one.
 class Timed {
   public:
     explicit Timed(Work work) : before_(begin_work(work)) {}

@@ -1,3 +1,4 @@
+// Detection of the instruction set.
 #include "isa.h"
 
 #include <atomic>

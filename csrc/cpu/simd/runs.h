@@ -1,4 +1,4 @@
-// Runs of adjacent elements of the layer kernels: taken by vectors, by fours, one by one, and summed.
+// Loops and sums over runs of adjacent elements, for the layer kernels: vectors, then fours, then single elements.
 #pragma once
 
 #include "vector.h"
@@ -6,7 +6,7 @@
 namespace metagan {
 namespace {
 
-// Calls body(i, kind) for [0, length): by vectors as far as they go, then by four, then one by one.
+// Calls body(i, kind) for [0, length): whole vectors, then fours, then single elements. The type of `kind` says which.
 template <class Body>
 METAGAN_INLINE void for_each(int64_t length, const Body& body) {
     int64_t i = 0;
@@ -15,17 +15,17 @@ METAGAN_INLINE void for_each(int64_t length, const Body& body) {
     for (; i < length; ++i) body(i, 0.f);
 }
 
-// Sums over runs: float for some thousand elements, double across these.
+// kSums sums over runs: in float32 until at least 64 vectors of elements are pending, then added to a float64 total.
 template <int kSums>
 class Sums {
   public:
-    // Adds what term(i, sums) adds to sums[], which are vectors or numbers, for [0, length).
+    // Calls term(i, sums), which adds to sums[] (vectors, fours or single elements), for [0, length).
     template <class Term>
     METAGAN_INLINE void add(int64_t length, const Term& term) {
         int64_t i = 0;
-        for (; i + kFloats <= length; i += kFloats) term(i, wide_);
+        for (; i + kFloats <= length; i += kFloats) term(i, vector_);
         for (; i + 4 <= length; i += 4) term(i, quad_);
-        for (; i < length; ++i) term(i, narrow_);
+        for (; i < length; ++i) term(i, scalar_);
         pending_ += length;
         if (pending_ >= 64 * kFloats) flush();
     }
@@ -39,17 +39,17 @@ class Sums {
     METAGAN_INLINE void flush() {
         for (int s = 0; s < kSums; ++s) {
             const float quad = (quad_[s][0] + quad_[s][2]) + (quad_[s][1] + quad_[s][3]);
-            totals_[s] += static_cast<double>(total(wide_[s]) + (quad + narrow_[s]));
-            wide_[s] = FloatVector{};
+            totals_[s] += static_cast<double>(total(vector_[s]) + (quad + scalar_[s]));
+            vector_[s] = FloatVector{};
             quad_[s] = FloatQuad{};
-            narrow_[s] = 0;
+            scalar_[s] = 0;
         }
         pending_ = 0;
     }
 
-    FloatVector wide_[kSums] = {};
+    FloatVector vector_[kSums] = {};
     FloatQuad quad_[kSums] = {};
-    float narrow_[kSums] = {};
+    float scalar_[kSums] = {};
     double totals_[kSums] = {};
     int64_t pending_ = 0;
 };

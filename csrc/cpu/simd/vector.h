@@ -1,6 +1,6 @@
-// Vectors as wide as the instruction set that a file is compiled for, in the compiler's own vector types: arithmetic on
-// them is written as on numbers. Loads and stores convert between storage and arithmetic types as `widen` and `narrow`
-// do for one element.
+// SIMD vectors of the instruction set that a file is compiled for, as the compiler's vector types, whose arithmetic
+// reads like that of numbers. Loads and stores convert between storage and arithmetic types, as `widen` and `narrow` do
+// for one element.
 #pragma once
 
 #include <cstddef>
@@ -49,7 +49,7 @@ METAGAN_INLINE IndexVector lane_numbers() {
     return lane;
 }
 
-// Lanes of a and b, those of b counted on from a's; in one or two instructions where the compiler knows the indices.
+// Selects lanes of a followed by b; one or two instructions for constant indices.
 METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, IndexVector from) {
 #if !defined(__clang__)
     return __builtin_shuffle(a, b, from);
@@ -68,7 +68,7 @@ METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, IndexVector fro
 
 METAGAN_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// The last argument says how much to load: one element or a vector of them.
+// Loads one element or a vector of them, as the type of the last argument says.
 template <class T>
 METAGAN_INLINE Arithmetic<T> load(const T* from, Arithmetic<T>) {
     return widen(*from);
@@ -80,7 +80,7 @@ METAGAN_INLINE FloatVector load(const float* from, FloatVector) {
     return result;
 }
 
-#if defined(__AVX2__)  // elsewhere it is the vector itself
+#if defined(__AVX2__)  // elsewhere FloatQuad is FloatVector
 METAGAN_INLINE FloatQuad load(const float* from, FloatQuad) {
     FloatQuad result;
     __builtin_memcpy(&result, from, sizeof result);
@@ -102,7 +102,7 @@ METAGAN_INLINE FloatVector load(const BFloat16* from, FloatVector) {
     return reinterpret_cast<FloatVector>(__builtin_convertvector(stored, BitsVector) << 16);
 }
 
-// As many elements as a vector of float64 holds.
+// Loads kDoubles elements, converted to float64.
 METAGAN_INLINE DoubleVector load_doubles(const double* from) { return load(from, DoubleVector{}); }
 
 METAGAN_INLINE DoubleVector load_doubles(const float* from) {
@@ -126,7 +126,7 @@ METAGAN_INLINE void store(float* to, FloatVector value) { __builtin_memcpy(to, &
 
 METAGAN_INLINE void store(double* to, DoubleVector value) { __builtin_memcpy(to, &value, sizeof value); }
 
-// The values rounded to bf16, as numbers of 16 bits.
+// Rounds to bf16 (nearest, ties to even); the bits are the low 16 of each lane.
 METAGAN_INLINE BitsVector bfloat16_bits(FloatVector value) {
     const BitsVector bits = reinterpret_cast<BitsVector>(value);
     const BitsVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -141,7 +141,7 @@ METAGAN_INLINE void store(BFloat16* to, FloatVector value) {
 }
 
 METAGAN_INLINE FloatVector round_to_bfloat16(FloatVector value) {
-#if defined(__AVX512BF16__)  // takes denormals for zeros, as products do there
+#if defined(__AVX512BF16__)  // flushes denormals to zero, as bf16 products do there
     const auto rounded = reinterpret_cast<BFloat16Vector>(_mm512_cvtneps_pbh(value));
     return reinterpret_cast<FloatVector>(__builtin_convertvector(rounded, BitsVector) << 16);
 #else
@@ -155,7 +155,7 @@ METAGAN_INLINE float round_to_bfloat16(float value) {
     return widen(rounded);
 }
 
-// Of a product: rounded to bf16, or as it is.
+// Operand of a product, rounded to bf16 if kRounded.
 template <bool kRounded, class V>
 METAGAN_INLINE V operand(V x) {
     if constexpr (kRounded)
@@ -164,7 +164,7 @@ METAGAN_INLINE V operand(V x) {
         return x;
 }
 
-// The first `count` elements, at most a vector of them; the others are 0 and left alone.
+// Loads the first `count` elements of a vector, the others as 0; store_first leaves the others unchanged.
 METAGAN_INLINE FloatVector load_first(const float* from, int count) {
 #if defined(__AVX512F__)
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
@@ -183,6 +183,7 @@ METAGAN_INLINE void store_first(float* to, int count, FloatVector value) {
 #endif
 }
 
+// Sum of the lanes.
 METAGAN_INLINE float total(FloatVector x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps(x);
@@ -197,7 +198,7 @@ METAGAN_INLINE float total(FloatVector x) {
 
 METAGAN_INLINE FloatVector square_root(FloatVector x) {
 #if defined(__AVX512F__)
-    return _mm512_maskz_sqrt_ps(-1, x);  // the plain one makes GCC 12 warn
+    return _mm512_maskz_sqrt_ps(-1, x);  // GCC 12 warns about _mm512_sqrt_ps
 #elif defined(__AVX2__)
     return _mm256_sqrt_ps(x);
 #elif defined(__SSE2__)
@@ -221,7 +222,7 @@ METAGAN_INLINE DoubleVector square_root(DoubleVector x) {
 #endif
 }
 
-// Calls body(i, kind) for [begin, end): by vectors of A as far as they go, then one by one.
+// Calls body(i, kind) for [begin, end): whole vectors of A, then single elements.
 template <class A, class Body>
 METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
     using V = typename VectorOf<A>::type;
@@ -234,7 +235,7 @@ METAGAN_INLINE void for_each(int64_t begin, int64_t end, const Body& body) {
 }  // namespace
 }  // namespace metagan
 
-// name_<instruction set>, METAGAN_ISA being the one that a file is compiled for.
+// Appends METAGAN_ISA, the instruction set that a file is compiled for, to a name.
 #define METAGAN_JOIN_(a, b) a##b
 #define METAGAN_JOIN(a, b) METAGAN_JOIN_(a, b)
 #define METAGAN_FOR_ISA(name) METAGAN_JOIN(name, METAGAN_ISA)

@@ -1,5 +1,4 @@
-// Functions of the activations, for one float and for a vector of them: the same operations either way, so the same
-// bits.
+// Mathematical functions of the activations, for one float or a vector: the same operations, so the same bits.
 #pragma once
 
 #include "vector.h"
@@ -37,7 +36,7 @@ METAGAN_INLINE To bits_as(From from) {
 METAGAN_INLINE float splat(float x, float) { return x; }
 METAGAN_INLINE FloatVector splat(float x, FloatVector) { return FloatVector{} + x; }
 
-// Calls f(lane) for each, where there is no vector form.
+// Applies a scalar function f to every lane.
 template <class F>
 METAGAN_INLINE float each_lane(float x, const F& f) {
     return f(x);
@@ -69,7 +68,7 @@ METAGAN_INLINE V exponential(V x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + r + 1.f;
-    // 2^n in two factors, since n may be 128.
+    // 2^n as two factors, because n may be 128.
     const Integers<V> exponent = bits_as<Integers<V>>(shifted) - bits_as<int32_t>(kShift);
     const Integers<V> half = exponent >> 1;
     const V scaled = p * bits_as<V>((half + 127) << 23) * bits_as<V>((exponent - half + 127) << 23);
