@@ -120,7 +120,7 @@ METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const 
 enum class RowLayout { strided, listed };
 
 // There are more addresses than general registers, and a compiler that keeps them in vector registers instead spills
-// the sums. So strided rows are addressed relative to every third one, and longer address tables are reloaded at each k.
+// the sums. So strided rows are addressed from every third one, and longer address tables are reloaded at each k.
 template <RowLayout kLayout, int kRows, int kVectors, int kLoadParts, int kStoreParts>
 void micro_kernel(const Tile& t) {
     constexpr bool kListed = kLayout == RowLayout::listed;

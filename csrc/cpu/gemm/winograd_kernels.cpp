@@ -276,7 +276,7 @@ METAGAN_INLINE void transform_pixels(const float* from, FloatVector* points) {
     }
 }
 
-// Transforms all tiles of the adjacent rows in order, even tiles that straddle two rows, and copies out the wanted ones.
+// Transforms all tiles of the adjacent rows in order, even those that straddle two rows, and copies the wanted ones.
 template <int kWidth, bool kInput>
 void transform_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
                     int64_t stride) {
