@@ -1,4 +1,4 @@
-// What the parts of the Python face share. Of all of csrc, the files bindings* alone see pybind11.
+// Shared by the bindings, the only files of csrc that include pybind11.
 #pragma once
 
 #include <pybind11/pybind11.h>

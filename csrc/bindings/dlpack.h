@@ -1,5 +1,5 @@
-// The part of DLPack 1.x (https://dmlc.github.io/dlpack) that is needed to read a tensor of PyTorch from C: a table of
-// functions that its class carries in a capsule. A binary interface, so nothing of PyTorch is compiled against.
+// Subset of DLPack 1.x (https://dmlc.github.io/dlpack) that reads a PyTorch tensor from C: a table of functions, in a
+// capsule on the tensor class. It is a binary interface, so no PyTorch headers are needed.
 #pragma once
 
 #include <cstdint>
@@ -17,16 +17,16 @@ struct Tensor {
     int32_t ndim;
     uint8_t code, bits;
     uint16_t lanes;
-    int64_t *shape, *strides;  // the producer's; strides count elements
+    int64_t *shape, *strides;  // owned by the producer; strides in elements
     uint64_t byte_offset;
 };
 
 struct ExchangeApi {
     uint32_t major_version, minor_version;
     ExchangeApi* previous;
-    void *allocate, *export_managed, *import_managed;  // not used here
-    int (*read)(void* python_object, Tensor* out);     // 0, or -1 with a Python exception; null where there is none
-    void* current_stream;                              // not used here
+    void *allocate, *export_managed, *import_managed;  // unused
+    int (*read)(void* python_object, Tensor* out);     // returns 0, or -1 with a Python exception; may be null
+    void* current_stream;                              // unused
 };
 
 }  // namespace metagan::dlpack

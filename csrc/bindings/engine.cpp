@@ -1,4 +1,4 @@
-// The engine: plans and arguments out of dictionaries, and the passes of one network on its own.
+// Bindings of the engine: dictionaries to plans and arguments, and the passes of a single network for tests.
 #include <algorithm>
 #include <memory>
 #include <stdexcept>
@@ -11,10 +11,10 @@
 namespace metagan {
 namespace {
 
-// Fields of a dictionary, by name.
+// Field of a dictionary, by name.
 template <class T>
 T field(const py::dict& fields, const char* name) {
-    if (!fields.contains(name)) throw py::value_error(std::string("missing '") + name + "'");
+    if (!fields.contains(name)) throw py::value_error(std::string("expected a field '") + name + "', got none");
     return fields[name].cast<T>();
 }
 
@@ -30,21 +30,25 @@ std::vector<T> list(const py::handle& sequence) {
     return values;
 }
 
-// The index of a name in a list of names.
+// Index of a name in a list of names.
 int one_of(const std::string& name, std::initializer_list<const char*> names, const char* what) {
     int i = 0;
     for (const char* candidate : names) {
         if (name == candidate) return i;
         ++i;
     }
-    throw py::value_error(std::string("unknown ") + what + " '" + name + "'");
+    std::string known;
+    for (const char* candidate : names) known += (known.empty() ? "'" : ", '") + std::string(candidate) + "'";
+    throw py::value_error(std::string("unknown ") + what + " '" + name + "'; expected one of " + known);
 }
 
 NetworkPlan network_plan(const py::dict& fields) {
     NetworkPlan plan;
     for (const py::handle shape : fields["values"]) {
         const std::vector<int64_t> sides = list<int64_t>(shape);
-        if (sides.size() != 3) throw py::value_error("expected a shape (channels, height, width)");
+        if (sides.size() != 3)
+            throw py::value_error("expected shapes (channels, height, width), got one of " +
+                                  std::to_string(sides.size()) + " sizes");
         plan.values.push_back({sides[0], sides[1], sides[2]});
     }
     for (const py::handle item : fields["operations"]) {
@@ -111,7 +115,8 @@ TaskData task_data(const py::dict& fields) {
     data.discriminator_lrs = list<double>(fields["discriminator_lrs"]);
     const auto steps = static_cast<size_t>(data.steps);
     if (data.generator_lrs.size() != steps || data.discriminator_lrs.size() != steps)
-        throw py::value_error("expected one learning rate a step");
+        throw py::value_error("expected one learning rate of each network a step, for " + std::to_string(steps) +
+                              " steps");
     data.initial_generator = address(fields, "initial_generator");
     data.initial_discriminator = address(fields, "initial_discriminator");
     data.support = address(fields, "support");
@@ -143,8 +148,9 @@ QueryData query_data(const py::dict& fields) {
 Opponent opponent(int objective) {
     if (objective < 0 || objective > static_cast<int>(Opponent::on_query))
         throw py::value_error(
-            "the engine judges by the adapted or the initial discriminator, or by one adapted to the "
-            "query images");
+            "expected objective 0 (the adapted discriminator), 1 (the initial one) or 2 (one adapted to the query "
+            "images), got " +
+            std::to_string(objective));
     return static_cast<Opponent>(objective);
 }
 
@@ -157,7 +163,7 @@ Outputs outputs(const py::dict& fields, const std::string& network) {
     return result;
 }
 
-// Runs body(interrupted) without the GIL, where interrupted() looks for Ctrl-C.
+// Runs body(interrupted) without the GIL; interrupted() acquires it and checks for signals (Ctrl-C).
 template <class Body>
 void run(const Body& body) {
     bool completed;
@@ -171,13 +177,13 @@ void run(const Body& body) {
     if (!completed) throw py::error_already_set();
 }
 
-// The four passes of one network on its own, for tests; names as in the equations of csrc/engine/network.h.
+// Runs the four passes of a single network, for tests; names as in the equations of csrc/engine/network.h.
 void network_passes(const py::dict& plan, const py::dict& fields, const std::string& precision) {
     const Network network(network_plan(plan));
     const auto images = field<int64_t>(fields, "images");
     const bool paired = field<int>(fields, "paired") != 0;
-    TransientArena passing;
-    Workspace workspace(network, paired ? 2 * images : images, Cotangents::passing, passing);
+    TransientArena arena;
+    Workspace workspace(network, paired ? 2 * images : images, Cotangents::transient, arena);
     Activations& a = workspace.activations;
     const Range primal{0, images}, tangent{images, images};
     const std::vector<Range> batches{primal};
@@ -241,17 +247,18 @@ void define_engine(py::module_& module) {
              [](Engine& engine, const py::dict& fields) {
                  const TaskData data = task_data(fields);
                  const QueryData query = query_data(fields);
-                 const QueryObjective what{list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
-                                           field<int>(fields, "first_order") != 0,
-                                           opponent(field<int>(fields, "objective"))};
-                 if (what.opponent == Opponent::on_query && !query.adaptation_latents)
-                     throw py::value_error("expected query_adaptation_latents with this objective");
-                 if (what.step_weights.size() != static_cast<size_t>(data.steps))
-                     throw py::value_error("expected one weight a step");
+                 const QueryObjective objective{
+                     list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
+                     field<int>(fields, "first_order") != 0, opponent(field<int>(fields, "objective"))};
+                 if (objective.opponent == Opponent::on_query && !query.adaptation_latents)
+                     throw py::value_error("expected query_adaptation_latents with objective 2, got none");
+                 if (objective.step_weights.size() != static_cast<size_t>(data.steps))
+                     throw py::value_error("expected " + std::to_string(data.steps) + " step_weights, got " +
+                                           std::to_string(objective.step_weights.size()));
                  float* const generator = address(fields, "generator_gradient");
                  float* const discriminator = address(fields, "discriminator_gradient");
                  run([&](auto interrupted) {
-                     return engine.query_gradient(data, query, what, generator, discriminator, interrupted);
+                     return engine.query_gradient(data, query, objective, generator, discriminator, interrupted);
                  });
              })
         .def("query_losses",

@@ -1,5 +1,5 @@
-// The Python module: the choice of an instruction set and measures of the processor here, the rest beside it.
-// metagan_fast/_core.pyi documents every argument.
+// The Python module _core: instruction sets and profiling here, the rest in the other files of this folder.
+// metagan_fast/_core.pyi documents all arguments.
 #include "bindings.h"
 
 #include <cstdlib>

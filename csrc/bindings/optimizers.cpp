@@ -1,5 +1,4 @@
-// The tensors of an optimizer's group: Python's objects in, addresses out, in one pass over the parameters; and its
-// steps.
+// Bindings of the optimizers: reads the tensors of a parameter group in one pass and runs steps on their addresses.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -11,26 +10,26 @@
 namespace metagan {
 namespace {
 
-// What one step updates. Keeps the tensors alive, so that the step can run without the GIL.
+// Buffers of one optimizer step. Keeps the tensors alive, so that the step can run without the GIL.
 struct OptimizerBatch {
     std::vector<Piece> pieces;
-    std::vector<dlpack::Tensor> steps;  // the tensors that count each parameter's steps
+    std::vector<dlpack::Tensor> steps;  // step counters of the parameters
     py::list written;                   // parameters and state, without `steps`
-    py::list rest;                      // parameters with a gradient that do not fit here
+    py::list rest;                      // parameters with a gradient that the kernels cannot update
     py::list read;                      // gradients and `steps`
 
-    // Adds one to every count. Needs the GIL, as every tensor does that others may read meanwhile.
+    // Increments all step counters. Needs the GIL, because other threads may read these tensors.
     void count_step() const;
 };
 
-// Reads plain tensors of one framework, known by its classes and its table of DLPack functions.
+// Reads plain tensors of a framework, given its tensor classes and its table of DLPack functions.
 class TensorReader {
   public:
     TensorReader(const py::capsule& exchange_api, py::type tensor, py::type parameter);
 
-    // Takes the parameters that have a gradient. One fits where it, its gradient and the tensors `keys` of its state (a
-    // dict of `state`; None: no such tensor) are plain tensors on a CPU, of one dtype that the kernels know, laid out
-    // alike without gaps. With `counted`, state "step" is the number of the steps before this one.
+    // Gathers the parameters that have a gradient. One is eligible if it, its gradient and the tensors `keys` of its
+    // state (a dict of `state`; key None: no such tensor) are plain CPU tensors of one supported dtype, with equal
+    // dense strides. With `counted`, state "step" is the number of steps before this one.
     OptimizerBatch gather(const py::list& params, const py::dict& state, const py::tuple& keys, bool counted) const;
 
   private:
@@ -62,7 +61,7 @@ bool dtype_of(const dlpack::Tensor& tensor, DType& dtype) {
     return false;
 }
 
-// Whether the elements lie one behind the other, in whatever order of the dimensions.
+// Whether the tensor is dense: contiguous for some order of its dimensions.
 bool is_dense(const dlpack::Tensor& tensor) {
     int order[kMostDims], dims = 0;
     for (int i = 0; i < tensor.ndim; ++i)
@@ -97,7 +96,7 @@ int64_t bytes_of(const Piece& piece) {
     return piece.size * (piece.dtype == DType::bfloat16 ? 2 : piece.dtype == DType::float64 ? 8 : 4);
 }
 
-// Makes one piece of two that follow one another in every buffer.
+// Appends `next` to `last` if it follows directly in every buffer; returns whether it did.
 bool extend(Piece& last, const Piece& next) {
     if (last.dtype != next.dtype || last.step != next.step) return false;
     const int64_t bytes = bytes_of(last);
@@ -109,7 +108,7 @@ bool extend(Piece& last, const Piece& next) {
     return true;
 }
 
-// Whether parameters share memory, as views of one tensor may: threads would meet there.
+// Whether parameters overlap in memory, as views of one tensor may, which would be a data race between threads.
 bool any_overlap(const std::vector<Piece>& pieces) {
     std::vector<std::pair<const char*, const char*>> spans;
     spans.reserve(pieces.size());
@@ -138,7 +137,8 @@ TensorReader::TensorReader(const py::capsule& exchange_api, py::type tensor, py:
       parameter_(std::move(parameter)) {
     if (std::string(exchange_api.name()) != dlpack::kCapsule || api_->major_version != dlpack::kMajorVersion ||
         !api_->read)
-        throw py::value_error("expected DLPack's table of functions of version 1, with one that reads a tensor");
+        throw py::value_error(std::string("expected a DLPack exchange API of version 1 that can read tensors, got '") +
+                              exchange_api.name() + "'");
 }
 
 OptimizerBatch TensorReader::gather(const py::list& params, const py::dict& state, const py::tuple& keys,
@@ -165,7 +165,7 @@ OptimizerBatch TensorReader::gather(const py::list& params, const py::dict& stat
 bool TensorReader::read(PyObject* object, dlpack::Tensor& out) const {
     PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
     if (type != tensor_.ptr() && type != parameter_.ptr()) return false;
-    if (api_->read(object, &out) != 0) {  // no strides, no storage, no dtype of DLPack's
+    if (api_->read(object, &out) != 0) {  // it has no strides, no storage or a dtype that DLPack lacks
         PyErr_Clear();
         return false;
     }
@@ -179,7 +179,7 @@ bool TensorReader::add(OptimizerBatch& batch, PyObject* param, PyObject* grad, P
     if (!read(param, p) || !read(grad, g) || !dtype_of(p, piece.dtype) || !is_like(p, g)) return false;
     piece.size = numel(p);
     if (piece.size > 0 && !is_dense(p)) return false;
-    if (piece.size == 1) {  // the one size at which imag() of a lazy conjugate, its sign not in its bits, has no gaps
+    if (piece.size == 1) {  // only at this size can imag() of a lazy conjugate, whose sign is not in its bits, be dense
         const auto is_neg = py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(grad, is_neg_.ptr()));
         if (!is_neg) throw py::error_already_set();
         if (is_neg.ptr() != Py_False) return false;
@@ -218,7 +218,7 @@ bool TensorReader::add(OptimizerBatch& batch, PyObject* param, PyObject* grad, P
 
 }  // namespace
 
-// The steps of an optimizer's tensors. All are counted before any is updated.
+// All step counters are incremented before any parameter is updated.
 void define_optimizers(py::module_& module) {
     const auto run = [](OptimizerBatch& batch, const auto& body) {
         batch.count_step();

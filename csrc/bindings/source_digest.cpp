@@ -1,4 +1,4 @@
-// A file of its own, because it is compiled anew after every change of any source.
+// A separate file, because it is recompiled whenever any source changes.
 #include "source_digest.h"
 
 namespace metagan {

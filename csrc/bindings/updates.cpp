@@ -1,4 +1,4 @@
-// The fused ops over flat buffers, on a CPU and, where there is CUDA, on a GPU.
+// Bindings of the fused ops over flat buffers, on a CPU and, if built with CUDA, on a GPU.
 #include <string>
 
 #include "bindings.h"
@@ -10,7 +10,7 @@
 namespace metagan {
 namespace {
 
-// Reads item i of a tuple. Numbers that do not fit leave a Python error behind.
+// Item i of a tuple. A number out of range sets a Python error.
 void* address(PyObject* tuple, Py_ssize_t i) { return PyLong_AsVoidPtr(PyTuple_GET_ITEM(tuple, i)); }
 int64_t integer(PyObject* tuple, Py_ssize_t i) { return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)); }
 
@@ -18,6 +18,7 @@ bool is_tuple(py::handle source, Py_ssize_t size) {
     return PyTuple_Check(source.ptr()) && PyTuple_GET_SIZE(source.ptr()) == size;
 }
 
+// Clears the Python error; true if there was none.
 bool without_error() {
     if (!PyErr_Occurred()) return true;
     PyErr_Clear();
@@ -27,7 +28,7 @@ bool without_error() {
 }  // namespace
 }  // namespace metagan
 
-// What a call costs is mostly its arguments, so these are read by hand.
+// Hand-written casters: on small buffers, converting the arguments dominates the cost of a call.
 namespace pybind11::detail {
 
 template <>
@@ -104,7 +105,7 @@ struct type_caster<metagan::cuda::Queue> {
 namespace metagan {
 namespace {
 
-// The ops whose arguments are the same everywhere, but for one that says where: threads for a CPU, a queue for a GPU.
+// Ops with the same arguments on CPU and GPU, apart from `where`: a thread count or a CUDA stream.
 template <class To, class Where>
 void define_ops(py::module_& module, const std::string& prefix) {
     const auto no_gil = py::call_guard<py::gil_scoped_release>();

@@ -55,10 +55,10 @@ const float* Adaptation::generator_latents(int64_t step) const {
 }
 
 void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
-    scores_ = worker_.update_discriminator(discriminator_, generator_, real(step, critic_step),
-                                           discriminator_latents(step, critic_step),
-                                           of_task(data_.interpolation, draw(step, critic_step), data_.batch),
-                                           data_.batch, data_.discriminator_lrs[static_cast<size_t>(step)]);
+    discriminator_loss_ = worker_.update_discriminator(
+        discriminator_, generator_, real(step, critic_step), discriminator_latents(step, critic_step),
+        of_task(data_.interpolation, draw(step, critic_step), data_.batch), data_.batch,
+        data_.discriminator_lrs[static_cast<size_t>(step)]);
 }
 
 void Adaptation::generator_update(int64_t step) {
@@ -66,7 +66,7 @@ void Adaptation::generator_update(int64_t step) {
         worker_.update_generator(generator_, discriminator_, real(step, engine_.plan().critic_steps - 1),
                                  generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
     if (data_.step_losses) {
-        data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(scores_.loss);
+        data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(discriminator_loss_.loss);
         data_.step_losses[(2 * step + 1) * data_.tasks + task_] = static_cast<float>(generator_loss_);
     }
 }
@@ -79,8 +79,8 @@ void Adaptation::step(int64_t step) {
 
 void Adaptation::write_metrics() const {
     if (!data_.metrics) return;
-    data_.metrics[task_] = static_cast<float>(scores_.loss);
-    data_.metrics[data_.tasks + task_] = static_cast<float>(scores_.penalty);
+    data_.metrics[task_] = static_cast<float>(discriminator_loss_.loss);
+    data_.metrics[data_.tasks + task_] = static_cast<float>(discriminator_loss_.penalty);
     data_.metrics[2 * data_.tasks + task_] = static_cast<float>(generator_loss_);
 }
 

@@ -5,16 +5,16 @@
 
 namespace metagan {
 
-// One task's part of an array [..., size], where there is one.
+// Slice `index` of an array [..., size]; null if the array is.
 inline const float* of_task(const float* array, int64_t index, int64_t size) {
     return array ? array + index * size : nullptr;
 }
 
-// One task on its way through the inner loop.
+// State of one task's inner loop.
 class Adaptation {
   public:
-    // Parameters are written to the rows given; optimizer buffers too where there are any ([tasks][numel] each), which
-    // then hold what was carried in.
+    // Copies the initial parameters to the given rows and updates them there. Optimizer buffers, [tasks][numel] each,
+    // are continued in place if given; otherwise they start at zero in the worker's memory.
     Adaptation(const Engine&, Worker&, const TaskData&, int64_t task, float* generator, float* discriminator,
                const std::vector<float*>& generator_buffers, const std::vector<float*>& discriminator_buffers);
 
@@ -25,14 +25,15 @@ class Adaptation {
 
     NetworkState& generator() { return generator_; }
     NetworkState& discriminator() { return discriminator_; }
-    // The images and latents of an update.
+    // Images (as addresses) and latents of an update.
     const float* const* real(int64_t step, int64_t critic_step);
     const float* discriminator_latents(int64_t step, int64_t critic_step) const;
     const float* generator_latents(int64_t step) const;
     void write_metrics() const;
 
   private:
-    int64_t draw(int64_t step, int64_t critic_step) const;  // index [steps, critic_steps, tasks] of this task's draws
+    // Index of this task's noise in [steps, critic_steps, tasks].
+    int64_t draw(int64_t step, int64_t critic_step) const;
 
     const Engine& engine_;
     Worker& worker_;
@@ -40,7 +41,7 @@ class Adaptation {
     int64_t task_;
     NetworkState generator_, discriminator_;
     std::vector<const float*> real_;
-    Scores scores_;
+    DiscriminatorLoss discriminator_loss_;
     double generator_loss_ = 0;
 };
 

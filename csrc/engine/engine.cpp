@@ -5,6 +5,7 @@
 #include <chrono>
 #include <exception>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "adaptation.h"
@@ -18,15 +19,20 @@
 namespace metagan {
 namespace {
 
+std::string text(const Shape& shape) {
+    return '[' + std::to_string(shape.channels) + ", " + std::to_string(shape.height) + ", " +
+           std::to_string(shape.width) + ']';
+}
+
 bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalty::none; }
 
-// Arrays of a sum over tasks: one more than workers, so that who is early need not wait. A single one never does.
+// Buffers of a sum over tasks: one more than workers, so early finishers don't block. A single worker needs one.
 int64_t arrays_for(int64_t tasks, int64_t workers) { return workers == 1 ? 1 : std::min(workers + 1, tasks); }
 
-// Images of a discriminator that a discriminator step holds: real, fake, and the penalty's points and their tangents.
+// Images in the discriminator during its update: real, fake, and the penalty's points and their tangents.
 int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
 
-// Adds a task's part(i) to a mean over tasks, which come in order; rounds as reference.reptile_gradient does.
+// Adds a task's part(i) to a mean over tasks, called in task order; rounds as reference.reptile_gradient does.
 template <class Part>
 void add_to_mean(int64_t task, int64_t tasks, int64_t size, float* out, const Part& part) {
     for (int64_t i = 0; i < size; ++i) out[i] = task == 0 ? part(i) : out[i] + part(i);
@@ -35,9 +41,9 @@ void add_to_mean(int64_t task, int64_t tasks, int64_t size, float* out, const Pa
     for (int64_t i = 0; i < size; ++i) out[i] *= scale;
 }
 
-constexpr std::chrono::milliseconds kPatience{50};  // between two questions whether to go on
+constexpr std::chrono::milliseconds kPollInterval{50};  // between two checks for interruption
 
-// Asks the caller whether to go on, now and then; other threads read what it said.
+// Stop flag of a call. The calling thread polls `interrupted`; all threads read the flag.
 class Stop {
   public:
     explicit Stop(const Engine::Interrupted& interrupted) : interrupted_(interrupted) {}
@@ -45,8 +51,8 @@ class Stop {
     bool operator()() {
         if (std::this_thread::get_id() == caller_ && interrupted_) {
             const auto now = std::chrono::steady_clock::now();
-            if (now - asked_ > kPatience) {
-                asked_ = now;
+            if (now - polled_ > kPollInterval) {
+                polled_ = now;
                 if (interrupted_()) stopped_.store(true, std::memory_order_relaxed);
             }
         }
@@ -58,7 +64,7 @@ class Stop {
   private:
     const Engine::Interrupted& interrupted_;
     const std::thread::id caller_ = std::this_thread::get_id();
-    std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
+    std::chrono::steady_clock::time_point polled_ = std::chrono::steady_clock::now();
     std::atomic<bool> stopped_{false};
 };
 
@@ -68,16 +74,18 @@ Engine::Engine(EnginePlan plan)
     : plan_(std::move(plan)), generator_(plan_.generator), discriminator_(plan_.discriminator) {
     const Shape &fake = generator_.output_shape(), &image = discriminator_.input_shape();
     if (fake.channels != image.channels || fake.height != image.height || fake.width != image.width)
-        throw std::invalid_argument("expected the discriminator to take what the generator makes");
+        throw std::invalid_argument("expected the discriminator to take the generator's images, got " + text(image) +
+                                    " for images " + text(fake));
     if (discriminator_.output_shape().elements() != 1)
-        throw std::invalid_argument("expected the discriminator to make one score an image");
+        throw std::invalid_argument("expected the discriminator to return one score an image, got " +
+                                    text(discriminator_.output_shape()));
 }
 
 Engine::~Engine() = default;
 
 Engine::Turn::Turn(Workers& workers, const Interrupted& interrupted) : workers_(workers) {
     std::unique_lock<std::mutex> lock(workers.mutex);
-    while (!workers.freed.wait_for(lock, kPatience, [&] { return !workers.busy; })) {
+    while (!workers.freed.wait_for(lock, kPollInterval, [&] { return !workers.busy; })) {
         lock.unlock();
         if (interrupted()) return;
         lock.lock();
@@ -103,7 +111,7 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
     const auto count = static_cast<size_t>(sharing.workers);
     if (workers.all.size() < count) workers.all.resize(count);
     Stop stop(interrupted);
-    const std::function<bool()> ask = std::ref(stop);
+    const std::function<bool()> stopped = std::ref(stop);
     std::atomic<int64_t> next{0};
     std::exception_ptr failure;
     std::mutex failing;
@@ -115,7 +123,7 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
                 if (!worker || !worker->fits(images.generator, images.discriminator))
                     worker = std::make_unique<Worker>(*this, images.generator, images.discriminator);
                 worker->threads = sharing.threads;
-                worker->stop = &ask;
+                worker->stop = &stopped;
                 body(*worker, task);
             }
         } catch (...) {
@@ -143,7 +151,7 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
     const Turn turn(workers, interrupted);
     if (!turn) return false;
     const int64_t g = plan_.generator.numel, d = plan_.discriminator.numel;
-    const bool rows = generator.params != nullptr;  // else the mean difference is wanted
+    const bool rows = generator.params != nullptr;  // else: the mean difference
     const Sharing sharing(data.tasks, data.threads);
     OrderedSum sum(arrays_for(data.tasks, sharing.workers), g + d);
     sum.begin([&](int64_t task, const float* adapted) {
@@ -225,11 +233,11 @@ int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Op
     int64_t floats = kScratchFloats + (1 + plan_.optimizer.buffers()) * both;
     if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
     if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
-    TransientArena passing;
+    TransientArena arena;
     int64_t bytes = floats * int64_t{sizeof(float)};
-    bytes += generator_.workspace_bytes(images.generator, Cotangents::passing, plan_.precision, passing);
-    bytes += discriminator_.workspace_bytes(images.discriminator, discriminator_cotangents(), plan_.precision, passing);
-    return bytes + passing.bytes();
+    bytes += generator_.workspace_bytes(images.generator, Cotangents::transient, plan_.precision, arena);
+    bytes += discriminator_.workspace_bytes(images.discriminator, discriminator_cotangents(), plan_.precision, arena);
+    return bytes + arena.bytes();
 }
 
 }  // namespace metagan

@@ -1,5 +1,5 @@
-// Inner loops and meta-gradients of a task batch. Addresses are those of contiguous float32 arrays;
-// metagan_fast/_core.pyi gives their shapes.
+// Inner loops and meta-gradients of a task batch. Pointers are to contiguous float32 arrays, whose shapes are in
+// metagan_fast/_core.pyi.
 #pragma once
 
 #include <condition_variable>
@@ -16,6 +16,7 @@
 
 namespace metagan {
 
+// Networks, loss and inner optimizer of an engine.
 struct EnginePlan {
     NetworkPlan generator, discriminator;
     LossPlan loss;
@@ -24,7 +25,7 @@ struct EnginePlan {
     Precision precision = Precision::float32;
 };
 
-// What an inner loop draws on; null where absent.
+// Inputs of an inner loop; null where absent.
 struct TaskData {
     int64_t tasks = 0, shots = 0, steps = 0, batch = 0, threads = 1;
     std::vector<double> generator_lrs, discriminator_lrs;
@@ -32,29 +33,30 @@ struct TaskData {
     const float* support = nullptr;
     const int64_t* support_index = nullptr;
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
-    int64_t generator_updates = 0, discriminator_updates = 0;  // made before, by the carried optimizer state
+    int64_t generator_updates = 0, discriminator_updates = 0;  // step counts of the carried optimizer state
     float* metrics = nullptr;                                  // [rows][tasks]
-    float* step_losses = nullptr;                              // [steps][discriminator's, generator's][tasks]
+    float* step_losses = nullptr;                              // [steps][discriminator, generator][tasks]
 };
 
+// Query images and their noise.
 struct QueryData {
     int64_t query = 0, evaluations = 1;
     const float* images = nullptr;
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
-    // Of the opponent's adaptation to the query images, [steps][critic_steps][tasks][query].
+    // Noise of the opponent's adaptation to the query images, [steps][critic_steps][tasks][query].
     const float *adaptation_latents = nullptr, *adaptation_interpolation = nullptr;
 };
 
-// Where adapted parameters go: rows [tasks][numel] of parameters and of each optimizer buffer, or, without rows, the
-// mean over tasks of initial - adapted ones.
+// Destination of one network's adapted parameters: rows [tasks][numel] of parameters and of each optimizer buffer or,
+// if `params` is null, the mean over tasks of initial - adapted parameters.
 struct Outputs {
     float* params = nullptr;
     std::vector<float*> buffers;
     float* difference = nullptr;
 };
 
-// Which discriminator judges the generator's query loss: the one adapted with it, the initial one, or the initial one
-// adapted to the query images against the adapted generator.
+// Discriminator of the generator's query loss: adapted with the generator, initial, or the initial one adapted to the
+// query images against the adapted generator.
 enum class Opponent : int { adapted, initial, on_query };
 
 struct QueryObjective {
@@ -73,17 +75,17 @@ class Engine {
     const EnginePlan& plan() const { return plan_; }
     const Network& generator() const { return generator_; }
     const Network& discriminator() const { return discriminator_; }
-    // A penalty's first reverse pass leaves cotangents for the second.
+    // A penalty's second reverse pass reads the cotangents of the first.
     Cotangents discriminator_cotangents() const {
-        return plan_.loss.penalty == LossPlan::Penalty::none ? Cotangents::passing : Cotangents::kept;
+        return plan_.loss.penalty == LossPlan::Penalty::none ? Cotangents::transient : Cotangents::kept;
     }
 
-    // The adjoint of a discriminator's update takes real and fake images one after another, which halves its memory,
-    // unless they meet in a batch norm.
+    // Number of parts in which the adjoint of a discriminator update processes its images: real and fake images apart,
+    // which halves the memory, unless a batch norm normalizes both together.
     int64_t adjoint_parts() const { return plan_.loss.separate_batches || !discriminator_.mixes_images() ? 2 : 1; }
 
-    // `interrupted` is called by the calling thread, now and then; when it returns true the call ends early, what it
-    // has written is worthless, and the result is false.
+    // Polled by the calling thread; when it returns true, the call ends early and returns false, and its outputs are
+    // undefined.
     using Interrupted = std::function<bool()>;
 
     bool inner_loop(const TaskData&, const Outputs& generator, const Outputs& discriminator, const Interrupted&);
@@ -93,27 +95,27 @@ class Engine {
                       const Interrupted&);
     bool generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
                   float* images, const Interrupted&);
-    // Of one worker thread.
+    // Bytes of one worker's memory.
     int64_t workspace_bytes(const TaskData&, const QueryData&, Opponent, bool adjoint) const;
 
   private:
     friend class Worker;
 
+    // Image capacity of a worker's workspaces.
     struct Images {
         int64_t generator, discriminator;
     };
-    // What a worker's networks hold at once.
     Images images_held(const TaskData&, const QueryData&, bool adjoint) const;
 
-    // Workers and their memory, kept from call to call.
+    // Workers, kept from call to call with their memory.
     struct Workers {
         std::mutex mutex;  // guards `busy`
         std::condition_variable freed;
-        bool busy = false;  // in a call, of which there is one at a time
+        bool busy = false;  // a call is running; there is at most one
         std::vector<std::unique_ptr<Worker>> all;
     };
 
-    // Has the workers for as long as it lives, once other threads' calls have ended; or never, if interrupted before.
+    // Lock on the workers. The constructor waits for the calls of other threads; false if it was interrupted.
     class Turn {
       public:
         Turn(Workers&, const Interrupted&);
@@ -127,15 +129,15 @@ class Engine {
         bool has_ = false;
     };
 
-    // How a call's tasks are shared out: to a worker a thread, or one after another to one worker with all threads.
+    // Parallelism of a call: across tasks, one single-threaded worker a thread, or within a task, one worker in all.
     struct Sharing {
         Sharing(int64_t tasks, int64_t threads);
 
         int64_t tasks, workers;
-        int threads;  // of each worker
+        int threads;  // threads of each worker
     };
 
-    // Calls body(worker, task) for every task.
+    // Calls body(worker, task) for every task; false if interrupted.
     bool for_each_task(Workers&, const Sharing&, const Images&, const Interrupted&,
                        const std::function<void(Worker&, int64_t)>& body);
 

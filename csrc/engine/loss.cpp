@@ -10,7 +10,7 @@ namespace {
 double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
 double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 
-// Squared norms up to here count as 0, as in losses/penalties.py.
+// Squared norms up to this one count as 0, as in metagan_fast/losses/penalties.py.
 constexpr double kZero =
     static_cast<double>(std::numeric_limits<float>::min()) / static_cast<double>(std::numeric_limits<float>::epsilon());
 
@@ -82,7 +82,7 @@ double discriminator_loss(const LossPlan& loss, int64_t count, const float* real
         by_real_sum += loss.real.slope(a) / n;
         by_fake_sum += loss.fake.slope(b) / n;
     }
-    // Each real score also enters every b through their mean, and each fake score every a.
+    // Each real score also enters every `b` through the real mean, and each fake score every `a`.
     const double shared_real = loss.relativistic ? by_fake_sum / n : 0;
     const double shared_fake = loss.relativistic ? by_real_sum / n : 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -95,7 +95,8 @@ double discriminator_loss(const LossPlan& loss, int64_t count, const float* real
 
 double generator_loss(const LossPlan& loss, int64_t count, const float* real, const float* fake, float* by_real,
                       float* by_fake) {
-    if (loss.relativistic) return discriminator_loss(loss, count, fake, real, by_fake, by_real);  // the roles exchanged
+    if (loss.relativistic)
+        return discriminator_loss(loss, count, fake, real, by_fake, by_real);  // with exchanged roles
     const double n = static_cast<double>(count);
     double value = 0;
     for (int64_t i = 0; i < count; ++i) {

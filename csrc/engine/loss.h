@@ -1,4 +1,4 @@
-// GAN losses on the scores of one task; metagan_fast/losses documents them. Every term is a mean over samples.
+// GAN losses on the scores of one task; metagan_fast/losses documents them. Each term is a mean over samples.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 
 namespace metagan {
 
+// A function of one score, with its first and second derivative.
 struct Term {
     enum class Kind { linear, softplus, negative_softplus, hinge, half_square };
     Kind kind = Kind::linear;
@@ -21,24 +22,25 @@ struct LossPlan {
     enum class Location { interpolate, real, fake };
 
     Term real, fake, generator;
-    bool relativistic = false;  // scores are taken relative to the mean of the other kind's
+    bool relativistic = false;  // subtract the mean score of the other kind (real, fake) from each score
     bool separate_batches = false;
-    double clip = 0;  // bound of the discriminator's parameters; 0: none
+    double clip = 0;  // bound of the discriminator's parameters (WGAN); 0: none
     Penalty penalty = Penalty::none;
     Location location = Location::interpolate;
     double penalty_weight = 0;
 };
 
-// The discriminator's loss, and its gradient by the scores.
+// Returns the discriminator's loss and writes its gradient by the scores.
 double discriminator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
                           float* by_fake);
 
-// The generator's loss, and its gradient by the scores. Real scores and their gradient are relativistic losses' only.
+// Returns the generator's loss and writes its gradient by the scores. Only relativistic losses access `real` and
+// `by_real`.
 double generator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
                       float* by_fake);
 
-// The penalty on one task's input gradients, [channels][count][positions] with channels `stride` apart; writes its
-// gradient by them, which is the direction of the tangent pass.
+// Returns the penalty on one task's input gradients [channels][count][positions], with channels `gradient_stride`
+// apart, and writes its gradient by them: the direction of the tangent pass.
 double penalty(const LossPlan&, int64_t channels, int64_t count, int64_t positions, const float* gradient,
                int64_t gradient_stride, float* direction, int64_t direction_stride);
 

@@ -22,7 +22,7 @@ Place Placement::add_own(int64_t floats) {
 }
 
 Place LivenessAllocator::begin(int64_t floats) {
-    std::vector<int64_t>& size = passing_.floats;
+    std::vector<int64_t>& size = arena_.floats;
     size_t best = size.size();
     for (size_t i = 0; i < size.size(); ++i) {
         if (taken_[i]) continue;

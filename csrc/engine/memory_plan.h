@@ -1,5 +1,5 @@
-// Which memory holds a network's values and cotangents. What no later pass reads passes: it shares memory with what
-// lives before and after it, in this network and in others.
+// Memory plan of a network's values and cotangents. Values not read by a later pass are transient; buffers with
+// disjoint lifetimes share memory, within a network and between networks.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@
 
 namespace metagan {
 
-// Memory in which nothing outlasts a pass of a network.
+// Buffers whose contents are valid during one pass of a network.
 struct TransientArena {
-    std::vector<int64_t> floats;  // of each array, as large as the networks placed so far need it
+    std::vector<int64_t> floats;  // size of each array: the maximum over the networks placed so far
     int64_t border_floats = 0, scratch_floats = 0;
     std::vector<Array<float>> arrays;
     Array<float> border, scratch;
@@ -20,30 +20,31 @@ struct TransientArena {
     void allocate();
 };
 
-// One of a network's own arrays, or of those that pass.
+// Location of a buffer: an array of the network or, if transient, of the arena.
 struct Place {
-    bool passes = false;
+    bool transient = false;
     size_t array = 0;
 };
 
+// Locations of all values and cotangents of a network.
 struct Placement {
     std::vector<Place> values, cotangents;
-    std::vector<int64_t> own;  // floats of each array
+    std::vector<int64_t> own;  // sizes of the network's arrays, in floats
 
     Place add_own(int64_t floats);
 };
 
-// Who lives in which passing array, on the way through one pass.
+// Assigns buffers to the arena's arrays in execution order.
 class LivenessAllocator {
   public:
-    explicit LivenessAllocator(TransientArena& passing) : passing_(passing), taken_(passing.floats.size()) {}
+    explicit LivenessAllocator(TransientArena& arena) : arena_(arena), taken_(arena.floats.size()) {}
 
-    // The smallest array that is large enough, else the largest, which grows, else a new one.
+    // Best fit: the smallest free array that is large enough, else the largest one, which grows, else a new one.
     Place begin(int64_t floats);
     void end(const Place& place) { taken_[place.array] = false; }
 
   private:
-    TransientArena& passing_;
+    TransientArena& arena_;
     std::vector<bool> taken_;
 };
 

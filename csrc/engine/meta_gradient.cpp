@@ -9,7 +9,7 @@
 namespace metagan {
 namespace {
 
-// Memory handed out piece by piece, holding anything or zeros.
+// Hands out consecutive parts of a block of memory, uninitialized or cleared.
 class BumpAllocator {
   public:
     BumpAllocator(const Worker& worker, float* memory) : worker_(worker), memory_(memory) {}
@@ -29,7 +29,7 @@ class BumpAllocator {
     float* memory_;
 };
 
-// A task's query images and the draws of one evaluation.
+// A task's query images and the noise of one evaluation.
 struct Query {
     std::vector<const float*> images;
     const float *discriminator_latents, *generator_latents, *interpolation;
@@ -45,8 +45,8 @@ struct Query {
     }
 };
 
-// Turns the cotangent of updated parameters (and momentum) into that of the gradient, in `direction`, and of the
-// parameters (and momentum) before the update.
+// Adjoint of an optimizer update, without the gradient's dependence on the parameters: turns the cotangents of the
+// updated parameters and momentum into those before the update, and writes the gradient's cotangent to `direction`.
 void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* params, float* momentum,
                     float* direction) {
     const float rate = static_cast<float>(lr), decay = static_cast<float>(plan.weight_decay);
@@ -62,27 +62,27 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
     }
 }
 
-// The way back through one update of the discriminator: the sweeps' cotangents after it become those before it, and the
-// generator's grow by what went through the fake images.
+// Adjoint of one discriminator update: turns the cotangents after it into those before it, and adds the generator's,
+// through the fake images.
 void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
                                   const float* after, const float* generator, const float* const* real,
-                                  const float* latents, int64_t count, const std::vector<AdjointState>& sweeps) {
+                                  const float* latents, int64_t count, const std::vector<AdjointState>& adjoints) {
     const int64_t size = engine.plan().discriminator.numel;
     const auto clip = static_cast<float>(engine.plan().loss.clip);
-    for (const AdjointState& sweep : sweeps)
-        for (int64_t k = 0; clip > 0 && k < size; ++k)  // clamped parameters did not move
-            if (std::fabs(after[k]) >= clip) sweep.params.discriminator[k] = 0;
-    for (const AdjointState& sweep : sweeps)  // `after` is not read any more: a direction may take its place
-        update_adjoint(engine.plan().optimizer, size, lr, sweep.params.discriminator, sweep.momentum.discriminator,
-                       sweep.direction.discriminator);
-    worker.discriminator_adjoint(before, generator, real, latents, count, sweeps);
+    for (const AdjointState& adjoint : adjoints)
+        for (int64_t k = 0; clip > 0 && k < size; ++k)  // the derivative of a clamped parameter is 0
+            if (std::fabs(after[k]) >= clip) adjoint.params.discriminator[k] = 0;
+    for (const AdjointState& adjoint : adjoints)  // may overwrite `after`, which is not read again
+        update_adjoint(engine.plan().optimizer, size, lr, adjoint.params.discriminator, adjoint.momentum.discriminator,
+                       adjoint.direction.discriminator);
+    worker.discriminator_adjoint(before, generator, real, latents, count, adjoints);
 }
 
-// The initial discriminator adapted to a task's query images against the adapted generator, which it then judges.
+// Opponent::on_query: the initial discriminator, adapted to a task's query images against the adapted generator.
 class QueryOpponent {
   public:
     QueryOpponent(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query, int64_t task,
-                  bool adjoint)
+                  bool second_order)
         : engine_(engine),
           worker_(worker),
           data_(data),
@@ -90,14 +90,14 @@ class QueryOpponent {
           task_(task),
           images_(engine, data, query, task, 0) {
         const int64_t d = size();
-        BumpAllocator next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, adjoint)));
+        BumpAllocator next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, second_order)));
         state_.params = next(d);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next.zeros(d));
-        if (!adjoint) return;
-        AdjointState& sweep = sweeps_.front();
-        sweep.params.discriminator = next.zeros(d);
-        sweep.direction.discriminator = next(d);
-        if (engine.plan().optimizer.buffers() > 0) sweep.momentum.discriminator = next.zeros(d);
+        if (!second_order) return;
+        AdjointState& adjoint = adjoints_.front();
+        adjoint.params.discriminator = next.zeros(d);
+        adjoint.direction.discriminator = next(d);
+        if (engine.plan().optimizer.buffers() > 0) adjoint.momentum.discriminator = next.zeros(d);
         history_ = next(updates() * d);
     }
 
@@ -114,17 +114,17 @@ class QueryOpponent {
         return state_.params;
     }
 
-    // Where the generator's query loss leaves its gradient by this discriminator.
-    float* cotangent() { return sweeps_.front().params.discriminator; }
+    // Accumulates the gradient of the generator's query loss by this discriminator.
+    float* cotangent() { return adjoints_.front().params.discriminator; }
 
-    // Carries that back through the adaptation and adds the gradient by the generator.
-    void carry_back(const float* generator, float* by_generator) {
+    // Back-propagates that gradient through the adaptation and adds the gradient by the generator.
+    void back_propagate(const float* generator, float* by_generator) {
         const int64_t d = size();
-        sweeps_.front().params.generator = by_generator;
+        adjoints_.front().params.generator = by_generator;
         for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
             const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
             discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
-                                         images_.images.data(), latents(update), query_.query, sweeps_);
+                                         images_.images.data(), latents(update), query_.query, adjoints_);
         }
     }
 
@@ -147,11 +147,11 @@ class QueryOpponent {
     int64_t task_;
     Query images_;
     NetworkState state_;
-    std::vector<AdjointState> sweeps_{1};
+    std::vector<AdjointState> adjoints_{1};
     float* history_ = nullptr;
 };
 
-// Both networks before every update: the initial ones, those in between, and, after the last, the adapted ones.
+// Parameters of both networks before each update and after the last one.
 class History {
   public:
     History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
@@ -215,43 +215,43 @@ int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
     return History::floats(plan, steps) + g + d + std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
 }
 
-int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool adjoint) {
+int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool second_order) {
     const int64_t states = 1 + plan.optimizer.buffers();
     const int64_t of_adjoint = 2 + (plan.optimizer.buffers() > 0 ? 1 : 0) + steps * plan.critic_steps;
-    return (states + (adjoint ? of_adjoint : 0)) * plan.discriminator.numel;
+    return (states + (second_order ? of_adjoint : 0)) * plan.discriminator.numel;
 }
 
 void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
                    const QueryObjective& objective, int64_t task, Pair gradient) {
     const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
     const int64_t critic_steps = engine.plan().critic_steps;
-    const bool adjoint = !objective.first_order;
+    const bool second_order = !objective.first_order;
     float* const params = worker.array(kParams, g + d);
     Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
 
-    // AdjointState 0 is the generator's query loss, sweep 1 the discriminator's; each ends in one half of the gradient.
-    // The other halves, the directions and the momentum are the adjoint's alone.
-    std::vector<AdjointState> sweeps(2);
-    sweeps[0].params.generator = gradient.generator;
-    sweeps[1].params.discriminator = gradient.discriminator;
-    if (adjoint) {
+    // Adjoint 0 is of the generator's query loss, adjoint 1 of the discriminator's; the result is the former's
+    // generator half and the latter's discriminator half. FOMAML needs nothing else.
+    std::vector<AdjointState> adjoints(2);
+    adjoints[0].params.generator = gradient.generator;
+    adjoints[1].params.discriminator = gradient.discriminator;
+    if (second_order) {
         const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
-        BumpAllocator next(worker, worker.array(kSweeps, floats));
-        sweeps[0].params.discriminator = next.zeros(d);
-        sweeps[1].params.generator = next.zeros(g);
-        // The first sweep's directions take the place of the adapted parameters, which are not read after the updates
-        // that led to them are undone; the second's, of either network, share memory.
-        sweeps[0].direction = {params, params + g};
-        sweeps[1].direction.generator = sweeps[1].direction.discriminator = next(std::max(g, d));
-        for (AdjointState& sweep : sweeps) {
+        BumpAllocator next(worker, worker.array(kAdjoints, floats));
+        adjoints[0].params.discriminator = next.zeros(d);
+        adjoints[1].params.generator = next.zeros(g);
+        // The first adjoint's directions overwrite the adapted parameters, which are not read once their last updates
+        // are reversed; the second's directions share memory, since one network is updated at a time.
+        adjoints[0].direction = {params, params + g};
+        adjoints[1].direction.generator = adjoints[1].direction.discriminator = next(std::max(g, d));
+        for (AdjointState& adjoint : adjoints) {
             if (engine.plan().optimizer.buffers() == 0) continue;
-            sweep.momentum.generator = next.zeros(g);
-            sweep.momentum.discriminator = next.zeros(d);
+            adjoint.momentum.generator = next.zeros(g);
+            adjoint.momentum.discriminator = next.zeros(d);
         }
     }
 
     std::optional<QueryOpponent> on_query;
-    if (objective.opponent == Opponent::on_query) on_query.emplace(engine, worker, data, query, task, adjoint);
+    if (objective.opponent == Opponent::on_query) on_query.emplace(engine, worker, data, query, task, second_order);
 
     QueryLosses losses;
     const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
@@ -259,27 +259,27 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         if (weight == 0) return;
         const float factor = static_cast<float>(weight);
         const float* opponent = discriminator;
-        float* by_opponent = sweeps[0].params.discriminator;
+        float* by_opponent = adjoints[0].params.discriminator;
         if (objective.opponent == Opponent::initial) {
-            opponent = data.initial_discriminator;  // a constant here
+            opponent = data.initial_discriminator;  // no gradient flows into it
             by_opponent = nullptr;
         } else if (on_query) {
             opponent = on_query->adapt(generator);
             by_opponent = on_query->cotangent();
         }
-        Accumulate generator_by_generator(sweeps[0].params.generator, factor);
+        Accumulate generator_by_generator(adjoints[0].params.generator, factor);
         Accumulate generator_by_opponent(by_opponent, factor);
-        Accumulate discriminator_by_generator(sweeps[1].params.generator, factor);
-        Accumulate discriminator_by_discriminator(sweeps[1].params.discriminator, factor);
+        Accumulate discriminator_by_generator(adjoints[1].params.generator, factor);
+        Accumulate discriminator_by_discriminator(adjoints[1].params.discriminator, factor);
         const QueryLosses here = query_losses_of(
             engine, worker, data, query, task, objective.multi_step ? step : 0, generator, discriminator, opponent,
-            {&generator_by_generator, adjoint && by_opponent ? &generator_by_opponent : nullptr,
-             adjoint ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
-        if (on_query && adjoint) on_query->carry_back(generator, sweeps[0].params.generator);
+            {&generator_by_generator, second_order && by_opponent ? &generator_by_opponent : nullptr,
+             second_order ? &discriminator_by_generator : nullptr, &discriminator_by_discriminator});
+        if (on_query && second_order) on_query->back_propagate(generator, adjoints[0].params.generator);
         if (step + 1 == data.steps) losses = here;
     };
 
-    if (!adjoint) {
+    if (!second_order) {
         for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
             adaptation.step(step);
             evaluate(step, adaptation.generator().params, adaptation.discriminator().params);
@@ -298,19 +298,19 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
-            const int64_t update = step * critic_steps;  // of the discriminator, the step's first
+            const int64_t update = step * critic_steps;  // the step's first update of the discriminator
             evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
-            for (const AdjointState& sweep : sweeps)
-                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], sweep.params.generator,
-                               sweep.momentum.generator, sweep.direction.generator);
+            for (const AdjointState& adjoint : adjoints)
+                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], adjoint.params.generator,
+                               adjoint.momentum.generator, adjoint.direction.generator);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
-                                     adaptation.generator_latents(step), data.batch, sweeps);
+                                     adaptation.generator_latents(step), data.batch, adjoints);
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)
                 discriminator_update_adjoint(engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
                                              history.discriminator(update + critic_step),
                                              history.discriminator(update + critic_step + 1), history.generator(step),
                                              adaptation.real(step, critic_step),
-                                             adaptation.discriminator_latents(step, critic_step), data.batch, sweeps);
+                                             adaptation.discriminator_latents(step, critic_step), data.batch, adjoints);
         }
     }
     if (data.metrics) {

@@ -19,14 +19,14 @@ int64_t new_version() {
 }
 
 Activations::Activations(const std::vector<Shape>& shapes, Placement placement, int64_t images, Cotangents cotangents,
-                         TransientArena& passing)
-    : shapes_(shapes), placement_(std::move(placement)), images_(images), cotangents_(cotangents), passing_(passing) {
+                         TransientArena& arena)
+    : shapes_(shapes), placement_(std::move(placement)), images_(images), cotangents_(cotangents), arena_(arena) {
     for (const int64_t floats : placement_.own) own_.emplace_back(floats);
-    passing_.allocate();
+    arena_.allocate();
 }
 
-Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, TransientArena& passing)
-    : activations(network.plan_.values, network.place(images, cotangents, passing), images, cotangents, passing),
+Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, TransientArena& arena)
+    : activations(network.plan_.values, network.place(images, cotangents, arena), images, cotangents, arena),
       extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
     for (size_t value = 0; value < extra_.size(); ++value)
@@ -44,9 +44,9 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
     }
 }
 
-// A value that passes lives from the operation that makes it to the last that reads it, a cotangent the other way. What
-// lies at a network's ends has memory of its own: others write and read it before and after a pass.
-Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& passing) const {
+// The live range of a transient value is from its operation to its last reader, that of a cotangent the reverse. The
+// network's input and output have arrays of their own: callers access them before and after a pass.
+Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& arena) const {
     const size_t count = plan_.values.size();
     const auto index = [](int value) { return static_cast<size_t>(value); };
     const auto floats = [&](size_t value) { return plan_.values[value].elements() * images; };
@@ -67,17 +67,17 @@ Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& 
         if (own_cotangent[value]) placement.cotangents[value] = placement.add_own(floats(value));
     }
     for (const auto& operation : operations_) {
-        passing.border_floats = std::max(passing.border_floats, operation->border_floats(images));
-        passing.scratch_floats = std::max(passing.scratch_floats, operation->scratch_floats(images));
+        arena.border_floats = std::max(arena.border_floats, operation->border_floats(images));
+        arena.scratch_floats = std::max(arena.scratch_floats, operation->scratch_floats(images));
     }
-    LivenessAllocator values(passing);
+    LivenessAllocator values(arena);
     for (size_t i = 0; i < operations_.size(); ++i) {
         const size_t output = index(operations_[i]->plan().output);
         if (!own_value[output]) placement.values[output] = values.begin(floats(output));
         for (const int input : operations_[i]->plan().inputs)
             if (!own_value[index(input)] && last_reader[index(input)] == i) values.end(placement.values[index(input)]);
     }
-    LivenessAllocator passing_cotangents(passing);
+    LivenessAllocator transient_cotangents(arena);
     std::vector<bool> begun = own_cotangent;
     for (size_t i = operations_.size(); i-- > 0;) {
         const size_t output = index(operations_[i]->plan().output);
@@ -85,17 +85,17 @@ Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& 
         for (const int input : operations_[i]->plan().inputs) {
             if (begun[index(input)]) continue;
             begun[index(input)] = true;
-            placement.cotangents[index(input)] = passing_cotangents.begin(floats(index(input)));
+            placement.cotangents[index(input)] = transient_cotangents.begin(floats(index(input)));
         }
-        if (!own_cotangent[output]) passing_cotangents.end(placement.cotangents[output]);
+        if (!own_cotangent[output]) transient_cotangents.end(placement.cotangents[output]);
     }
     return placement;
 }
 
 int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision,
-                                 TransientArena& passing) const {
+                                 TransientArena& arena) const {
     int64_t floats = 0, bytes = 0;
-    for (const int64_t of_array : place(images, cotangents, passing).own) floats += of_array;
+    for (const int64_t of_array : place(images, cotangents, arena).own) floats += of_array;
     for (size_t value = 0; value < plan_.values.size(); ++value)
         if (readers_[value] > 1) floats += plan_.values[value].elements() * images;
     for (const auto& operation : operations_) bytes += operation->state_bytes(images, cotangents, precision);
@@ -112,7 +112,8 @@ void Network::tangent(const Pass& pass, Workspace& workspace, Range primal, Rang
         operations_[i]->tangent(pass, workspace.activations, workspace.states_[i].get(), primal, tangent);
 }
 
-// Operations run backwards. The first to reach a value writes its cotangent, later ones write elsewhere and are added.
+// Operations run in reverse order. The first that reads a value writes its cotangent; the others write addends to
+// extra_.
 void Network::reverse(const Pass& pass, Workspace& workspace, const Reverse& reverse) const {
     Activations& a = workspace.activations;
     const bool tangents = reverse.primal.count > 0 && !reverse.tangent_known;

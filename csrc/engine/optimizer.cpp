@@ -9,7 +9,7 @@
 namespace metagan {
 namespace {
 
-// Calls body(offset, gradient, size) for each row, or once where rows lie one behind the other.
+// Calls body(offset, gradient, size) for each row, or once for all if they are contiguous.
 template <class Body>
 void for_each_row(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
                   int64_t gradient_stride, const Body& body) {

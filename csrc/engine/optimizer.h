@@ -1,4 +1,4 @@
-// The inner optimizers, applied to gradients as they are finished.
+// Inner optimizers, applied to each part of a gradient while it is in cache.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct OptimizerPlan {
     int buffers() const;
 };
 
-// One network's parameters and optimizer state during an inner loop.
+// Parameters and optimizer state of one network in an inner loop.
 struct NetworkState {
     float* params = nullptr;
     std::vector<float*> buffers;
@@ -24,11 +24,12 @@ struct NetworkState {
     int64_t version = new_version();
 };
 
-// Updates parameters part by part. Gradients of parameters that several operations share are added up first, and
-// applied by finish().
+// Sink that updates parameters part by part. In a network whose operations share parameters, gradients are accumulated
+// first and applied by finish().
 class Update : public GradientSink {
   public:
-    // `gradient` is [numel], for shared parameters; null if there are none. `clip`: bound of the parameters, or 0.
+    // `gradient` [numel] accumulates gradients of shared parameters; null if there are none. `clip`: bound of the
+    // parameters, 0: none.
     Update(const OptimizerPlan&, NetworkState&, double lr, double clip, float* gradient, int64_t numel);
 
     void take(int64_t offset, int64_t rows, int64_t columns, int64_t row_stride, const float* gradient,
@@ -45,7 +46,7 @@ class Update : public GradientSink {
     int64_t numel_;
 };
 
-// Adds gradients to a flat array.
+// Sink that adds factor * gradient to a flat array.
 class Accumulate : public GradientSink {
   public:
     explicit Accumulate(float* total, float factor = 1) : total_(total), factor_(factor) {}

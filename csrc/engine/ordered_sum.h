@@ -1,4 +1,4 @@
-// Sums over tasks in the order of their index, whatever order they finish in.
+// Sum over tasks in index order, independent of the order in which they finish.
 #pragma once
 
 #include <chrono>
@@ -14,20 +14,20 @@
 
 namespace metagan {
 
-// Up to so many arrays that tasks fill. What a task has left is added when its turn comes, and parked until then;
-// with one array more than threads, a thread waits only where two tasks in a row are late.
+// Reorder buffer of at most `arrays` arrays. A finished task's array is parked until all earlier tasks are added. With
+// one array more than threads, a thread waits only if two consecutive tasks are late.
 class OrderedSum {
   public:
     OrderedSum(int64_t arrays, int64_t floats) : most_(arrays), floats_(floats) {}
 
-    // Starts a sum: `add(task, array)` is called for task 0, 1, 2..., by one thread at a time.
+    // Starts a sum: `add(task, array)` is called for tasks 0, 1, 2, ..., by one thread at a time.
     void begin(std::function<void(int64_t, const float*)> add) {
         add_ = std::move(add);
         next_ = 0;
     }
 
-    // An array that holds anything; null if `stopped`, asked now and then during a wait, returns true. The last array
-    // is kept for the task whose turn it is: all others may be parked until that one is done.
+    // Returns an uninitialized array; null if `stopped`, polled while waiting, returns true. The last array is reserved
+    // for the next task to be added, on which all others may have to wait.
     template <class Stopped>
     float* acquire(int64_t task, const Stopped& stopped) {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -74,7 +74,7 @@ class OrderedSum {
     std::mutex mutex_;
     std::condition_variable available_;
     std::vector<float*> free_;
-    std::set<int64_t> begun_;  // tasks with an array
+    std::set<int64_t> begun_;  // tasks that hold an array
     std::map<int64_t, float*> parked_;
     std::function<void(int64_t, const float*)> add_;
     int64_t next_ = 0;

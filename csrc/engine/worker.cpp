@@ -5,9 +5,9 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kAtATime = 4 << 20;  // floats of a state written between two questions whether to stop
+constexpr int64_t kPollFloats = 4 << 20;  // floats of a state written between two checks for a stop
 
-// Copies images [channels][height x width], one address each, or latents, into a value.
+// Copies images [channels][height x width], or latents, into a value, from one address each.
 void copy_in(Activations& a, int value, int64_t first, const float* const* images, int64_t count) {
     const Shape& shape = a.shape(value);
     for (int64_t i = 0; i < count; ++i)
@@ -33,8 +33,8 @@ void clear_images(Activations& a, int value, Range images) {
 
 Worker::Worker(const Engine& engine, int64_t generator_images, int64_t discriminator_images)
     : engine_(engine),
-      generator_(engine.generator(), generator_images, Cotangents::passing, passing_),
-      discriminator_(engine.discriminator(), discriminator_images, engine.discriminator_cotangents(), passing_),
+      generator_(engine.generator(), generator_images, Cotangents::transient, arena_),
+      discriminator_(engine.discriminator(), discriminator_images, engine.discriminator_cotangents(), arena_),
       generator_images_(generator_images),
       discriminator_images_(discriminator_images) {}
 
@@ -48,13 +48,13 @@ float* Worker::array(size_t slot, int64_t floats) {
 }
 
 void Worker::copy(const float* from, int64_t floats, float* to) const {
-    for (int64_t done = 0; done < floats && !stopped(); done += kAtATime)
-        std::copy_n(from + done, std::min(kAtATime, floats - done), to + done);
+    for (int64_t done = 0; done < floats && !stopped(); done += kPollFloats)
+        std::copy_n(from + done, std::min(kPollFloats, floats - done), to + done);
 }
 
 void Worker::clear(float* array, int64_t floats) const {
-    for (int64_t done = 0; done < floats && !stopped(); done += kAtATime)
-        std::fill_n(array + done, std::min(kAtATime, floats - done), 0.f);
+    for (int64_t done = 0; done < floats && !stopped(); done += kPollFloats)
+        std::fill_n(array + done, std::min(kPollFloats, floats - done), 0.f);
 }
 
 Pass Worker::pass(Parameters params, const float* params_dot) const {
@@ -105,7 +105,7 @@ void Worker::cotangents_to_generator(int64_t from, int64_t count, int64_t to) {
     copy_across(d.shape(image), count, d.bar(image, from), d.stride(image), g.bar(fake, to), g.stride(fake));
 }
 
-// Carries the discriminator's cotangents of the fake images, from `from` on, back through the generator.
+// Back-propagates the discriminator's cotangents of the fake images, from index `from` on, through the generator.
 void Worker::reverse_generator(Parameters params, int64_t from, int64_t count, GradientSink& gradient) {
     cotangents_to_generator(from, count, 0);
     batches_.assign(1, {0, count});
@@ -116,7 +116,7 @@ void Worker::reverse_generator(Parameters params, int64_t from, int64_t count, G
     engine_.generator().reverse(pass(params), generator_, reverse);
 }
 
-// What batch norm takes together: real and fake images, or each apart, and the penalty's points.
+// Sets the batches of batch norm: real and fake images together or apart, and the penalty's points.
 void Worker::set_batches(int64_t count, bool penalty) {
     const bool apart = engine_.plan().loss.separate_batches;
     batches_.assign(1, {0, apart ? count : 2 * count});
@@ -124,11 +124,12 @@ void Worker::set_batches(int64_t count, bool penalty) {
     if (penalty) batches_.push_back({2 * count, count});
 }
 
-// Images: real [0, n), fake [n, 2n), the penalty's points [2n, 3n) and their tangents [3n, 4n). The fake ones are in
-// their place. The points' input gradient is taken first; its cotangents, kept at the tangents' place, are those of the
-// tangent that follows, and one reverse pass serves all.
-Scores Worker::discriminator_passes(Parameters params, const float* const* real, const float* interpolation,
-                                    int64_t count, GradientSink* gradient, bool input_wanted) {
+// Images: real [0, n), fake [n, 2n), which the caller has written, the penalty's points [2n, 3n) and their tangents
+// [3n, 4n). The first reverse pass takes the points' input gradient. Its cotangents, stored at the tangents' indices,
+// are also the cotangents of the tangent pass along the penalty's gradient, so one more reverse pass yields all
+// gradients.
+DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* const* real, const float* interpolation,
+                                               int64_t count, GradientSink* gradient, bool input_wanted) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     Activations& a = discriminator_.activations;
@@ -152,7 +153,7 @@ Scores Worker::discriminator_passes(Parameters params, const float* const* real,
     set_batches(count, penalised);
     const Pass pass = this->pass(params);
     network.forward(pass, discriminator_, {0, penalised ? 3 * count : 2 * count});
-    Scores result;
+    DiscriminatorLoss result;
     result.loss = metagan::discriminator_loss(loss, count, scores(0), scores(count), score_cotangents(0),
                                               score_cotangents(count));
     Reverse reverse;
@@ -181,14 +182,15 @@ Scores Worker::discriminator_passes(Parameters params, const float* const* real,
     return result;
 }
 
-Scores Worker::update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
-                                    const float* latents, const float* interpolation, int64_t count, double lr) {
+DiscriminatorLoss Worker::update_discriminator(NetworkState& discriminator, Parameters generator,
+                                               const float* const* real, const float* latents,
+                                               const float* interpolation, int64_t count, double lr) {
     const Network& network = engine_.discriminator();
     float* const shared = network.shares_parameters() ? array(kSharedGradient, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, discriminator, lr, engine_.plan().loss.clip, shared, network.plan().numel);
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, count);
-    const Scores result = discriminator_passes(discriminator, real, interpolation, count, &update, false);
+    const DiscriminatorLoss result = discriminator_passes(discriminator, real, interpolation, count, &update, false);
     update.finish();
     return result;
 }
@@ -203,13 +205,13 @@ double Worker::update_generator(NetworkState& generator, Parameters discriminato
     return loss;
 }
 
-Scores Worker::discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                                  const float* latents, const float* interpolation, int64_t count,
-                                  GradientSink* discriminator_gradient, GradientSink* generator_gradient) {
+DiscriminatorLoss Worker::discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
+                                             const float* latents, const float* interpolation, int64_t count,
+                                             GradientSink* discriminator_gradient, GradientSink* generator_gradient) {
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, count);
-    const Scores result = discriminator_passes(discriminator, real, interpolation, count, discriminator_gradient,
-                                               generator_gradient != nullptr);
+    const DiscriminatorLoss result = discriminator_passes(discriminator, real, interpolation, count,
+                                                          discriminator_gradient, generator_gradient != nullptr);
     if (generator_gradient) reverse_generator(generator, count, count, *generator_gradient);
     return result;
 }
@@ -220,7 +222,7 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     make_fake(generator, latents, count);
-    // Real images come along where the loss compares with them.
+    // Relativistic losses compare with real images.
     const int64_t first = loss.relativistic ? count : 0;
     fake_to_discriminator(0, count, first);
     if (loss.relativistic) {
@@ -242,17 +244,18 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
 }
 
 void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                                   const float* latents, int64_t count, const std::vector<AdjointState>& sweeps) {
+                                   const float* latents, int64_t count, const std::vector<AdjointState>& adjoints) {
     make_fake(generator, latents, count);
     if (engine_.adjoint_parts() == 1)
-        return adjoint_of_images(discriminator, generator, real, {0, 2 * count}, count, sweeps);
-    adjoint_of_images(discriminator, generator, real, {0, count}, count, sweeps);
-    adjoint_of_images(discriminator, generator, real, {count, count}, count, sweeps);
+        return adjoint_of_images(discriminator, generator, real, {0, 2 * count}, count, adjoints);
+    adjoint_of_images(discriminator, generator, real, {0, count}, count, adjoints);
+    adjoint_of_images(discriminator, generator, real, {count, count}, count, adjoints);
 }
 
-// The part of it that some of the images have, counted as in a step: real [0, n), fake [n, 2n). The fake ones are made.
+// The contribution of the images in `part`, indexed as in an update: real [0, n), fake [n, 2n). The generator holds the
+// fake images.
 void Worker::adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                               int64_t count, const std::vector<AdjointState>& sweeps) {
+                               int64_t count, const std::vector<AdjointState>& adjoints) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     const Range images{0, part.count}, tangents{part.count, part.count};
@@ -263,9 +266,9 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
     clear_images(discriminator_.activations, network.plan().input, tangents);
     batches_.assign(1, images);
     network.forward(pass(discriminator), discriminator_, images);
-    for (const AdjointState& sweep : sweeps) {
+    for (const AdjointState& adjoint : adjoints) {
         batches_.assign(1, images);
-        const Pass along = pass(discriminator, sweep.direction.discriminator);
+        const Pass along = pass(discriminator, adjoint.direction.discriminator);
         network.tangent(along, discriminator_, images, tangents);
         for (int64_t i = 0; i < part.count; ++i) {
             const Term& term = i < fake_first ? loss.real : loss.fake;
@@ -274,20 +277,20 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
             *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / static_cast<double>(count));
             *score_cotangents(tangents.first + i) = static_cast<float>(term.slope(score) / static_cast<double>(count));
         }
-        Accumulate by_discriminator(sweep.params.discriminator), by_generator(sweep.params.generator);
+        Accumulate by_discriminator(adjoint.params.discriminator), by_generator(adjoint.params.generator);
         Reverse reverse;
         reverse.images = reverse.primal = images;
         reverse.tangent = tangents;
         reverse.input_wanted = any_fake;
         reverse.gradients = &by_discriminator;
         network.reverse(along, discriminator_, reverse);
-        // The mixed derivative: the fake images are the generator's.
+        // The mixed derivative, through the fake images.
         if (any_fake) reverse_generator(generator, fake_first, count, by_generator);
     }
 }
 
 void Worker::generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                               const std::vector<AdjointState>& sweeps) {
+                               const std::vector<AdjointState>& adjoints) {
     const LossPlan& loss = engine_.plan().loss;
     const Network &g = engine_.generator(), &d = engine_.discriminator();
     const Range images{0, count}, tangents{count, count};
@@ -295,8 +298,8 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
     make_fake(generator, latents, count);
     fake_to_discriminator(0, count, 0);
     d.forward(pass(discriminator), discriminator_, images);
-    for (const AdjointState& sweep : sweeps) {
-        const Pass along = pass(generator, sweep.direction.generator);
+    for (const AdjointState& adjoint : adjoints) {
+        const Pass along = pass(generator, adjoint.direction.generator);
         g.tangent(along, generator_, images, tangents);
         fake_to_discriminator(tangents.first, count, tangents.first);
         d.tangent(pass(discriminator), discriminator_, images, tangents);
@@ -306,7 +309,7 @@ void Worker::generator_adjoint(const float* discriminator, const float* generato
                 static_cast<float>(loss.generator.curvature(score) * dot / static_cast<double>(count));
             *score_cotangents(count + i) = static_cast<float>(loss.generator.slope(score) / static_cast<double>(count));
         }
-        Accumulate by_discriminator(sweep.params.discriminator), by_generator(sweep.params.generator);
+        Accumulate by_discriminator(adjoint.params.discriminator), by_generator(adjoint.params.generator);
         Reverse reverse;
         reverse.images = reverse.primal = images;
         reverse.tangent = tangents;

@@ -1,22 +1,22 @@
-// One task at a time: steps of the inner loop, query losses, and the adjoint of a step.
+// Passes of one task through both networks: inner updates, query losses, and the adjoints of updates.
 #pragma once
 
 #include "engine.h"
 
 namespace metagan {
 
-// Both networks' parameters, or a pair of arrays like them.
+// One array [numel] for each network.
 struct Pair {
     float *generator = nullptr, *discriminator = nullptr;
 };
 
-// Cotangents of a state on their way back through the inner loop: of both networks' parameters and of their momentum;
-// and, at an update of one of them, the cotangent of its gradient, in which direction second derivatives are taken.
+// Adjoint of the inner loop's state: cotangents of both networks' parameters and momentum and, while an update is
+// reversed, of its gradient: the direction of the Hessian-vector product.
 struct AdjointState {
     Pair params, momentum, direction;
 };
 
-// A network's parameters and their version, which is not known of some.
+// Parameters of a network and their version (0: unknown).
 struct Parameters {
     const float* values;
     int64_t version = 0;
@@ -25,18 +25,19 @@ struct Parameters {
     Parameters(const NetworkState& state) : values(state.params), version(state.version) {}
 };
 
-struct Scores {
+// The discriminator's loss, and the penalty that it includes.
+struct DiscriminatorLoss {
     double loss = 0, penalty = 0;
 };
 
-// Uses of a worker's memory that outlives a call; a network has up to two optimizer buffers.
+// Slots of Worker::array; a network has up to two optimizer buffers.
 enum Slot : size_t {
-    kSharedGradient,  // of parameters that several operations share
+    kSharedGradient,  // gradient of a network in which operations share parameters
     kGeneratorBuffers,
     kDiscriminatorBuffers = kGeneratorBuffers + 2,
     kParams = kDiscriminatorBuffers + 2,
     kStates,
-    kSweeps,
+    kAdjoints,
     kOpponent,
 };
 
@@ -45,37 +46,37 @@ class Worker {
     Worker(const Engine&, int64_t generator_images, int64_t discriminator_images);
 
     bool fits(int64_t generator_images, int64_t discriminator_images) const;
-    int threads = 1;                              // that share this worker's task
-    const std::function<bool()>* stop = nullptr;  // true: give up
+    int threads = 1;                              // threads of each pass
+    const std::function<bool()>* stop = nullptr;  // polled; true: give up
     bool stopped() const { return stop && (*stop)(); }
 
-    // One update of the discriminator: `real` holds the rows of images [count] (addresses), latents [count][latent].
-    Scores update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
-                                const float* latents, const float* interpolation, int64_t count, double lr);
+    // One update of a network in place: `real` [count] points to images, latents are [count][latent].
+    DiscriminatorLoss update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
+                                           const float* latents, const float* interpolation, int64_t count, double lr);
     double update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
                             const float* latents, int64_t count, double lr);
 
-    // Losses on given images and, where sinks are given, their gradients.
-    Scores discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                              const float* latents, const float* interpolation, int64_t count,
-                              GradientSink* discriminator_gradient, GradientSink* generator_gradient);
+    // Loss on given images; its gradients go to the sinks that are not null.
+    DiscriminatorLoss discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
+                                         const float* latents, const float* interpolation, int64_t count,
+                                         GradientSink* discriminator_gradient, GradientSink* generator_gradient);
     double generator_loss(Parameters discriminator, Parameters generator, const float* const* real,
                           const float* latents, int64_t count, GradientSink* generator_gradient,
                           GradientSink* discriminator_gradient);
 
-    // Adds to each sweep's `params` the product of its direction with the second derivatives of a loss: the gradient,
-    // by both networks, of the derivative of the discriminator's loss along a direction in the discriminator's
-    // parameters...
+    // Adds a Hessian-vector product of the discriminator's loss to the `params` of each adjoint: the gradient, by both
+    // networks, of the loss's derivative along direction.discriminator.
     void discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                               const float* latents, int64_t count, const std::vector<AdjointState>& sweeps);
-    // ... and of the generator's loss along one in the generator's.
+                               const float* latents, int64_t count, const std::vector<AdjointState>& adjoints);
+    // The same for the generator's loss along direction.generator.
     void generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
-                           const std::vector<AdjointState>& sweeps);
+                           const std::vector<AdjointState>& adjoints);
 
     void generate(const float* generator, const float* latents, int64_t count, float* images);
 
+    // Memory of a slot, kept from call to call; uninitialized.
     float* array(size_t slot, int64_t floats);
-    // Copy and clear whole states, whose pages may be touched for the first time; end early when the call is to stop.
+    // Copy or clear whole states; both end early when the call stops, as first-touch page faults make them slow.
     void copy(const float* from, int64_t floats, float* to) const;
     void clear(float* array, int64_t floats) const;
 
@@ -89,13 +90,14 @@ class Worker {
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
     void set_batches(int64_t count, bool penalty);
-    Scores discriminator_passes(Parameters discriminator, const float* const* real, const float* interpolation,
-                                int64_t count, GradientSink* gradient, bool input_wanted);
+    DiscriminatorLoss discriminator_passes(Parameters discriminator, const float* const* real,
+                                           const float* interpolation, int64_t count, GradientSink* gradient,
+                                           bool input_wanted);
     void adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                           int64_t count, const std::vector<AdjointState>& sweeps);
+                           int64_t count, const std::vector<AdjointState>& adjoints);
 
     const Engine& engine_;
-    TransientArena passing_;
+    TransientArena arena_;
     Workspace generator_, discriminator_;
     int64_t generator_images_, discriminator_images_;
     std::vector<Range> batches_;

@@ -1,3 +1,4 @@
+// Element-wise activations, and PReLU with its slopes.
 #include <algorithm>
 #include <stdexcept>
 
@@ -15,14 +16,15 @@ class ActivationOperation : public Operation {
     ActivationOperation(const OperationPlan& plan, const std::vector<Shape>& shapes)
         : Operation(plan), shape_(shapes[static_cast<size_t>(plan.output)]) {
         if (plan.integers.empty() || plan.integers[0] < 0 || plan.integers[0] > static_cast<int>(Activation::sigmoid))
-            throw std::invalid_argument(plan.name + ": unknown activation");
+            throw std::invalid_argument(plan.name + ": expected the code of an activation");
         options_.function = static_cast<Activation>(plan.integers[0]);
         if (!plan.numbers.empty()) options_.a = static_cast<float>(plan.numbers[0]);
         if (plan.numbers.size() > 1) options_.b = static_cast<float>(plan.numbers[1]);
         if (is_prelu()) {
             slopes_ = plan.integers.at(1);
             if (slopes_ != 1 && slopes_ != shape_.channels)
-                throw std::invalid_argument(plan.name + ": expected 1 slope or one a channel");
+                throw std::invalid_argument(plan.name + ": expected 1 or " + std::to_string(shape_.channels) +
+                                            " slopes, got " + std::to_string(slopes_));
         }
     }
 
@@ -63,7 +65,7 @@ class ActivationOperation : public Operation {
   private:
     bool is_prelu() const { return options_.function == Activation::prelu; }
 
-    // Images [first, last) of r.images, which have no tangent.
+    // Reverse pass of images [first, last) of r.images, which have no tangent.
     void plain(const Pass& pass, Activations& a, const Reverse& r, int64_t first, int64_t last, float* x_bar) const {
         if (first >= last) return;
         Pass without = pass;
@@ -76,7 +78,7 @@ class ActivationOperation : public Operation {
         });
     }
 
-    // Calls body(options, rows, offset) for groups of channels.
+    // Calls body(options, rows, offset) for parts of the channels, on several threads.
     template <class Body>
     void for_each_part(const Pass& pass, const Activations& a, int64_t images, const Body& body) const {
         const int64_t stride = a.stride(output()), length = images * shape_.positions();

@@ -1,9 +1,9 @@
 // Convolution, transposed convolution and linear layers.
 //
-// All are about two images: a large one and a small one, the small one being the convolution of the large one. Weights
-// are [small channels][large channels][taps]. A convolution gathers: its input is the large image; a transposed one
-// spreads: its input is the small image. The gradient by the input of either is the other, and the gradient by the
-// weights is the same correlation for both. A linear layer is a convolution of one pixel.
+// Each relates two images: a large one, and the small one that is its convolution. Weights are
+// [small channels][large channels][taps]. A convolution gathers: its input is the large image. A transposed convolution
+// spreads: its input is the small image. Either is the other's gradient by the input, and the gradient by the weights
+// is the same product for both. A linear layer is a convolution of one pixel.
 #include <algorithm>
 #include <stdexcept>
 
@@ -20,8 +20,8 @@ namespace metagan {
 namespace {
 
 struct ConvolutionState : OperationState {
-    Array<float> input;  // images in their border
-    // What was made of the weights of a version: words for products in bf16, and transforms for the way back.
+    Array<float> input;  // padded images
+    // Caches of a version of the weights: bf16 pairs, and Winograd transforms for reverse passes.
     Array<float> gather_pairs, spread_pairs, transformed;
     int64_t pairs_version = 0, transformed_version = 0;
 };
@@ -34,7 +34,8 @@ class Convolution : public Operation {
         const Shape& out = shapes[static_cast<size_t>(plan.output)];
         const Shape &large = transposed ? out : in, &small = transposed ? in : out;
         const std::vector<int64_t>& v = plan.integers;
-        if (v.size() != 8) throw std::invalid_argument(plan.name + ": expected 8 integers");
+        if (v.size() != 8)
+            throw std::invalid_argument(plan.name + ": expected 8 integers, got " + std::to_string(v.size()));
         geometry_ = {{v[0], v[2], v[4], v[6], large.height, small.height},
                      {v[1], v[3], v[5], v[7], large.width, small.width},
                      large.channels,
@@ -81,7 +82,7 @@ class Convolution : public Operation {
 
     int64_t border_floats(int64_t images) const override { return padded_floats(!transposed_, images); }
 
-    // The derivative by the weights reads the large image: in its border, where it has one.
+    // The weight gradient reads the input; a convolution with a border keeps a padded copy of it.
     bool rereads(size_t) const override { return transposed_ || !large_border_.needed; }
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
@@ -103,9 +104,9 @@ class Convolution : public Operation {
     void reverse(const Pass& pass, Activations& a, OperationState* state, const Reverse& r, float* const* x_bar,
                  float* const* x_tilde) const override {
         const bool paired = r.primal.count > 0;
-        // The tangent's cotangents lie behind the others: both are carried back in one product.
+        // The tangents' cotangents follow the primal ones: one product propagates both.
         const Range all{r.images.first, r.images.count + (paired ? r.tangent.count : 0)};
-        const bool large_needed = transposed_ && r.gradients;  // the correlation reads it padded, tangents and all
+        const bool large_needed = transposed_ && r.gradients;  // the weight gradient reads it padded, with the tangents
         Source source{};
         if (x_bar[0] || large_needed)
             source = padded(pass, a, state, !transposed_, a.bar(output(), 0), a.stride(output()),
@@ -139,7 +140,7 @@ class Convolution : public Operation {
     }
 
   private:
-    // Images as a product reads them: image 0 of channel 0, and the distances.
+    // Source images of a product: image 0 of channel 0, and the strides.
     struct Source {
         const float* b;
         int64_t channel, image;
@@ -155,7 +156,7 @@ class Convolution : public Operation {
         return border(small).needed ? rows(!small) * images * border(small).plane() : 0;
     }
 
-    // The input in its border is kept for the derivative by the weights; the output's cotangent is not.
+    // The padded input is kept for the weight gradient; the padded cotangent of the output is not.
     Source source_at(Activations& a, OperationState* state, bool small, const float* images, int64_t stride) const {
         if (!border(small).needed)
             return {images, stride,
@@ -165,7 +166,7 @@ class Convolution : public Operation {
         return {padded, a.images() * border(small).plane(), border(small).plane()};
     }
 
-    // Copies the images of a range into their border, if they need one.
+    // Pads the images of a range, if they need a border.
     Source padded(const Pass& pass, Activations& a, OperationState* state, bool small, const float* images,
                   int64_t stride, Range range) const {
         const Border& border = this->border(small);
@@ -176,18 +177,17 @@ class Convolution : public Operation {
         parallel_for(rows(!small), pass.threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
             float* const to = const_cast<float*>(source.b) + channel * source.channel + range.first * source.image;
-            if (small != transposed_) std::fill_n(to, range.count * source.image, 0.f);  // others were there
+            if (small != transposed_)
+                std::fill_n(to, range.count * source.image, 0.f);  // border() is shared with other operations
             layer_kernels().pad(range.count, height, width, images + channel * stride + range.first * height * width,
                                 to + border.top * border.width + border.left, border.width, source.image);
         });
         return source;
     }
 
-    // y (+)= W applied to images of the source; into an array like that of `value`. The source's kind says which way.
-    // Values themselves (`primal`) are summed as they are: which side of its kink an activation is on depends on them,
-    // and a small step of errors there sets inner loops apart (on FIGR's DCGAN transforms took ten steps to twenty
-    // times the plain loop's distance from float64, and to about its own where values are summed as they are).
-    // Derivatives go through Winograd's transforms.
+    // y (+)= W applied to a range of the source; y has the layout of `value`, which also tells gather from spread.
+    // Forward values (`primal`) are plain sums, derivatives may use Winograd's transforms: rounding errors in values
+    // move activations across their kinks, which sets inner loops apart (docs/tuning.md#winograd-forward-values).
     void apply(const Pass& pass, Activations& a, OperationState* state, const Source& source, Range range,
                const float* params, const float* bias, bool accumulate, float* y, int value,
                bool primal = false) const {
@@ -196,10 +196,10 @@ class Convolution : public Operation {
         const Winograd& winograd = spreads ? spread_winograd_ : gather_winograd_;
         const bool kept = keeps_transformed(a, value) && params == pass.params && pass.version != 0;
         if (!primal && winograd.suits(range.count, pass.precision, kept)) {
-            const int64_t aside = winograd.scratch_floats(range.count, pass.threads);
-            float* const scratch = a.scratch(aside + winograd.weights_floats(pass.precision));
+            const int64_t for_images = winograd.scratch_floats(range.count, pass.threads);
+            float* const scratch = a.scratch(for_images + winograd.weights_floats(pass.precision));
             const float* const weights = transformed(
-                pass, winograd, params, kept ? static_cast<ConvolutionState*>(state) : nullptr, scratch + aside);
+                pass, winograd, params, kept ? static_cast<ConvolutionState*>(state) : nullptr, scratch + for_images);
             return winograd.apply(pass.threads, pass.precision,
                                   {source.b + range.first * source.image, source.channel, source.image}, range.count,
                                   weights, bias, accumulate, {y, a.stride(value), shape.positions()}, scratch);
@@ -208,9 +208,9 @@ class Convolution : public Operation {
             return gemm_kernels(pass.precision)
                 .cost(static_cast<int64_t>(t.b_tap.size()), range.count * static_cast<int64_t>(t.b_position.size()));
         });
-        const bool holes =
+        const bool uncovered =
             std::any_of(groups.begin(), groups.end(), [](const IndirectionTable& t) { return t.b_tap.empty(); });
-        if (holes && !accumulate) {
+        if (uncovered && !accumulate) {  // no tap reaches some positions
             for (int64_t channel = 0; channel < shape.channels; ++channel)
                 std::fill_n(y + channel * a.stride(value), range.count * shape.positions(), bias ? bias[channel] : 0.f);
             accumulate = true;
@@ -221,7 +221,7 @@ class Convolution : public Operation {
             weights.pairs_row = pairs_row(spreads);
             weights.pairs_channel = geometry_.taps();
         }
-        thread_local std::vector<Product> products;  // keeps its memory
+        thread_local std::vector<Product> products;  // reuses its memory
         products.clear();
         for (const IndirectionTable& t : groups) {
             if (t.b_tap.empty()) continue;
@@ -234,7 +234,7 @@ class Convolution : public Operation {
         if (!products.empty()) multiply(pass, products, weights, shape.channels, bias, accumulate);
     }
 
-    // Rows and channels of the weights, as a product to either image reads them.
+    // Rows and channels of the weight matrix of a gather or a spread.
     int64_t rows(bool spreads) const { return spreads ? geometry_.large_channels : geometry_.small_channels; }
     int64_t channels(bool spreads) const { return rows(!spreads); }
 
@@ -246,21 +246,21 @@ class Convolution : public Operation {
         return weights;
     }
 
-    // Where there is a penalty, a version's weights carry three cotangents back.
+    // With a penalty, three reverse products read the same version of the weights.
     bool keeps_transformed(const Activations& a, int value) const {
         return value != output() && a.cotangents() == Cotangents::kept;
     }
 
     const float* transformed(const Pass& pass, const Winograd& winograd, const float* params, ConvolutionState* state,
-                             float* aside) const {
+                             float* uncached) const {
         if (state && state->transformed_version == pass.version) return state->transformed.data();
-        float* const to = state ? state->transformed.at_least(winograd.weights_floats(pass.precision)) : aside;
+        float* const to = state ? state->transformed.at_least(winograd.weights_floats(pass.precision)) : uncached;
         winograd.transform_weights(pass.threads, pass.precision, params + plan().parameters[0], to);
         if (state) state->transformed_version = pass.version;
         return to;
     }
 
-    // A single tap's weights are converted on their way: they are few, or meet as few columns.
+    // Weights of one tap are converted while packing: they are few, or are multiplied by as few columns.
     bool keeps_bf16_pairs(Precision precision) const { return precision == Precision::bf16 && geometry_.taps() > 1; }
     int64_t pairs_row(bool spreads) const {
         return gemm_kernels(Precision::bf16).pairs_row(channels(spreads), geometry_.taps());
@@ -268,7 +268,7 @@ class Convolution : public Operation {
 
     const float* pairs(const Pass& pass, ConvolutionState& state, bool spreads) const {
         if (state.pairs_version != pass.version) {
-            const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines both ways
+            const int64_t rows = geometry_.small_channels, share = 32;  // whole cache lines in both tables
             const Bf16PairTables to{state.gather_pairs.at_least(rows * pairs_row(false)), pairs_row(false),
                                     state.spread_pairs.at_least(geometry_.large_channels * pairs_row(true)),
                                     pairs_row(true)};
@@ -292,7 +292,7 @@ class Convolution : public Operation {
         p.b_tap = t.b_tap.data();
         p.channels = static_cast<int>(channels);
         p.taps = static_cast<int>(t.b_tap.size());
-        if (one_pixel_) {  // images are adjacent, as positions are elsewhere
+        if (one_pixel_) {  // images are adjacent and take the place of positions
             p.b_position = thread_iota(range.count);
             p.images = 1;
             p.positions = p.run = static_cast<int>(range.count);
@@ -306,8 +306,8 @@ class Convolution : public Operation {
         return p;
     }
 
-    // Threads share out columns, or rows where columns are few: then each packs all columns, but reads its part of the
-    // weights only, which matters where they must be converted.
+    // Divides columns among threads, or rows where columns are few: then each thread packs all columns, but reads only
+    // its part of the weights, which matters if they must be converted.
     static void multiply(const Pass& pass, const std::vector<Product>& products, const Weights& weights, int64_t rows,
                          const float* bias, bool accumulate) {
         const GemmKernels& kernels = gemm_kernels(pass.precision);
@@ -346,7 +346,7 @@ class Convolution : public Operation {
         if (one_pixel_) result.y_position = patches.b_position;
         const int64_t rows = geometry_.small_channels, columns = geometry_.weights_of_small();
         const GemmKernels& kernels = gemm_kernels(pass.precision);
-        // As large as a cache holds, but enough of them for the threads to share out.
+        // Chunks as large as the cache holds, but enough of them to divide among the threads.
         const int64_t fits = std::min(kChunk, kPackFloats / rows), share = columns / (4 * pass.threads);
         const int64_t even = std::max<int64_t>(kChunk / 3, pass.threads > 1 ? std::min(fits, share) : fits);
         const int64_t wanted = std::min(even, columns);

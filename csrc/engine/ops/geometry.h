@@ -1,4 +1,4 @@
-// The two images of a convolution, and the border that one of them needs.
+// Geometry of a convolution: its two images, and their zero borders.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Geometry {
     int64_t weights_of_small() const { return large_channels * taps(); }
 };
 
-// A zero border around images, and the arrays that have it.
+// Zero border of an image.
 struct Border {
     int64_t top = 0, left = 0, height = 0, width = 0;  // of the padded image
     bool needed = false;

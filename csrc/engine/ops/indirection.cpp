@@ -9,8 +9,8 @@ namespace {
 
 int64_t divide_down(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
-// Positions first, first + step... below `end`, so many at a time, with the taps that reach any of them; those that
-// follow one another with the same taps are one part.
+// Divides positions first, first + step, ... below `end` into parts, `at_a_time` positions each, with the taps that
+// reach any of them, and merges adjacent parts with the same taps.
 template <class Reaches>
 std::vector<Part> parts_of(int64_t first, int64_t step, int64_t end, int64_t at_a_time, int64_t kernel,
                            const Reaches& reaches) {

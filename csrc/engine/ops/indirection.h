@@ -1,4 +1,5 @@
-// Where a convolution's taps and positions lie in its two images, as tables for products; see ../cpu/gemm.h.
+// Indirection tables: offsets of a convolution's taps and positions in its two images, read by products
+// (cpu/gemm/gemm.h).
 #pragma once
 
 #include <cstdint>
@@ -9,27 +10,27 @@
 
 namespace metagan {
 
-// Offsets of a product's taps and positions.
+// Offsets of the taps and positions of a product.
 struct IndirectionTable {
     std::vector<int32_t> b_tap, w_tap, b_position, y_position;
     int run = 1;
 
-    void finish();  // finds `run`: positions come in runs, breaks are at multiples of it
+    void finish();  // sets `run`: positions are contiguous in runs whose lengths are multiples of it
 };
 
-// Rows in groups, whose products have those taps alone that reach any of their pixels from within the image. Taken
-// apart, rows have fewer taps; taken together, so many at a time, fuller vectors of columns.
+// Output rows grouped by the taps that fall inside the image; padding-only taps are skipped. Small groups have fewer
+// taps, large groups fill vectors of columns better; the value is the number of rows at a time.
 using Groups = std::vector<IndirectionTable>;
 enum class Grouping : int64_t { apart = 1, in_pairs = 2, together = INT64_MAX / 2 };
 constexpr Grouping kGroupings[] = {Grouping::apart, Grouping::in_pairs, Grouping::together};
 
-// Adds a way of grouping rows, if it has fewer groups than those that are there.
+// Adds a grouping if it has fewer groups than the last one.
 template <class Way>
 void add_way(std::vector<Way>& ways, Way way) {
     if (ways.empty() || way.size() < ways.back().size()) ways.push_back(std::move(way));
 }
 
-// The way whose groups cost least in all; rows are taken together where that saves enough.
+// The grouping of least total cost; a coarser one must save at least 3 %.
 template <class Way, class Cost>
 const Way& cheapest(const std::vector<Way>& ways, const Cost& cost) {
     constexpr double kWorthwhile = 0.97;
@@ -46,24 +47,24 @@ const Way& cheapest(const std::vector<Way>& ways, const Cost& cost) {
     return *cheapest;
 }
 
-// Positions along an axis and the taps of their product.
+// Positions along an axis that share their taps.
 struct Part {
     std::vector<int64_t> positions, taps;
 };
 
-// Where taps reach from a small position, along one axis: large = small * stride - padding + tap * dilation.
+// Small image from large image; along each axis large = small * stride - padding + tap * dilation.
 namespace gather {
 
 Border border(const Geometry&);
 std::vector<Part> parts(const Axis&, Grouping);
 Groups groups(const Geometry&, const Border&, Grouping);
-// All rows with all taps.
+// All rows with all taps, for weight gradients.
 IndirectionTable all(const Geometry&, const Border&);
 
 }  // namespace gather
 
-// Which small positions reach a large one: small = (large + padding - tap * dilation) / stride, where that is whole.
-// Large positions of one remainder by the stride have the same taps.
+// Large image from small image; small = (large + padding - tap * dilation) / stride, where that is an integer. Large
+// positions with the same remainder modulo the stride have the same taps.
 namespace spread {
 
 Border border(const Geometry&);

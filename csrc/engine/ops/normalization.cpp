@@ -1,4 +1,4 @@
-// Layer, instance, group and batch norm: one operation, over sets of elements that share a mean and a variance.
+// Layer, instance, group and batch norm: one operation over sets of elements that share a mean and a variance.
 #include <algorithm>
 #include <stdexcept>
 
@@ -11,9 +11,10 @@
 namespace metagan {
 namespace {
 
+// Statistics of each set, from the forward and tangent passes to the reverse pass.
 struct Statistics : OperationState {
     explicit Statistics(size_t size) : sets(size) {}
-    std::vector<NormStatistics> sets;  // [image][channel group][position group]; batch norm repeats them for each image
+    std::vector<NormStatistics> sets;  // [image][channel group][position group]; batch norm copies them to each image
 };
 
 class Normalization : public Operation {
@@ -21,14 +22,16 @@ class Normalization : public Operation {
     Normalization(const OperationPlan& plan, const std::vector<Shape>& shapes)
         : Operation(plan), shape_(shapes[static_cast<size_t>(plan.output)]) {
         if (plan.integers.size() != 5 || plan.numbers.size() != 1)
-            throw std::invalid_argument(plan.name + ": expected 5 integers and a number");
+            throw std::invalid_argument(plan.name + ": expected 5 integers and 1 number, got " +
+                                        std::to_string(plan.integers.size()) + " and " +
+                                        std::to_string(plan.numbers.size()));
         channels_ = plan.integers[0];
         positions_ = plan.integers[1];
         across_images_ = plan.integers[2] != 0;
         affine_ = static_cast<Affine>(plan.integers[3]);
         numel_ = plan.integers[4];
         if (channels_ < 1 || positions_ < 1 || shape_.channels % channels_ || shape_.positions() % positions_)
-            throw std::invalid_argument(plan.name + ": the sets do not divide the value");
+            throw std::invalid_argument(plan.name + ": expected sets that divide channels and positions");
         channel_groups_ = shape_.channels / channels_;
         position_groups_ = shape_.positions() / positions_;
     }
@@ -69,7 +72,7 @@ class Normalization : public Operation {
         if (x_bar[0]) {
             const Range values{r.x_first, r.images.count};
             for_each_set(pass, a, values, [&](int64_t image, int64_t, int64_t group, const NormSet& set, int64_t at) {
-                const int64_t i = image - r.x_first;  // of the cotangents
+                const int64_t i = image - r.x_first;  // index of the cotangent
                 const int64_t position = i * shape_.positions() + at;
                 const int64_t pair = tangent_of(r, image);
                 const float* const x_dot = pair < 0 ? nullptr : a.x(input(), pair) + at;
@@ -98,7 +101,7 @@ class Normalization : public Operation {
             *statistics(state, image + i, group) = *statistics(state, image, group);
     }
 
-    // The image that holds an image's tangent, or -1.
+    // Index of an image's tangent, or -1.
     static int64_t tangent_of(const Reverse& r, int64_t image) {
         const int64_t i = image - r.primal.first;
         return i < 0 || i >= r.primal.count ? -1 : r.tangent.first + i;
@@ -129,7 +132,7 @@ class Normalization : public Operation {
         return set;
     }
 
-    // Calls body(image, images of the set, group, set, offset of its first element within the image).
+    // For each set calls body(first image, number of images, group, set, offset of its first element in the image).
     template <class Body>
     void for_each_set(const Pass& pass, const Activations& a, Range images, const Body& body) const {
         if (!across_images_) {
@@ -155,9 +158,9 @@ class Normalization : public Operation {
         body(image, images, group, set(pass, a, images, channel, position), channel * a.stride(output()) + position);
     }
 
-    // Threads share out channels, unless those share parameters.
+    // Divides channels among threads, unless they share parameters.
     void parameter_gradient(const Pass& pass, Activations& a, OperationState* state, const Reverse& r) const {
-        const int64_t own = affine_ == Affine::per_channel ? 1 : shape_.positions();  // parameters of a channel
+        const int64_t own = affine_ == Affine::per_channel ? 1 : shape_.positions();  // parameters per channel
         const bool shared = affine_ == Affine::per_element && numel_ < shape_.channels * own;
         const int64_t numbers = r.images.count * shape_.elements();
         parallel_parts(shared ? 1 : shape_.channels, numbers, pass.threads, [&](int64_t first, int64_t last) {
@@ -167,7 +170,7 @@ class Normalization : public Operation {
         });
     }
 
-    // Of `size` parameters from `start` on, which these channels have.
+    // Gradient of parameters [start, start + size), from these channels.
     void channels_gradient(Activations& a, OperationState* state, const Reverse& r, Range channels, int64_t start,
                            int64_t size) const {
         const int64_t weight = plan().parameters[0], bias = plan().parameters[1];

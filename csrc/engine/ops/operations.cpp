@@ -10,9 +10,14 @@ namespace metagan {
 
 std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::vector<Shape>& shapes) {
     const auto known = [&](int value) { return value >= 0 && value < static_cast<int>(shapes.size()); };
-    for (const int value : plan.inputs)
-        if (!known(value)) throw std::invalid_argument(plan.name + ": unknown value");
-    if (!known(plan.output) || plan.inputs.empty()) throw std::invalid_argument(plan.name + ": unknown value");
+    const auto check = [&](int value) {
+        if (!known(value))
+            throw std::invalid_argument(plan.name + ": expected values 0 to " + std::to_string(shapes.size()) +
+                                        " (exclusive), got " + std::to_string(value));
+    };
+    for (const int value : plan.inputs) check(value);
+    check(plan.output);
+    if (plan.inputs.empty()) throw std::invalid_argument(plan.name + ": expected an input, got none");
     if (plan.kind == "convolution") return make_convolution(plan, shapes, false);
     if (plan.kind == "transposed_convolution") return make_convolution(plan, shapes, true);
     if (plan.kind == "normalization") return make_normalization(plan, shapes);

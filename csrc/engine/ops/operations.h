@@ -1,4 +1,4 @@
-// Makers of the operations, one a kind of plan.
+// Factories of the operations, one for each kind of OperationPlan.
 #pragma once
 
 #include "engine/network.h"

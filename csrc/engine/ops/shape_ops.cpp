@@ -1,5 +1,5 @@
-// Operations without parameters: resampling, permutation, max pooling, sums and concatenation. All but max pooling are
-// linear, so a tangent is treated as an image; max pooling is linear where its winners are fixed.
+// Operations without parameters: resampling, permutation, max pooling, sums and concatenation. All are linear, max
+// pooling for fixed argmax positions, so that the tangent pass maps tangents as the forward pass maps images.
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
@@ -12,7 +12,7 @@
 namespace metagan {
 namespace {
 
-// An operation that maps images without a look at other images or at their values, except max pooling's winners.
+// An operation that maps each image linearly; max pooling's map depends on the primal image.
 class LinearOperation : public Operation {
   public:
     using Operation::Operation;
@@ -39,13 +39,13 @@ class LinearOperation : public Operation {
     }
 
   protected:
-    // `primal` is the image whose values decide, where values matter.
+    // `primal`: first of the images that determine the map (MaxPool), whose tangents or values `images` are.
     virtual void map(const Pass&, Activations&, OperationState*, int64_t primal, Range images) const = 0;
     virtual void transpose(const Pass&, Activations&, OperationState*, size_t i, int64_t primal, Range images,
                            float* x_bar) const = 0;
 };
 
-// The same sparse linear map of positions for every channel: pooling by averages, upsampling by copies.
+// A sparse linear map of positions, the same for every channel: average pooling, interpolation, padding.
 class Resample : public LinearOperation {
   public:
     Resample(const OperationPlan& plan, const std::vector<Shape>& shapes)
@@ -54,13 +54,15 @@ class Resample : public LinearOperation {
           out_(shapes[static_cast<size_t>(plan.output)]) {
         const auto outputs = static_cast<size_t>(out_.positions());
         if (plan.integers.size() < outputs + 1 || plan.integers.size() != outputs + 1 + plan.numbers.size())
-            throw std::invalid_argument(plan.name + ": expected offsets and one column a weight");
+            throw std::invalid_argument(plan.name + ": expected " + std::to_string(outputs + 1) +
+                                        " offsets and one column for each weight");
         offsets_.assign(plan.integers.begin(), plan.integers.begin() + static_cast<int64_t>(outputs) + 1);
         columns_.assign(plan.integers.begin() + static_cast<int64_t>(outputs) + 1, plan.integers.end());
         weights_.assign(plan.numbers.begin(), plan.numbers.end());
         for (const int64_t column : columns_)
             if (column < 0 || column >= in_.positions())
-                throw std::invalid_argument(plan.name + ": column out of range");
+                throw std::invalid_argument(plan.name + ": expected columns below " + std::to_string(in_.positions()) +
+                                            ", got " + std::to_string(column));
         find_blocks();
     }
 
@@ -126,7 +128,7 @@ class Resample : public LinearOperation {
         });
     }
 
-    // Recognises means over blocks, and their transpose, copies to blocks.
+    // Detects averages over blocks (average pooling) and their transpose, copies to blocks (nearest upsampling).
     void find_blocks() {
         const auto blocks = [&](const Shape& large, const Shape& small) {
             if (small.positions() == 0 || large.height % small.height || large.width % small.width) return false;
@@ -162,7 +164,7 @@ class Resample : public LinearOperation {
     bool pools_ = false, spreads_ = false;
 };
 
-// Moves elements within an image: out[j] = in[p[j]], j counting (channel, position).
+// A permutation of the elements of an image: out[j] = in[p[j]], where j counts (channel, position).
 class Permute : public LinearOperation {
   public:
     Permute(const OperationPlan& plan, const std::vector<Shape>& shapes)
@@ -172,9 +174,12 @@ class Permute : public LinearOperation {
           order_(plan.integers) {
         if (in_.elements() != out_.elements() ||
             (!order_.empty() && static_cast<int64_t>(order_.size()) != in_.elements()))
-            throw std::invalid_argument(plan.name + ": expected as many elements out as in");
+            throw std::invalid_argument(plan.name + ": expected " + std::to_string(in_.elements()) +
+                                        " elements of the output and of the permutation");
         for (const int64_t j : order_)
-            if (j < 0 || j >= in_.elements()) throw std::invalid_argument(plan.name + ": element out of range");
+            if (j < 0 || j >= in_.elements())
+                throw std::invalid_argument(plan.name + ": expected elements below " + std::to_string(in_.elements()) +
+                                            ", got " + std::to_string(j));
     }
 
   protected:
@@ -207,9 +212,10 @@ class Permute : public LinearOperation {
     std::vector<int64_t> order_;
 };
 
+// Position of each output's maximum in the input.
 struct ArgMax : OperationState {
     explicit ArgMax(size_t size) : positions(size) {}
-    std::vector<int32_t> positions;  // as the output: [channels][images][positions]
+    std::vector<int32_t> positions;  // laid out as the output: [channels][images][positions]
 };
 
 class MaxPool : public LinearOperation {
@@ -219,7 +225,8 @@ class MaxPool : public LinearOperation {
           in_(shapes[static_cast<size_t>(plan.inputs.at(0))]),
           out_(shapes[static_cast<size_t>(plan.output)]),
           v_(plan.integers) {
-        if (v_.size() != 8) throw std::invalid_argument(plan.name + ": expected 8 integers");
+        if (v_.size() != 8)
+            throw std::invalid_argument(plan.name + ": expected 8 integers, got " + std::to_string(v_.size()));
     }
 
     std::unique_ptr<OperationState> state(const Activations& a) const override {
@@ -235,7 +242,7 @@ class MaxPool : public LinearOperation {
             for (int64_t image = images.first; image < images.end(); ++image)
                 for (int64_t y = 0; y < out_.height; ++y)
                     for (int64_t x = 0; x < out_.width; ++x)
-                        winners(a, state, channel, image)[y * out_.width + x] =
+                        argmax(a, state, channel, image)[y * out_.width + x] =
                             static_cast<int32_t>(largest(a.x(input(), image) + channel * a.stride(input()), y, x));
         map(pass, a, state, images.first, images);
     }
@@ -244,7 +251,7 @@ class MaxPool : public LinearOperation {
     void map(const Pass&, Activations& a, OperationState* state, int64_t primal, Range images) const override {
         for (int64_t channel = 0; channel < out_.channels; ++channel)
             for (int64_t i = 0; i < images.count; ++i) {
-                const int32_t* const at = winners(a, state, channel, primal + i);
+                const int32_t* const at = argmax(a, state, channel, primal + i);
                 const float* const x = a.x(input(), images.first + i) + channel * a.stride(input());
                 float* const y = a.x(output(), images.first + i) + channel * a.stride(output());
                 for (int64_t o = 0; o < out_.positions(); ++o) y[o] = x[at[o]];
@@ -255,7 +262,7 @@ class MaxPool : public LinearOperation {
                    float* x_bar) const override {
         for (int64_t channel = 0; channel < out_.channels; ++channel)
             for (int64_t i = 0; i < images.count; ++i) {
-                const int32_t* const at = winners(a, state, channel, primal + i);
+                const int32_t* const at = argmax(a, state, channel, primal + i);
                 const float* const y = a.bar(output(), images.first + i) + channel * a.stride(output());
                 float* const x = x_bar + channel * a.stride(input()) + i * in_.positions();
                 std::fill_n(x, in_.positions(), 0.f);
@@ -264,11 +271,11 @@ class MaxPool : public LinearOperation {
     }
 
   private:
-    int32_t* winners(const Activations& a, OperationState* state, int64_t channel, int64_t image) const {
+    int32_t* argmax(const Activations& a, OperationState* state, int64_t channel, int64_t image) const {
         return static_cast<ArgMax*>(state)->positions.data() + (channel * a.images() + image) * out_.positions();
     }
 
-    // The first of the largest, a NaN counting as larger than any; as torch decides.
+    // Position of the window's maximum: the first of equal ones, or the first NaN, as in torch.
     int64_t largest(const float* x, int64_t row, int64_t column) const {
         float best = -std::numeric_limits<float>::infinity();
         int64_t at = -1;
@@ -289,13 +296,15 @@ class MaxPool : public LinearOperation {
     std::vector<int64_t> v_;
 };
 
-// y = sum of coefficient * input + constant.
+// y = sum over inputs of coefficient * input, plus a constant.
 class Combine : public LinearOperation {
   public:
     Combine(const OperationPlan& plan, const std::vector<Shape>& shapes)
         : LinearOperation(plan), shape_(shapes[static_cast<size_t>(plan.output)]) {
         if (plan.numbers.size() != plan.inputs.size() + 1)
-            throw std::invalid_argument(plan.name + ": expected a coefficient an input and a constant");
+            throw std::invalid_argument(plan.name + ": expected " + std::to_string(plan.inputs.size()) +
+                                        " coefficients and a constant, got " + std::to_string(plan.numbers.size()) +
+                                        " numbers");
     }
 
     void forward(const Pass&, Activations& a, OperationState*, Range images) const override {
@@ -330,6 +339,7 @@ class Combine : public LinearOperation {
     Shape shape_;
 };
 
+// Concatenation along the channels.
 class Concatenate : public LinearOperation {
   public:
     Concatenate(const OperationPlan& plan, const std::vector<Shape>& shapes) : LinearOperation(plan) {
@@ -339,7 +349,9 @@ class Concatenate : public LinearOperation {
             channels += shapes[static_cast<size_t>(value)].channels;
         }
         if (channels != shapes[static_cast<size_t>(plan.output)].channels)
-            throw std::invalid_argument(plan.name + ": the channels do not add up");
+            throw std::invalid_argument(plan.name + ": expected an output of " + std::to_string(channels) +
+                                        " channels, got " +
+                                        std::to_string(shapes[static_cast<size_t>(plan.output)].channels));
     }
 
   protected:
@@ -363,7 +375,7 @@ class Concatenate : public LinearOperation {
         }
     }
 
-    std::vector<int64_t> first_;  // channel of each input
+    std::vector<int64_t> first_;  // output channel of each input's first channel
 };
 
 }  // namespace

@@ -10,18 +10,17 @@
 namespace metagan {
 namespace {
 
-constexpr int64_t kBlockRows = 36;  // channels of the result at a time: three tiles of the micro-kernel
-// Floats of transformed images that are worked on at a time. More than a second-level cache holds, since each round is
-// two waits where threads share a task: 128 Ki took figr 1.03 times as long on two Zen 4 cores, in either precision.
+constexpr int64_t kBlockRows = 36;  // output channels: three row tiles (docs/tuning.md#winograd-channel-blocks)
+// Floats of transformed images in a round; larger than L2, since threads wait twice a round
+// (docs/tuning.md#winograd-cache-blocks).
 constexpr int64_t kCache = 512 * 1024;
-constexpr int64_t kColumns = 128;  // tiles at a time, at least: less, and transforms outweigh products
-constexpr int64_t kSlack = 64;     // behind an array, for vectors that reach beyond it
-constexpr int64_t kMostTaps = 64;  // rows of a kernel
-// Of an image, from which on transforms pay in bf16: with weights transformed for three products, and for one. On two
-// Zen 4 cores, which have bf16 instructions, 512 x 256 channels of 5 x 5 on 8 x 8 pixels take 17.6 ms a step without
-// transforms and 15.9 with them, but one product 3.5 ms and 4.1. Gradients by the weights gain from them at every size.
+constexpr int64_t kColumns = 128;  // least tiles of a round: with fewer, transforms outweigh products
+constexpr int64_t kSlack = 64;     // padding behind an array, for vectors that reach beyond it
+constexpr int64_t kMostTaps = 64;  // most rows of a kernel
+// Positions of an image from which on transforms pay in bf16: with transformed weights that serve three products, and
+// one (docs/tuning.md#winograd-bf16-threshold).
 constexpr int64_t kKeptBf16Positions = 64, kBf16Positions = 256;
-constexpr int64_t kWeightsAtATime = 4096;  // rows of kernels
+constexpr int64_t kWeightsAtATime = 4096;  // kernel rows that a thread transforms at a time
 
 }  // namespace
 
@@ -35,7 +34,7 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
     kernel_height_ = g.y.kernel;
     kernel_width_ = static_cast<int>(g.x.kernel);
     source_width_ = border.width;
-    // Pixel (row, column) meets, with tap k counted in the direction of the source, row + shift + k of it.
+    // With tap k counted in the direction of the source, row r of the result reads source row r + shift + k.
     const auto shift = [&](const Axis& a) { return spreads ? a.padding - (a.kernel - 1) : -a.padding; };
     source_offset_ = (border.top + shift(g.y)) * border.width + border.left + shift(g.x);
     for (const Grouping grouping : kGroupings) {
@@ -48,7 +47,7 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
             const int64_t tap = taps.empty() ? 0 : spreads ? g.y.kernel - 1 - taps.front() : taps.front();
             groups.push_back({first, part.positions.back() + 1, taps, first + tap});
         }
-        add_way(ways_, groups);
+        add_way(groupings_, groups);
     }
 }
 
@@ -67,16 +66,15 @@ int64_t Winograd::batch(int64_t images, int64_t floats) const {
     return std::min(images, std::max(kCache / floats, (kColumns + tiles_of_one - 1) / tiles_of_one));
 }
 
-// All images where threads share a product: an element's sum does not depend on it.
+// All images where threads share a product; the order of an element's sum does not depend on it.
 int64_t Winograd::batch_of_result(int64_t images, int threads) const {
     if (threads > 1) return images;
     return batch(images,
                  points_ * (source_channels_ * (height_ + kernel_height_ - 1) + kBlockRows * height_) * tiles());
 }
 
-// Sums run over images, so their order must not depend on the threads. Each round reads and writes all of the gradient,
-// which should not be much more than the images are: for 512 x 256 channels of 8 x 8 pixels four rounds instead of one
-// took 1.07 times as long on two Zen 4 cores.
+// Independent of the threads, because sums run over images and their order is fixed. Each round reads and writes the
+// whole gradient, which should not be much larger than the images (docs/tuning.md#winograd-gradient-rounds).
 int64_t Winograd::batch_of_gradient(int64_t images) const {
     const int64_t of_image = points_ * (source_channels_ + channels_) * height_ * tiles();
     return std::max(batch(images, of_image), std::min(images, points_ * channels_ * steps() / (2 * of_image)));
@@ -115,7 +113,7 @@ void Winograd::transform_weights(int threads, Precision precision, const float* 
     });
 }
 
-// Squares of small and large channels, which stay in a cache between the two steps and make whole lines of words.
+// Blocks of small x large channels that stay in cache from transform to conversion and fill whole lines of pairs.
 void Winograd::transform_to_bf16_pairs(int threads, const float* weights, float* pairs) const {
     constexpr int64_t kSmall = 16, kLarge = 128;
     const int64_t small_channels = spreads_ ? source_channels_ : channels_;
@@ -162,10 +160,10 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
         }
         return weights;
     };
-    const std::vector<RowGroup>& groups = cheapest(ways_, [&](const RowGroup& group) {
+    const std::vector<RowGroup>& groups = cheapest(groupings_, [&](const RowGroup& group) {
         return gemm.cost(static_cast<int64_t>(group.taps.size()), (group.last - group.first) * images * tiles());
     });
-    int64_t first_source = height_ + kernel_height_, last_source = 0;  // rows that are read
+    int64_t first_source = height_ + kernel_height_, last_source = 0;  // range of source rows that are read
     for (const RowGroup& group : groups) {
         const int64_t rows = group.last - group.first + static_cast<int64_t>(group.taps.size()) - 1;
         first_source = std::min(first_source, group.source);
@@ -197,7 +195,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
             const int32_t* const position = thread_iota(columns);
             int32_t taps[kMostTaps];
             for (int32_t k = 0; k < kernel_height_; ++k) taps[k] = k * static_cast<int32_t>(row_tiles);
-            thread_local std::vector<Product> products;  // keeps its memory
+            thread_local std::vector<Product> products;  // reuses its memory
             for (int point = 0; point < points_; ++point) {
                 int64_t panels = 0;
                 products.clear();
@@ -241,7 +239,7 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
     }
 }
 
-// Sums over images are gathered in the transformed weights, one plane a point, and turned into weights at the end.
+// Accumulates sums over images in transformed space, one plane for each point, and transforms them back at the end.
 void Winograd::weight_gradient(int threads, Precision precision, const Images<const float>& large,
                                const Images<const float>& small, int64_t images, GradientSink& gradients,
                                int64_t offset, float* scratch) const {
