@@ -1,20 +1,20 @@
-"""What a program of an element-wise kernel works on: a block of adjacent columns of one row.
+"""Block loads, stores and reductions: a program handles a block of adjacent columns of one row.
 
-Rows and first columns are 64-bit, so buffers of more than 2^31 elements work; they make a scalar address, to which
-the 32-bit lanes are added. Numbers come as float64 and are rounded to the arithmetic type once, here.
+Row and start column are 64-bit scalars, so buffers of more than 2^31 elements work; lanes are 32-bit offsets from their
+scalar address. Scalar arguments are float64 and are rounded to the arithmetic type once, in `number`.
 """
 
 import triton
 import triton.language as tl
 from metagan_fast.kernels.updates.formulas import clip_scale, reptile_difference
 
-PARTS = tl.constexpr(512)  # sums of squares a row at most; each has a fixed range of columns
+PARTS = tl.constexpr(512)  # most partial sums of squares a row, each over a fixed range of columns
 
 
 @triton.jit
 def locate(numel, BLOCK: tl.constexpr):
-    """Return the program's row, its first column, its lanes and which of them exist."""
-    blocks = (numel - 1) // BLOCK + 1  # tl.cdiv adds first, beyond 2^31 where numel is just below it
+    """Return the program's row, first column, lanes and mask."""
+    blocks = (numel - 1) // BLOCK + 1  # tl.cdiv adds first, which overflows for numel just below 2^31
     program = tl.program_id(0)
     row = (program // blocks).to(tl.int64)
     start = (program % blocks).to(tl.int64) * BLOCK
@@ -24,13 +24,13 @@ def locate(numel, BLOCK: tl.constexpr):
 
 @triton.jit
 def number(x, A: tl.constexpr):
-    """Return a number in the arithmetic type."""
+    """Return a scalar in the arithmetic type."""
     return tl.full((), x, A)
 
 
 @triton.jit
 def read(data, offset, lanes, mask, A: tl.constexpr):
-    """Return elements in the arithmetic type."""
+    """Load elements and convert them to the arithmetic type."""
     return tl.load(data + offset + lanes, mask=mask, other=0.0).to(A)
 
 
@@ -55,9 +55,9 @@ def rate_at(
     FORM: tl.constexpr,
     RUN: tl.constexpr,
 ):
-    """Return the learning rate of the program's elements: a scalar, or a block.
+    """Return the learning rate of the program's elements, a scalar or a block.
 
-    FORM is "number", "row", "element" or "segment"; `segments` has the segment of every RUN columns.
+    FORM is "number", "row", "element" or "segment"; `segments` holds the segment index of every RUN columns.
     """
     if FORM == "number":
         rate = number(lr, A)
@@ -105,7 +105,7 @@ def sum_over_tasks(
 def read_clipped(
     data, stride, numel, row, start, lanes, mask, sums, parts, max_norm, A: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Return elements as `clip_grad_norm` stores them, rounded to the storage type."""
+    """Return clipped elements, rounded to the storage type as `clip_grad_norm` stores them."""
     scale = scale_to(row_norm(data, stride, numel, row, sums, parts, BLOCK), max_norm, A)
     clipped = read(data, row * stride + start, lanes, mask, A) * scale
     return clipped.to(data.dtype.element_ty).to(A)
@@ -119,9 +119,9 @@ def scale_to(norm, max_norm, A: tl.constexpr):
 
 @triton.jit
 def row_norm(data, stride, numel, row, sums, parts, BLOCK: tl.constexpr):
-    """Return the norm of a row in float64, from its `parts` sums of squares; without `sums`, from its elements.
+    """Return the norm of a row in float64, from its `parts` partial sums of squares, or without `sums` its elements.
 
-    The order is fixed, and the same in both ways where the row is a single part: the other sums are zeros then.
+    The order is fixed. For a row of one part both ways give the same bits, since the other partial sums are zero.
     """
     if sums is not None:
         part = tl.arange(0, PARTS)
@@ -134,7 +134,7 @@ def row_norm(data, stride, numel, row, sums, parts, BLOCK: tl.constexpr):
 
 @triton.jit
 def sum_of_squares(data, offset, start, numel, blocks, BLOCK: tl.constexpr):
-    """Return the sum of squares of a row's blocks from a column on, in float64: lane by lane, then over the lanes."""
+    """Return the sum of squares of `blocks` blocks of a row in float64, accumulated by lane, then over the lanes."""
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
     for _ in range(blocks):

@@ -1,8 +1,7 @@
-"""The activations of the per-task layers; twins of those in `_ops/activations.py`, in float32.
+"""Activations of the per-task layers in float32, twins of `executors/torch/layers/activations.py`.
 
-`NAME` and `NUMBER` are compiled in. Where a function of PyTorch's library is missing it stands here as a series:
-`expm1` by Taylor's for small arguments, `log1p` by that of the hyperbolic arctangent, both to a few units in the last
-place.
+`NAME` and `NUMBER` are compile-time constants. Triton has no `expm1` and no `log1p`: they are series here, the Taylor
+series for small arguments and the series of the inverse hyperbolic tangent, accurate to a few ulp.
 """
 
 import triton
@@ -40,7 +39,7 @@ def log1p(x):
 
 @triton.jit
 def sigmoid(x):
-    """Return 1 / (1 + exp(-x)), which does not overflow."""
+    """Return 1 / (1 + exp(-x)) without overflow."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, e) / (1 + e)
 
@@ -61,7 +60,7 @@ def normal_density(x):
 
 @triton.jit
 def activate(z, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
-    """Return the activation of a sum."""
+    """Return the activation of a pre-activation."""
     if NAME == "relu":
         y = tl.where(z <= 0, 0.0, z)
     elif NAME == "leaky_relu":
@@ -88,57 +87,57 @@ def activate(z, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
 
 
 @triton.jit
-def activation_derivative(kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
-    """Return the derivative by the sum, from what the layer keeps."""
+def activation_derivative(saved, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return the derivative by the pre-activation, from the saved tensor."""
     if NAME == "relu":
-        d = tl.where(kept <= 0, 0.0, 1.0)
+        d = tl.where(saved <= 0, 0.0, 1.0)
     elif NAME == "leaky_relu":
-        d = tl.where(kept > 0, 1.0, NUMBER)
+        d = tl.where(saved > 0, 1.0, NUMBER)
     elif NAME == "prelu":
-        d = tl.where(kept > 0, 1.0, slope)
+        d = tl.where(saved > 0, 1.0, slope)
     elif NAME == "tanh":
-        d = 1 - kept * kept
+        d = 1 - saved * saved
     elif NAME == "sigmoid":
-        d = kept * (1 - kept)
+        d = saved * (1 - saved)
     elif NAME == "elu":
-        d = tl.where(kept > 0, 1.0, kept + NUMBER)
+        d = tl.where(saved > 0, 1.0, saved + NUMBER)
     elif NAME == "silu":
-        s = sigmoid(kept)
-        d = s * (1 + kept * (1 - s))
+        s = sigmoid(saved)
+        d = s * (1 + saved * (1 - s))
     elif NAME == "gelu":
-        d = 0.5 + 0.5 * tl.math.erf(kept * INVERSE_ROOT_2) + kept * normal_density(kept)
+        d = 0.5 + 0.5 * tl.math.erf(saved * INVERSE_ROOT_2) + saved * normal_density(saved)
     else:
         tl.static_assert(NAME == "softplus", "an activation without a kernel")
-        d = sigmoid(NUMBER * kept)
+        d = sigmoid(NUMBER * saved)
     return d
 
 
 @triton.jit
-def through_activation(dy, kept, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
-    """Return dy times the activation's derivative by the sum, rounded to dy's type."""
-    derivative = activation_derivative(kept.to(tl.float32), slope, NAME, NUMBER)
+def through_activation(dy, saved, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return dy times the activation's derivative by the pre-activation, rounded to dy's type."""
+    derivative = activation_derivative(saved.to(tl.float32), slope, NAME, NUMBER)
     return (dy.to(tl.float32) * derivative).to(dy.dtype)
 
 
 @triton.jit
-def slope_terms(dy, kept):
+def slope_terms(dy, saved):
     """Return dy times a PReLU's derivative by its slope, in float32."""
-    return tl.where(kept > 0, 0.0, dy.to(tl.float32) * kept.to(tl.float32))
+    return tl.where(saved > 0, 0.0, dy.to(tl.float32) * saved.to(tl.float32))
 
 
 @triton.jit
-def slopes_at(slope, place, mask):
-    """Return a PReLU's slopes in float32, 0 for what has none."""
+def slopes_at(slope, offsets, mask):
+    """Return a PReLU's slopes in float32, 0 for other activations."""
     if slope is None:
         return 0.0
     else:
-        return tl.load(slope + place, mask, other=0.0).to(tl.float32)
+        return tl.load(slope + offsets, mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def read_through(data, kept, place, mask, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
-    """Return elements, 0 where masked; with `kept`, which lies like them, times the activation's derivative."""
-    x = tl.load(data + place, mask, other=0.0)
-    if kept is not None:
-        x = through_activation(x, tl.load(kept + place, mask, other=0.0), slope, NAME, NUMBER)
+def read_through(data, saved, offsets, mask, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Return elements, 0 where masked; with `saved`, of the same layout, times the activation's derivative."""
+    x = tl.load(data + offsets, mask, other=0.0)
+    if saved is not None:
+        x = through_activation(x, tl.load(saved + offsets, mask, other=0.0), slope, NAME, NUMBER)
     return x

@@ -1,27 +1,27 @@
-"""The three passes of convolutions with weights of each task's own, as products that unfold no image in memory.
+"""Three passes of per-task convolutions as implicit GEMM: products that do not materialise im2col.
 
-A task's images `[n, c, h, w]` and weights `[o, c, kh, kw]` make three products; `pixel` counts (image, row, column) of
-one side, `tap` counts (kernel row, kernel column):
+A task's images `[n, c, h, w]` and weights `[o, c, kh, kw]` give three products; `pixel` indexes (image, row, column) of
+the input or output, `tap` indexes (kernel row, kernel column):
 
     pass              m   n                k                left[m, k]   right[k, n]
     forward           o   output pixel     (c, tap)         weights      input under the tap
     backward-data     c   input pixel      (o, tap)         weights      derivative of the output over the tap
     backward-weights  o   (c, tap)         output pixel     derivative   input under the tap
 
-A program owns a tile of m by n of one task (`tiles.py`) and walks k. It splits a pixel's number into image, row and
-column, and a tap's number into channel, kernel row and kernel column, by division: once for the numbers along m and n,
-in every step for those along k; the kernel's sizes are compiled in, so these divisions are multiplications. Tap
-(ky, kx) of output (oy, ox) reads input `(oy stride - padding + ky dilation, ...)`. Backwards, tap (ky, kx) of input
-(y, x) reads output `((y + padding - ky dilation) / stride, ...)`, if the division leaves no rest: a gather, so that
-every element is written once. At stride s that leaves 1 tap in s * s at work. A tap on the padding, or with a rest, is
-a lane whose mask is off: it reads zero, and adds nothing to the sum.
+A program computes an m x n tile of one task (`tiles.py`) and loops over k. Division splits a pixel index into image,
+row and column, and a tap index into channel, kernel row and kernel column: once along m and n, in every step along k,
+where the kernel's sizes are compile-time constants, so the divisions become multiplications. Tap (ky, kx) of output
+(oy, ox) reads input `(oy stride - padding + ky dilation, ...)`. In backward-data, tap (ky, kx) of input (y, x) reads
+output `((y + padding - ky dilation) / stride, ...)` if the division has no remainder: a gather, which writes every
+element once. At stride s, 1 tap in s * s contributes. Lanes of taps on the padding, or with a remainder, are masked:
+they read zero and add nothing to the sum.
 
-Along n adjacent lanes are adjacent pixels, or adjacent weights, in memory; along m the weights lie a row apart. The
-bias is added before the store; its derivative is the sum of `left` over k in backward-weights, which the first programs
-along n have read anyway. Activations are taken as in `task_linear.py`.
+Along n, adjacent lanes access adjacent pixels, or adjacent weights; along m, weights one row apart. The bias is added
+before the store; its gradient is the sum of `left` over k in backward-weights, taken from the tiles that the first
+programs along n load anyway. Activations are fused as in `task_linear.py`.
 
-The names are a convolution's. Its transpose runs the same passes in other roles, so that each of the first two may end
-with a bias and an activation or read its right operand through one, and the last may read either operand so.
+The names are a convolution's. The transposed convolution runs the same passes in other roles, so each of the first two
+may end with a bias and an activation, or load its right operand through one; the last may do so for either operand.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from metagan_fast.executors.torch.layers.task_layers import Convolution
 
 
-OUTSIDE = tl.constexpr(-(2**30))  # a row or column of lanes beyond the product: further than any padding
+OUTSIDE = tl.constexpr(-(2**30))  # image row or column of lanes outside the product; beyond any padding
 
 
 @triton.jit
@@ -60,11 +60,11 @@ def split(number, ROWS, COLUMNS):
 
 
 @triton.jit
-def finish(out, before, place, mask, sums, slopes, NAME: tl.constexpr, NUMBER: tl.constexpr):
-    """Store the sums, if they are to be kept, and their activation."""
-    if before is not None:
-        tl.store(before + place, sums.to(before.dtype.element_ty), mask)
-    tl.store(out + place, activate(sums, slopes, NAME, NUMBER).to(out.dtype.element_ty), mask)
+def finish(out, preactivation, offsets, mask, sums, slopes, NAME: tl.constexpr, NUMBER: tl.constexpr):
+    """Store the activation of the sums and, if it is saved, the pre-activation."""
+    if preactivation is not None:
+        tl.store(preactivation + offsets, sums.to(preactivation.dtype.element_ty), mask)
+    tl.store(out + offsets, activate(sums, slopes, NAME, NUMBER).to(out.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -77,9 +77,9 @@ def task_convolution_forward_kernel(
     weight_task,
     bias,
     bias_task,
-    before,
-    kept,
-    kept_task,
+    preactivation,
+    saved,
+    saved_task,
     slope,
     slope_task,
     slope_step,
@@ -108,8 +108,8 @@ def task_convolution_forward_kernel(
 ):
     task, m, n, _ = locate(M, N, BM, BN)
     images += task * images_task
-    if kept is not None:
-        kept += task * kept_task
+    if saved is not None:
+        saved += task * saved_task
     image, oy, ox = split(n, OH, OW)
     top, left = oy * SY - PY, ox * SX - PX
     corners = image.to(tl.int64) * image_size + (top * W + left)
@@ -122,22 +122,22 @@ def task_convolution_forward_kernel(
         taps = channel.to(tl.int64) * (H * W) + (ky * DY * W + kx * DX)
         y = top[None, :] + tl.where(k < K, ky * DY, OUTSIDE)[:, None]
         x = tl.where(n < N, left, OUTSIDE)[None, :] + (kx * DX)[:, None]
-        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # as uint32, a negative index exceeds any size
         p = 0.0
-        if kept is not None:
+        if saved is not None:
             p = slopes_at(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
-        b = read_through(images, kept, corners[None, :] + taps[:, None], mask, p, NAME, NUMBER)
+        b = read_through(images, saved, corners[None, :] + taps[:, None], mask, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
     plane = image.to(tl.int64)[None, :] * M + m[:, None]
-    place = task * out_task + plane * (OH * OW) + (oy * OW + ox)[None, :]
+    offsets = task * out_task + plane * (OH * OW) + (oy * OW + ox)[None, :]
     mask = (m < M)[:, None] & (n < N)[None, :]
-    if kept is None:
+    if saved is None:
         p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
-        finish(out, before, place, mask, sums, p, NAME, NUMBER)
+        finish(out, preactivation, offsets, mask, sums, p, NAME, NUMBER)
     else:
-        tl.store(out + place, sums.to(out.dtype.element_ty), mask)
+        tl.store(out + offsets, sums.to(out.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -150,9 +150,9 @@ def task_convolution_backward_data_kernel(
     weight_task,
     bias,
     bias_task,
-    before,
-    kept,
-    kept_task,
+    preactivation,
+    saved,
+    saved_task,
     slope,
     slope_task,
     slope_step,
@@ -181,8 +181,8 @@ def task_convolution_backward_data_kernel(
 ):
     task, m, n, _ = locate(M, N, BM, BN)
     derivative += task * derivative_task
-    if kept is not None:
-        kept += task * kept_task
+    if saved is not None:
+        saved += task * saved_task
     image, y, x = split(n, H, W)
     planes = image.to(tl.int64) * image_size
     weight_rows = weight + task * weight_task + m.to(tl.int64)[:, None] * (KH * KW)
@@ -203,21 +203,21 @@ def task_convolution_backward_data_kernel(
         mask = mask & (oy < OH) & (ox < OW)
         channels = channel.to(tl.int64) * (OH * OW)
         p = 0.0
-        if kept is not None:
+        if saved is not None:
             p = slopes_at(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
-        place = planes[None, :] + channels[:, None] + (oy * OW + ox)
-        b = read_through(derivative, kept, place, mask, p, NAME, NUMBER)
+        offsets = planes[None, :] + channels[:, None] + (oy * OW + ox)
+        b = read_through(derivative, saved, offsets, mask, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
     plane = image.to(tl.int64)[None, :] * M + m[:, None]
-    place = task * out_task + plane * (H * W) + (y * W + x)[None, :]
+    offsets = task * out_task + plane * (H * W) + (y * W + x)[None, :]
     mask = (m < M)[:, None] & (n < N)[None, :]
-    if kept is None:
+    if saved is None:
         p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
-        finish(out, before, place, mask, sums, p, NAME, NUMBER)
+        finish(out, preactivation, offsets, mask, sums, p, NAME, NUMBER)
     else:
-        tl.store(out + place, sums.to(out.dtype.element_ty), mask)
+        tl.store(out + offsets, sums.to(out.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -228,12 +228,12 @@ def task_convolution_backward_weights_kernel(
     bias_out_task,
     derivative,
     derivative_task,
-    kept,
-    kept_task,
+    saved,
+    saved_task,
     images,
     images_task,
-    images_kept,
-    images_kept_task,
+    images_saved,
+    images_saved_task,
     slope,
     slope_task,
     slope_step,
@@ -264,18 +264,18 @@ def task_convolution_backward_weights_kernel(
     task, m, n, is_first = locate(M, N, BM, BN)
     derivative += task * derivative_task
     images += task * images_task
-    if kept is not None:
-        kept += task * kept_task
-    if images_kept is not None:
-        images_kept += task * images_kept_task
+    if saved is not None:
+        saved += task * saved_task
+    if images_saved is not None:
+        images_saved += task * images_saved_task
     channel, ky, kx = split(n, KH, KW)
     down, right = ky * DY - PY, kx * DX - PX
     taps = channel.to(tl.int64) * (H * W) + (down * W + right)
     rows = m.to(tl.int64) * (OH * OW)
     p, images_p = 0.0, 0.0
-    if kept is not None:
+    if saved is not None:
         p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
-    if images_kept is not None:
+    if images_saved is not None:
         images_p = slopes_at(slope, task * slope_task + (channel * slope_step)[None, :], (n < N)[None, :])
     sums = tl.zeros((BM, BN), tl.float32)
     if bias_out is not None:
@@ -286,28 +286,28 @@ def task_convolution_backward_weights_kernel(
         k = start + tl.arange(0, BK)
         image, oy, ox = split(k, OH, OW)
         columns = image.to(tl.int64) * M * (OH * OW) + (oy * OW + ox)
-        place = rows[:, None] + columns[None, :]
+        offsets = rows[:, None] + columns[None, :]
         mask = (m < M)[:, None] & (k < K)[None, :]
-        a = tl.load(derivative + place, mask, other=0.0)
-        if kept is not None:
-            of_k = tl.load(kept + place, mask, other=0.0)
+        a = tl.load(derivative + offsets, mask, other=0.0)
+        if saved is not None:
+            of_k = tl.load(saved + offsets, mask, other=0.0)
             if slope_out is not None:
                 of_slope += slope_terms(a, of_k)
             a = through_activation(a, of_k, p, NAME, NUMBER)
         corners = image.to(tl.int64) * image_size + (oy * SY * W + ox * SX)
         y = tl.where(k < K, oy * SY, OUTSIDE)[:, None] + down[None, :]
         x = (ox * SX)[:, None] + tl.where(n < N, right, OUTSIDE)[None, :]
-        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # negative numbers are large ones
-        b = read_through(images, images_kept, taps[None, :] + corners[:, None], mask, images_p, NAME, NUMBER)
+        mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # as uint32, a negative index exceeds any size
+        b = read_through(images, images_saved, taps[None, :] + corners[:, None], mask, images_p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
         if bias_out is not None:
-            if kept is None:
+            if saved is None:
                 again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
-                a = beside_product(a, derivative + place, again, PRECISION)
+                a = beside_product(a, derivative + offsets, again, PRECISION)
             of_derivative += a.to(tl.float32)
-    place = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
-    tl.store(place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
-    if bias_out is not None:  # noqa: SIM102 (decided when compiled, the next one when run)
+    pointers = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
+    tl.store(pointers, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    if bias_out is not None:  # noqa: SIM102 (this test is compile-time, the next one run-time)
         if is_first:
             store_row_sums(bias_out + task * bias_out_task, of_derivative, m, M)
             if slope_out is not None:
@@ -324,14 +324,14 @@ def over_taps(
     activation: Activation | None,
     *,
     bias: Tensor | None = None,
-    before: Tensor | None = None,
-    kept: Tensor | None = None,
+    preactivation: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> None:
-    """Set `out`, images of one side of the convolution, from `right`, those of the other, `[tasks, n, channels, ...]`.
+    """Launch the forward or the backward-data kernel; it computes `out` from `right`, both `[tasks, n, channels, ...]`.
 
-    The kernel is that of forward or of backward-data. With `kept`, which lies like `right`, that is read through the
-    activation; else the activation comes last, and `before` takes the sums that it is taken of.
+    With `saved`, of the layout of `right`, `right` is a gradient multiplied by the activation's derivative as it is
+    loaded. Else the activation is applied to the result, and its input is stored in `preactivation` if that is given.
     """
     tasks, images, rows, height, width = out.shape
     launch(
@@ -340,7 +340,7 @@ def over_taps(
         (rows, images * height * width, right.shape[2] * layer.kernel[0] * layer.kernel[1]),
         (
             *(*with_stride(out), *with_stride(right), *with_stride(weight)),
-            *(*with_stride(bias), before, *with_stride(kept), *with_strides(slope)),
+            *(*with_stride(bias), preactivation, *with_stride(saved), *with_strides(slope)),
             *(right.shape[2:].numel(), *layer.image, *layer.output),
         ),
         **_constants(layer, right, precision, activation),
@@ -356,15 +356,16 @@ def over_pixels(
     activation: Activation | None,
     *,
     bias_out: Tensor | None = None,
-    kept: Tensor | None = None,
-    images_kept: Tensor | None = None,
+    saved: Tensor | None = None,
+    images_saved: Tensor | None = None,
     slope: Tensor | None = None,
     slope_out: Tensor | None = None,
 ) -> None:
-    """Set `out [tasks, o, c, kh, kw]` from `derivative [tasks, n, o, oh, ow]` and `images [tasks, n, c, h, w]`.
+    """Launch backward-weights: `out [tasks, o, c, kh, kw]` from `derivative [tasks, n, o, oh, ow]` and `images`.
 
-    With `kept` the derivative is read through the activation, with `images_kept` the images are. `bias_out [tasks, o]`
-    takes the sums of the derivative, `slope_out` those for the slopes.
+    `images` is `[tasks, n, c, h, w]`. With `saved` the derivative, with `images_saved` the images are multiplied by the
+    activation's derivative as they are loaded. `bias_out` and `slope_out`, `[tasks, o]`, receive the gradients by bias
+    and slopes.
     """
     tasks, outputs, channels = out.shape[:3]
     launch(
@@ -372,8 +373,8 @@ def over_pixels(
         tasks,
         (outputs, channels * layer.kernel[0] * layer.kernel[1], images.shape[1] * layer.output[0] * layer.output[1]),
         (
-            *(*with_stride(out), *with_stride(bias_out), *with_stride(derivative), *with_stride(kept)),
-            *(*with_stride(images), *with_stride(images_kept), *with_strides(slope), slope_out),
+            *(*with_stride(out), *with_stride(bias_out), *with_stride(derivative), *with_stride(saved)),
+            *(*with_stride(images), *with_stride(images_saved), *with_strides(slope), slope_out),
             *(images.shape[2:].numel(), *layer.image, *layer.output),
         ),
         **_constants(layer, derivative, precision, activation),

@@ -1,4 +1,4 @@
-"""Convolutions with weights of each task's own: the passes of `convolution_passes.py` in the roles of their names."""
+"""Per-task convolutions: launchers of the passes in `convolution_passes.py`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def forward(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return `[tasks, n, o, oh, ow]` for `x [tasks, n, c, h, w]`, `weight [tasks, o, c, kh, kw]`, `bias [tasks, o]`.
 
-    With an activation whose derivative needs them, the sums before it come second; `slope [tasks, o]` is PReLU's.
+    If the activation saves its pre-activation, that is the second result; `slope [tasks, o]` is PReLU's.
     """
-    y, before = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[1], *layer.output)
+    y, preactivation = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[1], *layer.output)
     over_taps(
         *(task_convolution_forward_kernel, y, x, weight, layer, precision, layer.activation),
         bias=bias,
-        before=before,
+        preactivation=preactivation,
         slope=slope,
     )
-    return y if before is None else (y, before)
+    return y if preactivation is None else (y, preactivation)
 
 
 def backward_data(
@@ -44,14 +44,14 @@ def backward_data(
     weight: Tensor,
     layer: Convolution,
     precision: str = "ieee",
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> Tensor:
-    """Return the derivative `[tasks, n, c, h, w]` by `x`; `kept` is what the activation's derivative is made from."""
+    """Return the gradient by `x`, `[tasks, n, c, h, w]`; `saved` is the activation's saved tensor."""
     dx = dy.new_empty(*dy.shape[:2], weight.shape[2], *layer.image)
-    activation = None if kept is None else layer.activation
+    activation = None if saved is None else layer.activation
     over_taps(
-        *(task_convolution_backward_data_kernel, dx, dy, weight, layer, precision, activation), kept=kept, slope=slope
+        *(task_convolution_backward_data_kernel, dx, dy, weight, layer, precision, activation), saved=saved, slope=slope
     )
     return dx
 
@@ -61,13 +61,13 @@ def backward_weights(
     x: Tensor,
     layer: Convolution,
     precision: str = "ieee",
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the derivatives by weights, `[tasks, o, c, kh, kw]`, bias, `[tasks, o]`, and the slopes, if any."""
+    """Return the gradients by weights, `[tasks, o, c, kh, kw]`, bias and, if any, slopes, `[tasks, o]` each."""
     tasks, _, outputs = dy.shape[:3]
     dw, db = dy.new_empty(tasks, outputs, x.shape[2], *layer.kernel), dy.new_empty(tasks, outputs)
     dslope = None if slope is None else dy.new_empty(tasks, outputs)
-    activation = None if kept is None else layer.activation
-    over_pixels(dw, dy, x, layer, precision, activation, bias_out=db, kept=kept, slope=slope, slope_out=dslope)
+    activation = None if saved is None else layer.activation
+    over_pixels(dw, dy, x, layer, precision, activation, bias_out=db, saved=saved, slope=slope, slope_out=dslope)
     return (dw, db) if dslope is None else (dw, db, dslope)

@@ -1,9 +1,9 @@
-"""Layer normalisation with weights of each task's own; the formulas are those of `_ops/task_layer_norm.py`.
+"""Per-task layer normalisation; `executors/torch/layers/task_layer_norm.py` has the formulas.
 
-Where a sum runs over an input's elements, a program owns one input and sweeps it: once for each sum that needs another
-one first, once to write. Where it runs over the inputs of a task, a program owns a block of the task's columns and
-walks the inputs in order. So every element is written once, every sum has a fixed order and nothing is atomic. Sums are
-in float32, for float64 in float64, one a lane until the sweep ends.
+For sums over an input's elements, a program owns one input and reads it several times: once for each sum that depends
+on an earlier one, and once to write. For sums over a task's inputs, a program owns a block of the task's columns and
+visits the inputs in order. So every element is written once, every sum has a fixed order, and there are no atomics.
+Accumulators are float32, or float64 for float64 operands, one a lane until the end of a read.
 """
 
 from typing import Any
@@ -17,20 +17,19 @@ from metagan_fast.kernels.layers.tiles import adjacent
 from metagan_fast.kernels.updates.formulas import divide, square_root
 from torch import Tensor
 
-LARGEST_SWEEP, LARGEST_BLOCK = 4096, 1024
-"""Elements of an input, and columns of a task, that a program holds at once. Reasoned, not measured: inputs are few and
-long, so that a sweep needs many threads; columns are many."""
+LARGEST_ROW_BLOCK, LARGEST_COLUMN_BLOCK = 4096, 1024
+"""Elements of an input, and columns of a task, that a program holds at once (docs/tuning.md#gpu-layer-norm-blocks)."""
 
 
 @triton.jit
 def mean_of(sums, K, A: tl.constexpr):
-    """Return the mean of K elements from one sum a lane."""
+    """Return the mean of K elements from their sums, one a lane."""
     return divide(tl.sum(sums, 0), number(K, A))
 
 
 @triton.jit
 def statistics_of(statistics, i):
-    """Return the mean and the scale of input number `i`."""
+    """Return the mean and `r` of input `i`."""
     return tl.load(statistics + 2 * i), tl.load(statistics + 2 * i + 1)
 
 
@@ -166,7 +165,7 @@ def task_layer_norm_backward_twice_kernel(
     A: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Leave what the derivative by the weights needs in `means`: the mean of `u`, and of `u` along the input."""
+    """Store in `means`, for the derivative by the weights, the means of `u` and of `u x^` for each input."""
     i = tl.program_id(0).to(tl.int64)
     task, row = i // inputs, i % inputs
     lanes = tl.arange(0, BLOCK)
@@ -243,26 +242,26 @@ def task_layer_norm_backward_twice_weights_kernel(
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """Return `[tasks, n, k]` for `x [tasks, n, k]`, `weight` and `bias [tasks, k]`, and the statistics."""
+    """Return the layer norm `[tasks, n, k]` of `x` under `weight` and `bias [tasks, k]`, and the statistics."""
     x, weight = adjacent(x), adjacent(weight)
     bias = None if bias is None else adjacent(bias)
     y, statistics = x.new_empty(*x.shape), _pairs(x)
     operands = (y, y.stride(0), statistics, *_with_strides(x, weight, bias))
-    _sweep(task_layer_norm_forward_kernel, x, (*operands, *x.shape[1:], eps))
+    _rows(task_layer_norm_forward_kernel, x, (*operands, *x.shape[1:], eps))
     return y, statistics
 
 
 def backward_data(dy: Tensor, x: Tensor, weight: Tensor, statistics: Tensor, eps: float) -> Tensor:
-    """Return the derivative `[tasks, n, k]` by `x`."""
+    """Return the gradient by `x`, `[tasks, n, k]`."""
     dy, x, weight = adjacent(dy), adjacent(x), adjacent(weight)
     dx = x.new_empty(*x.shape)
     operands = (*_with_strides(dx, dy, x, weight), statistics.contiguous())
-    _sweep(task_layer_norm_backward_data_kernel, x, (*operands, *x.shape[1:]))
+    _rows(task_layer_norm_backward_data_kernel, x, (*operands, *x.shape[1:]))
     return dx
 
 
 def backward_weights(dy: Tensor, x: Tensor, statistics: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return the derivatives by the weights and by the bias, `[tasks, k]`."""
+    """Return the gradients by weights and bias, `[tasks, k]` each."""
     dy, x = adjacent(dy), adjacent(x)
     tasks, _, k = x.shape
     dw, db = x.new_empty(tasks, k), x.new_empty(tasks, k)
@@ -278,43 +277,43 @@ def backward_twice(
     u, dy, x, weight, statistics = adjacent(u), adjacent(dy), adjacent(x), adjacent(weight), statistics.contiguous()
     ddy, dx, dw, means = x.new_empty(*x.shape), x.new_empty(*x.shape), x.new_empty(x.shape[0], x.shape[2]), _pairs(x)
     operands = (*_with_strides(ddy, dx), means, *_with_strides(u, dy, x, weight), statistics)
-    _sweep(task_layer_norm_backward_twice_kernel, x, (*operands, *x.shape[1:]))
+    _rows(task_layer_norm_backward_twice_kernel, x, (*operands, *x.shape[1:]))
     operands = (*_with_strides(dw, u, dy, x), statistics, means)
     _columns(task_layer_norm_backward_twice_weights_kernel, x, (*operands, *x.shape[1:]))
     return ddy, dx, dw
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """Return room for two numbers an input, in the dtype of sums."""
+    """Return an uninitialised tensor `[tasks, n, 2]` in the dtype of sums."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.empty(*x.shape[:2], 2, dtype=dtype, device=x.device)
 
 
 def _with_strides(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Return each tensor and the distance between its tasks, by turns."""
+    """Return each tensor followed by its stride between tasks."""
     return tuple(x for tensor in tensors for x in (tensor, 0 if tensor is None else tensor.stride(0)))
 
 
-def _sweep(kernel: Any, x: Tensor, arguments: tuple[Any, ...]) -> None:
-    """Launch a program an input."""
-    block = min(LARGEST_SWEEP, triton.next_power_of_2(x.shape[2]))
+def _rows(kernel: Any, x: Tensor, arguments: tuple[Any, ...]) -> None:
+    """Launch one program an input."""
+    block = min(LARGEST_ROW_BLOCK, triton.next_power_of_2(x.shape[2]))
     _launch(kernel, x, x.shape[0] * x.shape[1], block, arguments)
 
 
 def _columns(kernel: Any, x: Tensor, arguments: tuple[Any, ...]) -> None:
-    """Launch a program a task and block of columns."""
-    block = min(LARGEST_BLOCK, triton.next_power_of_2(x.shape[2]))
+    """Launch one program for each task and block of columns."""
+    block = min(LARGEST_COLUMN_BLOCK, triton.next_power_of_2(x.shape[2]))
     _launch(kernel, x, x.shape[0] * triton.cdiv(x.shape[2], block), block, arguments)
 
 
 def _launch(kernel: Any, x: Tensor, programs: int, block: int, arguments: tuple[Any, ...]) -> None:
-    if max(x.shape[1:]) >= 2**31 - LARGEST_SWEEP:
-        raise ValueError(f"expected fewer than 2**31 - {LARGEST_SWEEP} elements an input, got {list(x.shape)}")
+    if max(x.shape[1:]) >= 2**31 - LARGEST_ROW_BLOCK:
+        raise ValueError(f"expected fewer than 2**31 - {LARGEST_ROW_BLOCK} elements an input, got {list(x.shape)}")
     if programs:
         arithmetic = tl.float64 if x.dtype == torch.float64 else tl.float32
         tiles.start(kernel, programs, arguments, {"A": arithmetic, "BLOCK": block}, options_for(block))
 
 
 def options_for(block: int) -> dict[str, Any]:
-    """Return how a kernel is compiled: 8 elements a thread."""
+    """Return the compile options of a kernel: 8 elements a thread."""
     return {**tiles.OPTIONS, "num_warps": max(1, block // 256)}

@@ -1,4 +1,4 @@
-"""Linear layers with weights of each task's own: three passes, one kernel.
+"""Per-task linear layers: three passes, one kernel.
 
 `y[n, o] = sum over i of x[n, i] w[o, i] + b[o]` and its two backward passes are the same product under other strides:
 
@@ -7,11 +7,13 @@
     backward-data     n   i   o   dy[n, o]     w[o, i]
     backward-weights  o   i   n   dy[n, o]     x[n, i]
 
-so nothing is transposed in memory. The bias is added before the store; its derivative is the sum of `left` over k,
-which the first programs along n have read anyway. What lies outside the product is read as zero and never stored.
+so nothing is transposed in memory. The bias is added before the store; its gradient is the sum of `left` over k, taken
+from the tiles that the first programs along n load anyway. Elements outside the product are loaded as zero and never
+stored.
 
-An activation is taken of the sums before they are stored; where its derivative needs them, they are stored as well.
-Backwards, dy is multiplied by the derivative as it is read, from what the layer kept, which lies like dy.
+The activation is applied before the store; if its derivative needs the pre-activation, that is stored too. The
+backward passes multiply dy by the activation's derivative as they load it; the derivative is computed from the saved
+tensor, which has dy's layout.
 """
 
 from __future__ import annotations
@@ -56,9 +58,9 @@ def task_linear_kernel(
     bias_task,
     row_sums,
     row_sums_task,
-    before,
-    kept,
-    kept_task,
+    preactivation,
+    saved,
+    saved_task,
     slope,
     slope_task,
     slope_step,
@@ -86,15 +88,15 @@ def task_linear_kernel(
         slopes = slope + task * slope_task
         if row_sums is not None:
             p = tl.load(slopes + m * slope_step, m < M, other=0.0).to(tl.float32)[:, None]
-    if kept is not None:
-        kept_rows = kept + task * kept_task + m.to(tl.int64)[:, None] * left_m
+    if saved is not None:
+        saved_rows = saved + task * saved_task + m.to(tl.int64)[:, None] * left_m
     for start in range(0, K, BK):
         k = start + tl.arange(0, BK)
         wide = k.to(tl.int64)
         a = tl.load(left_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
         b = tl.load(right_columns + wide[:, None] * right_k, (k < K)[:, None] & (n < N)[None, :], other=0.0)
-        if kept is not None:
-            of_k = tl.load(kept_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
+        if saved is not None:
+            of_k = tl.load(saved_rows + wide[None, :] * left_k, (m < M)[:, None] & (k < K)[None, :], other=0.0)
             of_row = p
             if slope is not None and row_sums is None:
                 of_row = tl.load(slopes + k * slope_step, k < K, other=0.0).to(tl.float32)[None, :]
@@ -103,21 +105,21 @@ def task_linear_kernel(
             a = through_activation(a, of_k, of_row, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
         if row_sums is not None:
-            if kept is None:
+            if saved is None:
                 again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
                 a = beside_product(a, left_rows + wide[None, :] * left_k, again, PRECISION)
             of_left += a.to(tl.float32)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + n, n < N, other=0.0).to(tl.float32)[None, :]
-    place = task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
-    if before is not None:
-        tl.store(before + place, sums.to(before.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
-    if kept is None:
+    offsets = task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
+    if preactivation is not None:
+        tl.store(preactivation + offsets, sums.to(preactivation.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    if saved is None:
         if slope is not None:
             p = tl.load(slopes + n * slope_step, n < N, other=0.0).to(tl.float32)[None, :]
         sums = activate(sums, p, NAME, NUMBER)
-    tl.store(out + place, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
-    if row_sums is not None:  # noqa: SIM102 (decided when compiled, the next one when run)
+    tl.store(out + offsets, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
+    if row_sums is not None:  # noqa: SIM102 (this test is compile-time, the next one run-time)
         if is_first:
             store_row_sums(row_sums + task * row_sums_task, of_left, m, M)
             if slope_sums is not None:
@@ -134,19 +136,19 @@ def forward(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return `[tasks, n, out]` for `x [tasks, n, in]`, `weight [tasks, out, in]`, `bias [tasks, out]`.
 
-    With an activation whose derivative needs them, the sums before it come second; `slope [tasks, out]` is PReLU's.
+    If the activation saves its pre-activation, that is the second result; `slope [tasks, out]` is PReLU's.
     """
     x, weight = adjacent(x), adjacent(weight)
     tasks, rows, inputs = x.shape
     outputs = weight.shape[1]
-    y, before = new_outputs(x, activation, tasks, rows, outputs)
+    y, preactivation = new_outputs(x, activation, tasks, rows, outputs)
     _product(
         *(y, x, (inputs, 1), weight, (1, inputs), inputs, precision, activation),
         bias=bias,
-        before=before,
+        preactivation=preactivation,
         slope=slope,
     )
-    return y if before is None else (y, before)
+    return y if preactivation is None else (y, preactivation)
 
 
 def backward_data(
@@ -154,17 +156,17 @@ def backward_data(
     weight: Tensor,
     precision: str = "ieee",
     activation: Activation | None = None,
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> Tensor:
-    """Return the derivative `[tasks, n, in]` by `x`; `kept` is what the activation's derivative is computed from."""
+    """Return the gradient by `x`, `[tasks, n, in]`; `saved` is the activation's saved tensor."""
     dy, weight = adjacent(dy), adjacent(weight)
     tasks, rows, outputs = dy.shape
     inputs = weight.shape[2]
     dx = dy.new_empty(tasks, rows, inputs)
     _product(
         *(dx, dy, (outputs, 1), weight, (inputs, 1), outputs, precision, activation),
-        kept=kept,
+        saved=saved,
         slope=slope,
     )
     return dx
@@ -175,10 +177,10 @@ def backward_weights(
     x: Tensor,
     precision: str = "ieee",
     activation: Activation | None = None,
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the derivatives by weights, `[tasks, out, in]`, bias, `[tasks, out]`, and the slopes if there are any."""
+    """Return the gradients by weights, `[tasks, out, in]`, bias and, if any, slopes, `[tasks, out]` each."""
     dy, x = adjacent(dy), adjacent(x)
     tasks, rows, outputs = dy.shape
     inputs = x.shape[2]
@@ -187,7 +189,7 @@ def backward_weights(
     _product(
         *(dw, dy, (1, outputs), x, (inputs, 1), rows, precision, activation),
         row_sums=db,
-        kept=kept,
+        saved=saved,
         slope=slope,
         slope_sums=dslope,
     )
@@ -206,8 +208,8 @@ def _product(
     *,
     bias: Tensor | None = None,
     row_sums: Tensor | None = None,
-    before: Tensor | None = None,
-    kept: Tensor | None = None,
+    preactivation: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
     slope_sums: Tensor | None = None,
 ) -> None:
@@ -218,8 +220,8 @@ def _product(
         (m, n, terms),
         (
             *(out, out.stride(0), left, left.stride(0), *left_strides, right, right.stride(0), *right_strides),
-            *(*with_stride(bias), *with_stride(row_sums), before),
-            *(*with_stride(kept), *with_strides(slope), slope_sums),
+            *(*with_stride(bias), *with_stride(row_sums), preactivation),
+            *(*with_stride(saved), *with_strides(slope), slope_sums),
         ),
         **activation_constants(activation),
         PRECISION=precision_of(left, precision),

@@ -1,9 +1,9 @@
-"""Transposed convolutions with weights of each task's own: a convolution's passes in other roles.
+"""Per-task transposed convolutions: the passes of a convolution in other roles.
 
-The layer describes the convolution from this layer's output, `layer.image`, to its input, `layer.output`. Forward is
-that one's backward-data, with bias and activation; backward-data is its forward, which reads dy through the activation;
-backward-weights has its operands exchanged, and dy is the images. A tap meets only some pixels of dy, so the sums of dy
-for the bias, and for the slopes, are a launch of their own.
+`layer` describes the convolution from this layer's output, of size `layer.image`, to its input, of size `layer.output`.
+Forward is that convolution's backward-data, with bias and activation; backward-data is its forward, which loads dy
+through the activation; backward-weights exchanges the operands, with dy as the images. A tap reads only some pixels of
+dy, so the gradients by bias and slopes take a separate launch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from metagan_fast.executors.torch.layers.activations import Activation
     from metagan_fast.executors.torch.layers.task_layers import TransposedConvolution
 
-LARGEST_BLOCK = 1024  # pixels that a program reads at once, 4 a thread
+LARGEST_BLOCK = 1024  # pixels that a program loads at once, 4 a thread
 
 
 @triton.jit
@@ -36,8 +36,8 @@ def task_transposed_convolution_backward_bias_kernel(
     out_task,
     derivative,
     derivative_task,
-    kept,
-    kept_task,
+    saved,
+    saved_task,
     slope,
     slope_task,
     slope_step,
@@ -54,18 +54,18 @@ def task_transposed_convolution_backward_bias_kernel(
     task, channel = (program // channels).to(tl.int64), (program % channels).to(tl.int64)
     derivative += task * derivative_task + channel * pixels
     p = 0.0
-    if kept is not None:
-        kept += task * kept_task + channel * pixels
+    if saved is not None:
+        saved += task * saved_task + channel * pixels
         p = slopes_at(slope, task * slope_task + channel * slope_step, channel < channels)
     sums = tl.zeros((BLOCK,), tl.float32)
     if slope_out is not None:
         of_slope = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, K, BLOCK):
         k = first + tl.arange(0, BLOCK)
-        place = (k // pixels).to(tl.int64) * image_size + k % pixels
-        dy = tl.load(derivative + place, k < K, other=0.0)
-        if kept is not None:
-            of_k = tl.load(kept + place, k < K, other=0.0)
+        offsets = (k // pixels).to(tl.int64) * image_size + k % pixels
+        dy = tl.load(derivative + offsets, k < K, other=0.0)
+        if saved is not None:
+            of_k = tl.load(saved + offsets, k < K, other=0.0)
             if slope_out is not None:
                 of_slope += slope_terms(dy, of_k)
             dy = through_activation(dy, of_k, p, NAME, NUMBER)
@@ -85,16 +85,16 @@ def forward(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return `[tasks, n, o, h, w]` for `x [tasks, n, c, h', w']`, `weight [tasks, c, o, kh, kw]`, `bias [tasks, o]`.
 
-    With an activation whose derivative needs them, the sums before it come second; `slope [tasks, o]` is PReLU's.
+    If the activation saves its pre-activation, that is the second result; `slope [tasks, o]` is PReLU's.
     """
-    y, before = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[2], *layer.image)
+    y, preactivation = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[2], *layer.image)
     over_taps(
         *(task_convolution_backward_data_kernel, y, x, weight, layer, precision, layer.activation),
         bias=bias,
-        before=before,
+        preactivation=preactivation,
         slope=slope,
     )
-    return y if before is None else (y, before)
+    return y if preactivation is None else (y, preactivation)
 
 
 def backward_data(
@@ -102,13 +102,13 @@ def backward_data(
     weight: Tensor,
     layer: TransposedConvolution,
     precision: str = "ieee",
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> Tensor:
-    """Return the derivative `[tasks, n, c, h', w']` by `x`; `kept` is what the activation's derivative is made from."""
+    """Return the gradient by `x`, `[tasks, n, c, h', w']`; `saved` is the activation's saved tensor."""
     dx = dy.new_empty(*dy.shape[:2], weight.shape[1], *layer.output)
-    activation = None if kept is None else layer.activation
-    over_taps(task_convolution_forward_kernel, dx, dy, weight, layer, precision, activation, kept=kept, slope=slope)
+    activation = None if saved is None else layer.activation
+    over_taps(task_convolution_forward_kernel, dx, dy, weight, layer, precision, activation, saved=saved, slope=slope)
     return dx
 
 
@@ -117,20 +117,20 @@ def backward_weights(
     x: Tensor,
     layer: TransposedConvolution,
     precision: str = "ieee",
-    kept: Tensor | None = None,
+    saved: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Return the derivatives by weights, `[tasks, c, o, kh, kw]`, bias, `[tasks, o]`, and the slopes, if any."""
+    """Return the gradients by weights, `[tasks, c, o, kh, kw]`, bias and, if any, slopes, `[tasks, o]` each."""
     dw = dy.new_empty(dy.shape[0], x.shape[2], dy.shape[2], *layer.kernel)
-    activation = None if kept is None else layer.activation
-    over_pixels(dw, x, dy, layer, precision, activation, images_kept=kept, slope=slope)
-    return dw, *_backward_bias(dy, activation, kept, slope)
+    activation = None if saved is None else layer.activation
+    over_pixels(dw, x, dy, layer, precision, activation, images_saved=saved, slope=slope)
+    return dw, *_backward_bias(dy, activation, saved, slope)
 
 
 def _backward_bias(
-    dy: Tensor, activation: Activation | None, kept: Tensor | None, slope: Tensor | None
+    dy: Tensor, activation: Activation | None, saved: Tensor | None, slope: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return the derivatives by bias, `[tasks, o]`, and the slopes, if any."""
+    """Return the gradients by bias and, if any, slopes, `[tasks, o]` each."""
     tasks, images, channels, height, width = dy.shape
     db = dy.new_empty(tasks, channels)
     dslope = None if slope is None else dy.new_empty(tasks, channels)
@@ -139,7 +139,7 @@ def _backward_bias(
         task_transposed_convolution_backward_bias_kernel,
         tasks * channels,
         (
-            *(*with_stride(db), *with_stride(dy), *with_stride(kept), *with_strides(slope), dslope),
+            *(*with_stride(db), *with_stride(dy), *with_stride(saved), *with_strides(slope), dslope),
             *(channels * height * width, channels, height * width, terms),
         ),
         {**activation_constants(activation), "BLOCK": min(LARGEST_BLOCK, triton.next_power_of_2(terms))},

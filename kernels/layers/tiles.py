@@ -1,8 +1,8 @@
-"""What the per-task layers share: tiles of a product, its operands' precision, and the launch.
+"""Tiling of the per-task layers' products: tile sizes, operand precision, and launches.
 
-Every pass is a product `out[m, n] = sum over k of left[m, k] right[k, n]` a task. A program owns one task and one tile
-of m and n; it walks k in steps and is the only one to write its tile, so that the order of a sum is fixed and nothing
-is atomic. Programs lie on one axis, task by task, and within a task m varies fastest.
+Every pass is a product `out[m, n] = sum over k of left[m, k] right[k, n]` a task. One program computes one m x n tile
+of one task, looping over k, and alone writes it, so every sum has a fixed order and there are no atomics. The grid has
+one axis: task by task, with m varying fastest within a task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Tile(NamedTuple):
-    """A program's extents along m, n and k."""
+    """Tile sizes along m, n and k."""
 
     m: int
     n: int
@@ -27,54 +27,52 @@ class Tile(NamedTuple):
 
 
 LARGEST = {"ieee": Tile(64, 64, 16), "tf32": Tile(64, 64, 16), "bf16": Tile(64, 64, 32)}
-"""Tiles by precision. Reasoned, not measured: 64 x 64 sums are 16 registers a thread, and each number read from memory
-serves 64 multiply-adds; k advances by 64 bytes. By 128 in tf32, a step of a convolution on an sm_80 has more addresses
-than registers."""
+"""Tile sizes by precision: 16 accumulator registers a thread, 64 bytes along k (docs/tuning.md#gpu-per-task-tiles)."""
 
 SMALLEST = 16
-"""What `tl.dot` takes at least; a few shots fill no more."""
+"""Smallest extent of `tl.dot`; a few shots fill no more."""
 
 OPTIONS = {"num_warps": 8, "num_stages": 3, "enable_fp_fusion": True}
-"""How kernels are compiled, by reason like the tiles: eight warps share a tile, since index arithmetic takes registers
-too, and two steps load while one multiplies. Multiply-adds are fused, as in every matrix product."""
+"""Compile options: 8 warps a tile leave registers for index arithmetic, 3 stages overlap loads with products, and
+multiply-adds are fused as in every matrix product (docs/tuning.md#gpu-per-task-tiles)."""
 
 
 def tile_for(m: int, n: int, precision: str) -> Tile:
-    """Return the tile for a product of these extents: no larger than they are, rounded up to a power of two."""
+    """Return the tile for a product of these extents: at most the extents rounded up to powers of two."""
     largest = LARGEST[precision]
     rows, columns = (max(SMALLEST, triton.next_power_of_2(x)) for x in (m, n))
     return Tile(min(largest.m, rows), min(largest.n, columns), largest.k)
 
 
 def adjacent(x: Tensor) -> Tensor:
-    """Return the tensor with the elements of one task adjacent; the distance between tasks may be anything."""
+    """Return the tensor, contiguous within a task; copied only if it is not."""
     return x if x[0].is_contiguous() else x.contiguous()
 
 
 def precision_of(x: Tensor, precision: str) -> str:
-    """Return the precision of the products: bf16 operands are what they are."""
+    """Return the precision of the products: "bf16" for bf16 operands, else `precision`."""
     return "bf16" if x.dtype == torch.bfloat16 else precision
 
 
 def with_stride(x: Tensor | None) -> tuple[Tensor | None, int]:
-    """Return an operand, the elements of a task adjacent, and the distance between tasks."""
+    """Return an operand, contiguous within a task, and its stride between tasks."""
     x = None if x is None else adjacent(x)
     return x, 0 if x is None else x.stride(0)
 
 
 def with_strides(slope: Tensor | None) -> tuple[Any, ...]:
-    """Return slopes with both their strides."""
+    """Return slopes `[tasks, out]` with both strides."""
     return slope, *((0, 0) if slope is None else slope.stride())
 
 
 def new_outputs(x: Tensor, activation: Activation | None, *shape: int) -> tuple[Tensor, Tensor | None]:
-    """Return memory for the output and, if they are to be kept, for the sums before the activation."""
-    keeps = activation is not None and activation.keeps_input
+    """Return uninitialised tensors for the output and, if the activation saves it, the pre-activation."""
+    keeps = activation is not None and activation.saves_preactivation
     return x.new_empty(*shape), x.new_empty(*shape) if keeps else None
 
 
 def activation_constants(activation: Activation | None) -> dict[str, Any]:
-    """Return what a kernel has of an activation compiled in."""
+    """Return the compile-time constants of an activation."""
     if activation is None:
         return {"NAME": "none", "NUMBER": 0.0}
     return {"NAME": activation.name, "NUMBER": activation.numbers[0] if activation.numbers else 0.0}
@@ -83,7 +81,7 @@ def activation_constants(activation: Activation | None) -> dict[str, Any]:
 def launch(
     kernel: Any, tasks: int, extents: tuple[int, int, int], arguments: tuple[Any, ...], **constants: Any
 ) -> None:
-    """Launch one product a task. `arguments` go before the extents, `constants` are compiled in."""
+    """Launch one product a task; the extents follow `arguments`, `constants` are compile-time constants."""
     m, n, k = extents
     if max(extents) >= 2**31:
         raise ValueError(
@@ -100,14 +98,14 @@ def launch(
 def start(
     kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """Start the programs on the device of the first argument."""
+    """Launch the programs on the device of the first argument."""
     with torch.cuda.device_of(arguments[0]):
         kernel[(programs,)](*arguments, **constants, **options)
 
 
 @triton.jit
 def locate(M, N, BM: tl.constexpr, BN: tl.constexpr):
-    """Return a program's task, its rows, its columns, and whether it is the first along n."""
+    """Return a program's task, rows and columns, and whether its tile is the first along n."""
     tiles_m = tl.cdiv(M, BM)
     tiles = tiles_m * tl.cdiv(N, BN)
     program = tl.program_id(0)
@@ -119,17 +117,17 @@ def locate(M, N, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def store_row_sums(out, terms, rows, M):
-    """Store the sums of rows."""
+    """Store the row sums of a tile."""
     tl.store(out + rows, tl.sum(terms, 1).to(out.dtype.element_ty), rows < M)
 
 
 @triton.jit
 def beside_product(loaded, pointers, mask, PRECISION: tl.constexpr):
-    """Return a loaded tile for another use than the product: loaded once more, as far as `mask` says, for tensor cores.
+    """Return a tile of the product for another use; for tensor cores it is loaded again, under `mask`.
 
-    On an sm_90 a product that takes a tile from the shared memory where its load left it is under way while the loop
-    goes on. Triton (3.7 and 3.9) gives such a load a buffer more, but not if it has a second user: it is refilled too
-    early. A mask of its own keeps the loads apart.
+    On sm_90 an asynchronous product reads its tile from shared memory while the loop goes on. Triton (3.7 and 3.9)
+    gives that load one more buffer, except if it has a second user: then the buffer is refilled too early. A load with
+    a different mask stays separate.
     """
     if PRECISION == "ieee":
         return loaded

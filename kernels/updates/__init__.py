@@ -1,1 +1,1 @@
-"""Triton kernels of the fused updates, one file an op; `formulas` holds the update rules."""
+"""Triton kernels of the fused updates, one file an op; `formulas` has the update rules."""

@@ -1,6 +1,6 @@
-"""What the host passes to the kernels: addresses with row strides, learning rates, one launch a kernel.
+"""Launching of the update kernels: buffers with row strides, forms of learning rates, grid sizes.
 
-Nothing here waits for the GPU, so that a call can be captured in a CUDA graph once its kernel is compiled.
+Nothing here synchronises with the GPU, so a call can be captured in a CUDA graph once its kernel is compiled.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 
 from metagan_fast.flat import ALIGNMENT, FlatLayout
 
-BLOCK = 1024  # elements a program: 8 a thread, one 128-bit access in bfloat16 and two in float32
+BLOCK = 1024  # elements a program: 8 a thread (docs/tuning.md#gpu-update-blocks)
 THREADS = 128
 
 
 class LearningRate(NamedTuple):
-    """A learning rate as `blocks.rate_at` takes it, and its form."""
+    """Arguments of `blocks.rate_at` for a learning rate, and its form."""
 
     value: float
     rates: Tensor | None
@@ -30,7 +30,7 @@ class LearningRate(NamedTuple):
 
     @classmethod
     def of(cls, lr: float | Tensor, layout: FlatLayout | None = None) -> LearningRate:
-        """Return the form of a validated learning rate."""
+        """Return the arguments for a validated learning rate."""
         if not isinstance(lr, Tensor):
             return cls(float(lr), None, 0, None, 0, "number")
         if lr.ndim == 0:
@@ -59,19 +59,19 @@ def learning_rate(lr: float | Tensor, like: Tensor, layout: FlatLayout | None = 
 
 
 def matrices(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Return data and row stride of each, by turns."""
+    """Return each buffer followed by its row stride in elements."""
     return tuple(
         x for tensor in tensors for x in (tensor, tensor.stride(0) if tensor is not None and tensor.ndim == 2 else 0)
     )
 
 
 def task_weights(weights: Tensor | None) -> Tensor | None:
-    """Return weights with adjacent elements."""
+    """Return contiguous weights, or None."""
     return None if weights is None else weights.contiguous()
 
 
 def arithmetic(like: Tensor) -> Any:
-    """Return Triton's name of the arithmetic dtype."""
+    """Return the arithmetic dtype as a Triton type."""
     return tl.float64 if like.dtype == torch.float64 else tl.float32
 
 
@@ -81,12 +81,12 @@ def rows_of(x: Tensor) -> int:
 
 
 def blocks_of(x: Tensor) -> int:
-    """Return how many programs cover a buffer."""
+    """Return the number of programs that cover a buffer."""
     return rows_of(x) * -(-x.shape[-1] // BLOCK)
 
 
 def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **constants: Any) -> None:
-    """Start a kernel on the device of `like` and its current stream."""
+    """Launch a kernel on the device of `like`, in its current stream."""
     if programs == 0:
         return
     with torch.cuda.device_of(like):
@@ -99,12 +99,12 @@ def start(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dic
 
 
 def options(warp_size: int) -> dict[str, Any]:
-    """Return how a kernel is compiled; parity with the reference forbids contraction, whatever Triton's default."""
+    """Return compile options; floating-point contraction is off for parity with the reference."""
     return {"num_warps": THREADS // warp_size, "enable_fp_fusion": False}
 
 
 @functools.lru_cache(maxsize=64)
 def _segments(layout: FlatLayout, device: torch.device) -> Tensor:
-    """Return the segment of every ALIGNMENT columns: slots start at multiples of it."""
+    """Return the segment index of every ALIGNMENT columns; slots start at multiples of ALIGNMENT."""
     first = torch.arange(0, layout.numel, ALIGNMENT)
     return torch.searchsorted(layout.segment_ends, first, right=True).to(torch.int32).to(device)

@@ -1,4 +1,4 @@
-"""`adam_step`, alone or with clipping and the reset of the gradient."""
+"""`adam_step`, optionally fused with gradient clipping and resetting."""
 
 from typing import Any
 
@@ -116,7 +116,7 @@ def adam_step(
     rate = _launch.learning_rate(lr, params, layout)
     clipping = Clipping.of(grads, max_norm, overwritten=zero_grads)
     corrections = None
-    if isinstance(step, Tensor):  # which the host must not read
+    if isinstance(step, Tensor):  # inverse bias corrections on the device, not read by the host
         corrections, step = step.contiguous(), 1
     _launch.launch(
         adam_step_kernel,
@@ -141,7 +141,7 @@ def adam_step(
 def adam_numbers(
     step: int, betas: tuple[float, float], eps: float, eps_root: float, weight_decay: float
 ) -> tuple[float, ...]:
-    """Return the numbers that `adam_update` takes, in its order."""
+    """Return the scalar arguments of `adam_update`, in its order."""
     beta1, beta2 = betas
     corrections = reference.inverse_bias_corrections(step, betas)
     return tuple(map(float, (beta1, 1 - beta1, beta2, 1 - beta2, *corrections, eps, eps_root, weight_decay)))

@@ -1,13 +1,13 @@
-"""`clip_grad_norm`: short rows in one launch, longer ones in two.
+"""`clip_grad_norm`: one launch for short rows, two for longer ones.
 
-A row's norm is needed before its first element is scaled, and programs can wait for one another at the end of a launch
-alone. So the first of two launches sums up squares over fixed ranges of columns; every program of the second adds up
-the at most PARTS sums of its row, always in the same order, which is cheaper than a third launch, and scales.
+Scaling needs the row's norm, and programs synchronise only at the end of a launch. So the first of two launches sums
+squares over fixed ranges of columns; every program of the second adds the at most PARTS partial sums of its row, in a
+fixed order, which is cheaper than a third launch, and scales.
 
-A row of at most `SHORT_ROW` elements is a single range. One program reads all of it, then reads it again, from a cache,
-and scales it: one launch with the bits that two would give. `sgd_step` and `adam_step`, which clip where they update,
-have every program sum up its whole short row. In place that would not do, since one program would overwrite what
-another has yet to read; so a step that resets the gradient takes two launches.
+A row of at most `SHORT_ROW` elements is a single range. One program reads it twice, the second time from cache, to
+sum and to scale: one launch, with the same bits as two. In a clipping `sgd_step` or `adam_step` every program sums its
+whole short row. A step that also resets the gradient takes two launches, since one program would overwrite elements
+that another has yet to read.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def clip_grad_norm_kernel(
 
 
 class Clipping(NamedTuple):
-    """A kernel's arguments `sums, parts, max_norm` where it scales gradients; None and zeros where it does not.
+    """A kernel's arguments `sums, parts, max_norm` for clipping; None and zeros without clipping.
 
-    Without sums a program finds its row's norm by itself.
+    With `sums` None, a program computes its row's norm itself.
     """
 
     sums: Tensor | None = None
@@ -98,7 +98,7 @@ class Clipping(NamedTuple):
 
     @classmethod
     def of(cls, grads: Tensor, max_norm: float | None, *, overwritten: bool) -> Clipping:
-        """Return what a step needs; `overwritten`: programs write to gradients that others may have yet to read."""
+        """Return the arguments for a step; `overwritten`: the kernel writes to the gradients."""
         if max_norm is None:
             return cls()
         if grads.shape[-1] <= SHORT_ROW and not overwritten:
@@ -107,7 +107,7 @@ class Clipping(NamedTuple):
 
     @classmethod
     def summed(cls, grads: Tensor, max_norm: float) -> Clipping:
-        """Start the sums of squares of each row."""
+        """Launch the partial sums of squares of each row."""
         numel, rows = grads.shape[-1], _launch.rows_of(grads)
         blocks = -(-numel // _launch.BLOCK)
         blocks_a_part = max(1, blocks if numel <= SHORT_ROW else -(-blocks // PARTS.value))
@@ -137,12 +137,12 @@ def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | 
 
 
 def in_one_launch(grads: Tensor, max_norm: float, clipped: Tensor, norms: Tensor) -> None:
-    """Clip short rows."""
+    """Clip rows of at most `SHORT_ROW` elements."""
     operands = (*_launch.matrices(grads, clipped), grads.shape[-1], float(max_norm), norms)
     _launch.launch(clip_short_rows_kernel, _launch.rows_of(grads), grads, *operands)
 
 
 def in_two_launches(grads: Tensor, max_norm: float, clipped: Tensor, norms: Tensor) -> None:
-    """Clip rows of any length but 0."""
+    """Clip rows of at least one element."""
     operands = (*_launch.matrices(grads, clipped), grads.shape[-1], *Clipping.summed(grads, max_norm), norms)
     _launch.launch(clip_grad_norm_kernel, _launch.blocks_of(grads), grads, *operands)

@@ -1,6 +1,6 @@
-"""The formulas of the fused ops, in the order of operations and with the roundings of `csrc/ops/formulas.h`.
+"""Update rules of the fused ops, with the order of operations and the roundings of `csrc/ops/formulas.h`.
 
-Everything is a block or a scalar of one arithmetic type. Kernels are launched without floating-point contraction.
+All arguments are blocks or scalars of one arithmetic type. Kernels are compiled without floating-point contraction.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 def square_root(x):
     """Return the correctly rounded square root; plain `tl.sqrt` is approximate in float32.
 
-    Triton before 3.6 takes subnormal float32 numbers for 0 in it, and in `divide`.
+    Triton before 3.6 flushes subnormal float32 numbers to 0 here and in `divide`.
     """
     if x.dtype == tl.float32:
         return tl.sqrt_rn(x)
@@ -137,6 +137,6 @@ def ema_update(average, param, one_minus_decay):
 
 @triton.jit
 def clip_scale(norm, max_norm):
-    """Return the factor that brings a row of this norm, in float64, to at most `max_norm`; NaN for NaN."""
+    """Return the factor, in float64, that scales a row of this norm to at most `max_norm`; NaN for NaN."""
     scale = max_norm / (norm + 1e-6)
     return tl.where(scale > 1, 1.0, scale)

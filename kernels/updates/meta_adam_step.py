@@ -1,4 +1,4 @@
-"""`meta_adam_step`: the mean over tasks, the difference and Adam in one pass."""
+"""`meta_adam_step`: task mean, Reptile difference and Adam in one pass."""
 
 from typing import Any
 

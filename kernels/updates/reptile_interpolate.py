@@ -46,7 +46,7 @@ def reptile_interpolate(
     weights: Tensor | None,
     out: tuple[Tensor, ...] | None,
 ) -> tuple[Tensor, ...]:
-    """Run `reptile_interpolate`; a step size on the GPU is read there."""
+    """Run `reptile_interpolate`; the kernel reads a step size on the GPU itself."""
     initial, adapted = inputs(initial, adapted)
     results = out or new_results(initial, 1)
     size = _launch.learning_rate(step_size, initial)

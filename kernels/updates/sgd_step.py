@@ -1,4 +1,4 @@
-"""`sgd_step`, alone or with clipping and the reset of the gradient."""
+"""`sgd_step`, optionally fused with gradient clipping and resetting."""
 
 from typing import Any
 
@@ -84,9 +84,9 @@ def sgd_step(
     max_norm: float | None = None,
     zero_grads: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run `sgd_step`; with `max_norm` along clipped gradients, which are not stored.
+    """Run `sgd_step`; with `max_norm` on clipped gradients, which are not stored.
 
-    With `zero_grads` the gradients are overwritten with zeros (their elements must be adjacent).
+    With `zero_grads` the gradients, whose rows must be contiguous, are overwritten with zeros.
     """
     params, grads, momentum_buffer = inputs(params, grads, momentum_buffer if momentum != 0 else None)
     results = out or new_results(params, 1 if momentum == 0 else 2)

@@ -116,7 +116,7 @@ def kept(case: Case, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | No
     layer = case[0]
     if layer.activation is None:
         return None
-    before = replace(layer, activation=None) if layer.activation.keeps_input else layer
+    before = replace(layer, activation=None) if layer.activation.saves_preactivation else layer
     wide = [None if v is None else v.double() for v in (x, weight, bias, slope)]
     if before is not layer:
         wide.pop()

@@ -306,7 +306,7 @@ def past_all_functions(self: Network, x: Tensor) -> Tensor:
 def test_what_gets_at_an_output_past_all_functions_ends_pairs(found: list[str]) -> None:
     harness = Harness(past_all_functions)
     harness.check()
-    assert harness.batched._pairs.found == set()
+    assert harness.batched._fusion.fused_layers == set()
     assert not found
 
 

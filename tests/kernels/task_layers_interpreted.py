@@ -74,11 +74,11 @@ def test_activations(name: str) -> None:
     y, dx, *of_weights = expected(case, x, weight, bias, dy, slope)
     kept_exactly = kept(case, x, weight, bias, slope)
     results = kernel(layer, "forward")(x, weight, bias, slope=slope)
-    if layer.activation.keeps_input:
+    if layer.activation.saves_preactivation:
         results, kept_actually = results
         assert_close(kept_actually, kept_exactly, "task-layer")
     assert_close(results, y, "task-layer")
-    through = {"kept": kept_exactly, "slope": slope}
+    through = {"saved": kept_exactly, "slope": slope}
     assert_close(kernel(layer, "backward_data")(dy, weight, **through), dx, "task-layer")
     for actual, wanted in zip(kernel(layer, "backward_weights")(dy, x, **through), of_weights, strict=True):
         assert_close(actual, wanted, "task-layer")

@@ -201,12 +201,12 @@ def check_passes_with_an_activation(case: Case, precision: str, dtype: torch.dty
     dy = torch.randn_like(oracle(layer, x, weight, bias, slope))
     y, *derivatives = expected(case, x, weight, bias, dy, slope)
     exact = kept(case, x, weight, bias, slope)
-    through = {"kept": exact, "slope": slope}
+    through = {"saved": exact, "slope": slope}
     results = kernel(layer, "forward", precision)(x, weight, bias, slope=slope)
     actual = results if isinstance(results, tuple) else (results,)
     actual += (kernel(layer, "backward_data", precision)(dy, weight, **through),)
     actual += kernel(layer, "backward_weights", precision)(dy, x, **through)
-    for a, b in zip(actual, (y, *([exact] if layer.activation.keeps_input else []), *derivatives), strict=True):
+    for a, b in zip(actual, (y, *([exact] if layer.activation.saves_preactivation else []), *derivatives), strict=True):
         assert_close(a, b, "task-layer" if precision == "ieee" else "task-layer-reduced")
 
 
@@ -224,7 +224,7 @@ def test_activations_far_from_zero_and_close_to_it(activation: Activation) -> No
     exact = z.double().requires_grad_()
     value = ACTIVATIONS[activation](exact, *((slope.double(),) if activation.name == "prelu" else ()))
     (derivative,) = torch.autograd.grad(value.sum(), exact)
-    given = z if activation.keeps_input else value.detach().float()
+    given = z if activation.saves_preactivation else value.detach().float()
     y, d = torch.full_like(z, torch.nan), torch.full_like(z, torch.nan)
     run = ptx.load(ptx_kernels.activation(activation.name, *(activation.numbers or (0.0,))))["activation"]
     run.launch(1, 128, [*(x.numpy() for x in (z, given, slope, y, d)), 0, 0], order="random", seed=1)

@@ -77,7 +77,7 @@ def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> di
     x, weight, bias = operands(case, dtype)
     slope = slopes(case, dtype)
     dy = torch.zeros(output_shape(case), dtype=dtype)
-    through = {"kept": dy.clone(), "slope": slope} if case[0].activation is not None else {}
+    through = {"saved": dy.clone(), "slope": slope} if case[0].activation is not None else {}
     with mock.patch.object(tiles, "start", lambda kernel, programs, *rest: found.append((kernel, *rest))):
         kernel(case[0], "forward", precision)(x, weight, bias, slope=slope)
         kernel(case[0], "backward_data", precision)(dy, weight, **through)
@@ -291,7 +291,7 @@ def test_parity_on_a_gpu(case: Case, precision: str) -> None:
     dy = torch.randn(output_shape(case), dtype=dtype, device="cuda")
     wanted = expected(case, x, weight, bias, dy, slope)
     found = kept(case, *(None if v is None else v.cpu() for v in (x, weight, bias, slope)))
-    through = {} if found is None else {"kept": found.cuda(), "slope": slope}
+    through = {} if found is None else {"saved": found.cuda(), "slope": slope}
 
     def passes() -> tuple[Tensor, ...]:
         forward, data, weights = (kernel(case[0], name, precision) for name in task_layers.PASSES)

@@ -1,4 +1,4 @@
-"""One module run on many tasks at once, each task with parameters of its own."""
+"""A module run on many tasks at once, with per-task parameters."""
 
 from __future__ import annotations
 
@@ -17,48 +17,47 @@ from ..._utils.modules import Snapshot, buffer_versions, copy_module, use_batch_
 from ..._utils.rebinding import check_rebindable, closed, data_parallel, scripted
 from ...flat import FlatLayout
 from ..base import one_image_error
-from .layers.fusion import Pairs, settled
+from .layers.fusion import Fusion, materialized
 from .layers.layer_mode import task_layers
 
 logger = logging.getLogger(__name__)
 
 
 def stateless_copy(module: nn.Module) -> nn.Module:
-    """Copy a module without its parameters' memory: parameters on the meta device, batch norm on batch statistics.
+    """Copy a module with its parameters on the meta device and its batch norm on batch statistics.
 
-    Running statistics of batch norm are neither read nor written; other tensors are shared with the original.
+    Running statistics are neither read nor written; all other tensors are shared with the original.
     """
     return use_batch_statistics(copy_module(module, lambda p: torch.empty_like(p, device="meta"), share=True))
 
 
 class BatchedModule:
-    """Call a module with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`.
+    """A module called with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`; differentiable in both, any order.
 
-    The tasks run side by side under `torch.func.vmap`, their linear layers and convolutions as `task_layers` says, from
-    the second pass on together with the activations that follow them; a module that vmap cannot carry (data-dependent
-    control flow, say) runs task by task, and one log line says so. Either way the result is an ordinary differentiable
-    function of both arguments, to any order.
+    The tasks run side by side under `torch.func.vmap`, with linear layers and convolutions on the per-task kernels of
+    `task_layers`, fused with their activations from the second pass on. A module that vmap does not support (for
+    example, data-dependent control flow) runs task by task, and one log line says so.
 
-    Calls may come from several threads: each runs a copy of the module that no other call is using. A module that
-    changes itself when called (spectral norm's vectors, a running mean) runs on a fresh copy each time, each task apart
-    where vmap cannot carry that: a call depends on no other one, and what it writes is dropped.
+    Calls are thread-safe: each uses its own copy of the module. A module with mutable state (spectral norm's vectors, a
+    running mean) runs on a fresh copy every time, task by task if vmap does not support its writes: calls are
+    independent, and the state that they write is dropped.
 
     Args:
-        module: takes `[n, ...]`, returns `[n, ...]`; kept in `stateless_copy`s.
+        module: maps `[n, ...]` to `[n, ...]`; only `stateless_copy`s of it are kept.
         layout: the layout of its flat parameters.
         name: what to call it in messages.
         allow_random: let the module draw random numbers (dropout, noise layers); they are not reproducible.
         autocast: run the forward under bf16 autocast; the result has the parameters' dtype.
 
     Raises:
-        ValueError: the module, or a function assigned to a part of it, keeps to its own parameters.
+        ValueError: the module, or a function assigned to one of its submodules, is bound to its original parameters.
     """
 
     def __init__(
         self, module: nn.Module, layout: FlatLayout, name: str, *, allow_random: bool = False, autocast: bool = False
     ) -> None:
         check_rebindable(module, closed, name=name)
-        check_rebindable(module, scripted, data_parallel, name=name, recurse=False)  # as a part, each is replaced
+        check_rebindable(module, scripted, data_parallel, name=name, recurse=False)  # replaced as submodules
         try:
             self._original, self.module = stateless_copy(module), stateless_copy(module)
         except Exception as error:
@@ -67,10 +66,10 @@ class BatchedModule:
         self.name = name
         self.allow_random = allow_random
         self.autocast = autocast
-        self.vectorized: bool | None = None  # None until the first call has tried
+        self.vectorized: bool | None = None  # None before the first call
         self._takes_one_row = True
         self._changes_itself = False
-        self._pairs = Pairs()
+        self._fusion = Fusion()
         self._idle = [self.module]
         self._trying = Lock()
 
@@ -88,7 +87,7 @@ class BatchedModule:
 
     @contextmanager
     def _copy(self) -> Iterator[nn.Module]:
-        """Lend a copy of the module that no other call is using."""
+        """Lend a copy of the module for exclusive use."""
         if self._changes_itself:
             yield copy_module(self._original)
             return
@@ -97,15 +96,15 @@ class BatchedModule:
         except IndexError:
             module = stateless_copy(self._original)
         yield module
-        self._idle.append(module)  # unless the call failed
+        self._idle.append(module)  # not reached if the call raises
 
     def _one_task(self, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         with self._copy() as module:
-            return settled(functional_call(module, params, (inputs,)))
+            return materialized(functional_call(module, params, (inputs,)))
 
     def _vectorized(self, params: Tensor, inputs: Tensor) -> Tensor:
         randomness = "different" if self.allow_random else "error"
-        with task_layers(params.device, self._pairs):
+        with task_layers(params.device, self._fusion):
             return vmap(self._one_task, randomness=randomness)(self.layout.views(params), inputs)
 
     def _looped(self, params: Tensor, inputs: Tensor) -> Tensor:
@@ -114,9 +113,9 @@ class BatchedModule:
         ]
         return torch.stack(rows)
 
-    @torch.enable_grad()  # as in training, where a module may do more
+    @torch.enable_grad()  # a module may take another path without grad mode than in training
     def _try(self, params: Tensor, inputs: Tensor) -> None:
-        """Run one task plainly, for errors that name the module, then choose between vmap and the loop."""
+        """Run one task without vmap, for errors that name the module, then choose between vmap and the loop."""
         params, inputs = params.detach(), inputs.detach()
         one_row = inputs[:1, :1]
         try:
@@ -142,10 +141,10 @@ class BatchedModule:
         self.vectorized = self._can_vectorize(params[:2], inputs[:2])
 
     def _run_watched(self, params: Tensor, inputs: Tensor) -> Tensor:
-        """Run one task on a fresh copy, find out whether the module changes itself, and refuse random draws.
+        """Run one task on a fresh copy, and detect state changes and random draws.
 
         Raises:
-            DrawsRandomNumbersError: the module draws, and must not.
+            DrawsRandomNumbersError: the module draws without `allow_random`.
         """
         self._changes_itself = True
         with self._copy() as module, nullcontext() if self.allow_random else NoDraws():
@@ -164,26 +163,26 @@ class BatchedModule:
         return outputs.unsqueeze(0) if isinstance(outputs, Tensor) else outputs
 
     def _runs(self, params: Tensor, inputs: Tensor) -> bool:
-        """Return whether the module takes inputs of a shape."""
+        """Return whether the module runs on these inputs."""
         try:
             self._looped(params, inputs)
-        except Exception:  # whatever a module may raise
+        except Exception:  # user code may raise anything
             return False
         return True
 
     def _can_vectorize(self, params: Tensor, inputs: Tensor) -> bool:
-        """Return whether vmap can carry the module, and find its pairs."""
+        """Return whether vmap supports the module; also detect the layers to fuse with their activations."""
         try:
             self._vectorized(params, inputs)
-        except Exception as error:  # the plain run passed, so it is vmap that cannot
+        except Exception as error:  # the run without vmap passed, so vmap is the cause
             reason = str(error).strip().splitlines()[0]
             log_once(
                 logger, logging.WARNING, f"the {self.name} runs task by task, since vmap cannot carry it: {reason}"
             )
             return False
-        if self._pairs.found:
+        if self._fusion.fused_layers:
             try:
                 self._vectorized(params, inputs)
-            except Exception:  # a module that gets at a layer's output by a way of its own
-                self._pairs.found = set()
+            except Exception:  # the module reads a layer's output past __torch_function__
+                self._fusion.fused_layers = set()
         return True

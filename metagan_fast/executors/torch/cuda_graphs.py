@@ -1,7 +1,7 @@
-"""Record a function of tensors once and replay it: CUDA graphs behind a small interface.
+"""CUDA graphs: a function of tensors is captured once, then replayed.
 
-A recorded function replays the same kernels on the same addresses. So whatever changes from call to call is an input,
-copied into a buffer that stays where it is, and nothing inside may ask the device for a value.
+A replay runs the same kernels on the same addresses. So all that changes between calls is an input, copied into a
+static buffer, and nothing inside may synchronise with the device to read a value.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ Function = Callable[[Inputs], Outputs]
 
 
 class Recorder(Protocol):
-    """What runs a function in such a way that it can be recorded, and records it."""
+    """Runs a function under the conditions of a capture, and captures it."""
 
     def warm_up(self, run: Callable[[], Outputs]) -> Outputs:
-        """Run once as in a recording, so that what libraries allocate and compile at first is there."""
+        """Run once as in a capture, so that libraries allocate and compile before it."""
         ...
 
     def record(self, run: Callable[[], Outputs]) -> tuple[Callable[[], object], Outputs]:
-        """Record without running; return what replays it, and the tensors that each replay writes its results to.
+        """Capture without running; return the replay function and the static output tensors.
 
         Raises:
-            RuntimeError: it cannot be recorded.
+            RuntimeError: the function cannot be captured.
         """
         ...
 
 
 class CudaRecorder:
-    """Record CUDA graphs, which share one memory pool: they run one after another and results are read in between.
+    """Captures CUDA graphs in one memory pool, which they may share: their replays, and reads of results, alternate.
 
-    It warms up and records on a stream of its own, so that what libraries keep for a stream is there when it records.
+    Warm-up and capture use one side stream, so that per-stream library state exists before the capture.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._pool: Any = None  # a handle, after the first recording
+        self._pool: Any = None  # handle of the memory pool, from the first capture on
 
     def warm_up(self, run: Callable[[], Outputs]) -> Outputs:
         with torch.cuda.device(self._device):
@@ -68,11 +68,11 @@ class CudaRecorder:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             try:
-                # Other threads, a data loader's say, may go on talking to the device.
+                # "thread_local": other threads, such as a data loader's, may use the device during the capture.
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                     results = run()
             except Exception:
-                self._pool = None  # a pool that a broken recording drew from is not drawn from again
+                self._pool = None  # a failed capture leaves its pool unusable
                 raise
 
         def replay() -> None:
@@ -96,65 +96,65 @@ class _Recording:
 
 
 class Recordings:
-    """Run a function, from its third call of a kind on as a replay.
+    """LRU cache of captured graphs by signature: the settings, and the shape and dtype of every input.
 
-    The first call of a kind (settings, and shape and dtype of every input) runs as it is, which warms up; the second
-    records. What comes once only, such as weights that change every step, is never recorded. A kind that cannot be
-    recorded runs as it is from then on, and one log line says why.
+    The first call of a signature runs eagerly, as the warm-up; the second captures and replays, later ones replay. So
+    a signature that occurs once is never captured. One that cannot be captured runs eagerly from then on, and one log
+    line says why.
 
     Args:
-        recorder: how to record.
-        capacity: kinds that are kept, those used last.
+        recorder: captures the graphs.
+        capacity: number of signatures kept, the most recently used ones.
     """
 
     def __init__(self, recorder: Recorder, capacity: int = 4) -> None:
         self._recorder = recorder
         self._capacity = capacity
-        self._known: OrderedDict[Hashable, _Recording | None] = OrderedDict()  # None: seen once
-        self._refused: dict[Hashable, str] = {}
+        self._known: OrderedDict[Hashable, _Recording | None] = OrderedDict()  # None: warmed up, not captured yet
+        self._rejected: dict[Hashable, str] = {}
 
     def __call__(self, function: Function, inputs: Inputs, settings: Hashable) -> Outputs:
-        """Return `function(inputs)`; results of a replay hold until the next call.
+        """Return `function(inputs)`; the results of a replay are valid until the next call.
 
         Args:
-            function: reads nothing but its inputs, and state whose addresses and Python values stay what they are.
+            function: reads only its inputs, and state whose addresses and Python values never change.
             inputs: tensors on the device.
-            settings: what else distinguishes one kind from another.
+            settings: the rest of the signature.
         """
-        kind = (settings, tuple((name, x.shape, x.dtype) for name, x in inputs.items()))
-        if kind in self._refused:
+        signature = (settings, tuple((name, x.shape, x.dtype) for name, x in inputs.items()))
+        if signature in self._rejected:
             return function(inputs)
-        if kind not in self._known:
-            self._keep(kind, None)
+        if signature not in self._known:
+            self._keep(signature, None)
             return self._recorder.warm_up(lambda: function(inputs))
-        recording = self._known[kind]
+        recording = self._known[signature]
         if recording is None:
             try:
                 recording = self._record(function, inputs)
             except RuntimeError as error:
-                self._refuse(kind, error)
+                self._reject(signature, error)
                 return function(inputs)
-        self._keep(kind, recording)
+        self._keep(signature, recording)
         return recording(inputs)
 
     def describe(self) -> str:
-        """Say what is recorded and what was refused."""
+        """Return the number of captured graphs, and the reasons why others could not be captured."""
         recorded = sum(recording is not None for recording in self._known.values())
-        lines = [f"{recorded} recorded", *(f"one kind cannot be recorded: {why}" for why in self._refused.values())]
+        lines = [f"{recorded} recorded", *(f"one kind cannot be recorded: {why}" for why in self._rejected.values())]
         return "; ".join(lines)
 
     def _record(self, function: Function, inputs: Inputs) -> _Recording:
         buffers = {name: x.clone() for name, x in inputs.items()}
         return _Recording(buffers, *self._recorder.record(lambda: function(buffers)))
 
-    def _keep(self, kind: Hashable, recording: _Recording | None) -> None:
-        self._known[kind] = recording
-        self._known.move_to_end(kind)
+    def _keep(self, signature: Hashable, recording: _Recording | None) -> None:
+        self._known[signature] = recording
+        self._known.move_to_end(signature)
         while len(self._known) > self._capacity:
             self._known.popitem(last=False)
 
-    def _refuse(self, kind: Hashable, error: RuntimeError) -> None:
-        del self._known[kind]
+    def _reject(self, signature: Hashable, error: RuntimeError) -> None:
+        del self._known[signature]
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._refused[kind] = reason
+        self._rejected[signature] = reason
         log_once(logger, logging.WARNING, f"this meta-step is not replayed as a graph, expect less speed: {reason}")

@@ -1,8 +1,8 @@
-"""Normalisation from elementary operations, where PyTorch's own has wrong derivatives.
+"""Normalisation by elementary operations, whose higher derivatives are exact.
 
-In torch 2.13 the third derivatives of layer, batch and instance norm and the second ones of weight norm are silently
-wrong: they differ from finite differences in float64 (group norm's and RMS norm's agree). MAML takes second
-derivatives, and through a gradient penalty third ones.
+In torch 2.13 the third derivatives of layer, batch and instance norm, and the second derivatives of weight norm, are
+silently wrong: they differ from finite differences in float64 (group norm and RMS norm agree). MAML takes second
+derivatives, and third ones through a gradient penalty.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .overrides import ReplacingMode
+from .overrides import FunctionOverrides
 
 
 def _layer_norm(
@@ -25,7 +25,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Any:
     if tuple(normalized_shape) != input.shape[-len(normalized_shape) :]:
-        return NotImplemented  # PyTorch says what is wrong
+        return NotImplemented  # PyTorch raises the error
     return _affine(_normalise(input, range(-len(normalized_shape), 0), eps), weight, bias).to(input.dtype)
 
 
@@ -60,10 +60,10 @@ def _instance_norm(
     return _affine(_normalise(input, range(2, input.ndim), eps), *_per_channel(input, weight, bias)).to(input.dtype)
 
 
-class ExactNorms(ReplacingMode):
-    """Replace `F.layer_norm`, `F.batch_norm` and `F.instance_norm` without running statistics inside the context."""
+class ExactNorms(FunctionOverrides):
+    """Overrides `F.layer_norm`, and `F.batch_norm` and `F.instance_norm` without running statistics."""
 
-    replacements: ClassVar = {
+    overrides: ClassVar = {
         F.layer_norm: _layer_norm,
         F.batch_norm: _batch_norm,
         F.instance_norm: _instance_norm,
@@ -71,18 +71,18 @@ class ExactNorms(ReplacingMode):
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    dims = [d for d in range(v.ndim) if d != dim]  # all of them where dim is -1
+    dims = [d for d in range(v.ndim) if d != dim]  # all dims if dim is -1
     return v * (g / v.square().sum(dims, keepdim=dim != -1).sqrt())
 
 
-class ExactWeightNorm(ReplacingMode):
-    """Replace `torch._weight_norm`, which both forms of `weight_norm` call, inside the context."""
+class ExactWeightNorm(FunctionOverrides):
+    """Overrides `torch._weight_norm`, which both forms of `weight_norm` call."""
 
-    replacements: ClassVar = {torch._weight_norm: _weight_norm}
+    overrides: ClassVar = {torch._weight_norm: _weight_norm}
 
 
 def _normalise(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
-    """Return x with mean 0 and variance 1 over `dims`, in float32 at least."""
+    """Return x with mean 0 and variance 1 over `dims`, in float32 or float64."""
     x = x if x.dtype == torch.float64 else x.float()
     centred = x - x.mean(tuple(dims), keepdim=True)
     return centred / (centred.square().mean(tuple(dims), keepdim=True) + eps).sqrt()
@@ -94,6 +94,6 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _per_channel(input: Tensor, *parameters: Tensor | None) -> list[Tensor | None]:
-    """Align one number a channel with the channels of an input."""
+    """Reshape per-channel parameters `[C]` to broadcast over dim 1 of an input."""
     shape = (-1, *(1,) * (input.ndim - 2))
     return [None if x is None else x.view(shape) for x in parameters]

@@ -1,8 +1,8 @@
 """The torch executor: any module, any device, the whole task batch in one call.
 
-First-order quantities are computed as such: the generator is a constant in the discriminator's update and the
-discriminator's weights are in the generator's. MAML's adjoint replays one inner step at a time from stored states, so
-its memory is one step's graph and K states, and it keeps the mixed derivatives that the first-order passes leave out.
+The discriminator's update treats the generator as a constant, and the generator's update the discriminator's weights.
+MAML's adjoint replays one inner step at a time from stored states, so its memory is one step's graph and K states; it
+includes the mixed derivatives that these first-order updates omit.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from .batched import BatchedModule
 from .exact_norms import ExactWeightNorm
 from .objectives import Objectives
 
-Sweep = list[Tensor | None]
-"""Cotangents of a state's tensors on their way back through the inner loop; None stands for zero."""
+AdjointState = list[Tensor | None]
+"""Cotangents of the tensors of `_tensors(state)`, pulled back through the inner loop; None stands for zero."""
 
 Step = Callable[[TrainStates], TrainStates]
 """One inner step, differentiable to any order."""
 
 
 class TorchExecutor:
-    """Run inner loops with PyTorch; see `Executor` for the methods.
+    """Executor in PyTorch; see `Executor` for the methods.
 
     Args:
-        generator, discriminator: the modules; their parameters are passed in flat, so only their structure is used.
+        generator, discriminator: the modules; only their structure is used, parameters are passed in flat.
         generator_layout, discriminator_layout: the layouts of the flat parameters.
-        loss: what the inner loop minimises.
-        inner: its settings.
+        loss: the GAN loss of the inner loop.
+        inner: the inner loop's settings.
         allow_random: let the modules draw random numbers.
-        autocast: run the networks under bf16 autocast, with parameters and updates in their own dtype.
+        autocast: run the networks under bf16 autocast; parameters and updates keep their dtype.
     """
 
     name = "torch"
@@ -66,9 +66,9 @@ class TorchExecutor:
     def inner_loop(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
     ) -> InnerLoopResult:
-        networks, metrics, _ = self._adapt(initial, batch, noise, carried, keep=set())
+        state, metrics, _ = self._adapt(initial, batch, noise, carried, keep=set())
         history = {name: torch.stack([step[name] for step in metrics]) for name in LOSSES}
-        return InnerLoopResult(networks, metrics[-1], history)
+        return InnerLoopResult(state, metrics[-1], history)
 
     def query_gradient(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
@@ -77,14 +77,14 @@ class TorchExecutor:
         evaluated = {step + 1 for step in range(noise.steps) if weights[step] != 0}
         keep = evaluated if objective.first_order else set(range(noise.steps + 1))
         _, (*_, metrics), states = self._adapt(initial, batch, noise, None, keep)
-        of_generator: Sweep = []
-        of_discriminator: Sweep = []
+        of_generator: AdjointState = []
+        of_discriminator: AdjointState = []
         for step in reversed(range(noise.steps)):
             if step + 1 in evaluated:
                 gradients, losses = self._query_gradients(states[step + 1], initial, batch, noise, objective, step)
                 of_generator = _add(of_generator, gradients[0], weights[step])
                 of_discriminator = _add(of_discriminator, gradients[1], weights[step])
-                metrics = losses | metrics  # the last step's, which comes first, stays
+                metrics = losses | metrics  # the last step's losses, evaluated first, take precedence
             if not objective.first_order:
                 replay = partial(self._step, batch=batch, noise=noise, step=step, create_graph=True)
                 of_generator, of_discriminator = _pull_back(replay, states[step], (of_generator, of_discriminator))
@@ -106,8 +106,11 @@ class TorchExecutor:
     def _adapt(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None, keep: set[int]
     ) -> tuple[TrainStates, list[dict[str, Tensor]], dict[int, TrainStates]]:
-        """Run the inner loop in place; return each step's metrics, and copies of the states before those to `keep`."""
-        networks = TrainStates(
+        """Run the inner loop in place; return the final states, each step's metrics, and the kept states.
+
+        `keep` lists the steps whose initial state is copied; step K stands for the final state.
+        """
+        state = TrainStates(
             *(
                 self._inner.start(params.detach().expand(batch.tasks, -1).clone(), before)
                 for params, before in zip(initial, carried or (None, None), strict=True)
@@ -117,22 +120,20 @@ class TorchExecutor:
         metrics: list[dict[str, Tensor]] = []
         for step in range(noise.steps):
             if step in keep:
-                states[step] = _copy(networks)
-            networks, of_step = self._step_and_metrics(networks, batch, noise, step, create_graph=False)
+                states[step] = _copy(state)
+            state, of_step = self._step_and_metrics(state, batch, noise, step, create_graph=False)
             metrics.append(of_step)
-        states[noise.steps] = networks
-        return networks, metrics, states
+        states[noise.steps] = state
+        return state, metrics, states
 
-    def _step(
-        self, networks: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
-    ) -> TrainStates:
-        return self._step_and_metrics(networks, batch, noise, step, create_graph)[0]
+    def _step(self, state: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool) -> TrainStates:
+        return self._step_and_metrics(state, batch, noise, step, create_graph)[0]
 
     def _step_and_metrics(
-        self, networks: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
+        self, state: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
     ) -> tuple[TrainStates, dict[str, Tensor]]:
         """Take one inner step: `critic_steps` discriminator updates, then one of the generator."""
-        generator, discriminator = networks
+        generator, discriminator = state
         for critic_step in range(self._inner.critic_steps):
             real = batch.support
             if noise.support_index is not None:
@@ -205,21 +206,21 @@ class TorchExecutor:
     @torch.enable_grad()
     def _query_gradients(
         self,
-        networks: TrainStates,
+        state: TrainStates,
         initial: Parameters,
         batch: TaskBatch,
         noise: Noise,
         objective: QueryObjective,
         step: int,
-    ) -> tuple[tuple[Sweep, Sweep], dict[str, Tensor]]:
-        """Return the derivatives of each query loss by (generator, discriminator), and the losses as metrics."""
-        generator, discriminator = (network.params.detach().requires_grad_() for network in networks)
+    ) -> tuple[tuple[AdjointState, AdjointState], dict[str, Tensor]]:
+        """Return each query loss's cotangents of (generator, discriminator), and the losses as metrics."""
+        generator, discriminator = (network.params.detach().requires_grad_() for network in state)
         opponent = discriminator
         on_query: list[tuple[Step, TrainStates]] = []
         if objective.generator_objective != "support":
             opponent = initial.discriminator.detach().expand(batch.tasks, -1)
         if objective.generator_objective == "query":
-            opponent, on_query = self._adapt_to_query(opponent, networks.generator, batch, noise)
+            opponent, on_query = self._adapt_to_query(opponent, state.generator, batch, noise)
         params = Parameters(generator, discriminator)
         losses = self._query_losses(params, opponent, batch, noise, step if objective.multi_step else 0)
         metrics = _query_metrics(*losses)
@@ -227,14 +228,14 @@ class TorchExecutor:
             (by_generator,) = torch.autograd.grad(losses[0].sum(), (generator,))
             (by_discriminator,) = torch.autograd.grad(losses[1].sum(), (discriminator,))
             return ([by_generator, None], [None, by_discriminator]), metrics
-        of_discriminator: Sweep = list(
+        of_discriminator: AdjointState = list(
             torch.autograd.grad(losses[1].sum(), (generator, discriminator), retain_graph=True)
         )
         inputs = (generator, opponent) if opponent.requires_grad else (generator,)
-        of_generator: Sweep = list(torch.autograd.grad(losses[0].sum(), inputs))
+        of_generator: AdjointState = list(torch.autograd.grad(losses[0].sum(), inputs))
         for replay, before in reversed(on_query):
             (of_generator,) = _pull_back(replay, before, (of_generator,))
-        if opponent is not discriminator:  # what is left belongs to the initial discriminator, a constant here
+        if opponent is not discriminator:  # the rest is by the initial discriminator, a constant in this objective
             of_generator = [of_generator[_GENERATOR], None]
         return (of_generator, of_discriminator), metrics
 
@@ -244,46 +245,46 @@ class TorchExecutor:
         """Adapt the initial discriminator to the query images against the adapted generator.
 
         Returns:
-            The discriminator, requiring grad, and each update as a function with the state before it.
+            The discriminator, requiring grad, and for each update its replay function with the state before it.
         """
         assert batch.query is not None
         assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
 
-        def update(networks: TrainStates, *, step: int, critic_step: int, create_graph: bool) -> TrainStates:
+        def update(state: TrainStates, *, step: int, critic_step: int, create_graph: bool) -> TrainStates:
             assert batch.query is not None
             assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
             discriminator, _ = self._update_discriminator(
-                networks.discriminator,
-                networks.generator.params,
+                state.discriminator,
+                state.generator.params,
                 batch.query,
                 noise.query_adaptation_latents[step, critic_step],
                 noise.query_adaptation_interpolation[step, critic_step],
                 step,
                 create_graph,
             )
-            return TrainStates(networks.generator, discriminator)
+            return TrainStates(state.generator, discriminator)
 
-        networks = TrainStates(TrainState(generator.params.detach()), self._inner.start(start.clone()))
+        state = TrainStates(TrainState(generator.params.detach()), self._inner.start(start.clone()))
         history: list[tuple[Step, TrainStates]] = []
         for step in range(noise.steps):
             for critic_step in range(self._inner.critic_steps):
                 replay = partial(update, step=step, critic_step=critic_step, create_graph=True)
-                history.append((replay, _copy(networks)))
-                networks = update(networks, step=step, critic_step=critic_step, create_graph=False)
-        return networks.discriminator.params.detach().requires_grad_(), history
+                history.append((replay, _copy(state)))
+                state = update(state, step=step, critic_step=critic_step, create_graph=False)
+        return state.discriminator.params.detach().requires_grad_(), history
 
 
-_GENERATOR, _DISCRIMINATOR = 0, 1  # where a sweep keeps the cotangents of the parameters; buffers come after
+_GENERATOR, _DISCRIMINATOR = 0, 1  # indices of the parameters' cotangents in an AdjointState; buffers follow
 
 
-def _tensors(networks: TrainStates) -> tuple[Tensor, ...]:
-    """List a state's tensors: both networks' parameters, then the generator's buffers, then the discriminator's."""
-    generator, discriminator = networks
+def _tensors(state: TrainStates) -> tuple[Tensor, ...]:
+    """Return a state's tensors: both networks' parameters, then the generator's buffers, then the discriminator's."""
+    generator, discriminator = state
     return (generator.params, discriminator.params, *generator.buffers, *discriminator.buffers)
 
 
-def _with_tensors(networks: TrainStates, tensors: Sequence[Tensor]) -> TrainStates:
-    generator, discriminator = networks
+def _with_tensors(state: TrainStates, tensors: Sequence[Tensor]) -> TrainStates:
+    generator, discriminator = state
     buffers = tensors[2 : 2 + len(generator.buffers)], tensors[2 + len(generator.buffers) :]
     return TrainStates(
         generator._replace(params=tensors[_GENERATOR], buffers=tuple(buffers[0])),
@@ -291,8 +292,8 @@ def _with_tensors(networks: TrainStates, tensors: Sequence[Tensor]) -> TrainStat
     )
 
 
-def _copy(networks: TrainStates) -> TrainStates:
-    return _with_tensors(networks, [tensor.clone() for tensor in _tensors(networks)])
+def _copy(state: TrainStates) -> TrainStates:
+    return _with_tensors(state, [tensor.clone() for tensor in _tensors(state)])
 
 
 def _query_metrics(generator_loss: Tensor, discriminator_loss: Tensor) -> dict[str, Tensor]:
@@ -303,36 +304,36 @@ def _query_metrics(generator_loss: Tensor, discriminator_loss: Tensor) -> dict[s
 
 
 def _independent(params: Tensor, create_graph: bool) -> Tensor:
-    """Return `params` as a variable of its own, so that a gradient by it does not run through what depends on them.
+    """Return an independent variable with the values of `params`, to take a partial derivative by.
 
-    With a graph it is an alias: after the discriminator's update the discriminator itself depends on the generator,
-    and the generator's gradient must not follow that path.
+    With `create_graph` it is a view in the graph: after the discriminator's update the discriminator depends on the
+    generator, and the generator's gradient must not follow that path.
     """
     return params.view_as(params) if create_graph else params.detach().requires_grad_()
 
 
 @torch.enable_grad()
-def _pull_back(step: Step, before: TrainStates, sweeps: Sequence[Sweep]) -> list[Sweep]:
-    """Multiply each sweep's cotangents by the transposed Jacobian of `step` at the state `before`."""
+def _pull_back(step: Step, before: TrainStates, adjoints: Sequence[AdjointState]) -> list[AdjointState]:
+    """Return the vector-Jacobian products of each adjoint with `step` at the state `before`."""
     inputs = [tensor.detach().requires_grad_() for tensor in _tensors(before)]
     with ExactWeightNorm():
         outputs = _tensors(step(_with_tensors(before, inputs)))
-    pulled: list[Sweep] = []
-    for number, sweep in enumerate(sweeps):
-        pairs = [(o, c) for o, c in zip(outputs, sweep, strict=False) if c is not None]  # missing ones are zero
+    pulled: list[AdjointState] = []
+    for number, adjoint in enumerate(adjoints):
+        seeded = [(o, c) for o, c in zip(outputs, adjoint, strict=False) if c is not None]  # None, missing: zero
         grads = torch.autograd.grad(
-            [output for output, _ in pairs],
+            [output for output, _ in seeded],
             inputs,
-            [cotangent for _, cotangent in pairs],
-            retain_graph=number + 1 < len(sweeps),
+            [cotangent for _, cotangent in seeded],
+            retain_graph=number + 1 < len(adjoints),
             allow_unused=True,
         )
         pulled.append(list(grads))
     return pulled
 
 
-def _add(total: Sweep, gradients: Sweep, weight: float) -> Sweep:
-    """Return total + weight * gradients, where either may be shorter than the other."""
+def _add(total: AdjointState, gradients: AdjointState, weight: float) -> AdjointState:
+    """Return total + weight * gradients; missing trailing entries are zero."""
     result = list(total) + [None] * (len(gradients) - len(total))
     for index, gradient in enumerate(gradients):
         if gradient is not None:

@@ -1,4 +1,4 @@
-"""The losses of both networks for every task of a batch, as functions of their flat parameters."""
+"""Losses of both networks for every task of a batch, as functions of their flat parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .exact_norms import ExactNorms
 
 @dataclass(frozen=True)
 class Objectives:
-    """Evaluate a GAN loss on stacked parameters `[tasks, numel]` and images `[tasks, n, C, H, W]`.
+    """A GAN loss on parameters `[tasks, numel]` and images `[tasks, n, C, H, W]`.
 
     Every result is `[tasks]` and differentiable to any order.
     """
@@ -29,9 +29,9 @@ class Objectives:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the discriminator's loss, penalty included, and the penalty alone (None if there is none).
 
-        The penalty takes its gradient by double backward: forward mode under reverse mode is silently wrong for
-        normalisation layers in torch 2.13, and so is a third derivative (`exact_norms.py`). `differentiated_twice`
-        says that the caller will take second derivatives of the loss, which are third ones of the penalty's scores.
+        The penalty is differentiated by double backward: reverse mode over forward mode is silently wrong for
+        normalisation layers in torch 2.13, and so are third derivatives (`exact_norms.py`). Pass
+        `differentiated_twice` to take second derivatives of the loss, which are third derivatives of the scores.
         """
         real_scores, fake_scores = self._both_scores(params, real, fake)
         loss = self.loss.discriminator_loss(real_scores, fake_scores)
@@ -59,7 +59,7 @@ class Objectives:
             points = weight * real + (1 - weight) * fake
         else:
             points = real if location == "real" else fake
-        # A leaf of its own unless the graph must reach through it to the generator.
+        # A new leaf, unless the graph must reach the generator through the points.
         return points if points.requires_grad else points.detach().requires_grad_()
 
     def _both_scores(self, params: Tensor, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Functions of PyTorch that others stand in for while a context is active."""
+"""Context managers that override functions of PyTorch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from torch.overrides import TorchFunctionMode
 
 
-class ReplacingMode(TorchFunctionMode):
-    """Call `replacements[function]` instead of a function; where that returns NotImplemented, PyTorch's own."""
+class FunctionOverrides(TorchFunctionMode):
+    """Calls `overrides[function]` instead of a function; PyTorch's own if that returns NotImplemented."""
 
-    replacements: ClassVar[Mapping[Callable, Callable[..., Any]]]
+    overrides: ClassVar[Mapping[Callable, Callable[..., Any]]]
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        replacement = self.replacements.get(func)
-        result = NotImplemented if replacement is None else replacement(*args, **(kwargs or {}))
+        override = self.overrides.get(func)
+        result = NotImplemented if override is None else override(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if result is NotImplemented else result

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ...._utils.log import log_once
-from ....executors.torch.layers.fusion import Pairs, settled
+from ....executors.torch.layers.fusion import Fusion, materialized
 from ....executors.torch.layers.layer_mode import task_layers
 from ..utils import copy_structure, replace_tensors
 
@@ -81,10 +81,10 @@ class BaseLearner(nn.Module):
         tasks = _count(leaves)
         stack = self.clone(**clone_options)
         replace_tensors(stack.module, lambda x: x.expand(tasks, *x.shape) if x.requires_grad else x)
-        pairs = Pairs()
+        fusion = Fusion()
         for _ in range(steps):
             try:
-                losses = _losses(stack, loss_fn, leaves, structure, pairs)
+                losses = _losses(stack, loss_fn, leaves, structure, fusion)
             except Exception as error:  # loss_fn's fault or vmap's, as the loop will tell
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 break
@@ -105,7 +105,7 @@ class BaseLearner(nn.Module):
 
 
 def _losses(
-    stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence[Any], structure: TreeSpec, pairs: Pairs
+    stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence[Any], structure: TreeSpec, fusion: Fusion
 ) -> Tensor:
     """Return each task's loss `[tasks]` for a learner with parameters `[tasks, ...]`."""
     stacked = _stacked(stack)
@@ -117,9 +117,9 @@ def _losses(
                 norm._buffers.update(running_mean=None, running_var=None, num_batches_tracked=None)
         given = iter(tensors)
         own = tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in leaves], structure)
-        return settled(loss_fn(learner, own))
+        return materialized(loss_fn(learner, own))
 
-    with task_layers(stacked[0].device, pairs):
+    with task_layers(stacked[0].device, fusion):
         return vmap(of_task)(stacked, [x for x in leaves if isinstance(x, Tensor)])
 
 

@@ -1,1 +1,1 @@
-"""Per-task layers: one launch a pass for weights that differ from task to task, and their fusion with activations."""
+"""Per-task layers, whose weights differ from task to task: one kernel launch a pass, fused with the activation."""

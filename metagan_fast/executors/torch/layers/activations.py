@@ -1,8 +1,8 @@
 """Activations fused into a per-task layer's kernels, and their derivatives.
 
-`kernels/layers/activations.py` has value and derivative for Triton. The derivative is computed from the layer's saved
-output where the output determines it, else from the pre-activation. At kinks the derivatives are PyTorch's: at 0, ReLU
-and its relatives take the left one.
+The Triton twin is `kernels/layers/activations.py`. A derivative is computed from the saved tensor: the layer's output
+if it determines the derivative, else the pre-activation. At kinks the derivatives are PyTorch's: at 0, ReLU and its
+variants take the left one.
 """
 
 from __future__ import annotations
@@ -20,60 +20,60 @@ aten = torch.ops.aten
 
 
 class Rule(NamedTuple):
-    """An activation in PyTorch's functions; the numbers of an `Activation` come last.
+    """PyTorch functions of an activation; each takes the numbers of an `Activation` last.
 
     Attributes:
-        value: of the sum.
-        backward: the derivative by the sum from that by the output, and what is kept.
-        second: the derivative of that derivative by what is kept; None where it is zero.
-        keeps_input: what is kept is the sum, not the output.
+        value: the activation of the pre-activation.
+        backward: the gradient by the pre-activation, from the gradient by the output and the saved tensor.
+        second: derivative of the activation's derivative by the saved tensor; None if it is zero.
+        saves_preactivation: True if the saved tensor is the pre-activation, False if it is the output.
     """
 
     value: Callable[..., Tensor]
     backward: Callable[..., Tensor]
     second: Callable[..., Tensor] | None = None
-    keeps_input: bool = False
+    saves_preactivation: bool = False
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation by name, with its number: the slope of a leaky ReLU, alpha of an ELU, beta of a softplus.
+    """An activation by name, with its constant: slope of a leaky ReLU, alpha of an ELU, beta of a softplus.
 
-    Of "prelu" the slopes `[tasks, out]` are operands, beside sums `[tasks, n, out, ...]`; other activations take None.
+    The slopes of "prelu", `[tasks, out]` for pre-activations `[tasks, n, out, ...]`, are an operand; None for others.
     """
 
     name: str
     numbers: tuple[float, ...] = ()
 
     @property
-    def keeps_input(self) -> bool:
-        """Whether derivatives are computed from the sum; else they are from the output."""
-        return self.name == "prelu" or RULES[self.name].keeps_input
+    def saves_preactivation(self) -> bool:
+        """True if derivatives are computed from the pre-activation, False if from the output."""
+        return self.name == "prelu" or RULES[self.name].saves_preactivation
 
     def value(self, z: Tensor, slope: Tensor | None) -> Tensor:
-        """Return the activation of a sum."""
+        """Return the activation of a pre-activation."""
         if slope is not None:
             return torch.where(z > 0, z, along(slope, z) * z)
         return RULES[self.name].value(z, *self.numbers)
 
-    def backward(self, dy: Tensor, kept: Tensor, slope: Tensor | None) -> Tensor:
-        """Return dy times the derivative by the sum."""
-        return self.backward_with_slope(dy, kept, slope)[0]
+    def backward(self, dy: Tensor, saved: Tensor, slope: Tensor | None) -> Tensor:
+        """Return dy times the derivative by the pre-activation."""
+        return self.backward_with_slope(dy, saved, slope)[0]
 
-    def backward_with_slope(self, dy: Tensor, kept: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return dy times the derivatives by the sum and by the slope, element by element."""
+    def backward_with_slope(self, dy: Tensor, saved: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return dy times the element-wise derivatives by the pre-activation and by the slope."""
         if slope is not None:
-            return aten._prelu_kernel_backward(dy, kept, along(slope, kept))
-        return RULES[self.name].backward(dy, kept, *self.numbers), None
+            return aten._prelu_kernel_backward(dy, saved, along(slope, saved))
+        return RULES[self.name].backward(dy, saved, *self.numbers), None
 
-    def second(self, kept: Tensor) -> Tensor | None:
-        """Return the derivative of the derivative by what is kept, or None where that is zero."""
+    def second(self, saved: Tensor) -> Tensor | None:
+        """Return the derivative of the activation's derivative by the saved tensor, None if it is zero."""
         second = None if self.name == "prelu" else RULES[self.name].second
-        return None if second is None else second(kept, *self.numbers)
+        return None if second is None else second(saved, *self.numbers)
 
 
 def along(slope: Tensor, z: Tensor) -> Tensor:
-    """Align a number for each output, `[tasks, out]`, with sums `[tasks, n, out, ...]`."""
+    """Reshape per-output values `[tasks, out]` to broadcast over pre-activations `[tasks, n, out, ...]`."""
     return slope.view(len(slope), 1, -1, *[1] * (z.ndim - 3))
 
 
@@ -84,7 +84,7 @@ def over_rows(z: Tensor) -> Tensor:
 
 def _silu_backward(dy: Tensor, z: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        return aten.silu_backward(dy, z)  # which has no derivative
+        return aten.silu_backward(dy, z)  # not differentiable
     s = z.sigmoid()
     return dy * s * (1 + z * (1 - s))
 
@@ -113,9 +113,12 @@ RULES: dict[str, Rule] = {
         lambda dy, y, alpha: aten.elu_backward(dy, alpha, 1, 1, True, y),
         lambda y, alpha: (y <= 0).to(y.dtype),
     ),
-    "silu": Rule(F.silu, _silu_backward, _silu_second, keeps_input=True),
-    "gelu": Rule(F.gelu, aten.gelu_backward, _gelu_second, keeps_input=True),
+    "silu": Rule(F.silu, _silu_backward, _silu_second, saves_preactivation=True),
+    "gelu": Rule(F.gelu, aten.gelu_backward, _gelu_second, saves_preactivation=True),
     "softplus": Rule(
-        F.softplus, lambda dy, z, beta: aten.softplus_backward(dy, z, beta, 20), _softplus_second, keeps_input=True
+        F.softplus,
+        lambda dy, z, beta: aten.softplus_backward(dy, z, beta, 20),
+        _softplus_second,
+        saves_preactivation=True,
     ),
 }

@@ -1,10 +1,10 @@
-"""Pairs of a layer and the activation that follows it, found while a network runs, so that later they run as one.
+"""Fusion of a layer with the activation that follows it, detected while the network runs.
 
-A layer's function is called before its activation's, and alone does not know of it. So the first pass of a network is
-watched: a layer whose output goes to an activation in the very next call of PyTorch, and nowhere else, makes a pair. In
-later passes its output is `Deferred` until that call, which runs both. Should another call come instead, the layer runs
-at once, before that call, and is no pair from then on: what a module does in between, or does differently from pass to
-pass, costs a launch and is never wrong.
+A layer's function is called before its activation's, so it cannot know it. The first pass of a network is observed: a
+layer whose output is read by an activation in the very next PyTorch call, and by nothing else, is fused from then on.
+In later passes its output is a `DeferredOutput` until that call, which runs both in one kernel. If another call comes
+first, the layer runs before that call and is no longer fused: a module that changes between passes costs one more
+launch, and its results stay correct.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import activated_layers, task_layers
 from .activations import Activation
 
 
-class Following(NamedTuple):
-    """An activation as it is called."""
+class ActivationCall(NamedTuple):
+    """Arguments of a call of an activation function."""
 
     input: Any
     activation: Activation
@@ -32,70 +32,70 @@ class Following(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Call:
-    """A layer with its operands, each with tasks first.
+class LayerCall:
+    """A per-task layer with its operands, each with tasks first.
 
     Attributes:
-        join: makes the layer's output that of the function which the layer stands in for.
-        shape: of that output.
-        channels: which of its dimensions a PReLU would take for its channels is that of the layer's outputs.
+        restore: reshapes the layer's output to the output of the PyTorch function that the layer replaces.
+        shape: shape of that function's output.
+        dim1_is_output: True if dim 1, PReLU's channel dim, is the output-feature dim.
     """
 
     layer: task_layers.Layer
     operands: tuple[Tensor, Tensor, Tensor | None]
-    join: Callable[[Tensor], Tensor]
+    restore: Callable[[Tensor], Tensor]
     shape: tuple[int, ...]
-    channels: bool = True
+    dim1_is_output: bool = True
 
     def run(self) -> Tensor:
-        """Run the layer alone."""
-        return self.join(task_layers.run(self.layer, *self.operands))
+        """Run the layer without an activation."""
+        return self.restore(task_layers.run(self.layer, *self.operands))
 
-    def takes(self, following: Following) -> bool:
-        """Return whether the layer can run together with an activation."""
-        slope, x = following.slope, self.operands[0]
+    def can_fuse(self, activation_call: ActivationCall) -> bool:
+        """Return whether the layer's kernels support the activation, PReLU's slopes included."""
+        slope, x = activation_call.slope, self.operands[0]
         if slope is None:
             return True
         if slope.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-            return False  # PyTorch says what is wrong
-        return slope.numel() == 1 or (self.channels and slope.shape == self.shape[1:2])
+            return False  # PyTorch raises the error
+        return slope.numel() == 1 or (self.dim1_is_output and slope.shape == self.shape[1:2])
 
-    def run_with(self, following: Following) -> Tensor:
-        """Run the layer and its activation."""
-        slope, x = following.slope, self.operands[0]
+    def run_fused(self, activation_call: ActivationCall) -> Tensor:
+        """Run the layer and its activation in one kernel."""
+        slope, x = activation_call.slope, self.operands[0]
         if slope is not None:
             tasks = x.shape[0]
-            slope = slope.to(x.dtype).view(-1).expand(self.shape[1] if self.channels else self.shape[-1])
+            slope = slope.to(x.dtype).view(-1).expand(self.shape[1] if self.dim1_is_output else self.shape[-1])
             slope = slope.view(tasks, -1)
-        layer = replace(self.layer, activation=following.activation)
-        return self.join(activated_layers.run(layer, *self.operands, slope))
+        layer = replace(self.layer, activation=activation_call.activation)
+        return self.restore(activated_layers.run(layer, *self.operands, slope))
 
 
-class Deferred(Tensor):
-    """The output of a layer that has not run yet. Any function of PyTorch but the activation gets the real one."""
+class DeferredOutput(Tensor):
+    """Placeholder for the output of a layer that has not run; PyTorch functions materialize it first."""
 
-    _call: Call
+    _call: LayerCall
     _value: Tensor | None
     _versions: list[int]
     _has_gradients: bool
 
     @staticmethod
-    def __new__(cls, call: Call) -> Deferred:
+    def __new__(cls, call: LayerCall) -> DeferredOutput:
         x = call.operands[0]
         deferred = Tensor._make_wrapper_subclass(cls, call.shape, dtype=x.dtype, device=x.device)
         deferred._call, deferred._value = call, None
         deferred._versions, deferred._has_gradients = _versions(call), torch.is_grad_enabled()
         return deferred
 
-    def activate(self, following: Following) -> Tensor:
+    def activate(self, activation_call: ActivationCall) -> Tensor:
         """Run the layer with its activation."""
-        y = self._call.run_with(following)
-        if following.in_place:
+        y = self._call.run_fused(activation_call)
+        if activation_call.in_place:
             self._value = y
         return y
 
-    def settle(self) -> Tensor:
-        """Return the layer's output, which runs it if nothing has."""
+    def materialize(self) -> Tensor:
+        """Return the layer's output; run the layer if it has not run."""
         if self._value is None:
             if self._versions != _versions(self._call):
                 raise RuntimeError(
@@ -110,173 +110,184 @@ class Deferred(Tensor):
     def __torch_function__(
         cls, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = tree_map_only(Deferred, Deferred.settle, (args, kwargs or {}))
+        args, kwargs = tree_map_only(DeferredOutput, DeferredOutput.materialize, (args, kwargs or {}))
         return func(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        raise RuntimeError(f"{func} reads a layer's output by a way round PyTorch's functions")
+        raise RuntimeError(
+            f"{func} reads a layer's output past __torch_function__; set METAGAN_FAST_TASK_LAYERS=off to run the layer "
+            "without fusion"
+        )
 
 
-def settled(x: Any) -> Any:
-    """Return what a network returns with every layer run."""
-    return tree_map_only(Deferred, Deferred.settle, x)
+def materialized(x: Any) -> Any:
+    """Return a network's output with every `DeferredOutput` in it materialized."""
+    return tree_map_only(DeferredOutput, DeferredOutput.materialize, x)
 
 
-class Pairs:
-    """The pairs of one network, by the number of the layer in a pass; None until a pass has been watched."""
+class Fusion:
+    """Fusion state of one network.
+
+    Attributes:
+        fused_layers: positions, in call order, of the layers that are fused; None before the first pass.
+    """
 
     def __init__(self) -> None:
-        self.found: set[int] | None = None
+        self.fused_layers: set[int] | None = None
 
-    def begin(self) -> Pass:
-        """Return what accompanies a pass of the network."""
-        return _Watching(self) if self.found is None else _Fusing(self, self.found)
+    def begin_pass(self) -> ForwardPass:
+        """Start a pass of the network: an observed one at first, then fused ones."""
+        return _ObservedPass(self) if self.fused_layers is None else _FusedPass(self, self.fused_layers)
 
 
-class Pass:
-    """What happens to layers and other functions in one pass of a network."""
+class ForwardPass:
+    """Hooks on the layers and function calls of one pass of a network."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        self._pairs = pairs
+    def __init__(self, fusion: Fusion) -> None:
+        self._fusion = fusion
         self._layers = 0
 
-    def layer(self, call: Call) -> Tensor:
-        """Run a layer, or put it off."""
+    def layer(self, call: LayerCall) -> Tensor:
+        """Run a layer, or defer it."""
         self._layers += 1
         return self._run(self._layers, call)
 
-    def _run(self, number: int, call: Call) -> Tensor:
+    def _run(self, number: int, call: LayerCall) -> Tensor:
         raise NotImplementedError
 
-    def before(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Look at a function that is called next: return its result, or NotImplemented to have it called."""
+    def intercept(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return the result of a function call, or NotImplemented to let PyTorch run it."""
         return NotImplemented
 
     def end(self) -> None:
-        """Finish a pass without errors."""
+        """Finish a pass that raised no error."""
 
 
-class _Watching(Pass):
-    """Run everything one by one, and find the pairs."""
+class _ObservedPass(ForwardPass):
+    """The first pass: runs every layer alone, and detects the layers to fuse."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        super().__init__(pairs)
-        self._last: tuple[int, Call, Tensor] | None = None
-        self._outputs: dict[int, tuple[int, Tensor]] = {}  # of pairs, by identity; held, so that none is another's
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__(fusion)
+        self._last: tuple[int, LayerCall, Tensor] | None = None
+        self._outputs: dict[int, tuple[int, Tensor]] = {}  # by id; references keep ids unique
         self._found: set[int] = set()
 
-    def _run(self, number: int, call: Call) -> Tensor:
+    def _run(self, number: int, call: LayerCall) -> Tensor:
         output = call.run()
         self._last = number, call, output
         return output
 
-    def before(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def intercept(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         last, self._last = self._last, None
         for leaf in tree_leaves((args, kwargs)):
             number, _ = self._outputs.get(id(leaf), (None, None))
             self._found.discard(number)
-        following = None if last is None else _following(func, args, kwargs)
-        if last is not None and following is not None:
+        activation_call = None if last is None else _parse_activation(func, args, kwargs)
+        if last is not None and activation_call is not None:
             number, call, output = last
-            if following.input is output and call.takes(following):
+            if activation_call.input is output and call.can_fuse(activation_call):
                 self._found.add(number)
-                if not following.in_place:  # else the output is the activation's from here on
+                if not activation_call.in_place:  # in place, later readers get the activation's result
                     self._outputs[id(output)] = number, output
         return NotImplemented
 
     def end(self) -> None:
-        self._pairs.found = self._found
+        self._fusion.fused_layers = self._found
 
 
-class _Fusing(Pass):
-    """Put off the layers of pairs until their activations are called."""
+class _FusedPass(ForwardPass):
+    """A later pass: defers the fused layers until their activations are called."""
 
-    def __init__(self, pairs: Pairs, found: set[int]) -> None:
-        super().__init__(pairs)
+    def __init__(self, fusion: Fusion, found: set[int]) -> None:
+        super().__init__(fusion)
         self._found = found
-        self._pending: tuple[int, Deferred] | None = None
+        self._pending: tuple[int, DeferredOutput] | None = None
 
-    def _run(self, number: int, call: Call) -> Tensor:
+    def _run(self, number: int, call: LayerCall) -> Tensor:
         if number not in self._found:
             return call.run()
-        deferred = Deferred(call)
+        deferred = DeferredOutput(call)
         self._pending = number, deferred
         return deferred
 
-    def before(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def intercept(self, func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self._pending is None:
             return NotImplemented
         (number, deferred), self._pending = self._pending, None
-        following = _following(func, args, kwargs)
-        if following is not None and following.input is deferred and deferred._call.takes(following):
-            return deferred.activate(following)
-        deferred.settle()
+        activation_call = _parse_activation(func, args, kwargs)
+        if (
+            activation_call is not None
+            and activation_call.input is deferred
+            and deferred._call.can_fuse(activation_call)
+        ):
+            return deferred.activate(activation_call)
+        deferred.materialize()
         self._found.discard(number)
         return NotImplemented
 
 
-def _versions(call: Call) -> list[int]:
-    """Return how often each operand's memory has been written to."""
-    return [_memory(x)._version for x in call.operands if x is not None]
+def _versions(call: LayerCall) -> list[int]:
+    """Return the version counters of the operands, which count in-place writes."""
+    return [_unwrapped(x)._version for x in call.operands if x is not None]
 
 
-def _memory(x: Tensor) -> Tensor:
+def _unwrapped(x: Tensor) -> Tensor:
     while torch._C._functorch.is_functorch_wrapped_tensor(x):
         x = torch._C._functorch.get_unwrapped(x)
     return x
 
 
-def _plain(name: str, in_place: bool = False) -> Callable[..., Following]:
-    """Return how to read the call of an activation without numbers."""
+def _plain(name: str, in_place: bool = False) -> Callable[..., ActivationCall]:
+    """Return a parser for calls of an activation without parameters."""
 
-    def read(input: Any, inplace: bool = False) -> Following:
-        return Following(input, Activation(name), in_place=in_place or inplace)
+    def parse(input: Any, inplace: bool = False) -> ActivationCall:
+        return ActivationCall(input, Activation(name), in_place=in_place or inplace)
 
-    return read
+    return parse
 
 
-def _leaky_relu(in_place: bool = False) -> Callable[..., Following | None]:
-    def read(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Following | None:
+def _leaky_relu(in_place: bool = False) -> Callable[..., ActivationCall | None]:
+    def parse(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> ActivationCall | None:
         if not isinstance(negative_slope, int | float) or negative_slope < 0:
-            return None  # below 0 the output does not tell the side of the kink
-        return Following(input, Activation("leaky_relu", (float(negative_slope),)), in_place=in_place or inplace)
+            return None  # the sign of the output determines the derivative only for slopes of at least 0
+        return ActivationCall(input, Activation("leaky_relu", (float(negative_slope),)), in_place=in_place or inplace)
 
-    return read
+    return parse
 
 
-def _elu(in_place: bool = False) -> Callable[..., Following | None]:
-    def read(input: Any, alpha: float = 1.0, inplace: bool = False) -> Following | None:
+def _elu(in_place: bool = False) -> Callable[..., ActivationCall | None]:
+    def parse(input: Any, alpha: float = 1.0, inplace: bool = False) -> ActivationCall | None:
         if not isinstance(alpha, int | float) or alpha <= 0:
             return None
-        return Following(input, Activation("elu", (float(alpha),)), in_place=in_place or inplace)
+        return ActivationCall(input, Activation("elu", (float(alpha),)), in_place=in_place or inplace)
 
-    return read
+    return parse
 
 
-def _prelu(input: Any, weight: Any) -> Following | None:
+def _prelu(input: Any, weight: Any) -> ActivationCall | None:
     one_each = isinstance(weight, Tensor) and weight.ndim <= 1
-    return Following(input, Activation("prelu"), weight) if one_each else None
+    return ActivationCall(input, Activation("prelu"), weight) if one_each else None
 
 
-def _gelu(input: Any, *, approximate: str = "none") -> Following | None:
-    return Following(input, Activation("gelu")) if approximate == "none" else None
+def _gelu(input: Any, *, approximate: str = "none") -> ActivationCall | None:
+    return ActivationCall(input, Activation("gelu")) if approximate == "none" else None
 
 
-def _softplus(input: Any, beta: Any = 1.0, threshold: Any = 20.0) -> Following | None:
+def _softplus(input: Any, beta: Any = 1.0, threshold: Any = 20.0) -> ActivationCall | None:
     if (
         not isinstance(beta, int | float)
         or beta <= 0
         or threshold != 20
         or (isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type))
     ):
-        return None  # under autocast its result is float32
-    return Following(input, Activation("softplus", (float(beta),)))
+        return None  # autocast runs softplus in float32
+    return ActivationCall(input, Activation("softplus", (float(beta),)))
 
 
-_READERS: dict[Callable, Callable[..., Following | None]] = {
+_ACTIVATION_PARSERS: dict[Callable, Callable[..., ActivationCall | None]] = {
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _plain("relu")),
     **dict.fromkeys((torch.relu_, Tensor.relu_), _plain("relu", in_place=True)),
     **dict.fromkeys((torch.tanh, Tensor.tanh), _plain("tanh")),
@@ -294,12 +305,12 @@ _READERS: dict[Callable, Callable[..., Following | None]] = {
 }
 
 
-def _following(func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Following | None:
-    """Read a call: the activation that it is, or None."""
-    reader = _READERS.get(func)
-    if reader is None:
+def _parse_activation(func: Callable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ActivationCall | None:
+    """Return the activation that a function call computes, or None."""
+    parser = _ACTIVATION_PARSERS.get(func)
+    if parser is None:
         return None
     try:
-        return reader(*args, **kwargs)
-    except TypeError:  # of no arguments that are known here
+        return parser(*args, **kwargs)
+    except TypeError:  # arguments that the parser does not know
         return None

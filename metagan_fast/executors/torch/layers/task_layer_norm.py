@@ -1,4 +1,4 @@
-"""Layer normalisation whose weights differ from task to task: derivatives to any order.
+"""Layer normalisation with per-task weights: derivatives to any order.
 
 For one input of one task, with `x^ = (x - mean x) r`, `r = 1 / sqrt(var x + eps)`, means over its `k` elements and
 `P(v) = v - mean v - x^ mean(v x^)`, the passes are
@@ -8,11 +8,11 @@ For one input of one task, with `x^ = (x - mean x) r`, `r = 1 / sqrt(var x + eps
     backward-weights  W(dy, x)        sum over inputs of dy x^, and of dy
     backward-twice    T(u, dy, x, w)  the derivatives of <u, D(dy, x, w)> by dy, x and w
 
-D and W are the derivatives of F; those of W are F and D again, and T has those of D, so that a gradient of a gradient
-runs on kernels. A third derivative is that of T's formula in plain PyTorch. Only reverse mode is defined.
+D and W are the derivatives of F, F and D the derivatives of W, and T gives the derivatives of D, so a gradient of a
+gradient runs on kernels. Third derivatives differentiate T's formula in plain PyTorch. Only reverse mode is defined.
 
-Task batches come first in every operand: `x [tasks, n, k]`, `w` and `b [tasks, k]`. The mean and `r` of each input,
-`statistics [tasks, n, 2]`, are computed once, in the forward pass. Sums are float32 at least.
+Every operand has tasks first: `x [tasks, n, k]`, `w` and `b [tasks, k]`. The mean and `r` of each input,
+`statistics [tasks, n, 2]`, are computed once, in the forward pass. Sums are in float32 or float64.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .task_passes import PLAIN, Pass, select
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Normalisation of each input over all its elements."""
+    """Layer norm of each input over all its elements."""
 
     eps: float = 1e-5
 
@@ -40,12 +40,12 @@ class LayerNorm:
 
 
 def run(layer: LayerNorm, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Normalise every task's inputs, then scale and shift them with that task's weights.
+    """Normalise every task's inputs, then scale and shift them by that task's weights.
 
     Args:
-        layer: its settings.
+        layer: the layer's settings.
         x: `[tasks, n, k]`.
-        weight: `[tasks, k]`, tasks any distance apart.
+        weight: `[tasks, k]`, with any stride between tasks.
         bias: `[tasks, k]` or None.
 
     Returns:
@@ -64,7 +64,7 @@ class _Forward(Pass):
         ctx.layer, x, weight, bias = inputs
         ctx.has_bias = bias is not None
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # the statistics' would be filled with zeros
+        ctx.set_materialize_grads(False)  # else the statistics get a gradient of zeros
         ctx.save_for_backward(x, weight, output[1])
 
     @staticmethod
@@ -150,7 +150,7 @@ class _BackwardTwice(Pass):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return a tensor in the dtype of sums."""
+    """Return a tensor in the dtype of sums, float32 or float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -166,7 +166,7 @@ def _statistics(layer: LayerNorm, x: Tensor) -> Tensor:
 
 
 def _normalised(x: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the normalised inputs, and `r`."""
+    """Return the normalised inputs `x^`, and `r`."""
     mean, scale = statistics.split(1, -1)
     return (_wide(x) - mean) * scale, scale
 

@@ -1,14 +1,14 @@
-"""Linear layers and convolutions whose weights differ from task to task: derivatives to any order.
+"""Linear layers and convolutions with per-task weights: derivatives to any order.
 
-Three passes make a layer, each linear in both operands: forward `F(x, w)` (plus the bias), backward-data `D(dy, w)`
-and backward-weights `W(dy, x)`, which also sums `dy` for the bias. Each pass is an `autograd.Function`, and its own
-derivatives are the other two passes, so that a gradient of a gradient runs on the same kernels. The vmap rule
-turns a batch of task batches into more tasks. A transposed convolution is a convolution with D in F's place. Layers
-with an activation are in `activated_layers.py`.
+A layer has three passes, each linear in both operands: forward `F(x, w)` (plus the bias), backward-data `D(dy, w)` and
+backward-weights `W(dy, x)`, which also sums `dy` for the bias. Each pass is an `autograd.Function` whose derivatives
+are the other two passes, so a gradient of a gradient runs on the same kernels. The vmap rule folds the batch dimension
+into the tasks. A transposed convolution is a convolution with F and D exchanged. `activated_layers.py` has the layers
+with an activation.
 
-Task batches come first in every operand: `x [tasks, n, in]` or `[tasks, n, c, h, w]`, `w [tasks, out, in]` or
-`[tasks, o, c, kh, kw]`, bias `[tasks, out]`. Sums are float32 at least. Operands of products in float32 are as precise
-as `torch.get_float32_matmul_precision()` says: "highest" float32, "high" tf32, "medium" bf16.
+Every operand has tasks first: `x [tasks, n, in]` or `[tasks, n, c, h, w]`, `w [tasks, out, in]` or
+`[tasks, o, c, kh, kw]`, bias `[tasks, out]`. Sums are in float32, or float64 for float64 operands. Products of float32
+operands have the precision of `torch.get_float32_matmul_precision()`: "highest" float32, "high" tf32, "medium" bf16.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer, and the activation that follows it."""
+    """A linear layer with an optional activation."""
 
     activation: Activation | None = None
 
@@ -42,7 +42,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A two-dimensional convolution in one group, and the activation that follows it; pairs are (rows, columns)."""
+    """A two-dimensional convolution in one group with an optional activation; pairs are (rows, columns)."""
 
     image: tuple[int, int]
     kernel: tuple[int, int]
@@ -59,7 +59,7 @@ class Convolution:
 
     @property
     def output(self) -> tuple[int, int]:
-        """The size of the output."""
+        """Size of the output, (rows, columns)."""
         sizes = zip(self.image, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         height, width = ((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in sizes)
         return height, width
@@ -67,7 +67,7 @@ class Convolution:
 
 @dataclass(frozen=True)
 class TransposedConvolution(Convolution):
-    """The transpose of a convolution that maps `image`, the size of this layer's output, to `output`, its input's."""
+    """The transpose of a convolution from `image` to `output`; it maps inputs of size `output` to size `image`."""
 
     op = "task_transposed_convolution"
 
@@ -76,13 +76,13 @@ Layer = Linear | Convolution
 
 
 def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Run a layer without an activation on every task's inputs with that task's weights; differentiable to any order.
+    """Run a layer without an activation, each task with its own weights; differentiable to any order.
 
     Args:
-        layer: which layer, with its settings.
+        layer: the layer's kind and settings.
         x: `[tasks, n, in]` or `[tasks, n, c, h, w]`.
-        weight: `[tasks, out, in]` or `[tasks, o, c, kh, kw]`, of a transposed convolution `[tasks, c, o, kh, kw]`; the
-            elements of a task adjacent, tasks any distance apart (others are copied).
+        weight: `[tasks, out, in]` or `[tasks, o, c, kh, kw]`, for a transposed convolution `[tasks, c, o, kh, kw]`;
+            contiguous within a task with any stride between tasks, else it is copied.
         bias: `[tasks, out]` or None.
 
     Returns:
@@ -158,7 +158,7 @@ class BackwardData(Pass):
 
 
 class BackwardWeights(Pass):
-    """`W(dy, x)` and the sum of `dy` for the bias; the bias's cotangent comes back as a bias."""
+    """`W(dy, x)` and the sum of `dy` for the bias."""
 
     @staticmethod
     def forward(layer: Layer, dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,15 +195,15 @@ def _linear_forward(
 
 
 def _linear_backward_data(
-    layer: Linear, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: Linear, dy: Tensor, weight: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    return _through_activation(layer, dy, kept, slope)[0] @ weight
+    return _through_activation(layer, dy, saved, slope)[0] @ weight
 
 
 def _linear_backward_weights(
-    layer: Linear, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: Linear, dy: Tensor, x: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    dz, *of_slope = _through_activation(layer, dy, kept, slope)
+    dz, *of_slope = _through_activation(layer, dy, saved, slope)
     return dz.mT @ x, *map(over_rows, (dz, *of_slope))
 
 
@@ -216,18 +216,18 @@ def _convolution_forward(
 
 
 def _convolution_backward_data(
-    layer: Convolution, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: Convolution, dy: Tensor, weight: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    dz = _through_activation(layer, dy, kept, slope)[0]
+    dz = _through_activation(layer, dy, saved, slope)[0]
     sizes = (dy.shape[1], weight.shape[2], *layer.image)
     settings = (layer.stride, layer.padding, layer.dilation)
     return torch.stack([conv2d_input(sizes, w, d, *settings) for w, d in zip(weight, dz, strict=True)])
 
 
 def _convolution_backward_weights(
-    layer: Convolution, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: Convolution, dy: Tensor, x: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    dz, *of_slope = _through_activation(layer, dy, kept, slope)
+    dz, *of_slope = _through_activation(layer, dy, saved, slope)
     sizes = (dy.shape[2], x.shape[2], *layer.kernel)
     settings = (layer.stride, layer.padding, layer.dilation)
     rows = [conv2d_weight(image, sizes, d, *settings) for image, d in zip(x, dz, strict=True)]
@@ -241,37 +241,37 @@ def _transposed_forward(
 
 
 def _transposed_backward_data(
-    layer: TransposedConvolution, dy: Tensor, weight: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: TransposedConvolution, dy: Tensor, weight: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    dz = _through_activation(layer, dy, kept, slope)[0]
+    dz = _through_activation(layer, dy, saved, slope)[0]
     settings = (layer.stride, layer.padding, layer.dilation)
     return torch.stack([F.conv2d(d, w, None, *settings) for d, w in zip(dz, weight, strict=True)])
 
 
 def _transposed_backward_weights(
-    layer: TransposedConvolution, dy: Tensor, x: Tensor, kept: Tensor | None = None, slope: Tensor | None = None
+    layer: TransposedConvolution, dy: Tensor, x: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    dz, *of_slope = _through_activation(layer, dy, kept, slope)
+    dz, *of_slope = _through_activation(layer, dy, saved, slope)
     return _convolution_backward_weights(layer, x, dz)[0], *map(over_rows, (dz, *of_slope))
 
 
 def _activate(layer: Layer, z: Tensor, bias: Tensor | None, slope: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the output of a layer with these sums; the sums, too, if they are kept."""
+    """Add the bias and apply the activation; return the pre-activation too if the backward pass needs it."""
     if bias is not None:
         z = z + along(bias, z)
     if layer.activation is None:
         return z
     y = layer.activation.value(z, slope)
-    return (y, z) if layer.activation.keeps_input else y
+    return (y, z) if layer.activation.saves_preactivation else y
 
 
 def _through_activation(
-    layer: Layer, dy: Tensor, kept: Tensor | None, slope: Tensor | None
+    layer: Layer, dy: Tensor, saved: Tensor | None, slope: Tensor | None
 ) -> tuple[Tensor] | tuple[Tensor, Tensor]:
-    """Return the derivative by the sums from that by the output; with slopes, that by them, element by element."""
-    if layer.activation is None or kept is None:
+    """Return the gradient by the pre-activation and, with slopes, the element-wise terms of the slopes' gradient."""
+    if layer.activation is None or saved is None:
         return (dy,)
-    dz, of_slope = layer.activation.backward_with_slope(dy, kept, slope)
+    dz, of_slope = layer.activation.backward_with_slope(dy, saved, slope)
     return (dz,) if of_slope is None else (dz, of_slope)
 
 

@@ -1,4 +1,4 @@
-"""What the layers with weights of each task's own share: passes with a vmap rule, and the choice of what runs them."""
+"""Base of the per-task layers: passes with a vmap rule, dispatched to Triton kernels or plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ class Layer(Protocol):
     """A kind of layer with its settings.
 
     Attributes:
-        op: the stem of its kernels' module.
-        kernel_dtypes: what its kernels take.
+        op: stem of the module with its kernels.
+        kernel_dtypes: dtypes that its kernels support.
     """
 
     op: str
     kernel_dtypes: frozenset[torch.dtype]
 
     def settings(self, precision: str) -> dict[str, Any]:
-        """Return what its kernels are told beside the operands, for float32 operands as precise as that."""
+        """Return the kernels' keyword arguments besides the operands; `precision` applies to float32 products."""
         ...
 
 
 class Pass(torch.autograd.Function):
-    """One pass of a layer over all tasks; every operand and result has tasks first."""
+    """A pass of a layer over all tasks; every operand and result has tasks first."""
 
     @classmethod
     def _fold(cls, info: Any, in_dims: tuple[Any, ...], layer: Layer, *operands: Tensor | None) -> Any:
-        """Run a batch of task batches as more tasks."""
+        """Run under vmap: fold the batch dimension into the tasks."""
 
         def fold(x: Tensor | None, dim: int | None) -> Tensor | None:
             if x is None:
@@ -49,20 +49,19 @@ class Pass(torch.autograd.Function):
 
 
 PLAIN: dict[tuple[str, str], Callable[..., Any]] = {}
-"""Each pass in plain PyTorch by op and name, for devices and dtypes that the kernels do not take; each kind of layer
-adds its own."""
+"""Passes in plain PyTorch by op and name, for devices and dtypes without kernels; each layer's module adds its own."""
 
 PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
 
 def select(layer: Layer, name: str, x: Tensor) -> Callable[..., Any]:
-    """Return what runs a pass on the device of `x`."""
+    """Return the implementation of a pass for the device and dtype of `x`."""
     if x.device.type == "cuda" and x.dtype in layer.kernel_dtypes and x.numel() and is_available()[0]:
         return kernel(layer, name, PRECISIONS[torch.get_float32_matmul_precision()])
     return functools.partial(PLAIN[layer.op, name], layer)
 
 
 def kernel(layer: Layer, name: str, precision: str = "ieee") -> Callable[..., Any]:
-    """Return a pass in Triton."""
+    """Return the Triton implementation of a pass."""
     function = getattr(importlib.import_module(f"metagan_fast.kernels.layers.{layer.op}"), name)
     return functools.partial(function, **layer.settings(precision))
