@@ -1,4 +1,4 @@
-"""The native executor: whole inner loops in the C++ engine, on networks lowered to its operations."""
+"""The native executor: networks lowered to the C++ engine's operations, and inner loops run in one call of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans: a module, traced by torch.fx, as the list of operations that the native engine runs."""
+"""Lowering: a module is traced by torch.fx and lowered to a plan, the list of operations that the engine runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pieces of a plan in the making; views and permutations are merged on the way."""
+"""Builder of a plan; consecutive views and permutations are merged into one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .types import Operation, Shape
 
 
 class Unsupported(Exception):
-    """Why the layer at hand cannot be expressed; `make_plan` adds its name."""
+    """Reason why a layer cannot be lowered; `make_plan` adds the layer's name."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter on its way to an operation."""
+    """A parameter of the network: its offset in the flat buffer, and its shape where it is used."""
 
     offset: int
     shape: tuple[int, ...]
@@ -26,47 +26,47 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Constant:
-    """A buffer or another tensor that is neither a parameter nor made from the input."""
+    """A tensor that is neither a parameter nor depends on the input, such as a buffer."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class PermutedView:
-    """A value seen through views, reshapes and permutations, which become an operation only where one must.
+    """A value behind views, reshapes and permutations; a "permute" is emitted only where an operation needs one.
 
     Attributes:
-        value: the value.
-        shape: the shape of one image's part, as PyTorch sees it.
-        places: for each element of an image its place in the value, in `shape`; None: as they lie.
+        value: index of the value in the plan.
+        shape: PyTorch's shape of one image's slice.
+        indices: index in the value of each element, of shape `shape`; None for the identity.
     """
 
     value: int
     shape: tuple[int, ...]
-    places: Tensor | None = None
+    indices: Tensor | None = None
 
     @classmethod
-    def of(cls, value: int, places: Tensor) -> PermutedView:
-        """Return a value in the arrangement of `places`."""
-        in_order = torch.equal(places.flatten(), torch.arange(places.numel()))
-        return cls(value, tuple(places.shape), None if in_order else places)
+    def of(cls, value: int, indices: Tensor) -> PermutedView:
+        """Return the view of a value that gathers `indices`."""
+        in_order = torch.equal(indices.flatten(), torch.arange(indices.numel()))
+        return cls(value, tuple(indices.shape), None if in_order else indices)
 
     @property
-    def index(self) -> Tensor:
-        """The places, in every case."""
-        return torch.arange(math.prod(self.shape)).view(self.shape) if self.places is None else self.places
+    def all_indices(self) -> Tensor:
+        """The indices, the identity included."""
+        return torch.arange(math.prod(self.shape)).view(self.shape) if self.indices is None else self.indices
 
 
 class Builder:
-    """Collect values and operations; converters call its methods."""
+    """Values and operations collected by the lowering rules."""
 
     def __init__(self, input_shape: Sequence[int], images: int, dtype: torch.dtype) -> None:
         self.images = images
         self.dtype = dtype
         self.values: list[Shape] = []
         self.operations: list[Operation] = []
-        self.name = ""  # of the layer at hand
-        self.output_shape: tuple[int, ...] = ()  # of the layer at hand, an image
+        self.name = ""  # of the layer being lowered
+        self.output_shape: tuple[int, ...] = ()  # of the layer being lowered, for one image
         self.input = self._new_value(tuple(input_shape))
 
     def _new_value(self, shape: tuple[int, ...]) -> PermutedView:
@@ -83,7 +83,7 @@ class Builder:
         integers: Sequence[int] = (),
         numbers: Sequence[float] = (),
     ) -> PermutedView:
-        """Append an operation and return its result, of the traced shape unless `shape` says otherwise."""
+        """Append an operation and return its output, of the traced shape unless `shape` is given."""
         read = tuple(self.materialize(x).value for x in inputs)
         output = self._new_value(self.output_shape if shape is None else shape)
         offsets = tuple(-1 if p is None else p.offset for p in parameters)
@@ -94,21 +94,21 @@ class Builder:
         return output
 
     def materialize(self, x: PermutedView) -> PermutedView:
-        """Return `x` as a value of its own shape, by a permutation if it is not one already."""
+        """Return `x` as a contiguous value of its own shape, by a "permute" if it is not one already."""
         shape = as_value_shape(x.shape)
-        if x.places is None and shape == self.values[x.value]:
+        if x.indices is None and shape == self.values[x.value]:
             return x
         result = self._new_value(x.shape)
-        places = () if x.places is None else tuple(x.places.flatten().tolist())
-        self.operations.append(Operation("permute", (x.value,), result.value, (), places, (), self.name))
+        indices = () if x.indices is None else tuple(x.indices.flatten().tolist())
+        self.operations.append(Operation("permute", (x.value,), result.value, (), indices, (), self.name))
         return result
 
 
 def as_value_shape(shape: tuple[int, ...]) -> Shape:
-    """Return (C, H, W) for one image's part of a tensor.
+    """Return (C, H, W) for one image's slice of a tensor.
 
     Raises:
-        Unsupported: it is neither a score, nor features, nor an image.
+        Unsupported: the slice is neither a score, nor features, nor an image.
     """
     if len(shape) == 3:
         return shape[0], shape[1], shape[2]

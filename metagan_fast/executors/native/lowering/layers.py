@@ -1,4 +1,4 @@
-"""What the engine knows of `torch.nn.functional`: the functions that layers call, and products with a matrix."""
+"""Lowering rules of `torch.nn.functional`, the functions that layers call, and of matrix products."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from .builder import Builder, Parameter, PermutedView, Unsupported
 from .positions import position_map
-from .registry import Converter, Converters, as_parameters, as_tensor, refuse_unless, refuse_unless_images
+from .registry import LoweringRule, LoweringRules, as_parameters, as_tensor, require, require_images
 from .types import ACTIVATIONS
 
-LAYERS = Converters()
+LAYERS = LoweringRules()
 
 Pair = int | Sequence[int]
 
@@ -31,7 +31,7 @@ def _pair(value: Pair) -> tuple[int, int]:
 # Linear maps
 
 
-@LAYERS.converts(F.conv2d)
+@LAYERS.lowers(F.conv2d)
 def _convolution(
     b: Builder,
     input: PermutedView,
@@ -42,20 +42,20 @@ def _convolution(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> PermutedView:
-    refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
+    require(groups == 1, f"groups={groups}; only 1 is known")
     parameters = as_parameters(weight, bias)
     kernel = weight.shape[2:]
     strides, dilations = _pair(stride), _pair(dilation)
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        refuse_unless(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads unevenly')
+        require(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads unevenly')
         padding = [t // 2 for t in total]
     pads = (0, 0) if isinstance(padding, str) else _pair(padding)
-    refuse_unless_images(input)
+    require_images(input)
     return b.emit("convolution", [input], parameters=parameters, integers=(*kernel, *strides, *pads, *dilations))
 
 
-@LAYERS.converts(F.conv_transpose2d)
+@LAYERS.lowers(F.conv_transpose2d)
 def _transposed_convolution(
     b: Builder,
     input: PermutedView,
@@ -63,32 +63,32 @@ def _transposed_convolution(
     bias: Parameter | None = None,
     stride: Pair = 1,
     padding: Pair = 0,
-    output_padding: Pair = 0,  # shows in the shape of the output
+    output_padding: Pair = 0,  # implied by the output's shape
     groups: int = 1,
     dilation: Pair = 1,
 ) -> PermutedView:
-    refuse_unless(groups == 1, f"groups={groups}; only 1 is known")
+    require(groups == 1, f"groups={groups}; only 1 is known")
     parameters = as_parameters(weight, bias)
     integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
-    refuse_unless_images(input)
+    require_images(input)
     return b.emit("transposed_convolution", [input], parameters=parameters, integers=integers)
 
 
 _ONE_BY_ONE = (1, 1, 1, 1, 0, 0, 1, 1)
 
 
-@LAYERS.converts(F.linear)
+@LAYERS.lowers(F.linear)
 def _linear(b: Builder, input: PermutedView, weight: Parameter, bias: Parameter | None = None) -> PermutedView:
     parameters = as_parameters(weight, bias)
-    refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F]; flatten its input")
+    require(len(as_tensor(input).shape) == 1, "it needs features [n, F]; flatten its input")
     return b.emit("convolution", [input], parameters=parameters, integers=_ONE_BY_ONE)
 
 
-@LAYERS.converts(torch.matmul, torch.mm, torch.mv, operator.matmul, "matmul", "mm", "mv")
+@LAYERS.lowers(torch.matmul, torch.mm, torch.mv, operator.matmul, "matmul", "mm", "mv")
 def _product(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
-    """Convert `x @ w`: a matrix [in, out] is a transposed convolution, a vector [in] a convolution to one channel."""
+    """Lower `x @ w`: a matrix [in, out] is a transposed convolution, a vector [in] a convolution to one channel."""
     parameters = as_parameters(weight)
-    refuse_unless(len(as_tensor(input).shape) == 1, "it needs features [n, F] on the left")
+    require(len(as_tensor(input).shape) == 1, "it needs features [n, F] on the left")
     kind = "convolution" if len(weight.shape) == 1 else "transposed_convolution"
     return b.emit(kind, [input], parameters=[*parameters, None], integers=_ONE_BY_ONE)
 
@@ -115,7 +115,7 @@ def _normalize(
     return b.emit("normalization", [x], parameters=parameters, integers=integers, numbers=[eps])
 
 
-@LAYERS.converts(F.layer_norm)
+@LAYERS.lowers(F.layer_norm)
 def _layer_norm(
     b: Builder,
     input: PermutedView,
@@ -126,13 +126,13 @@ def _layer_norm(
 ) -> PermutedView:
     shape = as_tensor(input).shape
     trailing = len(normalized_shape)
-    refuse_unless(trailing <= len(shape), "it normalises over the images of a batch")
+    require(trailing <= len(shape), "it normalises over the images of a batch")
     channels = shape[0] if trailing == len(shape) else 1
     positions = math.prod(shape[-trailing:]) // channels
     return _normalize(b, input, weight, bias, eps, channels=channels, positions=positions, per_element=True)
 
 
-@LAYERS.converts(F.group_norm)
+@LAYERS.lowers(F.group_norm)
 def _group_norm(
     b: Builder,
     input: PermutedView,
@@ -145,7 +145,7 @@ def _group_norm(
     return _normalize(b, input, weight, bias, eps, channels=shape[0] // num_groups, positions=math.prod(shape[1:]))
 
 
-@LAYERS.converts(F.instance_norm)
+@LAYERS.lowers(F.instance_norm)
 def _instance_norm(
     b: Builder,
     input: PermutedView,
@@ -157,12 +157,12 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> PermutedView:
-    refuse_unless(use_input_stats, "it normalises by running statistics")
-    refuse_unless_images(input)
+    require(use_input_stats, "it normalises by running statistics")
+    require_images(input)
     return _normalize(b, input, weight, bias, eps, channels=1, positions=math.prod(input.shape[1:]))
 
 
-@LAYERS.converts(F.batch_norm)
+@LAYERS.lowers(F.batch_norm)
 def _batch_norm(
     b: Builder,
     input: PermutedView,
@@ -174,12 +174,12 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> PermutedView:
-    refuse_unless(training, "it normalises by running statistics")
+    require(training, "it normalises by running statistics")
     positions = math.prod(as_tensor(input).shape[1:])
     return _normalize(b, input, weight, bias, eps, channels=1, positions=positions, across_images=True)
 
 
-# Functions of one element
+# Activations
 
 
 def _activation(
@@ -195,67 +195,67 @@ def _activation(
     )
 
 
-LAYERS.enter(lambda b, input, inplace=False: _activation(b, input, "relu"), F.relu, torch.relu, torch.relu_)
-LAYERS.enter(lambda b, input: _activation(b, input, "relu"), "relu", "relu_")
-LAYERS.enter(
+LAYERS.register(lambda b, input, inplace=False: _activation(b, input, "relu"), F.relu, torch.relu, torch.relu_)
+LAYERS.register(lambda b, input: _activation(b, input, "relu"), "relu", "relu_")
+LAYERS.register(
     lambda b, input, negative_slope=0.01, inplace=False: _activation(b, input, "leaky_relu", negative_slope),
     F.leaky_relu,
     F.leaky_relu_,
 )
-LAYERS.enter(
+LAYERS.register(
     lambda b, input, alpha=1.0, inplace=False: _activation(b, input, "elu", alpha),
     F.elu,
     F.elu_,
 )
-LAYERS.enter(lambda b, input, inplace=False: _activation(b, input, "silu"), F.silu)
-LAYERS.enter(
+LAYERS.register(lambda b, input, inplace=False: _activation(b, input, "silu"), F.silu)
+LAYERS.register(
     lambda b, input, *, approximate="none": _activation(b, input, "gelu" if approximate == "none" else "gelu_tanh"),
     F.gelu,
 )
-LAYERS.enter(
+LAYERS.register(
     lambda b, input, beta=1.0, threshold=20.0: _activation(b, input, "softplus", beta, threshold),
     F.softplus,
 )
-LAYERS.enter(lambda b, input: _activation(b, input, "tanh"), torch.tanh, F.tanh, "tanh", "tanh_")
-LAYERS.enter(lambda b, input: _activation(b, input, "sigmoid"), torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")
+LAYERS.register(lambda b, input: _activation(b, input, "tanh"), torch.tanh, F.tanh, "tanh", "tanh_")
+LAYERS.register(lambda b, input: _activation(b, input, "sigmoid"), torch.sigmoid, F.sigmoid, "sigmoid", "sigmoid_")
 
 
-@LAYERS.converts(F.prelu, torch.prelu, "prelu")
+@LAYERS.lowers(F.prelu, torch.prelu, "prelu")
 def _prelu(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
     as_parameters(weight)
     return _activation(b, input, "prelu", slope=weight)
 
 
-@LAYERS.converts(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
+@LAYERS.lowers(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 def _dropout(
     b: Builder, input: PermutedView, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> PermutedView:
-    refuse_unless(not training or p == 0, "it draws random numbers; call .eval() on it, or leave it out")
+    require(not training or p == 0, "it draws random numbers; call .eval() on it, or leave it out")
     return input
 
 
-# Maps of positions
+# Pooling, interpolation and padding
 
 
-def _maps_positions(function: Callable[..., Tensor]) -> Converter:
-    def convert(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
+def _maps_positions(function: Callable[..., Tensor]) -> LoweringRule:
+    def lower(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
         shape = as_tensor(input).shape
-        refuse_unless(len(shape) == len(b.output_shape) == 3, "it needs images [n, C, H, W]")
+        require(len(shape) == len(b.output_shape) == 3, "it needs images [n, C, H, W]")
         found = None
         if shape[0] == b.output_shape[0]:
             found = position_map(lambda images: function(images, *args, **kwargs), *shape[1:])
         if found is None:
-            raise Unsupported("it is no linear map along rows and columns")
+            raise Unsupported("it is not a linear map along rows and columns")
         return b.emit("resample", [input], integers=(*found.offsets, *found.columns), numbers=found.weights)
 
-    return convert
+    return lower
 
 
 for _function in (F.interpolate, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad):
-    LAYERS.enter(_maps_positions(_function), _function)
+    LAYERS.register(_maps_positions(_function), _function)
 
 
-@LAYERS.converts(F.max_pool2d, torch.max_pool2d)
+@LAYERS.lowers(F.max_pool2d, torch.max_pool2d)
 def _max_pool(
     b: Builder,
     input: PermutedView,
@@ -263,19 +263,19 @@ def _max_pool(
     stride: Pair | None = None,
     padding: Pair = 0,
     dilation: Pair = 1,
-    ceil_mode: bool = False,  # shows in the shape of the output
+    ceil_mode: bool = False,  # implied by the output's shape
     return_indices: bool = False,
 ) -> PermutedView:
-    refuse_unless_images(input)
+    require_images(input)
     kernel = _pair(kernel_size)
     strides = _pair(stride) if stride else kernel
     return b.emit("max_pool", [input], integers=(*kernel, *strides, *_pair(padding), *_pair(dilation)))
 
 
-@LAYERS.converts(F.adaptive_max_pool2d)
+@LAYERS.lowers(F.adaptive_max_pool2d)
 def _adaptive_max_pool(b: Builder, input: PermutedView, output_size: Any, return_indices: bool = False) -> PermutedView:
-    refuse_unless_images(input)
+    require_images(input)
     sides = list(zip(input.shape[1:], b.output_shape[1:], strict=True))
-    refuse_unless(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")
+    require(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")
     kernel = tuple(size // out for size, out in sides)
     return b.emit("max_pool", [input], integers=(*kernel, *kernel, 0, 0, 1, 1))

@@ -1,4 +1,4 @@
-"""Turn a module into a plan: trace it, then convert node by node."""
+"""Lowering of a module to a plan: trace it, then lower the graph node by node."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .types import Plan, PlanError
 def make_plan(
     module: nn.Module, layout: FlatLayout, input_shape: Sequence[int], name: str = "network", output: str | None = None
 ) -> Plan:
-    """Express a module in the operations of the native engine.
+    """Lower a module to the operations of the native engine.
 
     Args:
         module: takes `[n, *input_shape]`.
         layout: the layout of its flat parameters.
         input_shape: `(latent_dim,)` or `(C, H, W)`.
         name: what to call the module in messages.
-        output: "images" or "scores" where the network must return [n, C, H, W], or [n] or [n, 1].
+        output: "images" to require [n, C, H, W], "scores" to require [n] or [n, 1]; None for any output.
 
     Raises:
-        PlanError: a layer that the engine does not know, by name, and why.
+        PlanError: the engine does not support a layer; names it and says why.
     """
     if len(input_shape) not in (1, 3):
         raise PlanError(
@@ -49,7 +49,7 @@ def _plan(
     parameters = {n: Parameter(slot.offset, slot.shape) for slot in layout.slots for n in slot.names}
     example = next(node.meta["value"] for node in graph.nodes if node.op == "placeholder")
     builder = Builder(input_shape, images, example.dtype)
-    known: dict[fx.Node, Any] = {}
+    lowered: dict[fx.Node, Any] = {}
     needed = _needed(graph)
     for node in graph.nodes:
         if node not in needed:
@@ -59,13 +59,13 @@ def _plan(
         builder.name = path if kind.__module__.startswith("torch.nn") else f"{path}:{called}".lstrip(":")
         try:
             if node.op == "output":
-                result = builder.materialize(_result(node, known, output))
+                result = builder.materialize(_result(node, lowered, output))
             else:
-                known[node] = _convert(node, builder, known, parameters)
-        except Unsupported as refusal:
+                lowered[node] = _lower(node, builder, lowered, parameters)
+        except Unsupported as unsupported:
             if kind is nn.Module:  # called outside any layer
                 path, kind = "", type(module)
-            raise PlanError(describe(name, path, kind, called), str(refusal)) from None
+            raise PlanError(describe(name, path, kind, called), str(unsupported)) from None
     return Plan(tuple(builder.values), tuple(builder.operations), builder.input.value, result.value, layout.numel)
 
 
@@ -78,8 +78,8 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return needed
 
 
-def _result(node: fx.Node, known: dict[fx.Node, Any], output: str | None) -> PermutedView:
-    result = known.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+def _result(node: fx.Node, lowered: dict[fx.Node, Any], output: str | None) -> PermutedView:
+    result = lowered.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     if not isinstance(result, PermutedView):
         raise Unsupported("it returns something else than one tensor that depends on its input")
     if output == "images" and len(result.shape) != 3:
@@ -89,15 +89,15 @@ def _result(node: fx.Node, known: dict[fx.Node, Any], output: str | None) -> Per
     return result
 
 
-def _convert(
-    node: fx.Node, builder: Builder, known: dict[fx.Node, Any], parameters: dict[str, Parameter]
+def _lower(
+    node: fx.Node, builder: Builder, lowered: dict[fx.Node, Any], parameters: dict[str, Parameter]
 ) -> PermutedView | Parameter | Constant:
     if node.op == "placeholder":
         return builder.input
     if node.op == "get_attr":
         name = str(node.target)
         return parameters.get(name) or Constant(name)
-    args, kwargs = tree_map(lambda a: known[a] if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
+    args, kwargs = tree_map(lambda a: lowered[a] if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
     operands = tree_leaves((args, kwargs))
     if not any(isinstance(x, PermutedView) for x in operands):
         return _viewed(node, args[0])
@@ -106,21 +106,27 @@ def _convert(
         raise Unsupported("it mixes the images of a batch, or returns several tensors")
     if value.dtype != builder.dtype:
         raise Unsupported(f"it changes {builder.dtype} to {value.dtype}")
-    converter = LAYERS.find(node.op, node.target) or TENSORS.find(node.op, node.target)
-    if converter is None:
+    rule = LAYERS.find(node.op, node.target) or TENSORS.find(node.op, node.target)
+    if rule is None:
         raise Unsupported("the native engine does not know it")
     builder.output_shape = tuple(value.shape[1:])
     try:
-        return converter(builder, *args, **kwargs)
-    except Unsupported as refusal:
+        return rule(builder, *args, **kwargs)
+    except Unsupported as unsupported:
         constants = [x.name for x in operands if isinstance(x, Constant)]
-        raise Unsupported(f"{refusal} (it reads {constants[0]!r}, no parameter)") if constants else refusal from None
+        raise (
+            Unsupported(f"{unsupported} (it reads {constants[0]!r}, no parameter)") if constants else unsupported
+        ) from None
     except TypeError as error:
         raise Unsupported(f"it is called with arguments that the native engine does not know ({error})") from error
 
 
 def _viewed(node: fx.Node, source: Any) -> Parameter:
-    """Return a parameter in another shape, the same elements in the same order."""
+    """Return a contiguous view of a parameter, in its new shape.
+
+    Raises:
+        Unsupported: anything else that is computed from parameters and constants alone.
+    """
     value = node.meta["value"]
     if isinstance(source, Parameter) and isinstance(value, Tensor) and not node.meta["wrote"]:
         same_memory = memory(value) == memory(node.all_input_nodes[0].meta["value"])

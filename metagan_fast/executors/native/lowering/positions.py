@@ -1,4 +1,4 @@
-"""Layers that map positions linearly, each channel alike, as sparse matrices: pooling, interpolation, padding."""
+"""Sparse matrices of layers that map positions linearly, alike in each channel: pooling, interpolation, padding."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_CHUNK = 64  # unit images a call, so that large images need little memory
-_NOISE = 1e-12  # weights below are rounding
+_CHUNK = 64  # unit images a call; bounds the memory for large images
+_NOISE = 1e-12  # smaller weights are rounding errors
 
 
 class PositionMap(NamedTuple):
-    """A matrix over positions y * W + x, row by row: output position i reads columns[offsets[i] : offsets[i + 1]]."""
+    """CSR matrix over positions y * W + x: output position i reads columns[offsets[i] : offsets[i + 1]]."""
 
     height: int
     width: int
@@ -32,10 +32,10 @@ class PositionMap(NamedTuple):
 
 
 def position_map(function: Callable[[Tensor], Tensor], height: int, width: int) -> PositionMap | None:
-    """Find the matrix of a function of images `[n, 1, H, W]` by its values on unit images; None if it has none.
+    """Return the matrix of a function of images `[n, 1, H, W]`, or None if it is not a separable linear map.
 
-    The matrices of pooling and interpolation are products of one along the rows and one along the columns, so H + W
-    unit images do: those that are 1 along one row, and along one column. The result is checked on random images.
+    Pooling and interpolation are Kronecker products of a map along rows and one along columns, so H + W probes
+    determine the matrix: images that are 1 along one row, or along one column. The result is checked on random images.
     """
     images = torch.zeros(2, 1, height, width, dtype=torch.float64)
     images[1] = 1
@@ -62,7 +62,7 @@ def _responses(function: Callable[[Tensor], Tensor], units: Tensor) -> Tensor:
 
 
 def _product(rows: Tensor, columns: Tensor) -> PositionMap:
-    """Return the product of matrices [H, height] and [W, width] (input position, output position)."""
+    """Return the Kronecker product of matrices [H, height] and [W, width], indexed (input, output)."""
     width_in, (height, width) = columns.shape[0], (rows.shape[1], columns.shape[1])
     y_out, y = (rows.T.abs() > _NOISE).nonzero(as_tuple=True)
     x_out, x = (columns.T.abs() > _NOISE).nonzero(as_tuple=True)

@@ -1,4 +1,4 @@
-"""Converters: how to express a call of a function of PyTorch in operations, and what they ask of its arguments."""
+"""Registry of lowering rules, from PyTorch functions and tensor methods to operations, and their argument checks."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from typing import Any
 
 from .builder import Parameter, PermutedView, Unsupported
 
-Converter = Callable[..., PermutedView]
-"""Takes the builder, then the function's own arguments."""
+LoweringRule = Callable[..., PermutedView]
+"""Function of the builder and the arguments of the lowered call; emits operations and returns the result."""
 
 
-class Converters:
-    """A table of converters, by function and by name of a tensor's method."""
+class LoweringRules:
+    """Lowering rules by function and by name of a tensor method."""
 
     def __init__(self) -> None:
-        self._functions: dict[Any, Converter] = {}
-        self._methods: dict[str, Converter] = {}
+        self._functions: dict[Any, LoweringRule] = {}
+        self._methods: dict[str, LoweringRule] = {}
 
-    def find(self, op: str, target: Any) -> Converter | None:
-        """Return the converter of a node of a traced graph."""
+    def find(self, op: str, target: Any) -> LoweringRule | None:
+        """Return the rule for a node of a traced graph, None if there is none."""
         return self._methods.get(target) if op == "call_method" else self._functions.get(target)
 
-    def enter(self, converter: Converter, *targets: Any) -> None:
-        """Enter a converter under functions and under names of methods."""
+    def register(self, rule: LoweringRule, *targets: Any) -> None:
+        """Register a rule for functions and for names of tensor methods."""
         for target in targets:
-            table: dict[Any, Converter] = self._methods if isinstance(target, str) else self._functions
-            table[target] = converter
+            table: dict[Any, LoweringRule] = self._methods if isinstance(target, str) else self._functions
+            table[target] = rule
 
-    def converts(self, *targets: Any) -> Callable[[Converter], Converter]:
-        """Enter the function below as a converter."""
+    def lowers(self, *targets: Any) -> Callable[[LoweringRule], LoweringRule]:
+        """Register the decorated function as a rule."""
 
-        def decorate(converter: Converter) -> Converter:
-            self.enter(converter, *targets)
-            return converter
+        def decorate(rule: LoweringRule) -> LoweringRule:
+            self.register(rule, *targets)
+            return rule
 
         return decorate
 
 
-def refuse_unless(condition: bool, reason: str) -> None:
-    """Raise Unsupported with the reason."""
+def require(condition: bool, reason: str) -> None:
+    """Raise Unsupported with the reason if the condition is false."""
     if not condition:
         raise Unsupported(reason)
 
 
 def as_tensor(x: Any) -> PermutedView:
-    """Return an argument that must be a tensor of the network."""
-    refuse_unless(isinstance(x, PermutedView), "its input is not a tensor of the network")
+    """Return an argument that must depend on the network's input."""
+    require(isinstance(x, PermutedView), "its input is not a tensor of the network")
     return x
 
 
-def refuse_unless_images(x: Any) -> None:
-    """Raise Unsupported for an argument that is no tensor of images."""
-    refuse_unless(len(as_tensor(x).shape) == 3, "it needs images [n, C, H, W]")
+def require_images(x: Any) -> None:
+    """Raise Unsupported unless an argument holds images."""
+    require(len(as_tensor(x).shape) == 3, "it needs images [n, C, H, W]")
 
 
 def as_parameters(*values: Any) -> list[Parameter | None]:
     """Return arguments that must be parameters, or None."""
     ours = all(value is None or isinstance(value, Parameter) for value in values)
-    refuse_unless(ours, "its weights are computed, not parameters")
+    require(ours, "its weights are computed, not parameters")
     return list(values)

@@ -1,4 +1,4 @@
-"""Plans in words and numbers."""
+"""Reports on plans: a table of operations, and the arithmetic of an inner step."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def inner_step_multiply_adds(
 ) -> int:
     """Return the multiply-adds of one inner step of one task, on `images` images an update.
 
-    The discriminator's update: fake images; forward of real and fake; their weight gradients and, but for the first
-    layer, data gradients. A penalty on the input gradient adds, at its own points, forward, the gradient by the image,
-    the tangent along it and one reverse pass: two weight gradients and a data gradient. The generator's update: forward
-    through both networks, data gradients back through the discriminator, both gradients of the generator.
+    Discriminator update: generator forward; forward of real and fake images; their weight gradients and, except in
+    the first layer, data gradients. A gradient penalty adds, at its own points: forward, the gradient by the image, the
+    tangent along it and one reverse pass (two weight gradients and a data gradient). Generator update: forward through
+    both networks, data gradients back through the discriminator, weight and data gradients of the generator.
     """
     (g, g_first), (d, d_first) = _costs(generator), _costs(discriminator)
     update_d = g + 4 * d + 2 * (d - d_first)
@@ -41,7 +41,7 @@ def inner_step_multiply_adds(
 
 
 def _costs(plan: Plan) -> tuple[int, int]:
-    """Return the multiply-adds of all operations and of those that read the input."""
+    """Return the multiply-adds of all operations, and of the operations that read the input."""
     costs = [(plan.multiply_adds(op), plan.input in op.inputs) for op in plan.operations]
     return sum(cost for cost, _ in costs), sum(cost for cost, reads_input in costs if reads_input)
 

@@ -1,13 +1,13 @@
-"""Trace a module with torch.fx, shapes known: what is not a tensor is a plain Python number while it is traced.
+"""Shape-specialised tracing of a module with torch.fx: shapes are plain Python numbers during the trace.
 
-Every call is also run on example tensors of arbitrary values, so `x.shape`, `x.size(0)` and what is computed from them
-are numbers, and Python's own control flow on them works. What would read values stops the trace. The meta device would
-do for that, but its kernels are written in Python and import a compiler, which takes seconds; instead the few functions
-that take long only make their output.
+Every call also runs on example tensors of arbitrary values, so `x.shape`, `x.size(0)` and all that is computed from
+them are numbers, and Python control flow on them works. Reading a tensor's values stops the trace. Examples are not on
+the meta device, whose kernels are written in Python and import a compiler, which takes seconds; instead the few
+expensive functions only allocate their output.
 
-`fx.Tracer.trace` would replace `nn.Module.__call__` and `__getattr__` for the whole process meanwhile, and break what
-other threads run. Here the traced module is a copy, whose parts are of classes of their own that report their calls,
-and whose parameters and buffers are set to proxies.
+`fx.Tracer.trace` patches `nn.Module.__call__` and `__getattr__` for the whole process, which breaks other threads. Here
+the traced module is a copy: its submodules get subclasses that report their calls, its parameters and buffers become
+proxies.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ...._utils.draws import DrawsRandomNumbersError, NoDraws
 from ...._utils.modules import copy_module, use_batch_statistics
 from .types import PlanError
 
-_ABOUT_SHAPES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"}
-"""What may return something else than tensors."""
+_SHAPE_QUERIES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"}
+"""Functions whose result may be no tensor, since it depends on shapes and dtypes alone."""
 
 
 class _Value(fx.Proxy):
-    """A tensor on its way through the trace, with an example of it."""
+    """Proxy of a tensor with an example of its value."""
 
     value: Any
 
@@ -62,10 +62,10 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Trace into every module and keep, with each node, its example `value`, its `layer` and what it `wrote`.
+    """Tracer into every submodule; records each node's example `value`, its `layer` and the memory it `wrote`.
 
     Args:
-        network: a copy of the module that nothing else uses; it is changed.
+        network: a private copy of the module; modified.
         example: its input.
         name: what to call it in messages.
     """
@@ -77,7 +77,7 @@ class _Tracer(fx.Tracer):
         self.example = example
         self.name = name
         self.submodule_paths = {part: path for path, part in network.named_modules()}
-        self.tensor_attrs = {}  # which fx fills with script objects
+        self.tensor_attrs = {}  # fx.Tracer.create_arg looks up script objects in it
         self.tensors: dict[str, Tensor] = {}
         self.proxies: dict[int, _Value] = {}  # by the identity of the tensor
         self.inputs = self.create_proxy("placeholder", "inputs", (), {})
@@ -88,7 +88,7 @@ class _Tracer(fx.Tracer):
             part.__class__ = self._reporting(type(part))
 
     def record(self) -> fx.Graph:
-        """Call the network and return what it does."""
+        """Call the network and return the graph of its operations."""
         self.create_node("output", "output", (self.create_arg(self.root(self.inputs)),), {})
         return self.graph
 
@@ -99,7 +99,7 @@ class _Tracer(fx.Tracer):
         return self.proxies[id(tensor)]
 
     def _reporting(self, kind: type[nn.Module]) -> type[nn.Module]:
-        """Return a class like `kind` whose calls go through `call_module`, and whose tensors may become proxies."""
+        """Return a subclass of `kind` whose calls go through `call_module` and whose attributes accept proxies."""
 
         def call(part: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self.call_module(part, partial(kind.__call__, part), args, kwargs)
@@ -137,7 +137,7 @@ class _Tracer(fx.Tracer):
         except DrawsRandomNumbersError:
             raise PlanError(describe(self.name, *self.layer(), function_name(proxy.node)), _DRAWS) from None
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-            if function_name(proxy.node) not in _ABOUT_SHAPES:
+            if function_name(proxy.node) not in _SHAPE_QUERIES:
                 raise ValueError(f"{function_name(proxy.node)} reads the values of a tensor")
             self.graph.erase_node(proxy.node)
             return value
@@ -156,10 +156,10 @@ class _Tracer(fx.Tracer):
             return self.tensors[target]
         if kind == "call_method":
             return getattr(args[0], target)(*args[1:], **kwargs)
-        return _SHORT_CUTS.get(target, target)(*args, **kwargs)
+        return _EXAMPLE_FUNCTIONS.get(target, target)(*args, **kwargs)
 
     def layer(self) -> tuple[str, type[nn.Module]]:
-        """Return the innermost module that is being called: its qualified name and its type."""
+        """Return the qualified name and type of the innermost module being called."""
         return next(reversed(self.module_stack.values())) if self.module_stack else ("", nn.Module)
 
     def call_module(
@@ -169,7 +169,7 @@ class _Tracer(fx.Tracer):
             return super().call_module(m, forward, args, kwargs)
         except PlanError:
             raise
-        except Exception as error:  # whatever a module may raise: the innermost one is the culprit
+        except Exception as error:  # user code may raise anything; report the innermost module
             if isinstance(error, DrawsRandomNumbersError):
                 error = ValueError(_DRAWS)
             reason = str(error).strip().splitlines()
@@ -181,11 +181,11 @@ _DRAWS = "it draws random numbers; call .eval() on it, or leave it out"
 
 
 def trace(module: nn.Module, input_shape: tuple[int, ...], images: int, name: str) -> fx.Graph:
-    """Trace a module on `images` rows of `input_shape`; other threads may run it meanwhile.
+    """Trace a module on `images` rows of `input_shape`; other threads may run the module at the same time.
 
     Returns:
-        The graph. Its nodes know an example `value`, the `layer` that calls them and the memory that
-        they `wrote`; parameters go by their names.
+        The graph. Each node's `meta` holds an example `value`, the calling `layer` and the memory that the node
+        `wrote`; parameters are "get_attr" nodes by name.
 
     Raises:
         PlanError: the module cannot be traced.
@@ -203,13 +203,13 @@ def trace(module: nn.Module, input_shape: tuple[int, ...], images: int, name: st
 
 
 def describe(name: str, path: str, kind: type, function: str = "") -> str:
-    """Return how messages call a layer: the generator's 'blocks.0.pool' (AvgPool2d)."""
+    """Return a layer's name in messages: the generator's 'blocks.0.pool' (AvgPool2d)."""
     layer = f"the {name}'s {path!r}" if path else f"the {name}"
     return f"{layer} ({kind.__name__}{', ' + function if function else ''})"
 
 
 def _blank_copy(module: nn.Module) -> nn.Module:
-    """Copy a module but for its parameters' values; batch norm uses the batch, as everywhere here."""
+    """Copy a module with uninitialised parameters and with batch norm on batch statistics."""
     return use_batch_statistics(copy_module(module, lambda p: torch.empty(p.shape, dtype=p.dtype)))
 
 
@@ -255,7 +255,7 @@ def _check_sizes(got: int, expected: int) -> None:
         raise ValueError(f"it takes {expected} channels or features, not {got}")
 
 
-_SHORT_CUTS: dict[Any, Callable[..., Tensor]] = {
+_EXAMPLE_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
     F.linear: _linear_example,
     F.conv2d: _convolution_example,
     F.conv_transpose2d: _transposed_example,
@@ -263,12 +263,12 @@ _SHORT_CUTS: dict[Any, Callable[..., Tensor]] = {
 
 
 def memory(value: Any) -> int | None:
-    """Identify the memory of a tensor; views share it."""
+    """Return an identifier of a tensor's storage, the same for all its views; None for other values."""
     return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 def _check_writes(graph: fx.Graph, name: str) -> None:
-    """Raise PlanError where a value is overwritten and then read again: operations make fresh values."""
+    """Raise PlanError if a value is read after it is overwritten: operations of a plan never write in place."""
     nodes = list(graph.nodes)
     order = {node: i for i, node in enumerate(nodes)}
     for node in nodes:
@@ -282,5 +282,5 @@ def _check_writes(graph: fx.Graph, name: str) -> None:
 
 
 def function_name(node: fx.Node) -> str:
-    """Return what a node calls."""
+    """Return the name of the function or method that a node calls."""
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))

@@ -1,4 +1,4 @@
-"""What a network is to the native engine: values, and the operations that make one from others."""
+"""Plan of a network for the native engine: values, and the operations that compute them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 Shape = tuple[int, int, int]
-"""Channels, height, width of one image's part of a value; F features are (F, 1, 1)."""
+"""Channels, height, width of one image's slice of a value; F features are (F, 1, 1)."""
 
 ACTIVATIONS = (
     "relu",
@@ -21,11 +21,11 @@ ACTIVATIONS = (
     "tanh",
     "sigmoid",
 )
-"""The functions of an "activation", each in the place of its code."""
+"""Functions of an "activation"; the index is the function's code in the engine."""
 
 
 class PlanError(ValueError):
-    """Say which layer of a network the native engine cannot express, and why."""
+    """A layer that the native engine does not support, and why."""
 
     def __init__(self, layer: str, reason: str) -> None:
         super().__init__(f"{layer}: {reason}")
@@ -35,31 +35,31 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Operation:
-    """Make one value from others.
+    """One operation of a plan.
 
     - "convolution", "transposed_convolution": parameters weight `[out, in, kh, kw]`, or `[in, out, kh, kw]` transposed,
-      and bias; integers kernel, strides, padding, dilation (height and width of each). An output padding shows in the
-      output's shape; a linear layer is a 1x1 convolution.
-    - "normalization": subtract the mean and divide by sqrt(biased variance + eps) over sets of consecutive channels and
-      positions. Parameters weight and bias; integers channels a set, positions a set, 1 if a set runs over all images,
-      what the parameters belong to (0: there are none; 1: channels; 2: elements, modulo the last integer), their size;
+      and bias; integers kernel, strides, padding, dilation (height and width of each). Output padding is implied by
+      the output's shape; a linear layer is a 1x1 convolution.
+    - "normalization": subtract the mean and divide by sqrt(biased variance + eps) over groups of consecutive channels
+      and positions. Parameters weight and bias; integers channels a group, positions a group, 1 if a group spans all
+      images, granularity of the parameters (0: none; 1: a channel; 2: an element, modulo the last integer), their size;
       numbers eps.
-    - "activation": parameters the slope (of "prelu"); integers place in `ACTIVATIONS`, how many slopes (1 or as many as
-      channels); numbers the function's constants.
-    - "resample": the same linear map of positions y * W + x for each channel, a sparse matrix by rows: integers
+    - "activation": parameters the slope (of "prelu"); integers index in `ACTIVATIONS`, number of slopes (1 or one a
+      channel); numbers the function's constants.
+    - "resample": one linear map of positions y * W + x for all channels, a sparse matrix in CSR form: integers row
       offsets `[Hout * Wout + 1]`, then the input position of each entry; numbers the entries. A row may be empty.
-    - "permute": element j reads element integers[j] of the input, row-major in (C, H, W); none: they stay as they lie.
-    - "max_pool": integers kernel, strides, padding (which is -inf), dilation.
+    - "permute": element j reads element integers[j] of the input, row-major in (C, H, W); no integers: identity order.
+    - "max_pool": integers kernel, strides, padding (with -inf), dilation.
     - "combine": the sum of factor * input; numbers one factor an input, then a constant that is added.
     - "concatenate": along the channels.
 
     Attributes:
-        kind: one of these.
-        inputs: the values it reads.
-        output: the value it makes, read by nothing before.
-        parameters: offsets in the flat buffer, -1 where there is none.
+        kind: one of the above.
+        inputs: indices of the values it reads.
+        output: index of the value it writes; each value is written once.
+        parameters: offsets in the flat buffer, -1 for an absent one.
         integers, numbers: settings.
-        name: the layer it comes from.
+        name: qualified name of the layer it is lowered from.
     """
 
     kind: str
@@ -78,12 +78,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Plan:
-    """Hold the operations of a network in the order in which they run.
+    """Operations of a network in execution order.
 
     Attributes:
         values: the shape of each value.
-        operations: what makes them.
-        input, output: where images or latents come in, and where the result is.
+        operations: the operations, each reading only values that earlier ones write.
+        input, output: indices of the network's input (images or latents) and output.
         numel: size of the flat parameters.
     """
 
@@ -95,12 +95,12 @@ class Plan:
 
     @property
     def input_shape(self) -> Shape:
-        """What the network takes, an image."""
+        """Shape of one image or latent vector of the network's input."""
         return self.values[self.input]
 
     @property
     def output_shape(self) -> Shape:
-        """What the network returns, an image."""
+        """Shape of the network's output for one image."""
         return self.values[self.output]
 
     def to_core(self) -> dict[str, Any]:
@@ -114,26 +114,26 @@ class Plan:
         }
 
     def multiply_adds(self, operation: Operation) -> int:
-        """Return the multiply-adds of an operation's way forward, an image; taps on padding do not count."""
+        """Return the multiply-adds of an operation's forward pass on one image; taps on padding do not count."""
         (channels, *sides), (out, *out_sides) = self.values[operation.inputs[0]], self.values[operation.output]
         if operation.kind == "resample":
             return channels * len(operation.numbers)
         if "convolution" not in operation.kind:
             return 0
         settings = list(zip(*(operation.integers[i : i + 2] for i in range(0, 8, 2)), strict=True))
-        if operation.kind == "transposed_convolution":  # which is the convolution read from its output to its input
+        if operation.kind == "transposed_convolution":  # the adjoint convolution maps its output to its input
             sides, out_sides = out_sides, sides
         return channels * out * math.prod(_taps(*axis) for axis in zip(settings, sides, out_sides, strict=True))
 
     @property
     def takes_one_image(self) -> bool:
-        """Whether no batch norm is left with a single value a channel, whose variance means nothing, by one image."""
+        """True if one image leaves every batch norm more than one value a channel to take a variance of."""
         norms = (op.integers for op in self.operations if op.kind == "normalization")
         return not any(across and channels * positions == 1 for channels, positions, across, *_ in norms)
 
     @property
     def activation_bytes(self) -> int:
-        """What all values of one image take in float32."""
+        """Bytes of all values of one image in float32."""
         return 4 * sum(math.prod(shape) for shape in self.values)
 
 

@@ -1,0 +1,208 @@
+"""Arguments of the engine: loss and inner-loop settings at construction, tensors and sizes of each call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from ... import _native
+from ...inner import InnerLoop
+from ...losses import (
+    FIGR,
+    WGAN,
+    WGANGP,
+    GradientPenalty,
+    Hinge,
+    LeastSquares,
+    Loss,
+    Minimax,
+    NonSaturating,
+    Penalty,
+    RelativisticAverage,
+    ZeroCenteredPenalty,
+)
+from ...noise import Noise
+from ...tasks import TaskBatch
+from ..base import Parameters, one_image_error
+from .lowering import Plan
+
+_OPTIONAL_OUTPUTS = (
+    *("generator", "discriminator", "generator_difference", "discriminator_difference"),
+    "step_losses",
+)
+"""Outputs of an inner loop that are not computed unless the call passes memory for them."""
+
+_Term = tuple[str, float, float]
+"""Function name, factor of the score and, for "half_square", the label."""
+
+
+class _Terms(NamedTuple):
+    """Terms of a loss: the discriminator's for real and for fake scores, and the generator's for fake scores."""
+
+    real: _Term
+    fake: _Term
+    generator: _Term
+
+
+def _linear(factor: float) -> _Term:
+    return "linear", factor, 0.0
+
+
+def _softplus(factor: float) -> _Term:
+    return "softplus", factor, 0.0
+
+
+_TERMS: dict[type[Loss], _Terms] = {
+    Minimax: _Terms(_softplus(-1), _softplus(1), ("negative_softplus", 1, 0.0)),
+    NonSaturating: _Terms(_softplus(-1), _softplus(1), _softplus(-1)),
+    RelativisticAverage: _Terms(_softplus(-1), _softplus(1), _softplus(-1)),
+    Hinge: _Terms(("hinge", -1, 0.0), ("hinge", 1, 0.0), _linear(-1)),
+    WGAN: _Terms(_linear(-1), _linear(1), _linear(-1)),
+    WGANGP: _Terms(_linear(-1), _linear(1), _linear(-1)),
+    FIGR: _Terms(_linear(0.5), _linear(-0.5), _linear(1)),
+}
+
+
+@dataclass(frozen=True)
+class CallBuilder:
+    """Builds the engine's calls for two networks, and checks that images and noise fit them.
+
+    Attributes:
+        generator, discriminator: the plans of the networks.
+        loss: the GAN loss of the inner loop.
+        inner: the inner loop's settings.
+        latent_dim: elements of a latent vector.
+    """
+
+    generator: Plan
+    discriminator: Plan
+    loss: Loss
+    inner: InnerLoop
+    latent_dim: int
+
+    def inner_call(self, initial: Parameters, batch: TaskBatch, noise: Noise) -> _native.EngineCall:
+        """Return a call with the inputs of an inner loop and no outputs.
+
+        Raises:
+            ValueError: the images or the noise do not fit the networks.
+        """
+        self._check_images(batch)
+        tasks, steps, critic_steps = batch.tasks, noise.steps, self.inner.critic_steps
+        rows = noise.generator_latents.shape[2]
+        self._check_rows(rows)
+        call = _native.EngineCall(
+            threads=_native.threads(),
+            tasks=tasks,
+            shots=batch.shots,
+            batch=rows,
+            steps=steps,
+            generator_lrs=tuple(self.inner.generator_rate(step) for step in range(steps)),
+            discriminator_lrs=tuple(self.inner.discriminator_rate(step) for step in range(steps)),
+            updates_done=(0, 0),
+            generator_buffers=(),
+            discriminator_buffers=(),
+        )
+        for name in _OPTIONAL_OUTPUTS:
+            call.arguments[name] = 0
+        call.read("initial_generator", initial.generator, self.generator.numel)
+        call.read("initial_discriminator", initial.discriminator, self.discriminator.numel)
+        call.read("support", batch.support, tasks, batch.shots, *self.generator.output_shape)
+        if noise.support_index is not None:
+            low, high = noise.support_index.aminmax()
+            if low < 0 or high >= batch.shots:
+                raise ValueError(f"expected noise.support_index in 0 to {batch.shots - 1}, got {low} to {high}")
+        elif rows != batch.shots:
+            raise ValueError(f"expected latents for {batch.shots} support images without a support_index, got {rows}")
+        call.read("support_index", noise.support_index, steps, critic_steps, tasks, rows, dtype=torch.int64)
+        updates = steps, critic_steps, tasks, rows
+        call.read("discriminator_latents", noise.discriminator_latents, *updates, self.latent_dim)
+        call.read("generator_latents", noise.generator_latents, steps, tasks, rows, self.latent_dim)
+        call.read("interpolation", noise.interpolation, *updates)
+        return call
+
+    def read_query(self, call: _native.EngineCall, batch: TaskBatch, noise: Noise, chosen: slice) -> None:
+        """Add the query images, and the noise of the chosen evaluations, to a call."""
+        assert batch.query is not None
+        assert noise.query_discriminator_latents is not None and noise.query_generator_latents is not None
+        assert noise.query_interpolation is not None
+        self._check_images(batch)
+        self._check_rows(batch.query_shots)
+        interpolation = noise.query_interpolation[chosen]
+        sizes = (interpolation.shape[0], batch.tasks, batch.query_shots)
+        call.arguments |= {"query_count": batch.query_shots, "evaluations": sizes[0]}
+        call.arguments |= {"query_adaptation_latents": 0, "query_adaptation_interpolation": 0}
+        call.read("query", batch.query, batch.tasks, batch.query_shots, *self.generator.output_shape)
+        for name in ("query_discriminator_latents", "query_generator_latents"):
+            call.read(name, getattr(noise, name)[chosen], *sizes, self.latent_dim)
+        call.read("query_interpolation", interpolation, *sizes)
+
+    def _check_images(self, batch: TaskBatch) -> None:
+        if batch.image_shape != self.generator.output_shape:
+            raise ValueError(
+                f"the generator makes images of shape {list(self.generator.output_shape)}, the batch holds "
+                f"{list(batch.image_shape)}; build the networks for the data's size and channels"
+            )
+
+    def _check_rows(self, rows: int) -> None:
+        """Raise ValueError if a pass over `rows` images leaves a batch norm with a single value a channel."""
+        check_image_count("generator", self.generator, rows)
+        loss = self.loss
+        always_both = loss.generator_needs_real and not loss.separate_batches and loss.penalty is None
+        check_image_count("discriminator", self.discriminator, 2 * rows if always_both else rows)
+
+
+def check_image_count(name: str, plan: Plan, count: int) -> None:
+    """Raise ValueError if `count` images leave a batch norm of the network with a single value a channel."""
+    if count == 1 and not plan.takes_one_image:
+        raise ValueError(one_image_error(name))
+
+
+def loss_settings(loss: Loss) -> dict[str, Any]:
+    """Return the engine's settings of a loss and its penalty.
+
+    Raises:
+        ValueError: the loss or the penalty is of a class outside `metagan_fast.losses`.
+    """
+    if type(loss) is LeastSquares:
+        labels = loss.real_label, loss.fake_label, loss.generator_label
+        terms = _Terms(*(("half_square", 1.0, float(label)) for label in labels))
+    elif type(loss) in _TERMS:
+        terms = _TERMS[type(loss)]
+    else:
+        raise ValueError(f"the native executor knows the losses of metagan_fast.losses, not {type(loss).__name__}")
+    return terms._asdict() | {
+        "relativistic": int(type(loss) is RelativisticAverage),
+        "separate_batches": int(loss.separate_batches),
+        "clip": float(loss.clip or 0.0),
+        **_penalty_settings(loss.penalty),
+    }
+
+
+def _penalty_settings(penalty: Penalty | None) -> dict[str, Any]:
+    if penalty is None:
+        kind, weight, location = "", 0.0, "interpolate"
+    elif type(penalty) is GradientPenalty:
+        kind, weight, location = penalty.norm, penalty.weight, penalty.location
+    elif type(penalty) is ZeroCenteredPenalty:
+        kind, weight, location = "zero_centered", penalty.weight, penalty.location
+    else:
+        raise ValueError(
+            f"the native executor knows the penalties of metagan_fast.losses, not {type(penalty).__name__}"
+        )
+    return {"penalty": kind, "penalty_weight": float(weight), "penalty_location": location}
+
+
+def inner_settings(inner: InnerLoop) -> dict[str, Any]:
+    """Return the engine's settings of the inner optimizer."""
+    return {
+        "optimizer": inner.optimizer,
+        "momentum": float(inner.momentum_factor),
+        "beta1": float(inner.betas[0]),
+        "beta2": float(inner.betas[1]),
+        "eps": float(inner.eps),
+        "alpha": float(inner.alpha),
+        "weight_decay": float(inner.weight_decay),
+        "critic_steps": inner.critic_steps,
+    }
