@@ -1,4 +1,4 @@
-"""Executors run the inner loops of a task batch: `native` on a CPU, `torch` for any module on any device."""
+"""Executors of the inner loops of a task batch: `native` on a CPU, `torch` for any module on any device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into an executor and what comes out."""
+"""The executor protocol: runs the inner loops of a task batch, with the types that go in and come out."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..tasks import TaskBatch
 GeneratorObjective = Literal["support", "query", "initial"]
 
 LOSSES = ("loss_discriminator", "loss_generator")
-"""The metrics that `InnerLoopResult.history` has of every inner step."""
+"""Metrics recorded for every inner step, the keys of `InnerLoopResult.history`."""
 
 
 class Parameters(NamedTuple):
-    """Flat parameters of the two networks, each `[numel]` or `[tasks, numel]`."""
+    """Flat parameters of both networks, each `[numel]` (one initialisation) or `[tasks, numel]` (one row a task)."""
 
     generator: Tensor
     discriminator: Tensor
 
 
 class TrainStates(NamedTuple):
-    """Both networks on their way through the inner loop."""
+    """Parameters and optimizer state of both networks during the inner loop."""
 
     generator: TrainState
     discriminator: TrainState
@@ -34,11 +34,18 @@ class TrainStates(NamedTuple):
 
 @dataclass(frozen=True)
 class InnerLoopResult:
-    """Hold what an inner loop ends with."""
+    """Adapted networks of every task, with the metrics of the inner loop.
+
+    Attributes:
+        networks: parameters and optimizer state after the last inner step.
+        metrics: `[tasks]` by name: `loss_discriminator`, `loss_generator` and, with a gradient penalty, `penalty` of
+            the last inner step.
+        history: `[steps, tasks]` by name in `LOSSES`: the losses of every inner step.
+    """
 
     networks: TrainStates
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [tasks], of the last inner step
-    history: Mapping[str, Tensor] = field(default_factory=dict)  # name of LOSSES -> [steps, tasks], of every inner step
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    history: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def generator(self) -> Tensor:
@@ -53,24 +60,32 @@ class InnerLoopResult:
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """Hold the direction that is handed to the meta-optimizer."""
+    """Gradient for the meta-optimizer, averaged over tasks.
 
-    generator: Tensor  # [numel]
-    discriminator: Tensor  # [numel]
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)  # name -> [tasks]
-    networks: TrainStates | None = None  # what the inner loop ended with, where its optimizer state is carried on
+    Attributes:
+        generator, discriminator: `[numel]`.
+        metrics: `[tasks]` by name: the inner loop's and, with query images, `query_loss_generator` and
+            `query_loss_discriminator`.
+        networks: adapted networks, whose optimizer state the next inner loop may continue from; None where the executor
+            does not return them.
+    """
+
+    generator: Tensor
+    discriminator: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    networks: TrainStates | None = None
 
 
 @dataclass(frozen=True)
 class QueryObjective:
-    """Say which query losses are differentiated and how.
+    """Meta-objective of MAML and FOMAML: the query losses to differentiate, and to which order.
 
     Args:
-        first_order: take the inner loop's Jacobian as the identity (FOMAML).
-        generator_objective: the discriminator that judges the adapted generator: "support" (adapted on support),
-            "query" (adapted from the initial one on the query images) or "initial".
-        step_weights: weight of the query losses after each inner step; zeros are not evaluated.
-        multi_step: the noise holds one evaluation an inner step, rather than one in all.
+        first_order: treat the inner loop's Jacobian as the identity (FOMAML); else differentiate through it (MAML).
+        generator_objective: discriminator in the generator's query loss: "support" (adapted on the support images),
+            "query" (the initial one adapted on the query images) or "initial".
+        step_weights: `[steps]`, the weight of the query losses after each inner step; zero weights are not evaluated.
+        multi_step: True if the noise holds one query evaluation an inner step, False if it holds one for all.
     """
 
     first_order: bool
@@ -80,36 +95,83 @@ class QueryObjective:
 
 
 class Executor(Protocol):
-    """Run the inner loops of a task batch; `native` and `torch` give the same results to rounding."""
+    """Runs the inner loops of a task batch; `native` and `torch` agree to rounding.
+
+    Images are `[tasks, images, C, H, W]` in [-1, 1]. Parameters, images and noise share one dtype and device. Losses
+    and penalties are means over a task's images, in the units of the loss.
+
+    Attributes:
+        name: "native" or "torch".
+    """
 
     name: str
 
     def inner_loop(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
     ) -> InnerLoopResult:
-        """Adapt the initialisation (`[numel]` each) to every task, in as many steps as `noise` has.
+        """Adapt the initialisation to every task.
 
-        `carried` continues the inner optimizers where another inner loop left them; it is not written to.
+        Args:
+            initial: `[numel]` each.
+            batch: support images `[tasks, shots, C, H, W]`; query images are not read.
+            noise: draws for `noise.steps` inner steps, which set the number of steps.
+            carried: optimizer state that an earlier inner loop ended with, `[tasks, numel]` a buffer, copied; None
+                starts from zeros.
+
+        Returns:
+            Adapted parameters `[tasks, numel]` each, optimizer state and metrics.
+
+        Raises:
+            ValueError: the images or the noise do not fit the networks.
         """
         ...
 
     def query_gradient(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
     ) -> MetaGradient:
-        """Return the mean over tasks of the gradients of the query losses."""
+        """Adapt to every task, then return the gradient of the query losses by the initialisation.
+
+        Args:
+            initial: `[numel]` each.
+            batch: support and query images.
+            noise: draws of the inner loop and of the query evaluations.
+            objective: the query losses, their weights, and the order of differentiation.
+
+        Returns:
+            The mean over tasks, `[numel]` each: the generator's gradient of its own query loss, and likewise the
+            discriminator's; metrics `[tasks]`.
+
+        Raises:
+            ValueError: the images or the noise do not fit the networks, or the executor cannot differentiate through
+                this inner loop.
+        """
         ...
 
     def query_losses(self, params: Parameters, batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
-        """Return the query losses `[tasks]` of adapted parameters `[tasks, numel]`."""
+        """Return `query_loss_generator` and `query_loss_discriminator`, `[tasks]` each.
+
+        Args:
+            params: adapted parameters, `[tasks, numel]` each.
+            batch: query images `[tasks, query, C, H, W]`; support images are not read.
+            noise: its last query evaluation is used.
+        """
         ...
 
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
-        """Return images `[tasks, n, C, H, W]` from parameters `[tasks, numel]` and latents `[tasks, n, latent]`."""
+        """Return images `[tasks, n, C, H, W]`.
+
+        Args:
+            generator: parameters, `[tasks, numel]`.
+            latents: `[tasks, n, latent]`.
+
+        Raises:
+            ValueError: n is 1 and the generator's batch norm needs at least 2 images.
+        """
         ...
 
 
 def one_image_error(name: str) -> str:
-    """Return what to say where a network cannot normalise over a batch of a single image."""
+    """Return the error text for a batch norm over a single value a channel."""
     return (
         f"the {name} normalises over the images of a batch and got a single one; expected at least 2: give it more "
         "shots, query images, rows of a mini-batch or samples, or a normalisation within an image"

@@ -1,4 +1,4 @@
-"""Which executor runs the inner loops: the one that the settings ask for, or the best one that can."""
+"""Executor selection: the one asked for by name, or for "auto" the native one with the torch one as fallback."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ EXECUTORS = ("auto", "torch", "native")
 PRECISIONS = ("float32", "bf16")
 
 
-class Choice(NamedTuple):
-    """An executor and, where it is the torch one, why it is no better one."""
+class Selection(NamedTuple):
+    """The executor, and why native was rejected ("" if it was not)."""
 
     executor: Executor
-    why_torch: str
+    rejection: str
 
 
 def choose(
@@ -41,36 +41,47 @@ def choose(
     second_order: bool,
     precision: str,
     allow_random: bool,
-) -> Choice:
-    """Return the executor called `name`, or for "auto" the native one where it can run these networks and settings.
+) -> Selection:
+    """Build the executor called `name`; for "auto", native if it supports the networks and settings, else torch.
+
+    Args:
+        name: one of `EXECUTORS`.
+        modules: generator and discriminator.
+        layouts: their flat layouts, in the same order.
+        params: flat parameters `[numel]` each; only their dtype and device are read.
+        latent_dim: elements of a latent vector.
+        loss: the GAN loss of the inner loop.
+        inner: the inner loop's settings.
+        second_order: True if the meta-gradient goes through the inner loop (MAML).
+        precision: one of `PRECISIONS`.
+        allow_random: let the modules draw random numbers (torch executor only).
 
     Raises:
-        ValueError: the native executor is asked for by name and cannot run them, or the torch one cannot.
+        ValueError: native was asked for by name and does not support them, or the torch executor does not.
     """
-    why_torch = 'executor="torch" was asked for'
+    rejection = 'executor="torch" was asked for'
     if name != "torch":
         like = params.generator
         try:
-            if not _is_native_ground(params):
+            if not _is_float32_on_cpu(params):
                 raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
             if second_order:
                 NativeExecutor.check_second_order(loss, inner)
             native = NativeExecutor(
                 *modules, *layouts, latent_dim=latent_dim, loss=loss, inner=inner, precision=precision
             )
-            return Choice(native, "")
+            return Selection(native, "")
         except ValueError as error:
             if name == "native":
                 raise ValueError(f'executor="native" cannot run this: {error}; use executor="auto"') from error
-            why_torch = str(error)
-            if _is_native_ground(params):
+            rejection = str(error)
+            if _is_float32_on_cpu(params):
                 message = f"the torch executor runs the inner loops, expect less speed: {error}"
                 log_once(logger, logging.WARNING, message)
     autocast = precision == "bf16"
     executor = TorchExecutor(*modules, *layouts, loss=loss, inner=inner, allow_random=allow_random, autocast=autocast)
-    return Choice(executor, why_torch)
+    return Selection(executor, rejection)
 
 
-def _is_native_ground(params: Parameters) -> bool:
-    """Whether the networks are where the native executor works."""
+def _is_float32_on_cpu(params: Parameters) -> bool:
     return params.generator.is_cpu and params.generator.dtype == torch.float32
