@@ -1,17 +1,17 @@
-"""The compiled extension: fused updates over flat buffers, given by address.
+"""The compiled extension: fused updates over flat buffers, and the engine of inner loops; buffers are addresses.
 
-Nothing is checked here beyond what would be a crash to get wrong cheaply; `metagan_fast._native` is the one caller and
-vouches for devices, shapes, strides and lifetimes. Conventions of every op:
+Only `metagan_fast._native` calls it, and guarantees devices, shapes, strides and lifetimes; the extension checks only
+types, codes and element strides. Conventions of every op:
 
-- `dtype` is one of FLOAT32, BFLOAT16, FLOAT64 and holds for every buffer of the call. bfloat16 computes in float32 and
-  rounds once, at the store. *Arithmetic dtype* below: float64 for FLOAT64, float32 otherwise.
-- Every buffer is `rows` rows of `columns` adjacent elements, as `(address, row_stride)`; strides count elements, and an
-  input's stride may be 0. Any size will do, 0 rows or 0 columns included. Addresses need the element's own alignment.
-- An output may be one of the inputs (same address, same stride): the in-place form. Outputs overlap nothing else.
-- At most `threads` threads work on a call, the caller among them, and no more than it has processors to run on; the
-  result is the same bits for any number. The GIL is released.
-- Arguments of a wrong type, dtype code or element stride raise TypeError.
-- Python floats are rounded to the arithmetic dtype once. A `Number` is one, or `(address,)` of one in float64, which is
+- `dtype` is one of FLOAT32, BFLOAT16, FLOAT64 and applies to every buffer of the call. bfloat16 is computed in float32
+  and rounded once, at the store. The *arithmetic dtype* is float64 for FLOAT64, float32 otherwise.
+- A buffer is `rows` rows of `columns` contiguous elements, as `(address, row_stride)`; strides count elements, and an
+  input's row stride may be 0. Rows and columns may be 0. Addresses are aligned to the element size.
+- An output may alias one input (same address, same stride): the in-place form. It overlaps nothing else.
+- At most `threads` threads run a call, the calling one included, and at most one a processor; the bits of the result
+  do not depend on their number. The GIL is released.
+- An argument of a wrong type, dtype code or element stride raises TypeError.
+- Python floats are rounded to the arithmetic dtype once. A `Number` is a float, or `(address,)` of a float64 that is
   read when the op runs.
 - An optional buffer is None in the input exactly when its output is None.
 
@@ -35,31 +35,34 @@ BFLOAT16: int
 FLOAT64: int
 
 def available_isas() -> list[str]:
-    """Return the instruction sets this processor runs, worst first: some of "portable", "avx2", "avx512",
-    "avx512_bf16", which is "avx512" but for products in bf16."""
+    """Return the instruction sets that this processor supports, slowest first.
+
+    They are "portable", "avx2", "avx512" and "avx512_bf16", which differs from "avx512" in bf16 products only.
+    """
 
 def isa() -> str:
-    """Return the one in use: the best, unless the environment variable METAGAN_FAST_ISA or `set_isa` chose another.
+    """Return the instruction set in use: the fastest, unless METAGAN_FAST_ISA or `set_isa` selects another.
 
-    METAGAN_FAST_ISA is read at import, which raises ImportError if the processor lacks what it names.
+    The environment variable METAGAN_FAST_ISA is read at import, which raises ImportError if the processor does not
+    support the set that it names.
     """
 
 def set_isa(name: str) -> None:
-    """Use another instruction set from now on, in every thread. For tests and benchmarks.
+    """Select the instruction set of all threads. For tests and benchmarks.
 
-    Raises ValueError when the processor does not have it.
+    Raises ValueError if the processor does not support it.
     """
 
 def set_profiling(on: bool) -> None:
-    """Begin counting what the engine's threads spend their time on, from 0, or end it. For benchmarks."""
+    """Start the engine's profiling counters from 0, or stop them. For benchmarks."""
 
 def profile() -> dict[str, float]:
-    """Return the seconds of all threads together by kind of work since `set_profiling(True)`."""
+    """Return seconds by kind of work, summed over threads, since `set_profiling(True)`."""
 
 def multiply_add_rate(threads: int, seconds: float) -> float:
-    """Return the float32 multiply-adds a second that `threads` threads reach together at best. For benchmarks.
+    """Return the peak rate of `threads` threads, in float32 multiply-adds a second. For benchmarks.
 
-    They run in registers, without a load, in the instruction set in use, for about `seconds`. The GIL is released; the
+    Measured in registers, without loads, in the instruction set in use, for about `seconds`. The GIL is released; the
     call cannot be interrupted. Raises ValueError for less than 1 thread, and for seconds not in (0, 60].
     """
 
@@ -79,7 +82,7 @@ def sgd_step(
     weight_decay: float,
     nesterov: bool,
 ) -> None:
-    """Buffers are None exactly when `momentum` is 0. The first step is the caller's: zeros, and dampening 0."""
+    """Buffers are None exactly when `momentum` is 0. For the first step the caller passes zeros, and dampening 0."""
 
 def adam_step(
     dtype: int,
@@ -138,9 +141,9 @@ def reptile_interpolate(
     out: int,
     step_size: Number,
 ) -> None:
-    """`initial` and `out` are the addresses of one row. `weights`: `[tasks]` in the arithmetic dtype; 0: the mean.
+    """Addresses: `initial` and `out` of one row, `weights` of `[tasks]` in the arithmetic dtype, or 0 for the mean.
 
-    `tasks` is at least 1, here and in the next two.
+    `tasks` is at least 1, as in `reptile_gradient` and `meta_adam_step`.
     """
 
 def reptile_gradient(
@@ -177,7 +180,7 @@ def meta_adam_step(
     weight_decay: float,
     decoupled: bool,
 ) -> None:
-    """All but `adapted` are one row; so is the learning rate (its row stride is not used)."""
+    """All buffers but `adapted` are one row, the learning rate too (its row stride is ignored)."""
 
 def clip_grad_norm(
     dtype: int,
@@ -203,33 +206,33 @@ def ema_update(
 ) -> None: ...
 
 class TensorReader:
-    """Reads tensors of PyTorch, by the functions of DLPack's C interface that the class `Tensor` carries.
+    """Reader of PyTorch tensors through DLPack's C exchange interface, a capsule on the class `Tensor`.
 
-    Objects of other classes than `tensor` and `parameter`, subclasses included, do not fit. Raises ValueError when the
-    capsule is of another major version than 1.
+    Accepts objects whose class is exactly `tensor` or `parameter`, no subclasses. Raises ValueError if the capsule's
+    major version is not 1.
     """
 
     def __init__(self, exchange_api: object, tensor: type, parameter: type) -> None: ...
     def gather(
         self, params: list[Any], state: dict[Any, Any], keys: tuple[str | None, ...], counted: bool
     ) -> OptimizerBatch:
-        """Take the parameters whose `grad` is not None and whose `state` has what is wanted.
+        """Gather the parameters whose `grad` is not None and whose `state` is complete; nothing is modified.
 
-        A parameter fits if it, its gradient and the tensors `keys` of its state (at most 3, in the order of the op's
-        buffers; None where the op is to go without) are plain tensors on a CPU, of one of the three dtypes, with the
-        same strides and without gaps; with `counted`, also "step", a tensor of no dimension. None fits when parameters
-        overlap. Nothing is changed.
+        A parameter qualifies if it, its gradient and the tensors `keys` of its state (at most 3, in the order of the
+        op's buffers; None for a buffer that the op does not use) are plain CPU tensors of one of the three dtypes, with
+        the same strides and without gaps; with `counted`, its state also needs "step", a 0-dim tensor. No parameter
+        qualifies if parameters overlap.
         """
 
 class OptimizerBatch:
-    """What `gather` took: kept alive, and updated by one of the calls.
+    """Tensors that `gather` qualified, kept alive.
 
-    These add 1 to each "step" and update everything in place, in at most `threads` threads, with the same result for
-    any number. Autograd's version counters are the caller's. `maximize` steps along the gradient.
+    A step adds 1 to each "step" tensor and updates all others in place, on at most `threads` threads, with the same
+    bits for any number. The caller bumps autograd's version counters. `maximize` steps along the gradient.
     """
 
     written: list[Any]  # parameters and their state, without "step"
-    rest: list[Any]  # parameters that do not fit
+    rest: list[Any]  # parameters that do not qualify
 
     def sgd_step(
         self,
@@ -241,7 +244,7 @@ class OptimizerBatch:
         weight_decay: float,
         nesterov: bool,
     ) -> None:
-        """State: the momentum buffer, exactly when `momentum` is not 0."""
+        """`keys`: the momentum buffer, exactly when `momentum` is not 0."""
 
     def adam_step(
         self,
@@ -254,7 +257,7 @@ class OptimizerBatch:
         weight_decay: float,
         decoupled: bool,
     ) -> None:
-        """State: exp_avg, exp_avg_sq and, for AMSGrad, the largest exp_avg_sq so far."""
+        """`keys`: exp_avg, exp_avg_sq and, for AMSGrad, max_exp_avg_sq."""
 
     def rmsprop_step(
         self,
@@ -266,14 +269,14 @@ class OptimizerBatch:
         weight_decay: float,
         momentum: float,
     ) -> None:
-        """State: square_avg, with momentum its buffer and, where the variance is to be centered, grad_avg."""
+        """`keys`: square_avg, the momentum buffer if `momentum` is not 0, and grad_avg for a centered variance."""
 
 def cuda_problem() -> str:
-    """Return why the ops that follow cannot run here, or an empty string.
+    """Return why the `cuda_*` ops cannot run here, "" if they can.
 
-    They take the arguments of the op of their name, addresses on the device, with `(device, stream)`, a device's index
-    and the handle of one of its CUDA streams, in the place of `threads`. They return when the work is enqueued and
-    raise RuntimeError when it cannot be. There are none in a build without CUDA.
+    A `cuda_*` op takes the arguments of the op of its name, with device addresses, and with `(device, stream)`, the
+    device's index and a CUDA stream's handle, instead of `threads`. It returns when the work is enqueued, and raises
+    RuntimeError if enqueueing fails. A build without CUDA has no such ops.
     """
 
 cuda_sgd_step: Callable[..., None]
@@ -282,22 +285,22 @@ cuda_rmsprop_step: Callable[..., None]
 cuda_reptile_interpolate: Callable[..., None]
 cuda_reptile_gradient: Callable[..., None]
 cuda_meta_adam_step: Callable[..., None]
-cuda_clip_grad_norm: Callable[..., None]  # one argument more: the address of [rows, parts] float64 to work in
+cuda_clip_grad_norm: Callable[..., None]  # one more argument: address of a float64 workspace [rows, parts]
 cuda_ema_update: Callable[..., None]
 
 def cuda_clip_grad_norm_parts(columns: int) -> int:
-    """Return the `parts` of that memory: 0 for short rows, which take one launch, where others take two."""
+    """Return the `parts` of `cuda_clip_grad_norm`'s workspace; 0 for short rows, which take one launch, not two."""
 
 class Engine:
-    """Whole inner loops of a task batch for two networks.
+    """Engine that runs the inner loops of a task batch for two networks.
 
-    Networks are `executors.plan.Plan.to_core()`, the settings what `executors.native_executor` makes of a loss and of
-    an inner loop; `precision` is "float32" or "bf16". Every method takes one dict of numbers, tuples of numbers, and
-    addresses of contiguous float32 arrays
-    (`support_index`: int64), 0 for what is absent. Always among them: `tasks` and `threads`; of an inner loop also
-    `shots`, `steps` and `batch`, the images that an update sees. The GIL is released; Ctrl-C raises KeyboardInterrupt.
+    Networks are `Plan.to_core()` of `executors/native/lowering/types.py`; `loss` and `inner` are `loss_settings` and
+    `inner_settings` of `executors/native/engine_call.py`; `precision` is "float32" or "bf16". Every method takes one
+    dict of numbers, tuples of numbers, and addresses of contiguous float32 arrays (`support_index`: int64), 0 for an
+    absent array. All calls need `tasks` and `threads`; inner loops also need `shots`, `steps` and `batch`, the images
+    of an update. The GIL is released; Ctrl-C raises KeyboardInterrupt.
 
-    Raises ValueError for what it cannot run, naming the operation.
+    Raises ValueError for an unsupported operation or setting, naming it.
     """
 
     def __init__(
@@ -314,32 +317,33 @@ class Engine:
         Read: `initial_generator`, `initial_discriminator` `[numel]`; `support` `[tasks, shots, C, H, W]`;
         `support_index` `[steps, critic_steps, tasks, batch]` or 0; `discriminator_latents`
         `[steps, critic_steps, tasks, batch, latent]`, `generator_latents` `[steps, tasks, batch, latent]`,
-        `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, a number a step.
-        Read and written: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]`,
-        after `updates_done` updates (generator's, discriminator's); empty: zeros, not handed out.
-        Written: `generator`, `discriminator` `[tasks, numel]`, or, where they are 0, `generator_difference`,
-        `discriminator_difference` `[numel]`, the bytes of `reptile_gradient`; `metrics` `[3, tasks]`: the
-        discriminator's loss, penalty and the generator's loss of the last step; `step_losses` `[steps, 2, tasks]` or
-        0: the discriminator's and the generator's loss of every step.
+        `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, one number a step.
+        Updated: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]` after
+        `updates_done` updates (generator's, discriminator's); empty: the state starts from zeros and is not returned.
+        Written: `generator`, `discriminator` `[tasks, numel]` or, if these are 0, `generator_difference`,
+        `discriminator_difference` `[numel]`, bitwise equal to `reptile_gradient`; `metrics` `[3, tasks]`: the last
+        step's discriminator loss, penalty and generator loss; `step_losses` `[steps, 2, tasks]` or 0: the
+        discriminator and generator loss of every step.
         """
 
     def query_gradient(self, arguments: dict[str, Any]) -> None:
         """Write the mean over tasks of the query losses' gradients.
 
-        Read, beside what `inner_loop` reads: `query` `[tasks, query_count, C, H, W]`; `query_discriminator_latents`,
-        `query_generator_latents` `[evaluations, tasks, query_count, latent]`; `query_interpolation`
-        `[evaluations, tasks, query_count]`; `step_weights`, a number a step; `multi_step`, `first_order` 0 or 1;
+        Read, besides the inputs of `inner_loop`: `query` `[tasks, query_count, C, H, W]`;
+        `query_discriminator_latents`, `query_generator_latents` `[evaluations, tasks, query_count, latent]`;
+        `query_interpolation` `[evaluations, tasks, query_count]`; `step_weights`, one number a step; `multi_step`,
+        `first_order` 0 or 1;
         `objective` 0 (the adapted discriminator judges the generator), 1 (the initial one) or 2 (the initial one
         adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks, query_count,
         latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
-        Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: those of
+        Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: the metrics of
         `inner_loop`, then the query losses of discriminator and generator.
         """
 
     def query_losses(self, arguments: dict[str, Any]) -> None:
         """Write `metrics` `[2, tasks]`: the query losses of discriminator and generator for given parameters.
 
-        Read: `generator`, `discriminator` `[tasks, numel]`, and the query of `query_gradient` with one evaluation.
+        Read: `generator`, `discriminator` `[tasks, numel]`; the query inputs of `query_gradient`, 1 evaluation.
         """
 
     def generate(self, arguments: dict[str, Any]) -> None:
@@ -349,18 +353,19 @@ class Engine:
         """
 
     def workspace_bytes(self, batch: int, query: int, steps: int, objective: int, adjoint: bool) -> int:
-        """Return the memory that one thread works in, for images an update, query images and steps of an inner loop.
+        """Return the bytes of one thread's workspace.
 
-        `adjoint` says whether second-order gradients are wanted.
+        `batch`: images of an update; `query`: query images; `steps`: inner steps; `objective`: as in `query_gradient`;
+        `adjoint`: True for gradients through the inner loop.
         """
 
 def network_passes(network: dict[str, Any], arguments: dict[str, Any], precision: str = "float32") -> None:
-    """Run one network and its derivatives, for tests.
+    """Run the passes of one network, for tests.
 
-    Read: `params` `[numel]`, `inputs` and, with `paired`, `params_tangent` (or 0), `inputs_tangent`, in the shapes of
-    parameters and inputs; `output_cotangent` and `tangent_cotangent` in that of the output. `images` and `threads` are
-    numbers. Written: `outputs`, `outputs_tangent` (the derivative along the tangents), and of
-    `<output_cotangent, outputs> + <tangent_cotangent, outputs_tangent>` the gradients `params_gradient`,
-    `inputs_cotangent` and `inputs_tangent_cotangent`. Without `paired` only `outputs`, `inputs_cotangent` and
-    `params_gradient`.
+    Read: `params` `[numel]`, `inputs` and, with `paired`, `params_tangent` (or 0) and `inputs_tangent` in the shapes of
+    parameters and inputs; `output_cotangent` and `tangent_cotangent` in the output's shape; the numbers `images` and
+    `threads`. Written: `outputs`, `outputs_tangent` (the derivative along the tangents), and the gradients
+    `params_gradient`, `inputs_cotangent` and `inputs_tangent_cotangent` of
+    `<output_cotangent, outputs> + <tangent_cotangent, outputs_tangent>`. Without `paired`: `outputs`,
+    `inputs_cotangent` and `params_gradient` only.
     """

@@ -1,8 +1,8 @@
-"""Completes the package where Python imports it from its source tree: a checkout, or an editable install.
+"""Import support for a source tree: a checkout, or an editable install.
 
-Two packages lie elsewhere there than they are imported from, and the compiled extension is in the installed package, if
-anywhere. It is used if it was built from the same C++ sources: it carries their digest as text. `setup.py` reads this
-file for the names and for the digest, so it imports nothing of the package.
+There `kernels/` and `benchmarks/` are not inside the package, and the compiled extension exists only in an installed
+copy of the package. That extension is used if it was built from the same C++ sources, whose digest it contains.
+`setup.py` executes this file for the names and the digest, so it imports nothing from the package.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 PACKAGES = {"metagan_fast.kernels": "kernels", "metagan_fast.benchmarks": "benchmarks"}
-"""Packages by name, with their folders in the source tree."""
+"""Packages outside the package's folder, with their folders in the source tree."""
 
 EXTENSION = "metagan_fast._core"
 SOURCES = (".h", ".cpp", ".cu", ".cuh")
@@ -26,14 +26,14 @@ _PACKAGE = Path(__file__).parent
 
 
 def root() -> Path | None:
-    """Return the source tree that this package is imported from, None if it is installed."""
+    """Return the source tree that the package is imported from, None if it is installed."""
     tree = _PACKAGE.parent
     is_tree = (tree / "csrc").is_dir() and all((tree / folder).is_dir() for folder in PACKAGES.values())
     return tree if is_tree and not (_PACKAGE / "kernels").exists() else None
 
 
 def digest(tree: Path) -> str:
-    """Return the SHA-256 of the names and contents of all that the extension is built from."""
+    """Return the SHA-256 of the names and contents of the extension's sources."""
     files = (path for path in (tree / "csrc").rglob("*") if path.suffix in SOURCES)
     found = hashlib.sha256()
     for name in sorted(path.relative_to(tree).as_posix() for path in (*files, tree / "CMakeLists.txt")):
@@ -43,13 +43,13 @@ def digest(tree: Path) -> str:
 
 
 def activate() -> None:
-    """Let the missing parts be found, where the package is imported from its source tree."""
+    """Install the import finder if the package is imported from its source tree."""
     if tree := root():
         sys.meta_path.insert(0, _Finder(tree))
 
 
 class _Finder:
-    """Finds the parts of the package that are not in its folder."""
+    """Import finder for the modules of the package that are outside its folder."""
 
     def __init__(self, tree: Path) -> None:
         self.tree = tree
@@ -57,10 +57,10 @@ class _Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return where a module lies, None if other finders know.
+        """Return the spec of a module of this package, None for all others.
 
         Raises:
-            ModuleNotFoundError: it is the extension, and none was built from the sources of the tree.
+            ModuleNotFoundError: it is the extension, and none is built from the tree's sources.
         """
         if name in PACKAGES:
             folder = self.tree / PACKAGES[name]

@@ -1,4 +1,4 @@
-"""Loads the Triton kernels, when one first runs; the only place that asks whether Triton works."""
+"""Lazy loader of the Triton kernels, and the checks whether Triton works here."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def is_available() -> tuple[bool, str]:
         from triton.runtime import driver
 
         driver.active.get_current_target()
-    except Exception as error:  # whatever a missing or broken driver raises
+    except Exception as error:  # a missing or broken driver may raise anything
         return False, f"Triton finds no GPU driver ({error})"
     return True, ""
 
 
 def is_interpreted() -> tuple[bool, str]:
-    """Return whether Triton's interpreter runs the kernels, on tensors of a CPU, and if not, why."""
+    """Return whether Triton's interpreter runs the kernels on CPU tensors, and if not, why."""
     if reason := _not_installed():
         return False, reason
     if os.environ.get("TRITON_INTERPRET", "").lower() not in ("1", "true", "yes", "on"):
@@ -38,19 +38,19 @@ def is_interpreted() -> tuple[bool, str]:
 
 
 def interpreter_problem() -> str:
-    """Return why the interpreter of the installed Triton cannot work, "" if it can."""
-    if release("triton") < (3, 6) and release("numpy") >= (2, 4):  # it makes numbers of arrays that have a dimension
+    """Return why the interpreter of the installed Triton fails, "" if it works."""
+    if release("triton") < (3, 6) and release("numpy") >= (2, 4):  # it converts 1-d arrays to numbers
         return "the interpreter of Triton before 3.6 fails with numpy 2.4 or newer: pip install 'numpy<2.4'"
     return ""
 
 
 def release(package: str) -> tuple[int, ...]:
-    """Return the first two numbers of an installed package's version."""
+    """Return the major and minor version of an installed package."""
     return tuple(map(int, importlib.metadata.version(package).split(".")[:2]))
 
 
 def implementation(op: str) -> Callable[..., Any]:
-    """Return the function of an op, which imports its kernel when it is first called."""
+    """Return an op's function, which imports its kernel on the first call."""
 
     def run(*tensors: Any, **options: Any) -> Any:
         return getattr(importlib.import_module(f"{KERNELS}.updates.{op}"), op)(*tensors, **options)

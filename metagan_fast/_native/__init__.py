@@ -1,7 +1,7 @@
-"""The compiled extension: the only place that touches addresses and streams.
+"""Bindings to the compiled extension; only this package handles addresses and streams.
 
-`extension` loads it, `buffers` and `engine` pass tensors to the fused ops and to inner loops, `optimizers` gathers the
-tensors of an optimizer, and `overlap` tells whether tensors share memory.
+`extension` loads it, `buffers` and `engine` pass tensors to the fused ops and to the engine, `optimizers` gathers the
+tensors of an optimizer, and `overlap` detects shared memory.
 """
 
 from .engine import EngineCall, make_engine

@@ -1,4 +1,4 @@
-"""Buffers as the kernels take them: addresses, row strides, learning rates, the stream."""
+"""Marshalling of kernel arguments: addresses, row strides, learning rates, the stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(op: str, like: Tensor, *arguments: Any) -> None:
-    """Run an op over buffers like `like`: on a GPU in the current stream, else in the threads of this call."""
+    """Run an op over buffers of the shape, dtype and device of `like`: in a GPU's current stream, or on CPU threads."""
     if not like.is_cuda:
         getattr(_core, op)(DTYPES[like.dtype], *sizes(like), threads(), *arguments)
         return
@@ -25,7 +25,7 @@ def run(op: str, like: Tensor, *arguments: Any) -> None:
 
 
 def sizes(x: Tensor) -> tuple[int, int]:
-    """Return rows and columns."""
+    """Return the rows and columns of a buffer."""
     shape = x.shape
     return (shape[0] if len(shape) == 2 else 1), shape[-1]
 
@@ -36,27 +36,27 @@ def address(x: Tensor | None) -> int:
 
 
 def matrix(x: Tensor) -> tuple[int, int]:
-    """Return address and row stride."""
+    """Return address and row stride in elements."""
     return x.data_ptr(), x.stride(0) if x.ndim == 2 else 0
 
 
 def optional_matrix(x: Tensor | None) -> tuple[int, int] | None:
-    """Return address and row stride, None without a buffer."""
+    """Return address and row stride in elements, None without a buffer."""
     return None if x is None else matrix(x)
 
 
 def inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Return the tensors with adjacent elements in each row; autograd hands out expanded gradients."""
+    """Return the tensors with contiguous rows, copied if need be: autograd passes expanded gradients."""
     return tuple(x if x is None or x.stride(-1) == 1 or x.shape[-1] < 2 else x.contiguous() for x in tensors)
 
 
 def new_results(like: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Return uninitialised contiguous tensors like `like`."""
+    """Return uninitialised contiguous tensors of the shape, dtype and device of `like`."""
     return tuple(torch.empty_like(like, memory_format=torch.contiguous_format) for _ in range(count))
 
 
 def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which buffers of `dtype` are computed: bfloat16 is storage alone."""
+    """Return the dtype that buffers of `dtype` are computed in: bfloat16 is a storage dtype only."""
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
@@ -66,7 +66,7 @@ def arithmetic_weights(weights: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def number(x: float | Tensor, like: Tensor) -> tuple[float | tuple[int], Tensor | None]:
-    """Return a number as the kernels take it, and what must outlive the call: a tensor is read when they run."""
+    """Return a number as a kernel argument, and the tensor to keep alive until the kernel has read it."""
     if not isinstance(x, Tensor):
         return float(x), None
     if x.device != like.device:
@@ -78,7 +78,7 @@ def number(x: float | Tensor, like: Tensor) -> tuple[float | tuple[int], Tensor 
 def learning_rate(
     lr: float | Tensor, params: Tensor, layout: FlatLayout | None
 ) -> tuple[float | tuple[int, int, int, int, int, int], object]:
-    """Return the learning rate as the kernels take it, and what must outlive the call."""
+    """Return a learning rate as a kernel argument, and the tensors to keep alive until the kernel has run."""
     if not isinstance(lr, Tensor):
         return lr, None
     if lr.device != params.device:  # 0-dim, on a CPU

@@ -1,4 +1,4 @@
-"""What the engine of `csrc/engine` is made of and called with."""
+"""Construction of the engine in `csrc/engine`, and the arguments of its calls."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def make_engine(
     inner: dict[str, Any],
     precision: str,
 ) -> _core.Engine:
-    """Return an engine for two networks.
+    """Return an engine for a generator and a discriminator; `_core.Engine` describes the arguments.
 
     Raises:
-        ValueError: what it cannot run, and why.
+        ValueError: the engine does not support an operation or a setting; the message names it.
     """
     return _core.Engine(generator, discriminator, loss, inner, precision)
 
 
 class EngineCall:
-    """The arguments of one call of the engine: numbers, addresses, and the tensors that must outlive it."""
+    """Arguments of one call of the engine: numbers and addresses; keeps the tensors alive."""
 
     def __init__(self, **numbers: Any) -> None:
         self.arguments: dict[str, Any] = dict(numbers)
         self._alive: list[Tensor] = []
 
     def read(self, name: str, tensor: Tensor | None, *shape: int, dtype: torch.dtype = torch.float32) -> None:
-        """Pass a tensor that is read, or that there is none.
+        """Pass an input tensor, or None for an absent one.
 
         Raises:
-            ValueError: its shape, dtype or device is another.
+            ValueError: the tensor has another shape or dtype, or is not on a CPU.
         """
         self.arguments[name] = 0
         if tensor is None:
@@ -50,13 +50,13 @@ class EngineCall:
         self.arguments[name] = self._address(tensor.detach().contiguous())
 
     def write(self, name: str, *shape: int) -> Tensor:
-        """Pass a new float32 tensor that is written, and return it."""
+        """Pass a new float32 output tensor, and return it."""
         tensor = torch.empty(shape, dtype=torch.float32)
         self.arguments[name] = self._address(tensor)
         return tensor
 
     def update(self, name: str, tensors: Sequence[Tensor]) -> None:
-        """Pass contiguous float32 tensors that are read and written."""
+        """Pass contiguous float32 tensors that are updated in place."""
         self.arguments[name] = tuple(self._address(tensor) for tensor in tensors)
 
     def _address(self, tensor: Tensor) -> int:

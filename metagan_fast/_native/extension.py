@@ -1,4 +1,4 @@
-"""Loads the compiled extension: whether it is there, what it can run on, how many threads it may use."""
+"""Loader of the compiled extension: its availability, its devices, its number of threads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ except ImportError as error:
     else:
         _problem = "this installation has no compiled extension: install it without METAGAN_FAST_NO_EXT"
 
-# The codes of _core.FLOAT32, BFLOAT16 and FLOAT64, readable without the extension.
+# The codes _core.FLOAT32, BFLOAT16 and FLOAT64; repeated here to be known without the extension.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
-_MOST_THREADS = 2**16  # larger numbers mean the same, and would overflow the extension's integers
+_MOST_THREADS = 2**16  # above any number of processors, and safe in the extension's integers
 
 
 def is_available() -> tuple[bool, str]:
@@ -34,7 +34,7 @@ def is_available() -> tuple[bool, str]:
 
 
 def cuda_is_available() -> tuple[bool, str]:
-    """Return whether the extension has kernels for a GPU and there is one, and if not, why."""
+    """Return whether the extension has CUDA kernels and a GPU is present, and if not, why."""
     available, reason = is_available()
     if available:
         reason = _core.cuda_problem()
@@ -44,7 +44,7 @@ def cuda_is_available() -> tuple[bool, str]:
 def threads() -> int:
     """Return how many threads a call may use: METAGAN_FAST_THREADS if set, else `torch.get_num_threads()`.
 
-    The extension runs no more of them than there are processors.
+    The extension starts at most one thread a processor.
 
     Raises:
         ValueError: METAGAN_FAST_THREADS is not a positive integer.

@@ -1,4 +1,4 @@
-"""What an optimizer of many tensors hands to the extension."""
+"""Gathering of an optimizer's many tensors for one call of the extension, through DLPack's C interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .extension import _core, is_available
 
 @functools.cache
 def can_gather() -> tuple[bool, str]:
-    """Return whether the tensors of an optimizer can be read by the extension, and if not, why."""
+    """Return whether the extension can read an optimizer's tensors, and if not, why."""
     available, reason = is_available()
     if not available:
         return False, reason
@@ -31,5 +31,8 @@ def _tensor_reader() -> _core.TensorReader:
 def gather(
     params: Sequence[Tensor], state: dict[Tensor, Any], keys: tuple[str | None, ...], counted: bool
 ) -> _core.OptimizerBatch:
-    """Return the tensors of an optimizer's group that its native step updates; needs `can_gather`."""
+    """Return the tensors of a parameter group that the native step updates; see `_core.TensorReader.gather`.
+
+    Requires `can_gather()`.
+    """
     return _tensor_reader().gather(list(params), state, keys, counted)

@@ -1,4 +1,4 @@
-"""Whether tensors share memory."""
+"""Detection of tensors that share memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def find_overlap(written: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[str, str] | None:
-    """Return the names of two tensors that cannot take part in one in-place call, if there are any.
+    """Return the names of two tensors whose overlap makes an in-place call undefined, or None.
 
-    Written memory may be shared only with an input that is the very same view; rows may interleave.
+    An output may share memory only with an input that is the identical view; rows of two tensors may interleave.
     """
     spans = [(_Span.of(x), name, name in written) for name, x in (*read.items(), *written.items()) if x.numel()]
     spans.sort(key=lambda item: item[0].begin)
@@ -25,7 +25,7 @@ def find_overlap(written: dict[str, Tensor], read: dict[str, Tensor]) -> tuple[s
 
 
 class _Span(NamedTuple):
-    """The bytes of a matrix: `rows` rows of `width` bytes, `pitch` bytes apart."""
+    """Byte range of a matrix: `rows` rows of `width` bytes, `pitch` bytes apart."""
 
     begin: int
     end: int
@@ -42,7 +42,7 @@ class _Span(NamedTuple):
         return cls(begin, begin + (rows - 1) * pitch + width, rows, width, pitch)
 
     def meets(self, other: _Span) -> bool:
-        """Tell whether two spans share a byte; where that is hard to say, say yes."""
+        """Return whether two spans share a byte; True if unequal pitches leave it undecided."""
         if self.end <= other.begin or other.end <= self.begin:
             return False
         pitch = max(self.pitch, other.pitch)
