@@ -126,7 +126,7 @@ def slope_terms(dy, saved):
 
 
 @triton.jit
-def slopes_at(slope, offsets, mask):
+def load_slopes(slope, offsets, mask):
     """Return a PReLU's slopes in float32, 0 for other activations."""
     if slope is None:
         return 0.0
@@ -135,7 +135,7 @@ def slopes_at(slope, offsets, mask):
 
 
 @triton.jit
-def read_through(data, saved, offsets, mask, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
+def load_through_activation(data, saved, offsets, mask, slope, NAME: tl.constexpr, NUMBER: tl.constexpr):
     """Return elements, 0 where masked; with `saved`, of the same layout, times the activation's derivative."""
     x = tl.load(data + offsets, mask, other=0.0)
     if saved is not None:

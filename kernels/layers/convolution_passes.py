@@ -30,14 +30,20 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
-from metagan_fast.kernels.layers.activations import activate, read_through, slope_terms, slopes_at, through_activation
+from metagan_fast.kernels.layers.activations import (
+    activate,
+    load_slopes,
+    load_through_activation,
+    slope_terms,
+    through_activation,
+)
 from metagan_fast.kernels.layers.tiles import (
     activation_constants,
-    beside_product,
     launch,
     locate,
     multiply,
     precision_of,
+    reload_tile,
     store_row_sums,
     with_stride,
     with_strides,
@@ -125,8 +131,8 @@ def task_convolution_forward_kernel(
         mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # as uint32, a negative index exceeds any size
         p = 0.0
         if saved is not None:
-            p = slopes_at(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
-        b = read_through(images, saved, corners[None, :] + taps[:, None], mask, p, NAME, NUMBER)
+            p = load_slopes(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
+        b = load_through_activation(images, saved, corners[None, :] + taps[:, None], mask, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
@@ -134,7 +140,7 @@ def task_convolution_forward_kernel(
     offsets = task * out_task + plane * (OH * OW) + (oy * OW + ox)[None, :]
     mask = (m < M)[:, None] & (n < N)[None, :]
     if saved is None:
-        p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
+        p = load_slopes(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
         finish(out, preactivation, offsets, mask, sums, p, NAME, NUMBER)
     else:
         tl.store(out + offsets, sums.to(out.dtype.element_ty), mask)
@@ -204,9 +210,9 @@ def task_convolution_backward_data_kernel(
         channels = channel.to(tl.int64) * (OH * OW)
         p = 0.0
         if saved is not None:
-            p = slopes_at(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
+            p = load_slopes(slope, task * slope_task + (channel * slope_step)[:, None], (k < K)[:, None])
         offsets = planes[None, :] + channels[:, None] + (oy * OW + ox)
-        b = read_through(derivative, saved, offsets, mask, p, NAME, NUMBER)
+        b = load_through_activation(derivative, saved, offsets, mask, p, NAME, NUMBER)
         sums = multiply(a, b, sums, PRECISION)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + m, m < M, other=0.0).to(tl.float32)[:, None]
@@ -214,7 +220,7 @@ def task_convolution_backward_data_kernel(
     offsets = task * out_task + plane * (H * W) + (y * W + x)[None, :]
     mask = (m < M)[:, None] & (n < N)[None, :]
     if saved is None:
-        p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
+        p = load_slopes(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
         finish(out, preactivation, offsets, mask, sums, p, NAME, NUMBER)
     else:
         tl.store(out + offsets, sums.to(out.dtype.element_ty), mask)
@@ -274,9 +280,9 @@ def task_convolution_backward_weights_kernel(
     rows = m.to(tl.int64) * (OH * OW)
     p, images_p = 0.0, 0.0
     if saved is not None:
-        p = slopes_at(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
+        p = load_slopes(slope, task * slope_task + (m * slope_step)[:, None], (m < M)[:, None])
     if images_saved is not None:
-        images_p = slopes_at(slope, task * slope_task + (channel * slope_step)[None, :], (n < N)[None, :])
+        images_p = load_slopes(slope, task * slope_task + (channel * slope_step)[None, :], (n < N)[None, :])
     sums = tl.zeros((BM, BN), tl.float32)
     if bias_out is not None:
         of_derivative = tl.zeros((BM, BK), tl.float32)
@@ -298,12 +304,14 @@ def task_convolution_backward_weights_kernel(
         y = tl.where(k < K, oy * SY, OUTSIDE)[:, None] + down[None, :]
         x = (ox * SX)[:, None] + tl.where(n < N, right, OUTSIDE)[None, :]
         mask = (y.to(tl.uint32) < H) & (x.to(tl.uint32) < W)  # as uint32, a negative index exceeds any size
-        b = read_through(images, images_saved, taps[None, :] + corners[:, None], mask, images_p, NAME, NUMBER)
+        b = load_through_activation(
+            images, images_saved, taps[None, :] + corners[:, None], mask, images_p, NAME, NUMBER
+        )
         sums = multiply(a, b, sums, PRECISION)
         if bias_out is not None:
             if saved is None:
                 again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
-                a = beside_product(a, derivative + offsets, again, PRECISION)
+                a = reload_tile(a, derivative + offsets, again, PRECISION)
             of_derivative += a.to(tl.float32)
     pointers = out + task * out_task + m.to(tl.int64)[:, None] * N + n[None, :]
     tl.store(pointers, sums.to(out.dtype.element_ty), (m < M)[:, None] & (n < N)[None, :])
@@ -314,7 +322,7 @@ def task_convolution_backward_weights_kernel(
                 store_row_sums(slope_out + task * bias_out_task, of_slope, m, M)
 
 
-def over_taps(
+def launch_data_pass(
     kernel: Any,
     out: Tensor,
     right: Tensor,
@@ -347,7 +355,7 @@ def over_taps(
     )
 
 
-def over_pixels(
+def launch_weight_pass(
     out: Tensor,
     derivative: Tensor,
     images: Tensor,

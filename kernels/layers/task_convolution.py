@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metagan_fast.kernels.layers.convolution_passes import (
-    over_pixels,
-    over_taps,
+    launch_data_pass,
+    launch_weight_pass,
     task_convolution_backward_data_kernel,
     task_convolution_forward_kernel,
 )
@@ -30,7 +30,7 @@ def forward(
     If the activation saves its pre-activation, that is the second result; `slope [tasks, o]` is PReLU's.
     """
     y, preactivation = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[1], *layer.output)
-    over_taps(
+    launch_data_pass(
         *(task_convolution_forward_kernel, y, x, weight, layer, precision, layer.activation),
         bias=bias,
         preactivation=preactivation,
@@ -50,7 +50,7 @@ def backward_data(
     """Return the gradient by `x`, `[tasks, n, c, h, w]`; `saved` is the activation's saved tensor."""
     dx = dy.new_empty(*dy.shape[:2], weight.shape[2], *layer.image)
     activation = None if saved is None else layer.activation
-    over_taps(
+    launch_data_pass(
         *(task_convolution_backward_data_kernel, dx, dy, weight, layer, precision, activation), saved=saved, slope=slope
     )
     return dx
@@ -69,5 +69,5 @@ def backward_weights(
     dw, db = dy.new_empty(tasks, outputs, x.shape[2], *layer.kernel), dy.new_empty(tasks, outputs)
     dslope = None if slope is None else dy.new_empty(tasks, outputs)
     activation = None if saved is None else layer.activation
-    over_pixels(dw, dy, x, layer, precision, activation, bias_out=db, saved=saved, slope=slope, slope_out=dslope)
+    launch_weight_pass(dw, dy, x, layer, precision, activation, bias_out=db, saved=saved, slope=slope, slope_out=dslope)
     return (dw, db) if dslope is None else (dw, db, dslope)

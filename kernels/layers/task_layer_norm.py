@@ -245,7 +245,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> tuple
     """Return the layer norm `[tasks, n, k]` of `x` under `weight` and `bias [tasks, k]`, and the statistics."""
     x, weight = adjacent(x), adjacent(weight)
     bias = None if bias is None else adjacent(bias)
-    y, statistics = x.new_empty(*x.shape), _pairs(x)
+    y, statistics = x.new_empty(*x.shape), _new_statistics(x)
     operands = (y, y.stride(0), statistics, *_with_strides(x, weight, bias))
     _rows(task_layer_norm_forward_kernel, x, (*operands, *x.shape[1:], eps))
     return y, statistics
@@ -275,7 +275,12 @@ def backward_twice(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the derivatives of `<u, backward_data(dy, x, weight)>` by `dy`, `x` and `weight`; two launches."""
     u, dy, x, weight, statistics = adjacent(u), adjacent(dy), adjacent(x), adjacent(weight), statistics.contiguous()
-    ddy, dx, dw, means = x.new_empty(*x.shape), x.new_empty(*x.shape), x.new_empty(x.shape[0], x.shape[2]), _pairs(x)
+    ddy, dx, dw, means = (
+        x.new_empty(*x.shape),
+        x.new_empty(*x.shape),
+        x.new_empty(x.shape[0], x.shape[2]),
+        _new_statistics(x),
+    )
     operands = (*_with_strides(ddy, dx), means, *_with_strides(u, dy, x, weight), statistics)
     _rows(task_layer_norm_backward_twice_kernel, x, (*operands, *x.shape[1:]))
     operands = (*_with_strides(dw, u, dy, x), statistics, means)
@@ -283,7 +288,7 @@ def backward_twice(
     return ddy, dx, dw
 
 
-def _pairs(x: Tensor) -> Tensor:
+def _new_statistics(x: Tensor) -> Tensor:
     """Return an uninitialised tensor `[tasks, n, 2]` in the dtype of sums."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.empty(*x.shape[:2], 2, dtype=dtype, device=x.device)
@@ -308,7 +313,10 @@ def _columns(kernel: Any, x: Tensor, arguments: tuple[Any, ...]) -> None:
 
 def _launch(kernel: Any, x: Tensor, programs: int, block: int, arguments: tuple[Any, ...]) -> None:
     if max(x.shape[1:]) >= 2**31 - LARGEST_ROW_BLOCK:
-        raise ValueError(f"expected fewer than 2**31 - {LARGEST_ROW_BLOCK} elements an input, got {list(x.shape)}")
+        raise ValueError(
+            f"expected fewer than 2**31 - {LARGEST_ROW_BLOCK} elements an input, got {list(x.shape)}; normalise over "
+            "smaller inputs"
+        )
     if programs:
         arithmetic = tl.float64 if x.dtype == torch.float64 else tl.float32
         tiles.start(kernel, programs, arguments, {"A": arithmetic, "BLOCK": block}, options_for(block))

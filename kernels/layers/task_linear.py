@@ -26,12 +26,12 @@ from metagan_fast.kernels.layers.activations import activate, slope_terms, throu
 from metagan_fast.kernels.layers.tiles import (
     activation_constants,
     adjacent,
-    beside_product,
     launch,
     locate,
     multiply,
     new_outputs,
     precision_of,
+    reload_tile,
     store_row_sums,
     with_stride,
     with_strides,
@@ -107,7 +107,7 @@ def task_linear_kernel(
         if row_sums is not None:
             if saved is None:
                 again = (m < tl.where(is_first, M, 0))[:, None] & (k < K)[None, :]
-                a = beside_product(a, left_rows + wide[None, :] * left_k, again, PRECISION)
+                a = reload_tile(a, left_rows + wide[None, :] * left_k, again, PRECISION)
             of_left += a.to(tl.float32)
     if bias is not None:
         sums += tl.load(bias + task * bias_task + n, n < N, other=0.0).to(tl.float32)[None, :]

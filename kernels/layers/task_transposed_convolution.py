@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 from metagan_fast.kernels.layers import tiles
-from metagan_fast.kernels.layers.activations import slope_terms, slopes_at, through_activation
+from metagan_fast.kernels.layers.activations import load_slopes, slope_terms, through_activation
 from metagan_fast.kernels.layers.convolution_passes import (
-    over_pixels,
-    over_taps,
+    launch_data_pass,
+    launch_weight_pass,
     task_convolution_backward_data_kernel,
     task_convolution_forward_kernel,
 )
@@ -56,7 +56,7 @@ def task_transposed_convolution_backward_bias_kernel(
     p = 0.0
     if saved is not None:
         saved += task * saved_task + channel * pixels
-        p = slopes_at(slope, task * slope_task + channel * slope_step, channel < channels)
+        p = load_slopes(slope, task * slope_task + channel * slope_step, channel < channels)
     sums = tl.zeros((BLOCK,), tl.float32)
     if slope_out is not None:
         of_slope = tl.zeros((BLOCK,), tl.float32)
@@ -88,7 +88,7 @@ def forward(
     If the activation saves its pre-activation, that is the second result; `slope [tasks, o]` is PReLU's.
     """
     y, preactivation = new_outputs(x, layer.activation, *x.shape[:2], weight.shape[2], *layer.image)
-    over_taps(
+    launch_data_pass(
         *(task_convolution_backward_data_kernel, y, x, weight, layer, precision, layer.activation),
         bias=bias,
         preactivation=preactivation,
@@ -108,7 +108,9 @@ def backward_data(
     """Return the gradient by `x`, `[tasks, n, c, h', w']`; `saved` is the activation's saved tensor."""
     dx = dy.new_empty(*dy.shape[:2], weight.shape[1], *layer.output)
     activation = None if saved is None else layer.activation
-    over_taps(task_convolution_forward_kernel, dx, dy, weight, layer, precision, activation, saved=saved, slope=slope)
+    launch_data_pass(
+        task_convolution_forward_kernel, dx, dy, weight, layer, precision, activation, saved=saved, slope=slope
+    )
     return dx
 
 
@@ -123,7 +125,7 @@ def backward_weights(
     """Return the gradients by weights, `[tasks, c, o, kh, kw]`, bias and, if any, slopes, `[tasks, o]` each."""
     dw = dy.new_empty(dy.shape[0], x.shape[2], dy.shape[2], *layer.kernel)
     activation = None if saved is None else layer.activation
-    over_pixels(dw, x, dy, layer, precision, activation, images_saved=saved, slope=slope)
+    launch_weight_pass(dw, x, dy, layer, precision, activation, images_saved=saved, slope=slope)
     return dw, *_backward_bias(dy, activation, saved, slope)
 
 

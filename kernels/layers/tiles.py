@@ -122,8 +122,8 @@ def store_row_sums(out, terms, rows, M):
 
 
 @triton.jit
-def beside_product(loaded, pointers, mask, PRECISION: tl.constexpr):
-    """Return a tile of the product for another use; for tensor cores it is loaded again, under `mask`.
+def reload_tile(loaded, pointers, mask, PRECISION: tl.constexpr):
+    """Return a tile of the product for a second use; for tensor cores it is loaded again, under `mask`.
 
     On sm_90 an asynchronous product reads its tile from shared memory while the loop goes on. Triton (3.7 and 3.9)
     gives that load one more buffer, except if it has a second user: then the buffer is refilled too early. A load with

@@ -52,7 +52,7 @@ class LearningRate(NamedTuple):
 
 
 def learning_rate(lr: float | Tensor, like: Tensor, layout: FlatLayout | None = None) -> LearningRate:
-    """Return a learning rate for buffers like `like`; a 0-dim tensor may lie on the CPU."""
+    """Return a learning rate for buffers on the device of `like`; a 0-dim tensor may be on the CPU."""
     if isinstance(lr, Tensor) and lr.device != like.device:
         lr = float(lr)
     return LearningRate.of(lr, layout)
@@ -94,7 +94,7 @@ def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **constant
 
 
 def start(kernel: Any, programs: int, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
-    """Hand a launch to Triton."""
+    """Launch the programs of a kernel."""
     kernel[(programs,)](*arguments, **constants, **options(64 if torch.version.hip else 32))
 
 

@@ -64,7 +64,7 @@ def choose(
         like = params.generator
         try:
             if not _is_float32_on_cpu(params):
-                raise ValueError(f"it takes float32 modules on a CPU, these are {like.dtype} on {like.device}")
+                raise ValueError(f"it takes float32 modules on a CPU, got {like.dtype} on {like.device}")
             if second_order:
                 NativeExecutor.check_second_order(loss, inner)
             native = NativeExecutor(

@@ -224,7 +224,7 @@ class Reptile(MetaAlgorithm):
         meta_step: int,
         carried: TrainStates | None = None,
     ) -> MetaGradient:
-        if isinstance(executor, NativeExecutor) and batch.query is None and not executor.hands_on_state:
+        if isinstance(executor, NativeExecutor) and batch.query is None and not executor.persists_state:
             return executor.reptile_gradient(initial, batch, noise)
         adapted = executor.inner_loop(initial, batch, noise, carried)
         generator, discriminator = (

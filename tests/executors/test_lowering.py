@@ -216,7 +216,7 @@ REFUSALS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "embedding": (
         nn.Sequential(nn.Linear(3, 2), nn.Mish()),
         (3,),
-        r"'1' \(Mish, mish\): the native engine does not know",
+        r"'1' \(Mish, mish\): the native engine does not support",
     ),
     "convolution in 3-D": (nn.Conv3d(1, 1, 1), (1, 2, 2, 2), r"Conv3d\): it takes"),
     "features of rank 2": (nn.Sequential(nn.Flatten(2), nn.Linear(4, 2)), (3, 2, 2), r"'1' \(Linear.*flatten"),
@@ -243,7 +243,7 @@ REFUSALS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "images shuffled": (Call(lambda x: x.flip(0)), (4,), "mixes the images"),
     "overwriting": (Call(_overwrites), (4,), "overwrites a value that is read again"),
     "overwriting by an operator": (Call(_overwrites_by_operator), (4,), "overwrites a value that is read again"),
-    "detached": (Call(lambda x: x.detach()), (4,), "detach.*does not know"),
+    "detached": (Call(lambda x: x.detach()), (4,), "detach.*does not support"),
     "another dtype": (Call(lambda x: x.half()), (4,), "changes torch.float32 to torch.float16"),
     "two outputs": (Call(lambda x: (x, x)), (4,), "one tensor"),
     "another output": (Call(lambda x: x.flatten(2)), (2, 3, 4), r"only \[n\], \[n, features\] and \[n, C, H, W\]"),

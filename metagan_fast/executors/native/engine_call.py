@@ -112,9 +112,15 @@ class CallBuilder:
         if noise.support_index is not None:
             low, high = noise.support_index.aminmax()
             if low < 0 or high >= batch.shots:
-                raise ValueError(f"expected noise.support_index in 0 to {batch.shots - 1}, got {low} to {high}")
+                raise ValueError(
+                    f"expected noise.support_index in 0 to {batch.shots - 1}, got {low} to {high}; draw the noise "
+                    "for this batch"
+                )
         elif rows != batch.shots:
-            raise ValueError(f"expected latents for {batch.shots} support images without a support_index, got {rows}")
+            raise ValueError(
+                f"expected latents for {batch.shots} support images without a support_index, got {rows}; draw the "
+                "noise for this batch"
+            )
         call.read("support_index", noise.support_index, steps, critic_steps, tasks, rows, dtype=torch.int64)
         updates = steps, critic_steps, tasks, rows
         call.read("discriminator_latents", noise.discriminator_latents, *updates, self.latent_dim)
@@ -171,7 +177,7 @@ def loss_settings(loss: Loss) -> dict[str, Any]:
     elif type(loss) in _TERMS:
         terms = _TERMS[type(loss)]
     else:
-        raise ValueError(f"the native executor knows the losses of metagan_fast.losses, not {type(loss).__name__}")
+        raise ValueError(f"it supports the losses of metagan_fast.losses, got {type(loss).__name__}")
     return terms._asdict() | {
         "relativistic": int(type(loss) is RelativisticAverage),
         "separate_batches": int(loss.separate_batches),
@@ -188,9 +194,7 @@ def _penalty_settings(penalty: Penalty | None) -> dict[str, Any]:
     elif type(penalty) is ZeroCenteredPenalty:
         kind, weight, location = "zero_centered", penalty.weight, penalty.location
     else:
-        raise ValueError(
-            f"the native executor knows the penalties of metagan_fast.losses, not {type(penalty).__name__}"
-        )
+        raise ValueError(f"it supports the penalties of metagan_fast.losses, got {type(penalty).__name__}")
     return {"penalty": kind, "penalty_weight": float(weight), "penalty_location": location}
 
 

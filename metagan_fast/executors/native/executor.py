@@ -23,7 +23,7 @@ from .engine_call import CallBuilder, check_image_count, inner_settings, loss_se
 from .lowering import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
 _OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1, "query": 2}
-"""The engine's codes."""
+"""Codes of the generator objectives in the engine."""
 
 _DIFFERENTIABLE = ("sgd", "momentum")
 """Inner optimizers that the engine differentiates through."""
@@ -80,11 +80,11 @@ class NativeExecutor:
         """Raise ValueError if the engine cannot differentiate through the inner loop."""
         if inner.optimizer not in _DIFFERENTIABLE:
             raise ValueError(
-                f"the native executor differentiates inner loops by {' and '.join(_DIFFERENTIABLE)}, not by "
+                f"the native executor differentiates through inner loops by {' and '.join(_DIFFERENTIABLE)}, got "
                 f"{inner.optimizer}"
             )
         if loss.penalty is not None:
-            raise ValueError("the native executor does not differentiate inner loops with a gradient penalty")
+            raise ValueError("the native executor does not differentiate through inner loops with a gradient penalty")
 
     def inner_loop(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
@@ -100,7 +100,7 @@ class NativeExecutor:
         ):
             rows = call.write(role, batch.tasks, plan.numel)
             state = TrainState(rows)
-            if before is not None or self.hands_on_state:
+            if before is not None or self.persists_state:
                 state = self._inner.start(rows, before)
             states.append(state._replace(updates=state.updates + updates))
         call.update("generator_buffers", states[0].buffers)
@@ -113,7 +113,7 @@ class NativeExecutor:
         return InnerLoopResult(TrainStates(*states), self._metrics(metrics, _INNER_METRICS), history)
 
     @property
-    def hands_on_state(self) -> bool:
+    def persists_state(self) -> bool:
         """True if the optimizer state is carried on to the next inner loop."""
         return self._inner.inner_state == "persist"
 

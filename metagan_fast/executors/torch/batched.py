@@ -32,7 +32,9 @@ def stateless_copy(module: nn.Module) -> nn.Module:
 
 
 class BatchedModule:
-    """A module called with parameters `[tasks, numel]` on inputs `[tasks, n, ...]`; differentiable in both, any order.
+    """A module with per-task parameters `[tasks, numel]`, called on inputs `[tasks, n, ...]`.
+
+    The outputs are differentiable in parameters and inputs, to any order.
 
     The tasks run side by side under `torch.func.vmap`, with linear layers and convolutions on the per-task kernels of
     `task_layers`, fused with their activations from the second pass on. A module that vmap does not support (for
@@ -68,17 +70,17 @@ class BatchedModule:
         self.autocast = autocast
         self.vectorized: bool | None = None  # None before the first call
         self._takes_one_row = True
-        self._changes_itself = False
+        self._is_stateful = False
         self._fusion = Fusion()
         self._idle = [self.module]
-        self._trying = Lock()
+        self._probing = Lock()
 
     def __call__(self, params: Tensor, inputs: Tensor) -> Tensor:
         """Return the outputs `[tasks, n, ...]`."""
         if self.vectorized is None:
-            with self._trying:
+            with self._probing:
                 if self.vectorized is None:
-                    self._try(params, inputs)
+                    self._probe(params, inputs)
         if inputs.shape[1] == 1 and not self._takes_one_row:
             raise ValueError(one_image_error(self.name))
         with torch.autocast(params.device.type, torch.bfloat16, enabled=self.autocast):
@@ -88,7 +90,7 @@ class BatchedModule:
     @contextmanager
     def _copy(self) -> Iterator[nn.Module]:
         """Lend a copy of the module for exclusive use."""
-        if self._changes_itself:
+        if self._is_stateful:
             yield copy_module(self._original)
             return
         try:
@@ -114,12 +116,12 @@ class BatchedModule:
         return torch.stack(rows)
 
     @torch.enable_grad()  # a module may take another path without grad mode than in training
-    def _try(self, params: Tensor, inputs: Tensor) -> None:
+    def _probe(self, params: Tensor, inputs: Tensor) -> None:
         """Run one task without vmap, for errors that name the module, then choose between vmap and the loop."""
         params, inputs = params.detach(), inputs.detach()
         one_row = inputs[:1, :1]
         try:
-            outputs = self._run_watched(params[:1], inputs[:1])
+            outputs = self._run_observed(params[:1], inputs[:1])
         except DrawsRandomNumbersError as error:
             raise ValueError(
                 f"the {self.name} draws random numbers, so its results could not be reproduced; call .eval() on its "
@@ -140,17 +142,17 @@ class BatchedModule:
         self._takes_one_row = inputs.shape[1] == 1 or self._runs(params[:1], one_row)
         self.vectorized = self._can_vectorize(params[:2], inputs[:2])
 
-    def _run_watched(self, params: Tensor, inputs: Tensor) -> Tensor:
+    def _run_observed(self, params: Tensor, inputs: Tensor) -> Tensor:
         """Run one task on a fresh copy, and detect state changes and random draws.
 
         Raises:
             DrawsRandomNumbersError: the module draws without `allow_random`.
         """
-        self._changes_itself = True
+        self._is_stateful = True
         with self._copy() as module, nullcontext() if self.allow_random else NoDraws():
             before, buffers = Snapshot(module, versions=True), buffer_versions(module)
             outputs = functional_call(module, self.layout.views(params[0]), (inputs[0],))
-            self._changes_itself = not before.is_current()
+            self._is_stateful = not before.is_current()
             after = buffer_versions(module)
         written = [name for name, version in buffers.items() if after.get(name) != version]
         if written:

@@ -41,7 +41,7 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Captures CUDA graphs in one memory pool, which they may share: their replays, and reads of results, alternate.
+    """Captures CUDA graphs in a shared memory pool, since each result is read before the next graph replays.
 
     Warm-up and capture use one side stream, so that per-stream library state exists before the capture.
     """

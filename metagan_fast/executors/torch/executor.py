@@ -304,7 +304,7 @@ def _query_metrics(generator_loss: Tensor, discriminator_loss: Tensor) -> dict[s
 
 
 def _independent(params: Tensor, create_graph: bool) -> Tensor:
-    """Return an independent variable with the values of `params`, to take a partial derivative by.
+    """Return a new variable with the values of `params`, for partial derivatives.
 
     With `create_graph` it is a view in the graph: after the discriminator's update the discriminator depends on the
     generator, and the generator's gradient must not follow that path.

@@ -53,7 +53,7 @@ class PermutedView:
 
     @property
     def all_indices(self) -> Tensor:
-        """The indices, the identity included."""
+        """The indices, also for the identity."""
         return torch.arange(math.prod(self.shape)).view(self.shape) if self.indices is None else self.indices
 
 
@@ -114,4 +114,4 @@ def as_value_shape(shape: tuple[int, ...]) -> Shape:
         return shape[0], shape[1], shape[2]
     if len(shape) <= 1:
         return math.prod(shape), 1, 1
-    raise Unsupported(f"it works on tensors {['n', *shape]}; only [n], [n, features] and [n, C, H, W] are known")
+    raise Unsupported(f"it works on tensors {['n', *shape]}; only [n], [n, features] and [n, C, H, W] are supported")

@@ -17,6 +17,7 @@ from .registry import LoweringRule, LoweringRules, as_parameters, as_tensor, req
 from .types import ACTIVATIONS
 
 LAYERS = LoweringRules()
+"""Rules of the functions that layers call."""
 
 Pair = int | Sequence[int]
 
@@ -42,13 +43,13 @@ def _convolution(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> PermutedView:
-    require(groups == 1, f"groups={groups}; only 1 is known")
+    require(groups == 1, f"groups={groups}; only 1 is supported")
     parameters = as_parameters(weight, bias)
     kernel = weight.shape[2:]
     strides, dilations = _pair(stride), _pair(dilation)
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
-        require(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads unevenly')
+        require(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads asymmetrically')
         padding = [t // 2 for t in total]
     pads = (0, 0) if isinstance(padding, str) else _pair(padding)
     require_images(input)
@@ -67,7 +68,7 @@ def _transposed_convolution(
     groups: int = 1,
     dilation: Pair = 1,
 ) -> PermutedView:
-    require(groups == 1, f"groups={groups}; only 1 is known")
+    require(groups == 1, f"groups={groups}; only 1 is supported")
     parameters = as_parameters(weight, bias)
     integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
     require_images(input)
@@ -237,7 +238,7 @@ def _dropout(
 # Pooling, interpolation and padding
 
 
-def _maps_positions(function: Callable[..., Tensor]) -> LoweringRule:
+def _resampling_rule(function: Callable[..., Tensor]) -> LoweringRule:
     def lower(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
         shape = as_tensor(input).shape
         require(len(shape) == len(b.output_shape) == 3, "it needs images [n, C, H, W]")
@@ -252,7 +253,7 @@ def _maps_positions(function: Callable[..., Tensor]) -> LoweringRule:
 
 
 for _function in (F.interpolate, F.avg_pool2d, F.adaptive_avg_pool2d, F.pad):
-    LAYERS.register(_maps_positions(_function), _function)
+    LAYERS.register(_resampling_rule(_function), _function)
 
 
 @LAYERS.lowers(F.max_pool2d, torch.max_pool2d)

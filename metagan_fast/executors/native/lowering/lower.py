@@ -38,7 +38,7 @@ def make_plan(
         )
     plans = [_plan(module, layout, tuple(input_shape), images, name, output) for images in (2, 3)]
     if plans[0] != plans[1]:
-        raise PlanError(describe(name, "", type(module)), "what it computes depends on the number of images")
+        raise PlanError(describe(name, "", type(module)), "its computation depends on the number of images")
     return plans[0]
 
 
@@ -81,7 +81,7 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
 def _result(node: fx.Node, lowered: dict[fx.Node, Any], output: str | None) -> PermutedView:
     result = lowered.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     if not isinstance(result, PermutedView):
-        raise Unsupported("it returns something else than one tensor that depends on its input")
+        raise Unsupported("it does not return a single tensor that depends on its input")
     if output == "images" and len(result.shape) != 3:
         raise Unsupported(f"it returns {['n', *result.shape]}; expected images [n, C, H, W]")
     if output == "scores" and result.shape not in ((), (1,)):
@@ -100,7 +100,7 @@ def _lower(
     args, kwargs = tree_map(lambda a: lowered[a] if isinstance(a, fx.Node) else a, (node.args, node.kwargs))
     operands = tree_leaves((args, kwargs))
     if not any(isinstance(x, PermutedView) for x in operands):
-        return _viewed(node, args[0])
+        return _lower_parameter_view(node, args[0])
     value = node.meta["value"]
     if not isinstance(value, Tensor) or value.shape[:1] != (builder.images,):
         raise Unsupported("it mixes the images of a batch, or returns several tensors")
@@ -108,7 +108,7 @@ def _lower(
         raise Unsupported(f"it changes {builder.dtype} to {value.dtype}")
     rule = LAYERS.find(node.op, node.target) or TENSORS.find(node.op, node.target)
     if rule is None:
-        raise Unsupported("the native engine does not know it")
+        raise Unsupported("the native engine does not support it")
     builder.output_shape = tuple(value.shape[1:])
     try:
         return rule(builder, *args, **kwargs)
@@ -118,10 +118,10 @@ def _lower(
             Unsupported(f"{unsupported} (it reads {constants[0]!r}, no parameter)") if constants else unsupported
         ) from None
     except TypeError as error:
-        raise Unsupported(f"it is called with arguments that the native engine does not know ({error})") from error
+        raise Unsupported(f"it is called with arguments that the native engine does not support ({error})") from error
 
 
-def _viewed(node: fx.Node, source: Any) -> Parameter:
+def _lower_parameter_view(node: fx.Node, source: Any) -> Parameter:
     """Return a contiguous view of a parameter, in its new shape.
 
     Raises:

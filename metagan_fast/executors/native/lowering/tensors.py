@@ -15,12 +15,13 @@ from .builder import Builder, PermutedView
 from .registry import LoweringRule, LoweringRules, as_tensor, require
 
 TENSORS = LoweringRules()
+"""Rules of tensor methods, operators and functions."""
 
 
 # Sums and means
 
 
-def _reduces(mean: bool) -> LoweringRule:
+def _reduction_rule(mean: bool) -> LoweringRule:
     def lower(
         b: Builder, input: PermutedView, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     ) -> PermutedView:
@@ -42,14 +43,14 @@ def _reduces(mean: bool) -> LoweringRule:
     return lower
 
 
-TENSORS.register(_reduces(mean=True), torch.mean, "mean")
-TENSORS.register(_reduces(mean=False), torch.sum, "sum")
+TENSORS.register(_reduction_rule(mean=True), torch.mean, "mean")
+TENSORS.register(_reduction_rule(mean=False), torch.sum, "sum")
 
 
 # Rearrangements
 
 
-def _rearranges(function: Callable[..., Tensor]) -> LoweringRule:
+def _rearrangement_rule(function: Callable[..., Tensor]) -> LoweringRule:
     """Return the rule for a function that moves elements: it is applied to their indices."""
 
     def lower(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedView:
@@ -70,17 +71,17 @@ def _rearranges(function: Callable[..., Tensor]) -> LoweringRule:
 
 _BOTH = ("reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "squeeze", "unsqueeze")
 for _name in (*_BOTH, "movedim", "flip", "roll", "clone"):
-    TENSORS.register(_rearranges(getattr(torch, _name)), getattr(torch, _name))
-    TENSORS.register(_rearranges(getattr(Tensor, _name)), _name)
+    TENSORS.register(_rearrangement_rule(getattr(torch, _name)), getattr(torch, _name))
+    TENSORS.register(_rearrangement_rule(getattr(Tensor, _name)), _name)
 for _name in ("view", "contiguous"):  # a view equals a reshape wherever it is possible
-    TENSORS.register(_rearranges(getattr(Tensor, "reshape" if _name == "view" else _name)), _name)
+    TENSORS.register(_rearrangement_rule(getattr(Tensor, "reshape" if _name == "view" else _name)), _name)
 for _rearrangement in (F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle, operator.getitem):
-    TENSORS.register(_rearranges(_rearrangement), _rearrangement)
+    TENSORS.register(_rearrangement_rule(_rearrangement), _rearrangement)
 
 
 @TENSORS.lowers("view_as", "reshape_as")
 def _view_as(b: Builder, input: PermutedView, other: PermutedView) -> PermutedView:
-    return _rearranges(Tensor.reshape)(b, input, (-1, *b.output_shape))
+    return _rearrangement_rule(Tensor.reshape)(b, input, (-1, *b.output_shape))
 
 
 @TENSORS.lowers("to", "float", "type_as", "double")

@@ -30,7 +30,7 @@ _SHAPE_QUERIES = {"size", "dim", "ndimension", "numel", "nelement", "stride", "i
 """Functions whose result may be no tensor, since it depends on shapes and dtypes alone."""
 
 
-class _Value(fx.Proxy):
+class _TensorProxy(fx.Proxy):
     """Proxy of a tensor with an example of its value."""
 
     value: Any
@@ -79,7 +79,7 @@ class _Tracer(fx.Tracer):
         self.submodule_paths = {part: path for path, part in network.named_modules()}
         self.tensor_attrs = {}  # fx.Tracer.create_arg looks up script objects in it
         self.tensors: dict[str, Tensor] = {}
-        self.proxies: dict[int, _Value] = {}  # by the identity of the tensor
+        self.proxies: dict[int, _TensorProxy] = {}  # by the identity of the tensor
         self.inputs = self.create_proxy("placeholder", "inputs", (), {})
         for part, path in self.submodule_paths.items():
             for attribute, value in {**vars(part), **part._parameters, **part._buffers}.items():
@@ -92,7 +92,7 @@ class _Tracer(fx.Tracer):
         self.create_node("output", "output", (self.create_arg(self.root(self.inputs)),), {})
         return self.graph
 
-    def _proxy_of(self, tensor: Tensor, name: str) -> _Value:
+    def _proxy_of(self, tensor: Tensor, name: str) -> _TensorProxy:
         if id(tensor) not in self.proxies:
             self.tensors[name] = tensor
             self.proxies[id(tensor)] = self.create_proxy("get_attr", name, (), {})
@@ -116,8 +116,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return False
 
-    def proxy(self, node: fx.Node) -> _Value:
-        return _Value(node, self)
+    def proxy(self, node: fx.Node) -> _TensorProxy:
+        return _TensorProxy(node, self)
 
     def create_arg(self, a: Any) -> Any:
         if not isinstance(a, Tensor):
@@ -128,7 +128,7 @@ class _Tracer(fx.Tracer):
     def create_proxy(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
     ) -> Any:
-        proxy: _Value = super().create_proxy(kind, target, args, kwargs, *rest, **options)  # type: ignore[assignment]
+        proxy: _TensorProxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)  # type: ignore[assignment]
         example_args, example_kwargs = tree_map(_example_of, (args, kwargs))
         tensors = [leaf for leaf in tree_leaves((example_args, example_kwargs)) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
@@ -214,7 +214,7 @@ def _blank_copy(module: nn.Module) -> nn.Module:
 
 
 def _example_of(argument: Any) -> Any:
-    if isinstance(argument, _Value):
+    if isinstance(argument, _TensorProxy):
         return argument.value
     return argument.detach().cpu().clone() if isinstance(argument, Tensor) else argument
 

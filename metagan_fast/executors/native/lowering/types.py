@@ -127,7 +127,7 @@ class Plan:
 
     @property
     def takes_one_image(self) -> bool:
-        """True if one image leaves every batch norm more than one value a channel to take a variance of."""
+        """True if every batch norm has more than one value a channel on a single image."""
         norms = (op.integers for op in self.operations if op.kind == "normalization")
         return not any(across and channels * positions == 1 for channels, positions, across, *_ in norms)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import task_layers as plain
-from .activations import Activation, along, over_rows
+from .activations import Activation, broadcast_outputs, sum_over_rows
 from .task_layers import Layer
 from .task_passes import Pass, select
 
@@ -42,7 +42,7 @@ def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Ten
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _BackwardCall:
     """A layer, and the gradients to return from its backward pass.
 
     Attributes:
@@ -97,13 +97,13 @@ class _Forward(Pass):
         data, weights = ctx.needs_input_grad[1], any(ctx.needs_input_grad[2:])
         dx, dw, db, dp = None, None, None, None
         if dy is not None and dz is None:
-            found = list(_Backward.apply(_Wanted(layer, data, weights), dy, saved, x, weight, slope))
+            found = list(_Backward.apply(_BackwardCall(layer, data, weights), dy, saved, x, weight, slope))
             dx = found.pop(0) if data else None
             dw, db, dp = [*found, None, None, None][:3]
         elif dz is not None:
             if dy is not None:
                 through, of_slope = _activation(layer).backward_with_slope(dy, saved, slope)
-                dz, dp = _sum(through, dz), None if of_slope is None else over_rows(of_slope)
+                dz, dp = _sum(through, dz), None if of_slope is None else sum_over_rows(of_slope)
             dx = plain.BackwardData.apply(_without(layer), dz, weight) if data else None
             dw, db = plain.BackwardWeights.apply(_without(layer), dz, x) if weights else (None, None)
         return None, dx, dw, db if ctx.has_bias else None, dp
@@ -122,7 +122,7 @@ class _Forward(Pass):
         tz = torch.zeros_like(saved) if tz is None else tz
         ty = activation.backward(tz, saved, slope)
         if tp is not None:
-            ty = ty + along(tp, saved) * saved * (saved <= 0)
+            ty = ty + broadcast_outputs(tp, saved) * saved * (saved <= 0)
         return (ty, tz) if activation.saves_preactivation else ty
 
     @staticmethod
@@ -135,7 +135,7 @@ class _Backward(Pass):
 
     @staticmethod
     def forward(
-        wanted: _Wanted, dy: Tensor, saved: Tensor, x: Tensor, weight: Tensor, slope: Tensor | None
+        wanted: _BackwardCall, dy: Tensor, saved: Tensor, x: Tensor, weight: Tensor, slope: Tensor | None
     ) -> tuple[Tensor, ...]:
         found: tuple[Tensor, ...] = ()
         if wanted.data:
@@ -169,14 +169,14 @@ class _Backward(Pass):
             ddy = activation.backward(ddz, saved, slope)
             second = activation.second(saved) if of_saved else None
             dsaved = None if second is None else ddz * dy * second
-            dp = over_rows(ddz * dy * (saved <= 0)) if slope is not None and of_slope else None
+            dp = sum_over_rows(ddz * dy * (saved <= 0)) if slope is not None and of_slope else None
         if ddp is not None:
-            reached = along(ddp, saved) * (saved <= 0)
+            reached = broadcast_outputs(ddp, saved) * (saved <= 0)
             ddy, dsaved = _sum(ddy, reached * saved), _sum(dsaved, reached * dy)
         if of_x and ddw is not None:
-            (dx,) = _Backward.apply(_Wanted(layer, data=True, weights=False), dy, saved, x, ddw, slope)
+            (dx,) = _Backward.apply(_BackwardCall(layer, data=True, weights=False), dy, saved, x, ddw, slope)
         if of_weight and u is not None:
-            dw = _Backward.apply(_Wanted(layer, data=False, weights=True), dy, saved, u, weight, slope)[0]
+            dw = _Backward.apply(_BackwardCall(layer, data=False, weights=True), dy, saved, u, weight, slope)[0]
         return None, ddy, dsaved, dx, dw, dp
 
     @staticmethod
@@ -195,22 +195,22 @@ class _Backward(Pass):
         tdz = _sum(
             None if tdy is None else activation.backward(tdy, saved, slope),
             None if tsaved is None or second is None else dy * second * tsaved,
-            None if tp is None else dy * along(tp, saved) * (saved <= 0),
+            None if tp is None else dy * broadcast_outputs(tp, saved) * (saved <= 0),
         )
         tdz = torch.zeros_like(dy) if tdz is None else tdz
         found: list[Tensor] = []
         if ctx.wanted.data:
             found.append(plain.BackwardData.apply(_without(layer), tdz, weight))
             if tw is not None:
-                found[0] = found[0] + _Backward.apply(_Wanted(layer, True, False), dy, saved, x, tw, slope)[0]
+                found[0] = found[0] + _Backward.apply(_BackwardCall(layer, True, False), dy, saved, x, tw, slope)[0]
         if ctx.wanted.weights:
             tdw, tdb = plain.BackwardWeights.apply(_without(layer), tdz, x)
             if tx is not None:
-                tdw = tdw + _Backward.apply(_Wanted(layer, False, True), dy, saved, tx, weight, slope)[0]
+                tdw = tdw + _Backward.apply(_BackwardCall(layer, False, True), dy, saved, tx, weight, slope)[0]
             found += [tdw, tdb]
             if slope is not None:
                 of_slope = _sum(None if tdy is None else tdy * saved, None if tsaved is None else dy * tsaved)
-                found.append(torch.zeros_like(slope) if of_slope is None else over_rows(of_slope * (saved <= 0)))
+                found.append(torch.zeros_like(slope) if of_slope is None else sum_over_rows(of_slope * (saved <= 0)))
         return tuple(found)
 
     @staticmethod

@@ -53,7 +53,7 @@ class Activation:
     def value(self, z: Tensor, slope: Tensor | None) -> Tensor:
         """Return the activation of a pre-activation."""
         if slope is not None:
-            return torch.where(z > 0, z, along(slope, z) * z)
+            return torch.where(z > 0, z, broadcast_outputs(slope, z) * z)
         return RULES[self.name].value(z, *self.numbers)
 
     def backward(self, dy: Tensor, saved: Tensor, slope: Tensor | None) -> Tensor:
@@ -63,7 +63,7 @@ class Activation:
     def backward_with_slope(self, dy: Tensor, saved: Tensor, slope: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return dy times the element-wise derivatives by the pre-activation and by the slope."""
         if slope is not None:
-            return aten._prelu_kernel_backward(dy, saved, along(slope, saved))
+            return aten._prelu_kernel_backward(dy, saved, broadcast_outputs(slope, saved))
         return RULES[self.name].backward(dy, saved, *self.numbers), None
 
     def second(self, saved: Tensor) -> Tensor | None:
@@ -72,12 +72,12 @@ class Activation:
         return None if second is None else second(saved, *self.numbers)
 
 
-def along(slope: Tensor, z: Tensor) -> Tensor:
+def broadcast_outputs(slope: Tensor, z: Tensor) -> Tensor:
     """Reshape per-output values `[tasks, out]` to broadcast over pre-activations `[tasks, n, out, ...]`."""
     return slope.view(len(slope), 1, -1, *[1] * (z.ndim - 3))
 
 
-def over_rows(z: Tensor) -> Tensor:
+def sum_over_rows(z: Tensor) -> Tensor:
     """Sum `[tasks, n, out, ...]` to `[tasks, out]`."""
     return z.sum((1, *range(3, z.ndim)))
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from .activations import Activation, along, over_rows
+from .activations import Activation, broadcast_outputs, sum_over_rows
 from .task_passes import PLAIN, Pass, select
 
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
@@ -204,7 +204,7 @@ def _linear_backward_weights(
     layer: Linear, dy: Tensor, x: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     dz, *of_slope = _through_activation(layer, dy, saved, slope)
-    return dz.mT @ x, *map(over_rows, (dz, *of_slope))
+    return dz.mT @ x, *map(sum_over_rows, (dz, *of_slope))
 
 
 def _convolution_forward(
@@ -231,7 +231,7 @@ def _convolution_backward_weights(
     sizes = (dy.shape[2], x.shape[2], *layer.kernel)
     settings = (layer.stride, layer.padding, layer.dilation)
     rows = [conv2d_weight(image, sizes, d, *settings) for image, d in zip(x, dz, strict=True)]
-    return torch.stack(rows), *map(over_rows, (dz, *of_slope))
+    return torch.stack(rows), *map(sum_over_rows, (dz, *of_slope))
 
 
 def _transposed_forward(
@@ -252,13 +252,13 @@ def _transposed_backward_weights(
     layer: TransposedConvolution, dy: Tensor, x: Tensor, saved: Tensor | None = None, slope: Tensor | None = None
 ) -> tuple[Tensor, ...]:
     dz, *of_slope = _through_activation(layer, dy, saved, slope)
-    return _convolution_backward_weights(layer, x, dz)[0], *map(over_rows, (dz, *of_slope))
+    return _convolution_backward_weights(layer, x, dz)[0], *map(sum_over_rows, (dz, *of_slope))
 
 
 def _activate(layer: Layer, z: Tensor, bias: Tensor | None, slope: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     """Add the bias and apply the activation; return the pre-activation too if the backward pass needs it."""
     if bias is not None:
-        z = z + along(bias, z)
+        z = z + broadcast_outputs(bias, z)
     if layer.activation is None:
         return z
     y = layer.activation.value(z, slope)
