@@ -1,7 +1,7 @@
-"""Cases beside another process that keeps every core busy: how much of their own speed contenders keep.
+"""Cases beside a process that keeps every core busy: the fraction of its undisturbed speed that a contender keeps.
 
-The plain loop loses nearly all of it: its threads meet at a barrier after every operation and wait for whichever was
-displaced.
+The plain loop loses nearly all of its speed: its threads meet at a barrier after every operation, so each one waits for
+any that was preempted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from metagan_fast.benchmarks import machine, workloads
 from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS, OURS, Prepared, Result
 from metagan_fast.benchmarks.problem import Problem
@@ -18,20 +19,35 @@ from metagan_fast.benchmarks.timing import Timing, alternate
 from metagan_fast.benchmarks.workloads import WorkloadCase
 
 REQUIRED = 0.4
-"""The fraction of its own speed that the package must keep."""
+"""Fraction of its undisturbed speed that the package must keep."""
 
 
 @dataclass(frozen=True)
 class BusyCase:
-    """A workload that is timed undisturbed and then beside the other process.
+    """A workload timed undisturbed, then beside the busy process.
 
-    The baseline takes one task after another, so it is timed on one inner step of one task and its seconds are
-    multiplied. After `seconds` beside the other process no third round begins.
+    The baseline runs tasks one after another, so it is timed on one inner step of one task and its time is scaled.
+    Beside the busy process at least two rounds run; no third one begins after `seconds`.
     """
 
     name: str
     work: WorkloadCase
     seconds: float = 60.0
+
+    def measure(
+        self,
+        *,
+        thread_counts: Sequence[int] | None = None,
+        quick: bool = False,
+        rounds: int | None = None,
+        contenders: Sequence[str] | None = None,
+    ) -> Iterator[Record]:
+        """Time every contender undisturbed, then beside the busy process; see `case.Case.measure`."""
+        work = self.work.chosen(quick, contenders)
+        problem = work.draw()
+        for count in thread_counts or [torch.get_num_threads()]:
+            with machine.threads(count):
+                yield from _measure(work, problem, count, quick, rounds or work.rounds, self.seconds)
 
 
 def _case(name: str, *, steps: int, rounds: int) -> BusyCase:
@@ -42,29 +58,7 @@ def _case(name: str, *, steps: int, rounds: int) -> BusyCase:
 CASES = (_case("dcgan-32", steps=3, rounds=5), _case("dcgan-16", steps=10, rounds=7))
 
 
-def run(
-    case: BusyCase,
-    *,
-    thread_counts: Sequence[int],
-    quick: bool = False,
-    rounds: int | None = None,
-    contenders: Sequence[str] | None = None,
-) -> Iterator[Record]:
-    """Check every contender's result, then time all of them in alternation, first undisturbed.
-
-    Arguments as for `workloads.run`.
-
-    Raises:
-        AssertionError: a result is further from float64 than design allows.
-    """
-    work = case.work.chosen(quick, contenders)
-    problem = work.draw()
-    for count in thread_counts:
-        with machine.threads(count):
-            yield from _run(work, problem, count, quick, rounds or work.rounds, case.seconds)
-
-
-def _run(
+def _measure(
     work: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int, seconds: float
 ) -> Iterator[Record]:
     prepared: dict[str, Prepared[Result]] = {}
@@ -93,6 +87,6 @@ def _run(
 
 
 def _scaled(timings: dict[str, Timing], work: WorkloadCase) -> dict[str, Timing]:
-    """Return the times with the baseline's as for all tasks and steps."""
+    """Scale the baseline's times from one task and step to all of them."""
     whole = Timing(tuple(work.tasks * work.steps * seconds for seconds in timings[BASELINE].seconds))
     return {**timings, BASELINE: whole}

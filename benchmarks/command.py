@@ -1,19 +1,17 @@
-"""`metagan-fast bench`: choose cases, run them, show and write the records."""
+"""`metagan-fast bench`: select cases, measure them, print and store the records."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
 from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, records, workloads
+from metagan_fast.benchmarks.case import Case
 from metagan_fast.benchmarks.contenders import CONTENDERS
-from metagan_fast.benchmarks.records import Record
 
 from metagan_fast._utils.argument_types import threads, whole
 
-Case = ops.OpCase | workloads.WorkloadCase | busy.BusyCase | memory.MemoryCase | dropins.DropInCase
 _GROUPS: dict[str, Sequence[Case]] = {
     "ops": ops.CASES,
     "workloads": workloads.CASES,
@@ -39,8 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(records.HEADER)
     failed = False
     for name in _selected(options.cases):
+        measured = CASES[name].measure(
+            thread_counts=options.threads, quick=options.quick, rounds=options.rounds, contenders=options.contenders
+        )
         try:
-            for record in _run(name, options):
+            for record in measured:
                 print(records.row(record), flush=True)
                 if options.out:
                     records.append(options.out, [record], environment)
@@ -48,22 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             print(f"{name}: wrong result, not timed: {error}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def _run(name: str, options: argparse.Namespace) -> Iterator[Record]:
-    case = CASES[name]
-    if isinstance(case, ops.OpCase):
-        counts = options.threads or sorted({1, torch.get_num_threads()})
-        return ops.run(case, thread_counts=counts, quick=options.quick, rounds=options.rounds)
-    counts = options.threads or [torch.get_num_threads()]
-    arguments = {"thread_counts": counts, "quick": options.quick, "rounds": options.rounds}
-    if isinstance(case, dropins.DropInCase):
-        return dropins.run(case, **arguments)
-    if isinstance(case, busy.BusyCase):
-        return busy.run(case, **arguments, contenders=options.contenders)
-    if isinstance(case, memory.MemoryCase):
-        return memory.run(case, thread_counts=counts, quick=options.quick, contenders=options.contenders)
-    return workloads.run(case, **arguments, contenders=options.contenders)
 
 
 def _selected(names: Sequence[str]) -> list[str]:
@@ -80,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="metagan-fast bench",
         description="Time the fused ops and whole inner loops against plain PyTorch and other libraries, or measure "
-        "memory. Results are checked first, contenders timed in alternation. Let the machine do nothing else.",
+        "memory. Results are checked first, contenders timed in alternation. Keep the machine otherwise idle.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -96,9 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=tuple(CONTENDERS),
         metavar="NAME",
-        help=f"who runs the workloads beside the plain loop, of {', '.join(CONTENDERS)}; each case has its own list",
+        help=f"contenders of the workloads, of {', '.join(CONTENDERS)}; each case has its own list",
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds and steps; nothing that has to compile")
+    parser.add_argument("--quick", action="store_true", help="few rounds and steps, no contender that has to compile")
     parser.add_argument(
         "--out",
         type=records.output(records.parse),
@@ -106,13 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         help="append the records to this file as JSON lines",
     )
     parser.add_argument(
-        "--threads", nargs="+", type=threads, metavar="N", help="thread counts; ops: 1 and all, workloads: all"
+        "--threads", nargs="+", type=threads, metavar="N", help="thread counts; ops: 1 and all, other cases: all"
     )
     parser.add_argument("--rounds", type=whole(1), help="timed calls of each contender; each case has its own number")
     parser.add_argument(
         "--gpu-model",
         action="store_true",
-        help="time nothing: print launches, bytes and rooflines of the cases on GPUs, a model and not a measurement",
+        help="time nothing; print modelled launches, bytes and GPU rooflines of the cases, not a measurement",
     )
-    parser.add_argument("--list", action="store_true", help="list the cases and leave")
+    parser.add_argument("--list", action="store_true", help="list the cases and exit")
     return parser

@@ -1,7 +1,7 @@
-"""Cases of the fused ops: in-place twins against plain PyTorch, beside the time of copying as many bytes.
+"""Cases of the fused ops: in-place twins against plain PyTorch, with the time to copy as many bytes as the floor.
 
-All contenders are timed on the same memory, as they would find it in a trainer: with buffers of their own, each would
-find the caches emptied by the others.
+All contenders run on the same memory, as in a trainer: with separate buffers, each would run on caches that the others
+have evicted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metagan_fast import functional
 
 
 class Buffers(dict[str, Tensor]):
-    """Tensors by name, and bounds of a norm that clip each time, however often they are asked for."""
+    """Tensors by name, and shrinking norm bounds, so that every call of a clipping op clips."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(tensors)
@@ -40,12 +40,12 @@ class OpCase:
     """One op on buffers of one size.
 
     Attributes:
-        name: the op's stem, with what sets the case apart.
-        task_buffers: names of the buffers [tasks, numel].
-        buffers: names of the buffers [numel].
+        name: the op's stem, with a suffix for variants.
+        task_buffers: names of the buffers `[tasks, numel]`.
+        buffers: names of the buffers `[numel]`.
         traffic: (task buffers, buffers) read plus written, each counted once a pass.
-        results: buffers that every contender must leave equal.
-        contenders: by name; "ours" and the baseline "plain" among them.
+        results: names of the buffers that every contender must leave equal.
+        contenders: contenders by name, including "ours" and the baseline "plain".
     """
 
     name: str
@@ -58,15 +58,52 @@ class OpCase:
     tolerance: float = 1e-6
 
     def draw(self, numel: int) -> Buffers:
-        """Return fresh buffers; squares are positive."""
+        """Return fresh random buffers; second moments (`*_sq`) are positive."""
         generator = torch.Generator().manual_seed(0)
         shapes = dict.fromkeys(self.task_buffers, (self.tasks, numel)) | dict.fromkeys(self.buffers, (numel,))
         drawn = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         return Buffers({name: value.square() if name.endswith("_sq") else value for name, value in drawn.items()})
 
     def bytes(self, numel: int) -> int:
-        """Return how many bytes the op reads plus writes."""
+        """Return the bytes that the op reads plus writes."""
         return 4 * numel * (self.tasks * self.traffic[0] + self.traffic[1])
+
+    def measure(
+        self,
+        *,
+        thread_counts: Sequence[int] | None = None,
+        quick: bool = False,
+        rounds: int | None = None,
+        contenders: Sequence[str] | None = None,
+        numel: int = 1_000_000,
+    ) -> Iterator[Record]:
+        """Measure the op on rows of `numel` elements; see `case.Case.measure`. `contenders` is ignored."""
+        chosen = {name: c for name, c in self.contenders.items() if not (quick and name in SLOW)}
+        errors = {}
+        expected: dict[str, Tensor] = {}
+        for name in sorted(chosen, key=lambda name: name != PLAIN):
+            buffers = self.draw(numel)
+            chosen[name](buffers)()
+            expected = expected or {key: buffers[key] for key in self.results}
+            errors[name] = max(_relative_error(buffers[key], expected[key]) for key in self.results)
+            message = f"{name} differs from {PLAIN} on {self.name} by {errors[name]:.1e}"
+            assert errors[name] <= self.tolerance, message
+        shared = self.draw(numel)
+        runs = {name: contender(shared) for name, contender in chosen.items()}
+        source, destination = torch.ones(2, 16, numel)
+        rounds = rounds or (7 if quick else 25)
+        for count in thread_counts or sorted({1, torch.get_num_threads()}):
+            with machine.threads(count):
+                timings = alternate(runs, rounds=rounds, warm_up=2)
+                copies = alternate(machine.copy_runs(source, destination), rounds=rounds, warm_up=2)
+            bandwidth = 2 * 4 * source.numel() / min(timing.best for timing in copies.values())
+            floor = self.bytes(numel) / bandwidth
+            for name in self.contenders:
+                if name not in runs:
+                    yield Record(self.name, name, count, skipped="left out by --quick")
+                    continue
+                record = Record(self.name, name, count, error=errors[name], error_allowed=self.tolerance)
+                yield timed(record, timings[name], PLAIN, timings[PLAIN], floor, "copy bandwidth")
 
 
 def _sgd_plain(b: Buffers) -> Run:
@@ -90,7 +127,7 @@ def _momentum_ours(b: Buffers) -> Run:
 
 
 def _adam_update(params: Tensor, grads: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor) -> None:
-    """Adam as people write it, in place."""
+    """Apply Adam in place, as written in plain PyTorch."""
     correction1, correction2 = 1 - BETAS[0] ** STEP, 1 - BETAS[1] ** STEP
     exp_avg.mul_(BETAS[0]).add_(grads, alpha=1 - BETAS[0])
     exp_avg_sq.mul_(BETAS[1]).addcmul_(grads, grads, value=1 - BETAS[1])
@@ -176,7 +213,7 @@ def _meta_adam_plain(b: Buffers) -> Run:
 
 
 def _meta_adam_out(b: Buffers) -> Run:
-    """The same expression with every temporary preallocated."""
+    """Plain expression with preallocated temporaries."""
     params, m, v = b["params"], b["exp_avg"], b["exp_avg_sq"]
     g, denominator = torch.empty_like(params), torch.empty_like(params)
     correction1, correction2 = 1 - BETAS[0] ** STEP, 1 - BETAS[1] ** STEP
@@ -208,7 +245,7 @@ def _meta_adam_fused(b: Buffers) -> Run:
 
 
 def _meta_adam_foreach(b: Buffers) -> Run:
-    """`torch._foreach_*` over 16 parameter tensors, as the optimizers of torch use them."""
+    """`torch._foreach_*` over 16 parameter tensors, as in torch's optimizers."""
     params, m, v = ([*b[name].chunk(16)] for name in ("params", "exp_avg", "exp_avg_sq"))
     correction1, correction2 = 1 - BETAS[0] ** STEP, 1 - BETAS[1] ** STEP
 
@@ -228,7 +265,7 @@ def _meta_adam_foreach(b: Buffers) -> Run:
 
 
 def _meta_adam_compile(b: Buffers) -> Run:
-    """The plain expression under `torch.compile`; its first call takes seconds."""
+    """Plain expression under `torch.compile`; the first call takes seconds."""
     compiled = torch.compile(_compilable_meta_adam, fullgraph=True, dynamic=False)
     return lambda: compiled(b["params"], b["adapted"], b["exp_avg"], b["exp_avg_sq"])
 
@@ -301,47 +338,6 @@ CASES = (
     OpCase("clip_grad_norm", ("grads",), (3, 0), ("grads",), _pair(_clip_ours, _clip_plain), tolerance=1e-4),
     OpCase("ema_update", ("average", "params"), (3, 0), ("average",), _pair(_ema_ours, _ema_plain)),
 )
-
-
-def run(
-    case: OpCase,
-    *,
-    thread_counts: Sequence[int],
-    quick: bool = False,
-    rounds: int | None = None,
-    numel: int = 1_000_000,
-) -> Iterator[Record]:
-    """Measure a case with each number of threads.
-
-    Raises:
-        AssertionError: a contender's result differs from plain PyTorch's.
-    """
-    contenders = {name: c for name, c in case.contenders.items() if not (quick and name in SLOW)}
-    errors = {}
-    expected: dict[str, Tensor] = {}
-    for name in sorted(contenders, key=lambda name: name != PLAIN):
-        buffers = case.draw(numel)
-        contenders[name](buffers)()
-        expected = expected or {key: buffers[key] for key in case.results}
-        errors[name] = max(_relative_error(buffers[key], expected[key]) for key in case.results)
-        message = f"{name} differs from {PLAIN} on {case.name} by {errors[name]:.1e}"
-        assert errors[name] <= case.tolerance, message
-    shared = case.draw(numel)
-    runs = {name: contender(shared) for name, contender in contenders.items()}
-    source, destination = torch.ones(2, 16, numel)
-    rounds = rounds or (7 if quick else 25)
-    for count in thread_counts:
-        with machine.threads(count):
-            timings = alternate(runs, rounds=rounds, warm_up=2)
-            copies = alternate(machine.copy_runs(source, destination), rounds=rounds, warm_up=2)
-        bandwidth = 2 * 4 * source.numel() / min(timing.best for timing in copies.values())
-        floor = case.bytes(numel) / bandwidth
-        for name in case.contenders:
-            if name not in runs:
-                yield Record(case.name, name, count, skipped="left out by --quick")
-                continue
-            record = Record(case.name, name, count, error=errors[name], error_allowed=case.tolerance)
-            yield timed(record, timings[name], PLAIN, timings[PLAIN], floor, "copy bandwidth")
 
 
 def _relative_error(actual: Tensor, expected: Tensor) -> float:

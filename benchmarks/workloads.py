@@ -1,4 +1,4 @@
-"""Cases of whole inner loops: contenders checked against float64, then timed in alternation."""
+"""Cases of whole inner loops: contenders are checked against float64, then timed in alternation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from metagan_fast.benchmarks import machine, operations
 from metagan_fast.benchmarks.contenders import BASELINE, CONTENDERS, OURS, Contender, Result
 from metagan_fast.benchmarks.problem import Problem
@@ -14,25 +15,24 @@ from metagan_fast.benchmarks.records import Record, timed
 from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
-# A GAN's inner loop amplifies rounding, so a contender is judged by its distance to the plain loop in
-# float64, in multiples of the float32 plain loop's own: this many after one step, this many after all.
+# Allowed distance to the float64 plain loop after one step and after all, in multiples of the float32 plain loop's own:
+# a GAN's inner loop amplifies rounding, so no absolute tolerance holds.
 ONE_STEP, ALL_STEPS = 3.0, 10.0
 LEAST_ERROR = 1e-5
 
 PENALISED = ("wgan-gp", "figr", "r1")
 """Losses whose discriminator step has a gradient penalty."""
 
-# MAML is judged on the same networks with smooth activations. Under PReLU the meta-gradient jumps where an activation
-# changes sides between inner steps, so that two correct float32 implementations part by luck: on maml-32 plain PyTorch
-# and the engine, with autograd in float64 as the judge, are 1.5e-2 and 1.5e-2 away with one seed, 2e-4 and 4e-3 with
-# another. With SiLU both are 6e-7 to 1e-6 away with every seed. What is timed are the real networks.
+# MAML is checked on smooth copies of the networks (SiLU) and timed on the real ones: under PReLU the meta-gradient
+# jumps where an activation changes sign between inner steps, so two correct float32 implementations may diverge
+# (docs/tuning.md#benchmarks-maml-checks-on-smooth-networks).
 
 
 @dataclass(frozen=True)
 class WorkloadCase:
-    """One inner loop: whose networks, how many tasks, which algorithm and loss.
+    """One inner loop: networks, tasks, algorithm and loss.
 
-    `contenders` are names of `contenders.CONTENDERS`; `checked_tasks` is how many tasks the check looks at.
+    `contenders` are names of `contenders.CONTENDERS`; `checked_tasks` is the number of tasks that are checked.
     """
 
     name: str
@@ -49,7 +49,7 @@ class WorkloadCase:
     checked_tasks: int = 2
 
     def draw(self) -> Problem:
-        """Return the problem that all contenders solve."""
+        """Draw the problem that all contenders solve."""
         return Problem.draw(
             self.workload,
             algorithm=self.algorithm,
@@ -66,11 +66,26 @@ class WorkloadCase:
         return dataclasses.replace(self, steps=min(self.steps, 2), rounds=2, checked_tasks=1)
 
     def chosen(self, quick: bool, contenders: Sequence[str] | None) -> WorkloadCase:
-        """Return the case as the command's options have it; `contenders` run beside the baseline."""
+        """Return the case under the command's options; `contenders` run beside the baseline."""
         case = self.quick() if quick else self
         if contenders is None:
             return case
         return dataclasses.replace(case, contenders=(BASELINE, *(name for name in contenders if name != BASELINE)))
+
+    def measure(
+        self,
+        *,
+        thread_counts: Sequence[int] | None = None,
+        quick: bool = False,
+        rounds: int | None = None,
+        contenders: Sequence[str] | None = None,
+    ) -> Iterator[Record]:
+        """Time whole inner loops; see `case.Case.measure`. Results are compared with the float64 plain loop's."""
+        case = self.chosen(quick, contenders)
+        problem = case.draw()
+        for count in thread_counts or [torch.get_num_threads()]:
+            with machine.threads(count):
+                yield from _measure(case, problem, count, quick, rounds or case.rounds)
 
 
 _OURS = (OURS, "torch executor")
@@ -103,33 +118,11 @@ def find(name: str) -> WorkloadCase:
 
 
 def against_baseline(measured: str, name: str) -> WorkloadCase:
-    """Return a case for something else that is measured: the engine and the baseline alone."""
+    """Return the case `name` with only the engine and the baseline, renamed `<measured>-<name>`."""
     return dataclasses.replace(find(name), name=f"{measured}-{name}", contenders=(BASELINE, OURS))
 
 
-def run(
-    case: WorkloadCase,
-    *,
-    thread_counts: Sequence[int],
-    quick: bool = False,
-    rounds: int | None = None,
-    contenders: Sequence[str] | None = None,
-) -> Iterator[Record]:
-    """Check every contender's result, then time all of them together.
-
-    `contenders` names those that run beside the baseline; None: the case's own.
-
-    Raises:
-        AssertionError: a result is further from float64 than design allows.
-    """
-    case = case.chosen(quick, contenders)
-    problem = case.draw()
-    for count in thread_counts:
-        with machine.threads(count):
-            yield from _run(case, problem, count, quick, rounds or case.rounds)
-
-
-def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int) -> Iterator[Record]:
+def _measure(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: int) -> Iterator[Record]:
     runs: dict[str, Run] = {}
     records: dict[str, Record] = {}
     for record in admit(case, problem, count, quick):
@@ -148,10 +141,10 @@ def _run(case: WorkloadCase, problem: Problem, count: int, quick: bool, rounds: 
 
 
 def admit(case: WorkloadCase, problem: Problem, count: int, quick: bool) -> Iterator[Record]:
-    """Begin a record for each contender: its result checked, or the reason why it is left out.
+    """Yield a record for each contender, with its checked error or the reason why it is skipped.
 
     Raises:
-        AssertionError: a result is further from float64 than design allows.
+        AssertionError: a result is further from float64 than allowed.
     """
     judge = Judge(case, problem)
     for name in case.contenders:
@@ -165,7 +158,7 @@ def admit(case: WorkloadCase, problem: Problem, count: int, quick: bool) -> Iter
 
 
 def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
-    """Return the seconds that this machine needs at its peak, and what limits them."""
+    """Return the seconds of a case at this machine's peak, and the limiting resource."""
     latents = problem.noise.generator_latents[0, 0]
     generator = operations.cost(problem.generator, latents)
     discriminator = operations.cost(problem.discriminator, problem.batch.support[0])
@@ -182,7 +175,7 @@ def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
 
 
 class Judge:
-    """Holds what the contenders of a case are compared with; the float64 loop runs once."""
+    """Reference results of a case; the float64 loop runs once for all contenders."""
 
     def __init__(self, case: WorkloadCase, problem: Problem) -> None:
         self._name = case.name
@@ -196,10 +189,10 @@ class Judge:
             self._stages.append((part, exact, [max(factor * error, LEAST_ERROR) for error in own]))
 
     def check(self, contender: Contender) -> tuple[float, float]:
-        """Return the worse network's distance to float64 after all steps, and what is allowed.
+        """Return the worse network's distance to float64 after all steps, and the distance allowed.
 
         Raises:
-            AssertionError: a distance is above what is allowed.
+            AssertionError: a distance exceeds the one allowed.
         """
         worst = (0.0, 1.0)
         stages = self._stages

@@ -42,7 +42,7 @@ def test_every_public_op_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", ops.CASES, ids=lambda case: case.name)
 def test_op_case_agrees_with_plain_pytorch(case: ops.OpCase) -> None:
-    found = list(ops.run(case, thread_counts=[1], quick=True, rounds=2, numel=64))
+    found = list(case.measure(thread_counts=[1], quick=True, rounds=2, numel=64))
     assert [record.contender for record in found] == list(case.contenders)
     for record in found:
         if record.skipped is None:
@@ -58,7 +58,7 @@ def test_wrong_op_is_not_timed() -> None:
 
     wrong = dataclasses.replace(case, contenders={**case.contenders, ops.OURS: off_by_a_little})
     with pytest.raises(AssertionError, match="ours differs from plain on ema_update"):
-        list(ops.run(wrong, thread_counts=[1], quick=True, rounds=1, numel=64))
+        list(wrong.measure(thread_counts=[1], quick=True, rounds=1, numel=64))
 
 
 def test_traffic_counts_each_array_once_a_pass() -> None:
@@ -334,7 +334,7 @@ def test_engine_takes_a_quarter_of_the_plain_loops_memory_for_maml() -> None:
         pytest.skip("the system does not say how much memory a process takes")
     pytest.importorskip("metagan_fast._core", reason="the extension is not built")
     (case,) = memory.CASES
-    plain, ours = memory.run(case, thread_counts=[2], quick=True)
+    plain, ours = case.measure(thread_counts=[2], quick=True)
     assert plain.memory_bytes > 256 * 2**20  # the graph of five steps
     assert ours.memory_ratio == ours.memory_bytes / plain.memory_bytes
     assert ours.memory_ratio <= ours.memory_ratio_allowed == 0.25
@@ -364,7 +364,7 @@ def test_busy_case_times_beside_the_other_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(machine, "busy_cores", fake)
     monkeypatch.setitem(CONTENDERS, "native executor", Contender("native executor", sleepy))
     case = _tiny_busy()
-    plain, ours = busy.run(case, thread_counts=[1], rounds=2)
+    plain, ours = case.measure(thread_counts=[1], rounds=2)
     assert 0.15 < ours.speed_kept < 0.5
     assert plain.speed_kept is not None
     assert disturbed == [False]

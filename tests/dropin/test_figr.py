@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metagan_fast.benchmarks import dropins
 from metagan_fast.benchmarks.baselines.figr_episode import PlainFIGR
 from metagan_fast.benchmarks.dropin_cases.figr import CASES, prepare
 from torch import Tensor, nn
@@ -214,6 +213,6 @@ def test_sides_that_cannot_be_halved_are_refused() -> None:
 
 def test_the_benchmarks_trainers_end_with_the_same_parameters() -> None:
     case = replace(CASES[0], prepare=lambda quick: prepare(quick, **{"--hidden_size": "2"}))
-    records = list(dropins.run(case, thread_counts=[1], quick=True))
+    records = list(case.measure(thread_counts=[1], quick=True))
     assert [record.contender for record in records] == ["FIGR", "drop-in"]
     assert records[1].error is not None and records[1].error <= case.allowed

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from metagan_fast.benchmarks import dropins
 from metagan_fast.benchmarks.dropin_cases import DropInCase
 from metagan_fast.benchmarks.dropin_cases import learn2learn as cases
 from torch import nn
@@ -199,7 +198,7 @@ def test_the_migration_page() -> None:
 @pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 def test_benchmark_cases(case: DropInCase) -> None:
     torch.set_default_dtype(torch.float32)
-    records = list(dropins.run(case, thread_counts=[1], quick=True))
+    records = list(case.measure(thread_counts=[1], quick=True))
     assert [record.contender for record in records] == ["plain loop", "clone loop", "adapt_batch"]
 
 

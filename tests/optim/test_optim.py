@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metagan_fast.benchmarks import dropins
 from metagan_fast.benchmarks.dropin_cases import optim as dropin_cases
 from torch import Tensor, nn
 
@@ -151,7 +150,7 @@ def test_training_goes_where_torch_goes(size: int, name: str) -> None:
 
 @pytest.mark.parametrize("case", dropin_cases.CASES, ids=lambda case: case.name)
 def test_benchmark_cases_agree(case: Any) -> None:
-    original, *others = dropins.run(case, thread_counts=[1], quick=True)
+    original, *others = case.measure(thread_counts=[1], quick=True)
     assert original.contender == "torch"
     assert [record.contender for record in others][-1] == "metagan_fast"
     assert all(record.error <= record.error_allowed for record in others)
