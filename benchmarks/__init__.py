@@ -1,4 +1,4 @@
-"""Speed measurements: fused ops and whole inner loops against what people run today."""
+"""Benchmarks: fused ops and whole inner loops against plain PyTorch and other libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m metagan_fast.benchmarks`, the same as `metagan-fast bench`."""
+"""`python -m metagan_fast.benchmarks`: the same as `metagan-fast bench`."""
 
 import sys
 

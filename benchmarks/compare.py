@@ -1,4 +1,4 @@
-"""Compare two runs of the benchmarks: `python -m metagan_fast.benchmarks.compare old.jsonl new.jsonl`."""
+"""Compare two benchmark runs: `python -m metagan_fast.benchmarks.compare old.jsonl new.jsonl`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from metagan_fast._utils.argument_types import path
 
 @dataclass(frozen=True)
 class Change:
-    """How a contender's ratio to its baseline changed from one run to the other."""
+    """Change of a contender's ratio to its baseline between two runs."""
 
     old: Record
     new: Record
 
     @property
     def factor(self) -> float:
-        """The new ratio over the old: above 1 is faster. The baseline cancels most of a change of machine."""
+        """New ratio over old; above 1 is faster. The baseline cancels most differences between machines."""
         assert self.old.ratio is not None and self.new.ratio is not None
         return self.new.ratio / self.old.ratio
 
     @property
     def noise(self) -> float:
-        """The larger spread of the two."""
+        """Larger of the two spreads."""
         return max(self.old.spread or 0.0, self.new.spread or 0.0)
 
 
 def changes(old: Sequence[Record], new: Sequence[Record]) -> list[Change]:
-    """Pair the measurements that both runs have; of repeated ones the last counts."""
+    """Pair the measurements present in both runs; the last of repeated ones counts."""
     before = {record.key: record for record in old if record.ratio is not None}
     after = {record.key: record for record in new if record.ratio is not None}
     pairs = [Change(before[key], after[key]) for key in after if key in before]

@@ -1,4 +1,4 @@
-"""Who runs a workload: the package and what people use today, each behind the same two functions."""
+"""Contenders: the package and its alternatives behind one interface, `prepare`, then `run` and `collect`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Collected = TypeVar("Collected")
 
 @dataclass(frozen=True)
 class Prepared(Generic[Collected]):
-    """A contender ready to run: `run` is what is timed, `collect` makes its result comparable."""
+    """A contender set up for a problem: `run` is timed, `collect` converts its result for comparison."""
 
     run: Callable[[], Any]
     collect: Callable[[Any], Collected]
@@ -29,14 +29,14 @@ class Contender:
     """One way to run a workload.
 
     Attributes:
-        name: as it stands in the records.
-        prepare: sets it up for a problem. What it collects are adapted parameters [tasks, elements] of generator and
-            discriminator, or meta-gradients [elements].
-        algorithms: those it can run.
-        package: what must be installed.
-        slow_start: whether its first call takes long, so that `--quick` leaves it out.
-        allowed: the distance to float64 after one step that is allowed it, where it computes in less than float32;
-            after all, such inner loops have come apart. Otherwise distances are compared with the plain loop's own.
+        name: the contender's name in the records.
+        prepare: sets it up for a problem; collected results are adapted parameters `[tasks, elements]` of generator
+            and discriminator, or meta-gradients `[elements]`.
+        algorithms: the algorithms it supports.
+        package: the package it needs, or None.
+        slow_start: True if the first call compiles; `--quick` leaves such contenders out.
+        allowed: largest distance to float64 after one step, for contenders below float32 precision, whose later steps
+            diverge; None: a multiple of the plain loop's own distance.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Contender:
     allowed: float | None = None
 
     def missing(self) -> str | None:
-        """Return why it cannot run here, or None."""
+        """Return why the contender cannot run here, or None."""
         if self.package is not None and importlib.util.find_spec(self.package) is None:
             return f"{self.package} is not installed"
         return None
 
     def left_out(self, quick: bool) -> str | None:
-        """Return why it does not run, or None."""
+        """Return why the contender is skipped, or None."""
         return self.missing() or ("left out by --quick" if quick and self.slow_start else None)
 
 

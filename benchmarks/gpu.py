@@ -1,4 +1,4 @@
-"""`python -m metagan_fast.benchmarks.gpu`: the tests and timings that only a CUDA device can give, in one file."""
+"""`python -m metagan_fast.benchmarks.gpu`: run the tests and timings that need a CUDA device; write one file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHECKED_STEPS = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the tests marked `gpu`, then the timings; return 0, 1 for a test that failed, 2 without a device."""
+    """Run the tests marked `gpu`, then the timings; return 0, 1 if a test failed, 2 without a device."""
     options = _parser().parse_args(arguments)
     if not torch.cuda.is_available():
         print("no CUDA device: torch.cuda.is_available() is False; run this on a machine with one", file=sys.stderr)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_tests(folder: Path) -> list[dict[str, Any]]:
-    """Run the tests marked `gpu` of a folder; return name, outcome, seconds, and message of each."""
+    """Run a folder's tests marked `gpu`; return name, outcome, seconds and message of each."""
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary, "report.xml")
         subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}", str(folder)])
@@ -78,10 +78,10 @@ def _outcome(test: ElementTree.Element) -> dict[str, Any]:
 def measure(
     case: workloads.WorkloadCase, *, device: str, precision: str = "float32", rounds: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Time meta-steps one by one and as graphs, and the plain loop (its inner loops or meta-gradient alone).
+    """Time eager and graph-replayed meta-steps against the plain loop (its inner loops or meta-gradient only).
 
-    `distance` is how far apart, relative to the change, the initialisations are after a few meta-steps of either way;
-    libraries that sum in an order of their own part them a little.
+    `distance` is the L2 distance of the two ways' initialisations after a few meta-steps, relative to their change;
+    it is not 0 where a library's summation order is not fixed.
     """
     problem = _on(device, case.draw())
     learners = {"one by one": _learner(problem, precision, "0"), "graphs": _learner(problem, precision, "1")}
@@ -91,7 +91,7 @@ def measure(
     def plain_run() -> None:
         run()
         if device == "cuda":
-            torch.cuda.synchronize()  # a meta-step waits for its metrics
+            torch.cuda.synchronize()  # as a meta-step does, to read its metrics
 
     runs: dict[str, Run] = {BASELINE: plain_run}
     for name, learner in learners.items():

@@ -1,4 +1,4 @@
-"""`metagan-fast bench --gpu-model`: launches, bytes and rooflines on GPUs. A model from data sheets, no measurement."""
+"""`metagan-fast bench --gpu-model`: launches, bytes and GPU rooflines, modelled from data sheets, not measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE = "model, not a measurement"
 
 @dataclass(frozen=True)
 class Device:
-    """Peak figures of a GPU: bytes and operations a second, dense (a multiply-add is two operations)."""
+    """Peak rates of a GPU: bytes and dense operations a second (a multiply-add is two operations)."""
 
     name: str
     multiprocessors: int
@@ -30,21 +30,21 @@ class Device:
     source: str
 
     def seconds(self, bytes: float, operations: float, precision: str) -> float:
-        """Return the roofline: the longer of moving the bytes and of computing at the peak."""
+        """Return the roofline: the longer of bytes over bandwidth and operations over peak."""
         return max(bytes / self.bandwidth, operations / getattr(self, precision))
 
     def clipping_seconds(self, elements: int) -> float:
-        """Return how long one multiprocessor takes to read and write a float32 row at its share of the bandwidth.
+        """Return the time of one multiprocessor to read and write a float32 row at its share of the bandwidth.
 
-        That it reads the row twice to clip it is not in it: the second time a cache has it.
+        Clipping reads the row twice; the second read hits a cache and is not counted.
         """
         return 2 * 4 * elements / (self.bandwidth / self.multiprocessors)
 
 
 LAUNCH_SECONDS = 2e-6, 4e-6
-"""What a launch costs at least and at most: assumed, as no data sheet has it."""
+"""Lowest and highest cost of a launch, assumed: data sheets do not give it."""
 PRECISIONS = ("fp32", "tf32", "bf16")
-# Where a data sheet gives tensor figures with sparsity, half of them is the dense peak.
+# Half of the data sheet's tensor figures where those are with sparsity.
 DEVICES = (
     Device("A100", 108, 2.039e12, 19.5e12, 156e12, 312e12, "NVIDIA A100 Tensor Core GPU data sheet, 80 GB SXM"),
     Device("H100", 132, 3.35e12, 67e12, 494.5e12, 989.5e12, "NVIDIA H100 Tensor Core GPU data sheet, SXM"),
@@ -57,10 +57,10 @@ class Row:
     """One line of the sheet.
 
     Attributes:
-        case: an op or a workload.
-        form: how it is run.
-        launches, bytes: of one call, or of the inner loops of one meta-step.
-        operations: arithmetic, a multiply-add counted as two.
+        case: name of an op or a workload.
+        form: the way it runs.
+        launches, bytes: of one call, or of one meta-step's inner loops.
+        operations: arithmetic operations, a multiply-add counted as two.
     """
 
     case: str
@@ -75,7 +75,7 @@ class Row:
 
 
 def op_rows(case: ops.OpCase, numel: int = 1_000_000) -> list[Row]:
-    """Return an op on rows of a length as plain PyTorch and as our kernels, in float32."""
+    """Return an op's rows as plain PyTorch and as fused kernel, on float32 rows of `numel` elements."""
     found = {}
     for contender in (ops.PLAIN, ops.OURS):
         with FakeTensorMode():
@@ -91,9 +91,9 @@ def op_rows(case: ops.OpCase, numel: int = 1_000_000) -> list[Row]:
 
 
 def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
-    """Return the forms in which the inner loops of one meta-step of a workload run, and their floor.
+    """Return a workload's rows, one for each way to run one meta-step's inner loops.
 
-    Of MAML that is the meta-gradient: the inner loops, the query losses and the way back.
+    MAML's rows cover the meta-gradient: inner loops, query losses and the backward pass.
     """
     shapes = Shapes.of(case.workload, shots=case.shots, loss=case.loss, query=case.query)
     tasks, steps = case.tasks, case.steps
@@ -113,7 +113,7 @@ def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
 
 
 def multiply_adds(case: workloads.WorkloadCase) -> float:
-    """Return the multiply-adds that the inner loops of one meta-step need."""
+    """Return the multiply-adds of one meta-step's inner loops."""
     with torch.device("meta"):
         generator, discriminator, latent_dim, image_shape = models.workload(case.workload)
         latents, images = torch.zeros(1, latent_dim), torch.zeros(1, *image_shape)
@@ -125,7 +125,7 @@ def multiply_adds(case: workloads.WorkloadCase) -> float:
 
 
 def sheet(names: Sequence[str]) -> Iterator[str]:
-    """Return the lines of the sheet for ops and workloads by name."""
+    """Yield the lines of the sheet for the named ops and workloads."""
     yield f"GPU model: {TITLE}"
     yield "Roofline: the longer of bytes / bandwidth and operations / peak; launches are not in it. Peaks:"
     for device in DEVICES:
@@ -148,7 +148,7 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
 
 
 def rows(name: str) -> list[Row]:
-    """Return the rows of one case; none where there is no model of it (a busy machine, drop-ins)."""
+    """Return the rows of one case, none for cases without a model (busy machine, memory, drop-ins)."""
     for op in ops.CASES:
         if op.name == name:
             short = [dataclasses.replace(row, form=f"{row.form}, short rows") for row in op_rows(op, SHORT_ROW)]

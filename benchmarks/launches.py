@@ -1,6 +1,6 @@
-"""Count what a piece of PyTorch would ask of a GPU: kernel launches and bytes, from a trace of its operators.
+"""Count the kernel launches and bytes of PyTorch code on a GPU by tracing its operators.
 
-Shapes suffice, so a trace runs on tensors without memory: large networks are counted on any machine.
+A trace needs only shapes, so it runs on tensors without memory: large networks are counted on any machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from metagan_fast.noise import Noise, NoiseShape
 from metagan_fast.ops import _dispatch
 from metagan_fast.ops._native import SHORT_ROW
 
-# Operators that launch no kernel: views, bookkeeping, memory that is not written.
+# Operators that launch no kernel: views, bookkeeping, allocation.
 SILENT = {
     *("alias", "as_strided", "chunk", "detach", "diagonal", "expand", "narrow", "permute", "select", "slice", "split"),
     *("split_with_sizes", "squeeze", "t", "transpose", "unbind", "unfold", "unsqueeze", "view", "_unsafe_view"),
@@ -41,13 +41,13 @@ _PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_dispatch.PLAIN, task_passes.PLAIN)
 
 @dataclass(frozen=True)
 class Work:
-    """What a computation asks of a device.
+    """Launches, memory traffic and element-wise work of a computation.
 
     Attributes:
         launches: kernels, one an operator; libraries may use more for one convolution.
         bytes: inputs read plus outputs written, each tensor once an operator.
-        operations: elements that arithmetic operators read or write, whichever are more; matrix products and
-            convolutions count as `operations.cost` has them, not here.
+        operations: the larger of the elements that arithmetic operators read and write; the multiply-adds of matrix
+            products and convolutions are counted by `operations.cost` instead.
     """
 
     launches: int = 0
@@ -65,12 +65,11 @@ class Work:
 
 
 class Trace(TorchDispatchMode):
-    """Add up the work of the operators that run inside it.
+    """Sum the work of all operators that run inside the context.
 
     Args:
-        fused: count an op of `metagan_fast.functional`, and a pass of a layer with weights of each task's own, as the
-            launch that its kernel is, which touches each of its tensors once; otherwise as the operators that its
-            plain form consists of.
+        fused: count an op of `metagan_fast.functional` or a pass of a per-task layer as one kernel launch that
+            touches each tensor once; False: count the operators of its plain PyTorch form.
     """
 
     def __init__(self, *, fused: bool = True) -> None:
@@ -115,9 +114,9 @@ class Trace(TorchDispatchMode):
 
 
 def _launches(op: Any, operands: Any, options: Any) -> int:
-    """Return how many launches a fused op takes on a GPU: one, or two where programs wait for the sums of others.
+    """Return a fused op's launches on a GPU: one, or two where a reduction must finish first.
 
-    Clipping adds up the squares of long rows first, and those of all rows where the same launch resets gradients.
+    Clipping sums the squares of long rows in a launch of its own, and of all rows if the step also zeroes gradients.
     """
     if op == "clip_grad_norm" or options.get("max_norm") is not None:
         return 2 if operands[0].shape[-1] > SHORT_ROW or options.get("zero_grads") else 1
@@ -129,7 +128,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _bytes(tree: Any) -> int:
-    """Return the bytes of all tensors; a dimension that is expanded is in memory once."""
+    """Return the bytes of all tensors; an expanded dimension counts once."""
     return sum(x.element_size() * _stored(x) for x in _tensors(tree))
 
 
@@ -143,9 +142,9 @@ def _elements(tree: Any) -> int:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Networks without memory, and the sizes of the inner loop that runs on them.
+    """Networks on the meta device, and the sizes of their inner loop.
 
-    With query images a loop is MAML's meta-gradient: inner steps, query losses, and the way back through the steps.
+    With query images the traced loop is MAML's meta-gradient: inner steps, query losses and the backward pass.
     """
 
     generator: nn.Module
@@ -158,7 +157,7 @@ class Shapes:
 
     @classmethod
     def of(cls, workload: str, **sizes: Any) -> Shapes:
-        """Return the networks of a workload."""
+        """Build a workload's networks without memory."""
         with torch.device("meta"):
             generator, discriminator, latent_dim, image_shape = models.workload(workload)
         return cls(generator, discriminator, latent_dim, image_shape, **sizes)
@@ -168,23 +167,22 @@ class Shapes:
         return NoiseShape(tasks, self.shots, self.latent_dim, steps, query=self.query).tensors()
 
     def images(self, tasks: int) -> tuple[tuple[int, ...], ...]:
-        """Return the shapes of support and query images; the latter are there for MAML only."""
+        """Return the shapes of support images and, for MAML, query images."""
         counts = (self.shots, self.query) if self.query else (self.shots,)
         return tuple((tasks, count, *self.image_shape) for count in counts)
 
 
 def plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
-    """Return the work of the plain loop's inner loops, by tracing one task for one step and for two, and two tasks.
+    """Return the work of the plain loop's inner loops, extrapolated from traces of one task and step, and two of each.
 
-    A task costs as much as any other beside what is done once, and a step as much as the next, so the multiples are
-    exact.
+    Beside the setup, every task costs the same and every step costs the same, so the extrapolation is exact.
     """
     one, longer, wider = (trace_plain_loop(shapes, *sizes) for sizes in ((1, 1), (1, 2), (2, 1)))
     return one + (tasks - 1) * (wider - one) + tasks * (steps - 1) * (longer - one)
 
 
 def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
-    """Trace the plain loop as a whole, its optimizers over all tensors at once, which is their default on a GPU."""
+    """Trace the whole plain loop, with `foreach` optimizers, PyTorch's default on a GPU."""
     noise = SimpleNamespace(
         **{name: torch.empty(size, device="meta") for name, size in shapes.noise(tasks, steps).items()}
     )
@@ -199,17 +197,17 @@ def trace_plain_loop(shapes: Shapes, tasks: int, steps: int) -> Work:
 
 
 def executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
-    """Return the work of the torch executor's inner loops, by tracing one step and two of all tasks at once."""
+    """Return the work of the torch executor's inner loops, extrapolated from traces of one step and of two."""
     one, two = (trace_executor_loop(shapes, tasks, count, fused=fused, layers=layers) for count in (1, 2))
     step = two - one
     return one - step + steps * step
 
 
 def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool = True, layers: bool = False) -> Work:
-    """Trace the torch executor's inner loops as a whole.
+    """Trace the torch executor's whole inner loops.
 
-    `layers`: linear layers, convolutions and layer norms run as those with weights of each task's own do on a GPU.
-    Networks that vmap cannot carry raise what vmap raises.
+    `layers`: run linear layers, convolutions and layer norms as per-task layers, as on a GPU. Networks that vmap does
+    not support raise vmap's error.
     """
     inner = mgf.InnerLoop(steps=steps)
     networks = shapes.generator, shapes.discriminator
@@ -219,12 +217,12 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
         "inner": inner,
         "executor": "torch",
     }
-    # Whether a module draws random numbers is found by their generator's state, which a trace has not.
+    # The check for random draws compares the generator's state, which fake tensors do not have.
     learner = mgf.MetaGAN(*networks, **settings, allow_random=True)
     executor: Any = learner._executor
     modules = executor._generator, executor._discriminator
     for module in modules:
-        module.vectorized = True  # whether vmap can carry them is not looked at
+        module.vectorized = True  # skip the probe of vmap support
     with FakeTensorMode():
         layouts = learner.generator_layout, learner.discriminator_layout
         initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
@@ -234,7 +232,7 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
         inputs = noise.discriminator_latents[0, 0], support
         with patch.dict(os.environ, {"METAGAN_FAST_TASK_LAYERS": "on" if layers else "off"}):
             for module, x, params in zip(modules, inputs, initial, strict=True):
-                module(params.expand(tasks, -1), x)  # a first pass, in which it finds what runs together
+                module(params.expand(tasks, -1), x)  # the first pass finds the layers to fuse
             with Trace(fused=fused) as trace:
                 if query:
                     mgf.MAML().meta_gradient(executor, initial, batch, noise, meta_step=0)

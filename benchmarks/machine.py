@@ -1,4 +1,4 @@
-"""What the machine can do at best, measured, and what it is, for the record."""
+"""The machine: measured peak rates, and a description for the records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = ("metagan_fast", "torch", "numpy", "triton", "higher", "torchopt", "
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let torch, and the package with it, use `count` threads."""
+    """Set the number of threads of torch, and so of the package, to `count`."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -35,7 +35,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def copy_runs(source: Tensor, destination: Tensor) -> dict[str, Run]:
-    """Return ways to copy a contiguous tensor with torch's number of threads; the fastest sets the floor."""
+    """Return functions that copy a contiguous tensor with torch's number of threads; the fastest sets the floor."""
     count = torch.get_num_threads()
     size = source.numel() * source.element_size()
     bounds = [size * part // count for part in range(count + 1)]
@@ -55,7 +55,7 @@ def copy_runs(source: Tensor, destination: Tensor) -> dict[str, Run]:
     return {"copy: torch": lambda: destination.copy_(source), "copy: memmove": memmove}
 
 
-# Ends with its parent, however that ends.
+# Exits when its parent does, for whatever reason.
 _SPIN = """
 import os, sys
 print(flush=True)
@@ -67,7 +67,7 @@ while os.getppid() == int(sys.argv[1]):
 
 @contextmanager
 def busy_cores(count: int | None = None) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep `count` cores busy, or all that this process may use, with a child process each; give the children."""
+    """Keep `count` cores busy, by default all usable ones, with one child process each; yield the children."""
     if count is None:
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     command = [sys.executable, "-I", "-S", "-c", _SPIN, str(os.getpid())]
@@ -84,10 +84,10 @@ def busy_cores(count: int | None = None) -> Iterator[list[subprocess.Popen[bytes
 
 
 def multiply_add_rate(rounds: int = 5, seconds: float = 0.05, size: int = 1536) -> float:
-    """Measure float32 multiply-adds a second with torch's number of threads; the best of the rounds.
+    """Measure peak float32 multiply-adds a second with torch's number of threads; return the best round.
 
-    The extension runs them in registers, `seconds` a round, which is the processor's peak. Where it is not installed a
-    matrix product of this size stands in: it reaches 75 to 85 % of the peak, so fractions of a floor come out higher.
+    The extension issues them from registers for `seconds` a round, the processor's peak. Without the extension a matrix
+    product of `size` is timed; it reaches 75 to 85 % of the peak, so fractions of the floor come out higher.
     """
     if _native.is_available()[0]:
         from metagan_fast import _core
@@ -99,14 +99,14 @@ def multiply_add_rate(rounds: int = 5, seconds: float = 0.05, size: int = 1536) 
 
 
 def copy_bandwidth(megabytes: int = 64, rounds: int = 5) -> float:
-    """Measure bytes a second, each read and each written counted, with torch's number of threads."""
+    """Measure copy bandwidth in bytes a second, reads plus writes, with torch's number of threads."""
     source, destination = (torch.ones(megabytes * 2**20 // 4) for _ in range(2))
     timings = alternate(copy_runs(source, destination), rounds=rounds)
     return 2 * source.numel() * 4 / min(timing.best for timing in timings.values())
 
 
 def describe() -> dict[str, Any]:
-    """Return versions of what is installed, the processor and how busy it is."""
+    """Return package versions, the processor and its load."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""How many multiply-adds an inner step needs: the floor of the workloads."""
+"""Multiply-adds of an inner step: the arithmetic floor of the workloads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds of one image's way forward through a network, and through its first layer alone."""
+    """Multiply-adds of one image's forward pass: the whole network's, and its first layer's."""
 
     forward: float
     first: float
@@ -47,13 +47,12 @@ def _taps(layer: nn.Conv2d, axis: int, size: int, out: int) -> int:
 
 
 def inner_step(generator: Cost, discriminator: Cost, shots: int, *, penalty: bool) -> float:
-    """Return the multiply-adds of one inner step of one task, nothing computed that is thrown away.
+    """Return the multiply-adds of one inner step of one task, without any discarded work.
 
-    The discriminator's update: fake images; forward of real and fake; their weight gradients and, but for the
-    first layer, data gradients. A gradient penalty adds, at the interpolates, forward, the gradient by the
-    image, the tangent along it, and one reverse pass: two weight gradients and a data gradient. The
-    generator's update: forward through both networks, data gradients back through the discriminator, both
-    gradients of the generator.
+    Discriminator update: generate fake images; forward real and fake; their weight gradients and, except for the first
+    layer, data gradients. A gradient penalty adds, at the interpolates: forward, gradient by the image, tangent along
+    it, and one reverse pass of two weight gradients and a data gradient. Generator update: forward through both
+    networks, data gradients through the discriminator, weight and data gradients of the generator.
     """
     g, d = generator, discriminator
     update_d = g.forward + 4 * d.forward + 2 * (d.forward - d.first)
@@ -66,11 +65,11 @@ def inner_step(generator: Cost, discriminator: Cost, shots: int, *, penalty: boo
 def maml_step(generator: Cost, discriminator: Cost, shots: int) -> float:
     """Return the multiply-adds of one inner step under MAML, without a penalty: `inner_step` and its adjoint.
 
-    The adjoint pulls two cotangents back, one a query loss; they share the primal passes (forward and data
-    gradients of both updates). For each, the discriminator's update takes a tangent along its own parameters
-    (two products a layer, real and fake) and its reverse (four), then both gradients of the generator; the
-    generator's update takes a tangent along the generator's parameters and, from the images on, through the
-    discriminator, and their reverse.
+    The adjoint propagates two cotangents, one for each query loss, over shared primal passes (forward and data
+    gradients of both updates). Per cotangent, the discriminator update takes a tangent along its parameters (two
+    products a layer, real and fake) and its reverse (four products), then both gradients of the generator; the
+    generator update takes a tangent along the generator's parameters, continued from the images through the
+    discriminator, and its reverse.
     """
     g, d = generator.forward, discriminator.forward
     shared = 6 * d + 3 * g

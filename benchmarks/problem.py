@@ -1,4 +1,4 @@
-"""One workload made concrete: networks, images and noise that every contender gets."""
+"""One instance of a workload: the networks, images and noise given to every contender."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Problem:
         query: int,
         steps: int,
     ) -> Problem:
-        """Initialise a workload's networks and draw images of noise: speed does not depend on them."""
+        """Initialise a workload's networks and draw random images, whose content does not affect speed."""
         torch.manual_seed(0)
         generator, discriminator, latent_dim, image_shape = models.workload(workload)
         images = torch.rand(tasks, shots + query, *image_shape) * 2 - 1
@@ -97,12 +97,12 @@ def smooth_copy(network: nn.Module) -> nn.Module:
     """Return a copy of a network with SiLU for every ReLU, LeakyReLU and PReLU."""
     network = copy.deepcopy(network)
     for parent in [*network.modules()]:
-        for name, child in [*parent._modules.items()]:  # `named_children` leaves out what has a second name
+        for name, child in [*parent._modules.items()]:  # `named_children` omits a module's second name
             if isinstance(child, KINKED):
                 setattr(parent, name, nn.SiLU())
     return network
 
 
 def join(named: dict[str, Tensor], dims: int = 0) -> Tensor:
-    """Return all tensors as one, in the order of their names, flat but for the first `dims` dimensions."""
+    """Concatenate tensors sorted by name, flattened except for their first `dims` dimensions."""
     return torch.cat([named[name].detach().flatten(dims) for name in sorted(named)], dim=dims)

@@ -1,4 +1,4 @@
-"""Where the engine's time goes: `python -m metagan_fast.benchmarks.profile figr dcgan-32 dcgan-16`."""
+"""Profile the engine by kind of work: `python -m metagan_fast.benchmarks.profile figr dcgan-32 dcgan-16`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DEFAULT = ("figr", "dcgan-32", "dcgan-16")
 
 
 def profile(case: workloads.WorkloadCase, rounds: int = 3) -> dict[str, float]:
-    """Run a case on the native executor and return what its threads did.
+    """Run a case on the native executor and profile its threads.
 
     Returns:
-        The share of each kind of work of all threads' time, with "idle" for the rest; "seconds" of a call; "floor",
-        the fraction that the multiply-adds would take at the machine's peak.
+        Each kind of work's share of all threads' time, with "idle" for the rest; "seconds" a call; "floor", the time
+        of the multiply-adds at the machine's peak as a fraction of the call.
     """
     problem = case.draw()
     learner = problem.learner("native")
@@ -40,7 +40,7 @@ def profile(case: workloads.WorkloadCase, rounds: int = 3) -> dict[str, float]:
 
 
 def table(profiles: Mapping[str, Mapping[str, float]]) -> str:
-    """Return profiles by case as text: a column a case."""
+    """Format profiles as text, one column a case."""
     first = next(iter(profiles.values()))
     lines = ["".join([f"{'':16}", *(f"{name:>12}" for name in profiles)])]
     for key in first:

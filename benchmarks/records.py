@@ -1,4 +1,4 @@
-"""One measurement is one line of JSON, and one line on the screen."""
+"""Records of measurements: one JSON line each in a file, one row each on the terminal."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from metagan_fast._utils import argument_types
 
 @dataclass(frozen=True)
 class Record:
-    """What one contender took on one case, beside its baseline and its floor, all from the same run.
+    """Figures of one contender on one case, with its baseline and its floor, all from the same run.
 
-    `seconds` and `baseline_seconds` are the shortest of the rounds, `ratio` is their quotient.
-    `floor_fraction` is the floor over `seconds`: 1 means as fast as the machine can be, or as a copy of as many bytes
-    through memory, which an op may beat that reads more than it writes or finds its inputs in a cache. A contender
-    that did not run has `skipped`.
+    `seconds` and `baseline_seconds` are the shortest of the rounds, `ratio` is baseline over contender.
+    `floor_fraction` is the floor over `seconds`: 1 is the machine's peak, or the time to copy as many bytes through
+    memory, which an op that reads more than it writes, or hits a cache, may beat. `skipped` is why a contender did not
+    run.
 
-    Beside a process that keeps all cores busy `speed_kept` is the fraction of a contender's undisturbed speed that is
-    left, by medians, and `undisturbed_seconds` the median without the process; `baseline_speed_kept` is the
-    baseline's fraction, and `speed_kept_required` what the package must reach.
+    Beside a process that keeps all cores busy: `speed_kept` is the fraction of the undisturbed speed that is left (by
+    medians), `undisturbed_seconds` the median without that process, `baseline_speed_kept` the baseline's fraction and
+    `speed_kept_required` the fraction required of the package.
 
-    Where memory is measured, not time, `memory_bytes` is by how much a process grew at its peak, `memory_ratio` that
-    over the baseline's, and `memory_ratio_allowed` what the package may take.
+    For memory cases: `memory_bytes` is the process's growth at its peak, `memory_ratio` its ratio to the baseline's,
+    and `memory_ratio_allowed` the largest ratio allowed for the package.
     """
 
     case: str
@@ -60,17 +60,17 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What identifies the same measurement in another run."""
+        """Identity of the measurement across runs: case, contender, threads."""
         return self.case, self.contender, self.threads
 
     def to_json(self, environment: Mapping[str, Any]) -> str:
-        """Return one line of JSON with the environment beside the figures."""
+        """Return one JSON line: the figures and the environment."""
         figures = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
         return json.dumps({**figures, **environment})
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Read what `to_json` wrote; fields of other versions are dropped."""
+        """Parse a line of `to_json`; unknown fields, of other versions, are dropped."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{k: v for k, v in json.loads(line).items() if k in known})
 
@@ -83,7 +83,7 @@ def timed(
     floor_seconds: float | None = None,
     floor: str | None = None,
 ) -> Record:
-    """Return the record with the figures of its timing, and of its floor where one is known."""
+    """Return the record with the figures of its timing and, if known, its floor."""
     return dataclasses.replace(
         record,
         seconds=timing.best,
@@ -144,7 +144,7 @@ def parse(content: str, path: str | Path = "") -> list[Record]:
 
 
 def output(parse: Callable[[str], object]) -> Callable[[str], Path]:
-    """Return an argparse type for a file that a command writes: it refuses one that holds something else.
+    """Return an argparse type for an output file; it rejects an existing file of another kind.
 
     Args:
         parse: reads the content of such a file; raises ValueError, KeyError or TypeError for other content.

@@ -1,4 +1,4 @@
-"""Times of several functions, taken in alternation so that a drift of the machine meets all of them."""
+"""Timing of several functions in alternation, so that drift of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one function took, round by round."""
+    """Seconds of one function, by round."""
 
     seconds: tuple[float, ...]
 
     @property
     def best(self) -> float:
-        """The shortest time: what the code takes where nothing disturbs it."""
+        """Shortest time: the code's own, with the least interference."""
         return min(self.seconds)
 
     @property
     def median(self) -> float:
-        """The median time."""
+        """Median time."""
         return statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Distance of the quartiles over the median; 0 for fewer than two rounds."""
+        """Interquartile range over the median; 0 for fewer than two rounds."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -38,18 +38,18 @@ class Timing:
 def alternate(
     runs: Mapping[str, Run], *, rounds: int, seconds: float = float("inf"), warm_up: int = 1, settle: float = 0.0
 ) -> dict[str, Timing]:
-    """Call all functions in turn, `rounds` times, or fewer (at least 2) when `seconds` have passed.
+    """Time functions in turn for `rounds` rounds, or for at least 2 if `seconds` have passed.
 
     Args:
         runs: the functions by name.
-        rounds: timed calls of each, at least 1.
-        seconds: time after which no round begins.
-        warm_up: calls of each before the first round, not timed.
-        settle: seconds of rest before each timed call. OpenMP's threads spin some milliseconds after a call and would
-            take a core from the next function.
+        rounds: timed calls of each function, at least 1.
+        seconds: time limit; no further round begins after it.
+        warm_up: untimed calls of each function before the first round.
+        settle: seconds to sleep before each timed call. OpenMP threads spin for some milliseconds after a call and
+            would occupy a core during the next one.
 
     Returns:
-        The times by name.
+        The timings by name.
     """
     for run in runs.values():
         for _ in range(warm_up):

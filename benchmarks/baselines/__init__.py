@@ -1,1 +1,1 @@
-"""The inner loop as others write it: what every speed figure is a ratio to."""
+"""Baselines: inner loops in plain PyTorch and other libraries, the denominators of every speed figure."""

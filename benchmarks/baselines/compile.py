@@ -1,4 +1,4 @@
-"""The vectorised step of `vmap.py` under `torch.compile`."""
+"""Vectorised inner step of `vmap.py` under `torch.compile`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 def compiled_step(
     generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float, backend: str = "inductor"
 ) -> Step:
-    """Return one inner step of a batch of tasks; its first call compiles, for seconds or minutes."""
+    """Return one inner step of a batch of tasks; the first call compiles for seconds to minutes."""
     step = vectorised_step(generator, discriminator, loss=loss, lr=lr)
     compiled: Step = torch.compile(step, fullgraph=True, dynamic=False, backend=backend)
     return compiled

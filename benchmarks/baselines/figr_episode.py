@@ -1,7 +1,7 @@
-"""FIGR's episode as its trainer runs it (Clouâtre & Demers 2019, arXiv:1901.02199), in plain PyTorch.
+"""FIGR's episode in plain PyTorch, as its trainer runs it (Clouâtre & Demers 2019, arXiv:1901.02199).
 
-Two pairs of networks: one is adapted by SGD, the other is moved by Adam along the difference. It shares no code with
-the package, so in float64 it is also the oracle of the drop-in.
+SGD adapts one pair of networks, Adam updates the other along the difference. The module shares no code with the
+package, so in float64 it is also the oracle of the drop-in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class PlainFIGR:
-    """Hold the initialisation, the networks that are adapted, and their four optimizers."""
+    """The initialisation, the adapted networks, and the four optimizers of both."""
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, *, inner_lr: float = 1e-3, outer_lr: float = 1e-4
@@ -29,10 +29,10 @@ class PlainFIGR:
 
         Args:
             real: the task's images, `[images, C, H, W]` in [-1, 1].
-            noise: with the attributes of what `MetaGAN.draw_noise` returns for one task.
+            noise: an object with the attributes of `metagan_fast.Noise`, for one task.
 
         Returns:
-            The sums over the inner steps of the discriminator's loss and of the generator's.
+            The discriminator's and the generator's loss, each summed over the inner steps.
         """
         self.meta_g.load_state_dict(self.g.state_dict())
         self.meta_d.load_state_dict(self.d.state_dict())

@@ -1,8 +1,7 @@
-"""MAML's meta-gradient with the library `higher`: patched modules, differentiable SGD.
+"""MAML's meta-gradient with `higher`: patched modules and differentiable SGD.
 
-Gradients are taken by aliases (`p.clone()`) of the functional parameters. The library's ordinary loop takes
-them by the parameters themselves, on which the generator depends after its first step, and so differentiates
-another loop.
+Gradients are taken by aliases (`p.clone()`) of the fast weights. The library's usual loop takes them by the fast
+weights themselves, on which the generator depends after its first step, and so differentiates a different loop.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it imports the TensorFlow-era torch API
+    warnings.simplefilter("ignore")  # higher imports deprecated parts of torch
     import higher
 
 from metagan_fast.benchmarks.baselines.losses import LOSSES, Module, discriminator_loss, penalty_points, query_losses
@@ -34,9 +33,9 @@ def maml_gradient(
     critic_steps: int = 1,
     library: Any = higher,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `meta_gradients.maml_gradient` does, with the "support" objective.
+    """Return both meta-gradients of `meta_gradients.maml_gradient` with the "support" objective.
 
-    `library` is the original, or a stand-in with the same names.
+    `library` is `higher` or its drop-in.
     """
     rule = LOSSES[loss]
     generator_rows, discriminator_rows = [], []

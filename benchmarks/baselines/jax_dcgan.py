@@ -1,6 +1,6 @@
 """The WGAN-GP inner loop in JAX: one step of one task, `vmap` over tasks, `jit`.
 
-The networks are translated from torch modules made of the layers below, under torch's parameter names.
+The networks are translated from torch modules of the layers below and keep torch's parameter names.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Apply = Callable[[Named, Array], Array]
 
 
 def translate(module: nn.Module, prefix: str = "") -> Apply:
-    """Return a JAX function of (parameters by name, inputs) that computes what the torch module does.
+    """Translate a torch module into a JAX function of (parameters by name, inputs).
 
     Raises:
-        ValueError: a layer that is not known here.
+        ValueError: a layer without a translation.
     """
     if isinstance(module, nn.Sequential):
         layers = [translate(child, f"{prefix}{name}.") for name, child in module.named_children()]
@@ -115,7 +115,7 @@ def inner_loop(
     step: Any,
     steps: int,
 ) -> tuple[Named, Named]:
-    """Adapt to all tasks of `support` [tasks, shots, C, H, W]; wait for the result.
+    """Adapt to all tasks of `support` `[tasks, shots, C, H, W]`; block until the result is ready.
 
     Returns:
         The parameters of both networks by name, [tasks, *shape].

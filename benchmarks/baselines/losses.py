@@ -1,4 +1,4 @@
-"""GAN losses by hand: a table, and the value of one for a pair of networks."""
+"""GAN losses written by hand: a table by name, and their values for a pair of networks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Module = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Loss:
-    """A GAN loss: functions of the scores; for some, a penalty on the discriminator's input gradient."""
+    """A GAN loss: functions of the scores and, optionally, a penalty on the discriminator's input gradient."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     penalty: Callable[[Tensor], Tensor] | None = None
-    penalise_real: bool = False  # otherwise the penalty stands at interpolates of real and fake
+    penalise_real: bool = False  # False: the penalty is taken at interpolates of real and fake
     clip: float | None = None
 
 
@@ -71,7 +71,7 @@ LOSSES = {
 
 
 def discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, points: Tensor) -> Tensor:
-    """Real and fake go through the discriminator as one batch, the penalty's points on their own."""
+    """Return the discriminator's loss: real and fake images as one batch, the penalty's points as another."""
     real_scores, fake_scores = score(torch.cat([real, fake])).reshape(2, -1)
     value = loss.discriminator(real_scores, fake_scores)
     if loss.penalty is None:
@@ -83,7 +83,7 @@ def discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, po
 
 
 def penalty_points(loss: Loss, real: Tensor, fake: Tensor, weight: Tensor) -> Tensor:
-    """Return the images at which the penalty looks."""
+    """Return the images at which the penalty is taken."""
     if loss.penalty is None or loss.penalise_real:
         return real
     weight = weight.to(real).view(-1, 1, 1, 1)

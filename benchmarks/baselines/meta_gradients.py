@@ -1,7 +1,7 @@
-"""Meta-gradients by hand: Reptile and FOMAML after the plain loop, MAML through a loop that stays in the graph.
+"""Meta-gradients written by hand: Reptile and FOMAML after the plain loop, MAML through the unrolled loop.
 
-They share no code with the package, so in float64 they are the oracle of its algorithms. `noise` is any object with
-the attributes that `MetaGAN.draw_noise` gives.
+The module shares no code with the package, so in float64 it is the oracle of the package's algorithms. `noise` is any
+object with the attributes of `metagan_fast.Noise`.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def named_parameters(module: nn.Module) -> Named:
 
 
 def bind(module: nn.Module, parameters: Named) -> Module:
-    """Return the module as a function of its inputs, with other parameters."""
+    """Return the module as a function of its inputs, with the given parameters."""
     return lambda inputs: functional_call(module, parameters, (inputs,))
 
 
 def alias(parameters: Named) -> Named:
-    """Return new nodes of the graph, so that a gradient by them stops there.
+    """Clone parameters, so that a gradient by the clones stops there.
 
-    After a generator step the generator depends on the discriminator; a gradient by the discriminator's
-    parameters themselves would run through the generator as well, which is not the step that is taken.
+    After a generator step the generator depends on the discriminator; a gradient by the discriminator's own parameters
+    would also flow through the generator, unlike the step itself.
     """
     return {name: parameter.clone() for name, parameter in parameters.items()}
 
@@ -86,7 +86,7 @@ def unrolled_inner_loop(
     steps: int,
     critic_steps: int = 1,
 ) -> list[tuple[Named, Named]]:
-    """Return both networks' parameters before, and after each step of, one task's inner loop by SGD.
+    """Return both networks' parameters before the first and after each SGD step of one task's inner loop.
 
     They are differentiable functions of `initial`.
     """
@@ -117,7 +117,7 @@ def _adapted_to_query(
     rule: Loss,
     inner: Mapping[str, Any],
 ) -> Named:
-    """Return the discriminator `d` adapted to the query images, against a generator that stays as it is."""
+    """Return the discriminator `d` adapted to the query images against a fixed generator."""
     for step in range(inner["steps"]):
         for critic_step in range(inner.get("critic_steps", 1)):
             fake = generate(noise.query_adaptation_latents[step, critic_step, task].to(query))
@@ -193,7 +193,7 @@ def maml_losses(
     Args:
         generator_objective: which discriminator judges the generator: the one adapted on the "support"
             images, the "initial" one, or the initial one adapted on the "query" images.
-        step_weights: weight of the losses after each inner step; None: those after the last step alone.
+        step_weights: weight of the losses after each inner step; None: only the last step counts.
         inner: `lr`, `steps` and `critic_steps` of the inner loop.
     """
     rule = LOSSES[loss]
@@ -216,8 +216,8 @@ def maml_gradient(
 ) -> tuple[Named, Named]:
     """Return the total derivative of each network's query loss by its initialisation, averaged over tasks.
 
-    Every inner step stays in the graph, as `create_graph=True` leaves it; the adapted opponent is not
-    detached. Options as for `maml_losses`.
+    Every inner step stays in the graph (`create_graph=True`), and the adapted opponent is not detached. Options as for
+    `maml_losses`.
     """
     generator_rows, discriminator_rows = [], []
     for task in range(len(support)):

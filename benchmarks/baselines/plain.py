@@ -1,8 +1,8 @@
-"""The plain PyTorch loop: one task after another on deep copies, autograd, `torch.optim`.
+"""Plain PyTorch loop: one task after another on deep copies, with autograd and `torch.optim`.
 
-This is what people run today, so it is the baseline of the speed figures. It shares no code with the package,
-so in float64 it is also the oracle of its inner loops. `noise` is any object with the attributes that
-`MetaGAN.draw_noise` gives.
+It is the baseline of the speed figures, since it is the form of today's trainers. The module shares no code with the
+package, so in float64 it is also the oracle of the package's inner loops. `noise` is any object with the attributes of
+`metagan_fast.Noise`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, Any] = {
 
 
 def real_images(images: Tensor, noise: Any, step: int, critic_step: int, task: int) -> Tensor:
-    """Return the task's images that an update of the discriminator takes."""
+    """Return the task's images for one discriminator update: all of them, or a mini-batch."""
     index = getattr(noise, "support_index", None)
     return images if index is None else images[index[step, critic_step, task]]
 
@@ -83,8 +83,8 @@ def inner_loop(
 ) -> tuple[list[nn.Module], list[nn.Module]]:
     """Adapt copies of both networks to each task of `support` [tasks, shots, C, H, W].
 
-    With `first_order_waste`, as in most trainers, the discriminator step also computes the generator's
-    gradients and the generator step the discriminator's; both are thrown away and change nothing.
+    With `first_order_waste`, as in most trainers, the discriminator step also computes the generator's gradients and
+    the generator step the discriminator's; both are discarded and change nothing.
     """
     generators, discriminators = [], []
     for task, images in enumerate(support):

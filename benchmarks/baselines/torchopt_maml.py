@@ -1,4 +1,4 @@
-"""MAML's meta-gradient with the library TorchOpt: its functional SGD over named parameters."""
+"""MAML's meta-gradient with TorchOpt's functional SGD over named parameters."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def maml_gradient(
     critic_steps: int = 1,
     library: Any = torchopt,
 ) -> tuple[Named, Named]:
-    """Return both meta-gradients as `meta_gradients.maml_gradient` does, with the "support" objective.
+    """Return both meta-gradients of `meta_gradients.maml_gradient` with the "support" objective.
 
-    `library` is the original, or a stand-in with the same names.
+    `library` is TorchOpt or its drop-in.
     """
     rule, optimizer = LOSSES[loss], library.sgd(lr=lr)
 

@@ -1,4 +1,4 @@
-"""The inner loop as a bare `torch.func` prototype: `grad` of one step of one task, `vmap` over tasks."""
+"""Inner loop in plain `torch.func`: `grad` of one step of one task, `vmap` over tasks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def inner_loop(
     step: Step,
     steps: int,
 ) -> tuple[Named, Named]:
-    """Adapt to all tasks of `support` [tasks, shots, C, H, W] at once by `step`, `vmap(make_step(...))`.
+    """Adapt to all tasks of `support` `[tasks, shots, C, H, W]` at once; `step` is `vmap(make_step(...))`.
 
     Returns:
         The parameters of both networks by name, [tasks, *shape].

@@ -1,4 +1,4 @@
-"""The few-shot classifier of the MAML papers, on images of Omniglot's size."""
+"""The few-shot classifier of the MAML papers at Omniglot's image size."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ class Episodes:
     """A network and a meta-batch of 5-way tasks.
 
     Attributes:
-        network: shared by the contenders, which leave its parameters as they are.
+        network: the classifier; a meta-step leaves its parameters unchanged.
         support: `[tasks, ways * shots, 1, 28, 28]`.
         query: `[tasks, ways * query, 1, 28, 28]`.
-        support_labels, query_labels: of each task.
-        steps: inner SGD steps, of learning rate `lr`.
+        support_labels, query_labels: labels of one task, the same for all.
+        steps: inner SGD steps.
+        lr: learning rate of the inner steps.
     """
 
     network: nn.Module
@@ -45,7 +46,7 @@ class Episodes:
 
     @classmethod
     def draw(cls, quick: bool = False) -> Episodes:
-        """Initialise the network and draw images of noise: speed does not depend on them."""
+        """Initialise the network and draw random images, whose content does not affect speed."""
         torch.manual_seed(0)
         tasks = 1 if quick else TASKS
         images = torch.rand(tasks, WAYS * (SHOTS + QUERY), 1, 28, 28)
@@ -60,14 +61,14 @@ class Episodes:
         return dataclasses.replace(episodes, steps=2) if quick else episodes
 
     def meta_gradient(self) -> Tensor:
-        """Return the gradients that a loop left in the network, as one vector, and remove them."""
+        """Return the network's gradients as one vector, and reset them."""
         gradient = torch.cat([p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None])
         self.network.zero_grad(set_to_none=True)
         return gradient
 
 
 def contenders(quick: bool, meta_steps: Mapping[str, Callable[[Episodes], None]]) -> dict[str, Prepared[Tensor]]:
-    """Prepare each meta-step by name on a meta-batch of its own, all alike; it leaves gradients in the network."""
+    """Set up each named meta-step on its own copy of the same episodes; a meta-step leaves gradients in the network."""
 
     def prepared(meta_step: Callable[[Episodes], None]) -> Prepared[Tensor]:
         episodes = Episodes.draw(quick)

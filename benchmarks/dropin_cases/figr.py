@@ -1,4 +1,4 @@
-"""FIGR's episode: its own loop, and the same with the import changed."""
+"""FIGR's episode: its own loop against the drop-in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metagan_fast.noise import NoiseShape, draw_noise
 
 
 class _Data:
-    """One task of 32x32 images, the same each time; what is drawn does not matter to the time."""
+    """One fixed task of random 32x32 images, whose content does not affect speed."""
 
     channels, height, length = 1, 32, 32
 
@@ -32,7 +32,7 @@ class _Data:
 
 
 class _Trainer(figr.FIGR):
-    """Leave the working directory alone: no checkpoint is read, no event written."""
+    """Trainer without files: it reads no checkpoint and writes no events."""
 
     def load_checkpoint(self) -> None:
         self.eps = 0
@@ -41,20 +41,20 @@ class _Trainer(figr.FIGR):
         return self
 
     def add_scalar(self, name: str, value: float, episode: int) -> None:
-        """Write nothing."""
+        """Discard the value."""
 
 
 Episode = Callable[[], tuple[nn.Module, nn.Module]]
-"""Run one episode; return the adapted generator and discriminator."""
+"""Runs one episode and returns the adapted generator and discriminator."""
 
 _CHECKED_STEPS = 2
 
 
 def prepare(quick: bool, **options: str) -> dict[str, Prepared[Tensor]]:
-    """Set up both trainers from the same parameters; a run is an episode, which draws its noise.
+    """Set up both trainers from the same parameters; a run is one episode, noise included.
 
-    What is compared is the change that a first episode of two inner steps makes: FIGR's inner loop amplifies rounding,
-    and ten float32 steps of this size were seen to part by 0.6 of the change. `options` are FIGR's, by name.
+    The check compares the parameter change of a first episode of two inner steps: FIGR's inner loop amplifies rounding,
+    and ten float32 steps at this size differ by up to 0.6 of the change. `options` are FIGR's, by name.
     """
 
     def collect(name: str, timed: Any) -> Tensor:
@@ -66,7 +66,7 @@ def prepare(quick: bool, **options: str) -> dict[str, Prepared[Tensor]]:
 
 
 def _trainers(steps: int, options: dict[str, str]) -> tuple[dict[str, Episode], Tensor]:
-    """Return each trainer's episode, and the parameters that both start from."""
+    """Return each trainer's episode, and their common initial parameters."""
     ours = _Trainer({"--inner_epochs": str(steps), **options}, env=_Data(), device="cpu")
     theirs = PlainFIGR(ours.g, ours.d)
     images = _Data().images * 2 - 1

@@ -1,4 +1,4 @@
-"""Loops of the library `higher`."""
+"""Training loops of `higher`'s users."""
 
 from __future__ import annotations
 

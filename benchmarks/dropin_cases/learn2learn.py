@@ -1,4 +1,4 @@
-"""MAML as learn2learn's users write it, in plain PyTorch: its release does not build on Python 3.11."""
+"""MAML as learn2learn's users write it; plain PyTorch is the original, as learn2learn does not build on Python 3.11."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """A network, a meta-batch of tasks, and how to adapt to them.
+    """A network, a meta-batch of tasks and the inner loop's settings.
 
     Attributes:
-        network: whose gradients the contenders leave.
+        network: the network; a meta-step leaves gradients in it.
         support: inputs and targets `[tasks, n, ...]`.
         query: like `support`.
-        loss: of outputs and targets.
-        lr: of the inner SGD steps.
-        steps: inner SGD steps.
+        loss: function of outputs and targets.
+        lr: learning rate of the inner SGD steps.
+        steps: number of inner SGD steps.
     """
 
     network: nn.Module
@@ -44,14 +44,14 @@ class Problem:
         return self.loss(learner(inputs), targets)
 
     def meta_step(self, adapted: Sequence[nn.Module]) -> None:
-        """Leave in the network the gradients of the query loss, summed over the adapted networks."""
+        """Accumulate the gradients of the query loss, summed over the adapted networks, in the network."""
         self.network.zero_grad(set_to_none=True)
         queries = zip(*self.query, strict=True)
         losses = [self.loss_of(clone, data) for clone, data in zip(adapted, queries, strict=True)]
         torch.stack(losses).sum().backward()
 
     def meta_gradient(self) -> Tensor:
-        """Return those gradients as one vector."""
+        """Return the network's gradients as one vector."""
         return torch.cat([p.grad.reshape(-1) for p in self.network.parameters() if p.grad is not None])
 
 
@@ -125,7 +125,7 @@ def _conv4(quick: bool) -> dict[str, Prepared[Tensor]]:
 
 
 def _sinusoid(quick: bool) -> dict[str, Prepared[Tensor]]:
-    """Prepare the regression of Finn et al. 2017: 10 points of a wave a task, 25 tasks; here 5 inner steps."""
+    """Set up the sinusoid regression of Finn et al. 2017: 25 tasks of 10 points; here 5 inner steps."""
 
     def draw() -> Problem:
         torch.manual_seed(0)
@@ -140,5 +140,5 @@ def _sinusoid(quick: bool) -> dict[str, Prepared[Tensor]]:
     return _prepared(draw)
 
 
-# Conv4 has kinks (ReLU, max pooling): in float32 the plain loop itself is 1e-3 and more away from its float64 self.
+# Conv4 has kinks (ReLU, max pooling): the float32 plain loop itself is 1e-3 or more away from its float64 result.
 CASES = (DropInCase("learn2learn-conv4", _conv4, allowed=1e-2), DropInCase("learn2learn-sinusoid", _sinusoid))

@@ -1,4 +1,4 @@
-"""The workload `maml-32`, for loops that return both networks' meta-gradients by name."""
+"""The workload `maml-32` for functions that return both networks' meta-gradients by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, Prepared[Tensor]]:
-    """Set up contenders, functions with the arguments of `baselines.meta_gradients.maml_gradient`, on one problem."""
+    """Set up contenders from functions with the signature of `baselines.meta_gradients.maml_gradient`."""
     problem = Problem.draw(
         "maml-32",
         algorithm="maml",

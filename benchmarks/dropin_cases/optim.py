@@ -1,4 +1,4 @@
-"""Steps of PyTorch's optimizers, on gradients that are there already: torch.optim's default, its fused step, ours."""
+"""Optimizer steps on existing gradients: torch.optim's default, its fused step, and `metagan_fast.optim`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 def resnet18() -> Shapes:
-    """Return the shapes of a ResNet-18's parameters (He et al. 2016, arXiv:1512.03385): 62 tensors, 11.7 M numbers."""
+    """Return the parameter shapes of a ResNet-18 (He et al. 2016, arXiv:1512.03385): 62 tensors, 11.7 M elements."""
     shapes: list[tuple[int, ...]] = [(64, 3, 7, 7), (64,), (64,)]
     before = 64
     for channels in (64, 128, 256, 512):
@@ -42,7 +42,7 @@ def _prepare(name: str, shapes: Shapes, quick: bool) -> dict[str, Prepared[Tenso
     chosen = shapes[: max(4, len(shapes) // 10)] if quick else shapes
     arguments = ARGUMENTS[name]
     prepared = {"torch": _contender(torch.optim, name, chosen, arguments)}
-    if name != "RMSprop":  # of which torch has no fused one
+    if name != "RMSprop":  # torch has no fused RMSprop
         prepared["torch fused"] = _contender(torch.optim, name, chosen, {**arguments, "fused": True})
     prepared["metagan_fast"] = _contender(optim, name, chosen, arguments)
     return prepared

@@ -1,4 +1,4 @@
-"""Loops of the library TorchOpt."""
+"""Training loops of TorchOpt's users."""
 
 from __future__ import annotations
 
