@@ -1,1 +1,1 @@
-"""Stand-ins for other projects' trainers: the same names, found under `metagan_fast.dropin.<project>`."""
+"""Drop-in replacements for other projects: the same public names under `metagan_fast.dropin.<project>`."""

@@ -1,11 +1,11 @@
-"""Parameters in one flat buffer, and one optimizer step over it: what the stand-ins for other projects share.
+"""Differentiable optimizer steps over parameters in one flat buffer, shared by the drop-ins.
 
-A group of parameters is stepped in *parts*: the parameters of one dtype and device that have had a gradient in the
-same steps, so one part as a rule. A part's optimizer state is flat and stays flat; its parameters are handed out
-as tensors in the memory of the step's result, and are taken back without a copy where they still lie in one buffer.
+A parameter group is stepped in *parts*: parameters of one dtype and device that received gradients in the same steps,
+usually a single part. A part's optimizer state stays flat; its parameters are tensors in the memory of the step's
+result, and the next step reads them without a copy while they still lie in one buffer.
 
-Derivatives are those of a loop over single tensors: a step depends on the very tensors that it was given. So
-gradients by parameters of any earlier step count every path from them, the one through the update included.
+Derivatives equal those of a loop over single tensors: a step depends on exactly the tensors that it was given, so
+gradients by parameters of any earlier step include every path from them, the one through the update included.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Rule = Callable[
     ["Layout", Sequence[Tensor], Sequence[Tensor], Mapping[str, Tensor], int, Mapping[str, Any]],
     tuple[list[Tensor], State],
 ]
-"""An update: (layout, params, grads, flat state, number of this step, options) -> (params, state).
+"""Update rule over lists: (layout, params, grads, flat state, step from 1, options) -> (params, state).
 
-Parameters and gradients are lists in the order of the layout; the new parameters lie in one buffer.
+Parameters and gradients are lists in the layout's order; the new parameters lie in one buffer.
 """
 FlatRule = Callable[[Tensor, Tensor, Mapping[str, Tensor], int, Mapping[str, Any]], tuple[Tensor, State]]
-"""An update: (params `[numel]`, grads `[numel]`, flat state, number of this step, options) -> (params, state)."""
+"""Update rule over buffers `[numel]`: (params, grads, flat state, step from 1, options) -> (params, state)."""
 
 
 class Layout(FlatLayout):
-    """A layout of tensors in an order, without names that matter; what is asked for at every step is kept."""
+    """Flat layout of an ordered list of tensors, with the quantities that every step needs cached."""
 
     @cached_property
     def geometry(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-        """Offset, shape and strides of each tensor."""
+        """Offset, shape and contiguous strides of each tensor."""
         return [(slot.offset, slot.shape, torch.empty(slot.shape, device="meta").stride()) for slot in self.slots]
 
     @cached_property
@@ -50,7 +50,7 @@ class Layout(FlatLayout):
         return [end - slot.offset - slot.numel for slot, end in zip(self.slots, ends, strict=True)]
 
     def concatenate(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Return tensors in one new buffer, as `flatten` does, which checks them as well."""
+        """Copy tensors into a new buffer with zero padding; like `flatten`, without its checks."""
         first, parts = tensors[0], []
         for x, gap in zip(tensors, self.gaps, strict=True):
             parts.append(x.reshape(-1))
@@ -61,12 +61,12 @@ class Layout(FlatLayout):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Parameters that step together.
+    """Parameters of a group that are stepped together.
 
     Attributes:
-        positions: which of the group's parameters.
-        layout: where they lie in a buffer.
-        step: how many steps they have taken.
+        positions: indices of the parameters in the group.
+        layout: their layout in a flat buffer.
+        step: number of steps taken.
         state: the optimizer's flat buffers by name.
     """
 
@@ -78,7 +78,7 @@ class Part:
 
 @functools.lru_cache(maxsize=1024)
 def layout_of(shapes: tuple[torch.Size, ...]) -> Layout:
-    """Lay out tensors of these shapes in their order; slots are named "0", "1" and so on."""
+    """Lay out tensors of these shapes in order; the slots are named "0", "1" and so on."""
     slots, end = [], 0
     for index, shape in enumerate(shapes):
         slots.append(Slot(str(index), (str(index),), tuple(shape), end, shape.numel()))
@@ -87,9 +87,9 @@ def layout_of(shapes: tuple[torch.Size, ...]) -> Layout:
 
 
 def split(layout: Layout, flat: Tensor) -> list[Tensor]:
-    """Return the tensors of a layout in `flat [numel]`, in order: no copies, differentiable.
+    """Return the tensors of a layout in `flat [numel]`, in order, without a copy; differentiable.
 
-    To autograd they are tensors of their own and not views, so that they can be detached in place.
+    To autograd they are independent tensors, not views, so that they can be detached in place.
     """
     if in_transform() or is_traced():
         return list(layout.views(flat).values())
@@ -99,7 +99,7 @@ def split(layout: Layout, flat: Tensor) -> list[Tensor]:
 
 
 def join(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
-    """Return tensors as one buffer `[numel]`, differentiable by each of them; no copy where they lie in one."""
+    """Return tensors as one buffer `[numel]`, without a copy if they already lie in one; differentiable."""
     flat = None if in_transform() or is_traced() else _shared_buffer(layout, tensors)
     if flat is None:
         return layout.concatenate(tensors)
@@ -109,7 +109,7 @@ def join(layout: Layout, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def aliases(layout: Layout, flat: Tensor) -> list[Tensor]:
-    """Return tensors without a graph in the memory of a flat buffer."""
+    """Return graph-free tensors that share a flat buffer's memory."""
     storage, start = flat.untyped_storage(), flat.storage_offset()
     empty = flat.detach().new_empty
     return [empty(0).set_(storage, start + offset, shape, strides) for offset, shape, strides in layout.geometry]
@@ -118,8 +118,8 @@ def aliases(layout: Layout, flat: Tensor) -> list[Tensor]:
 def flat_copies(tensors: Iterable[Tensor], *, device: torch.device | str | None, detach: bool) -> list[Tensor]:
     """Copy tensors into flat buffers, one for each dtype and device.
 
-    With `detach` a copy of what requires grad is a leaf of its own, else it depends on the original. What does not
-    require grad is copied by itself and does not require grad.
+    Copies of tensors that require grad are leaves with `detach`, otherwise functions of the originals. Tensors that do
+    not require grad are copied one by one, and neither do their copies.
     """
     tensors = list(tensors)
     copies: list[Tensor | None] = [None if x.requires_grad else x.detach().clone().to(device=device) for x in tensors]
@@ -143,21 +143,21 @@ def advance(
     params: Sequence[Tensor],
     grads: Sequence[Tensor | None],
 ) -> tuple[list[Tensor], list[Part]]:
-    """Step a group's parameters; where the gradient is None, parameter and state stay as they are.
+    """Step a parameter group; parameters without a gradient, and their state, are unchanged.
 
     Args:
-        rule: the update.
-        options: its hyper-parameters.
-        parts: what the step before returned, none at first.
-        params: of any shapes.
-        grads: like `params`, or None.
+        rule: the update rule.
+        options: the rule's hyper-parameters.
+        parts: the parts returned by the previous step; empty at first.
+        params: parameters of any shapes.
+        grads: gradients of the same shapes, or None.
 
     Returns:
         The new parameters, in the memory of flat buffers, and the new parts.
     """
     results = list(params)
     new_parts = []
-    for part in _fit(parts, params, grads):
+    for part in _regroup(parts, params, grads):
         present = [g for i in part.positions if (g := grads[i]) is not None]
         if present:
             given = [params[i] for i in part.positions]
@@ -170,16 +170,17 @@ def advance(
 
 
 def over_buffers(rule: FlatRule) -> Rule:
-    """Return a rule over lists that gathers them, steps the buffers and hands out the result."""
+    """Turn a rule over buffers into a rule over lists."""
     return functools.partial(_step_buffers, rule)
 
 
 def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) -> list[Part]:
-    """Make parts of one state a parameter, as `torch.optim` keeps it: tensors, and a "step" where there is one.
+    """Gather per-parameter optimizer states, as `torch.optim` keeps them, into parts.
 
     Args:
-        states: by position in `params`. A tensor of one element is the state of every element of its parameter.
-        params: for their dtype, shape and device.
+        states: tensors by name and, optionally, "step", by position in `params`. A tensor of one element holds for
+            every element of its parameter.
+        params: the parameters; only dtype, shape and device are read.
     """
     alike: dict[Any, list[int]] = {}
     for position, state in states.items():
@@ -195,7 +196,7 @@ def parts_of(states: Mapping[int, Mapping[str, Any]], params: Sequence[Tensor]) 
 
 
 def states_of(parts: Iterable[Part]) -> dict[int, dict[str, Any]]:
-    """Return one state a parameter, by position: tensors in the flat buffers, and "step"."""
+    """Return per-parameter states by position: "step", and tensors in the memory of the flat buffers."""
     states: dict[int, dict[str, Any]] = {}
     for part in parts:
         buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
@@ -205,29 +206,29 @@ def states_of(parts: Iterable[Part]) -> dict[int, dict[str, Any]]:
 
 
 def _filled(state: Tensor, param: Tensor) -> Tensor:
-    """Return a state in the shape of its parameter."""
+    """Expand a state to its parameter's shape."""
     return state if state.shape == param.shape else state.to(param).expand_as(param)
 
 
-def _fit(parts: Sequence[Part], params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Part]:
-    """Return parts in which all parameters have a gradient or none has: split, or made for what is new."""
-    fitted = []
+def _regroup(parts: Sequence[Part], params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Part]:
+    """Split parts until all or none of each part's parameters have gradients; add parts for new parameters."""
+    regrouped = []
     known: set[int] = set()
     for part in parts:
         known.update(part.positions)
         present = [grads[i] is not None for i in part.positions]
         if all(present) or not any(present):
-            fitted.append(part)
+            regrouped.append(part)
         else:
-            fitted += _split(part, present)
+            regrouped += _split(part, present)
     new = [i for i, g in enumerate(grads) if g is not None and i not in known]
     for positions in _by_kind(params, new):
-        fitted.append(Part(positions, layout_of(tuple(params[i].shape for i in positions)), 0, {}))
-    return fitted
+        regrouped.append(Part(positions, layout_of(tuple(params[i].shape for i in positions)), 0, {}))
+    return regrouped
 
 
 def _split(part: Part, present: Sequence[bool]) -> list[Part]:
-    """Split a part into the parameters that are present and the others."""
+    """Split a part into its parameters with and without a gradient."""
     buffers = {name: split(part.layout, flat) for name, flat in part.state.items()}
     halves = []
     for wanted in (True, False):
@@ -252,7 +253,7 @@ def _step_buffers(
 
 
 def _detachable(flat: Tensor) -> Tensor:
-    """Return a buffer that is no view to autograd, so that it can be detached in place."""
+    """Return the buffer as a non-view, so that it can be detached in place."""
     if in_transform() or is_traced() or not flat._is_view():
         return flat
     return split(layout_of((flat.shape,)), flat)[0]
@@ -273,7 +274,7 @@ def _zeros(numel: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _shared_buffer(layout: Layout, tensors: Sequence[Tensor]) -> Tensor | None:
-    """Return the buffer in whose memory these tensors lie as the layout says, or None."""
+    """Return the buffer whose memory holds the tensors at the layout's offsets, or None."""
     first = tensors[0]
     if type(first) not in (Tensor, nn.Parameter) or len(tensors) == 1:
         return None
@@ -292,7 +293,7 @@ def _shared_buffer(layout: Layout, tensors: Sequence[Tensor]) -> Tensor | None:
 
 
 class _Join(torch.autograd.Function):
-    """A flat buffer as a function of the tensors that lie in it."""
+    """Flat buffer as a function of the tensors in its memory."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: Layout, *tensors: Tensor) -> Tensor:
@@ -305,7 +306,7 @@ class _Join(torch.autograd.Function):
 
 
 class _Split(torch.autograd.Function):
-    """The tensors that lie in a flat buffer as functions of it."""
+    """Tensors in a flat buffer's memory as functions of the buffer."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: Layout) -> tuple[Tensor, ...]:
@@ -318,7 +319,7 @@ class _Split(torch.autograd.Function):
 
 
 class _FlatCopies(torch.autograd.Function):
-    """Copies of tensors, side by side in one buffer. What no copy is used of keeps the gradient None."""
+    """Copies of tensors in one buffer. Tensors whose copy is unused get grad None."""
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, device: torch.device | str | None, *tensors: Tensor) -> tuple[Tensor, ...]:

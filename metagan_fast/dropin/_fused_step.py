@@ -1,7 +1,7 @@
-"""A differentiable step as one node of the graph, from lists of tensors to lists of tensors.
+"""Differentiable optimizer step as a single autograd node, from lists of tensors to lists of tensors.
 
-Its forward is the fused op, its backward that of the op's own `autograd.Function`: the formulas are there. What it
-saves is the gathering: parameters that lie in one buffer are not copied, and of SGD nothing is kept for the backward.
+The forward is the fused op; the backward calls the op's own `autograd.Function`, which holds the formulas. The node
+saves the copies: parameters that lie in one buffer are read in place, and SGD saves nothing for the backward.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ._flat_module import Layout, aliases, join, split
 
 @dataclass(frozen=True)
 class FusedOp:
-    """An op that steps as one node.
+    """A fused op that can be a single autograd node.
 
     Attributes:
-        forward: the op, given parameters, gradients, state buffers, learning rate and options.
-        backward: of the op's node, given a context and the gradients by its results; it returns those by parameters
-            and gradients, by the state buffers, and by the learning rate.
-        state: names of the buffers.
-        keeps_inputs: whether the backward needs parameters and gradients even for a learning rate that is a number.
+        forward: the op: (params, grads, state buffers, lr, options) -> (params, *state).
+        backward: the node's backward: (context, gradients by the results) -> gradients by params, grads, the state
+            buffers and lr.
+        state: names of the state buffers.
+        keeps_inputs: True if the backward needs parameters and gradients even if lr is a number.
     """
 
     forward: Callable[..., Any]
@@ -62,8 +62,8 @@ SGD = FusedOp(_sgd_forward, _sgd_backward, ("momentum_buffer",), keeps_inputs=Fa
 ADAM = FusedOp(_adam_forward, _adam_backward, ("exp_avg", "exp_avg_sq"), keeps_inputs=True)
 
 
-def takes(params: Sequence[Tensor], lr: Any, numbers: Mapping[str, Any]) -> bool:
-    """Tell whether a step can be one node: a graph is wanted, and of the options only the learning rate is a tensor."""
+def is_fusible(params: Sequence[Tensor], lr: Any, numbers: Mapping[str, Any]) -> bool:
+    """Return whether a step can be one node: grad is enabled and no option but the learning rate is a tensor."""
     return (
         torch.is_grad_enabled()
         and params[0].dtype in _native.DTYPES
@@ -83,15 +83,15 @@ def fused_step(
     lr: Any,
     options: Mapping[str, Any],
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Return the new parameters, in the memory of one buffer, and the new state.
+    """Take one step; return the new parameters, in the memory of one buffer, and the new state.
 
     Args:
-        op: which step.
-        layout: of the parameters.
-        params, grads: in its order.
-        state: flat buffers, in the order of `op.state`, none where SGD has none yet.
-        lr: a number, or a tensor without dimensions.
-        options: of the op.
+        op: the fused op.
+        layout: the parameters' layout.
+        params, grads: parameters and gradients in the layout's order.
+        state: flat buffers in the order of `op.state`; empty for SGD without a momentum buffer.
+        lr: learning rate, a number or a tensor without dimensions.
+        options: the op's other hyper-parameters.
     """
     results = _FusedStep.apply(op, layout, options, lr, *params, *grads, *state)
     count = len(layout.slots)
@@ -138,7 +138,7 @@ class _FusedStep(torch.autograd.Function):
         ]
         d_flat = layout.concatenate(present)
         d_state = [torch.zeros_like(d_flat) if d is None else d for d in d_results[count:]]
-        inputs = [d_flat, d_flat]  # stand-ins of the right dtype, which are not read
+        inputs = [d_flat, d_flat]  # placeholders of the right dtype, not read
         if ctx.keeps_inputs:
             inputs = [join(layout, saved[:count]), join(layout, saved[count : 2 * count]), *saved[2 * count :]]
         context = SimpleNamespace(
@@ -159,7 +159,7 @@ class _FusedStep(torch.autograd.Function):
 
 
 def _scaled(d_params: Sequence[Tensor | None], lr: float | Tensor) -> list[Tensor | None]:
-    """Return the gradients by the gradients of plain descent: None where nothing depends on the new parameter."""
+    """Return plain SGD's gradients by its gradients, `-lr d_params`; None for unused parameters."""
     products = iter(torch._foreach_mul([d for d in d_params if d is not None], -lr))
     return [None if d is None else next(products) for d in d_params]
 

@@ -1,4 +1,4 @@
-"""Names of an original library that its stand-in does not cover: the original's own objects, where it is installed."""
+"""Fallback of the drop-ins: names they do not cover resolve to the original library, if it is installed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .._utils.log import log_once
 logger = logging.getLogger(__name__)
 
 
-def hand_on(module_name: str, original_name: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return a module's `__getattr__` and `__dir__`, which look up missing names in the original library.
+def fall_back_to(module_name: str, original_name: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a module's `__getattr__` and `__dir__` that look up missing names in the original library.
 
-    Write `__getattr__, __dir__ = hand_on(__name__, "higher.optim")`. The original is imported at the first missing
-    name, not before; each name that it provides is logged once. Where it is not installed, has no such name either,
-    or fails to import, the name raises AttributeError. Names with two leading underscores are never looked up.
+    Usage: `__getattr__, __dir__ = fall_back_to(__name__, "higher.optim")`. The original is imported on the first
+    missing name; each name taken from it is logged once. A name raises AttributeError if the original is not installed,
+    fails to import or lacks it too. Names with two leading underscores are never looked up.
 
     Args:
-        module_name: the stand-in's module, its `__name__`.
-        original_name: the module that it stands for.
+        module_name: `__name__` of the drop-in's module.
+        original_name: the original module that it replaces.
     """
 
     def get(name: str) -> Any:
@@ -52,21 +52,21 @@ def hand_on(module_name: str, original_name: str) -> tuple[Callable[[str], Any],
         own = set(vars(sys.modules[module_name]))
         try:
             return sorted(own.union(name for name in dir(_original(module_name, original_name)) if name[0] != "_"))
-        except Exception:  # not installed, or broken: its names cannot be used
+        except Exception:  # not installed, or fails to import
             return sorted(own)
 
     return get, names
 
 
 def _original(module_name: str, original_name: str) -> ModuleType:
-    """Import the original; a stand-in entered in `sys.modules` under its name is none."""
+    """Import the original; a drop-in entered in `sys.modules` under the original's name does not count."""
     original = importlib.import_module(original_name)
     if original is sys.modules.get(module_name):
-        raise ModuleNotFoundError(f"{original_name} is the stand-in itself", name=original_name)
+        raise ModuleNotFoundError(f"{original_name} is the drop-in itself", name=original_name)
     return original
 
 
 def _with_parents(name: str) -> list[str]:
-    """Return a module's dotted name and those of its packages."""
+    """Return a module's dotted name and its packages' names."""
     parts = name.split(".")
     return [".".join(parts[: n + 1]) for n in range(len(parts))]

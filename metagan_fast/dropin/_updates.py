@@ -1,8 +1,8 @@
-"""Update rules over flat buffers, with hyper-parameters that may be tensors.
+"""Optimizer update rules over flat buffers, with hyper-parameters that may be tensors.
 
-A rule over lists is what steps parameters, a rule `flat_...` what steps their buffer. The fused ops serve where
-hyper-parameters other than the learning rate are numbers; elsewhere, and where a rule or a variant
-has no fused op (Adadelta, amsgrad), plain PyTorch over the whole buffer, differentiable by every one of them.
+A rule `flat_<name>` steps one buffer, a rule `<name>` lists of tensors. Rules call the fused ops if every
+hyper-parameter but the learning rate is a number; otherwise, and for rules without a fused op (Adadelta, amsgrad), they
+are plain PyTorch over the whole buffer, differentiable by every hyper-parameter.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ._flat_module import Layout, Rule, State, over_buffers
 def flat_sgd(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.SGD` with its options; the first step is not dampened.
+    """Apply `torch.optim.SGD`; the first step is not dampened.
 
     State: `momentum_buffer` with momentum.
     """
     numbers = {name: options[name] for name in ("momentum", "dampening", "weight_decay")}
-    step_of = _chosen("sgd_step", params, numbers)
-    results = step_of(
+    step_op = _select_op("sgd_step", params, numbers)
+    results = step_op(
         params,
         _signed(grads, options),
         _rate(options),
@@ -43,7 +43,7 @@ def flat_sgd(
 def flat_adam(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.Adam` with its options, or AdamW with `decoupled`; `eps_root` as in `adam_step`.
+    """Apply `torch.optim.Adam`, or AdamW with `decoupled`; `eps_root` as in `adam_step`.
 
     State: `exp_avg`, `exp_avg_sq`, and `max_exp_avg_sq` with amsgrad.
     """
@@ -54,7 +54,7 @@ def flat_adam(
     decoupled, eps_root = options.get("decoupled", False), options.get("eps_root", 0.0)
     if options.get("amsgrad"):
         return _amsgrad(params, grads, m, v, state.get("max_exp_avg_sq", zeros), step, options)
-    results = _chosen("adam_step", params, numbers)(
+    results = _select_op("adam_step", params, numbers)(
         params, grads, m, v, _rate(options), step=step, decoupled=decoupled, eps_root=eps_root, **numbers
     )
     return results[0], dict(zip(("exp_avg", "exp_avg_sq"), results[1:], strict=True))
@@ -63,7 +63,7 @@ def flat_adam(
 def flat_rmsprop(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.RMSprop` with its options; `nesterov` looks ahead along the momentum buffer.
+    """Apply `torch.optim.RMSprop`, optionally with Nesterov momentum.
 
     State: `square_avg` (`initial_scale` before the first step), `momentum_buffer` with momentum, `grad_avg` if
     `centered`.
@@ -73,17 +73,17 @@ def flat_rmsprop(
     if square_avg is None:
         square_avg = torch.full_like(params, options.get("initial_scale", 0.0), requires_grad=False)
     momentum, centered, rate = options["momentum"], options["centered"], _rate(options)
-    step_of = _chosen("rmsprop_step", params, {**numbers, "momentum": momentum})
+    step_op = _select_op("rmsprop_step", params, {**numbers, "momentum": momentum})
     given = {"centered": centered, "grad_avg": state.get("grad_avg"), **numbers}
     grads = _signed(grads, options)
     if options.get("nesterov"):
         if numbers["weight_decay"] != 0:
             grads, given["weight_decay"] = grads + numbers["weight_decay"] * params, 0.0
-        moved, square_avg, *rest = step_of(torch.zeros_like(params), grads, square_avg, 1.0, **given)
-        ahead = {"momentum": momentum, "dampening": 0.0, "weight_decay": 0.0, "nesterov": True, "lr": rate}
-        new_params, buffer = flat_sgd(params, -moved, state, step, ahead)
+        moved, square_avg, *rest = step_op(torch.zeros_like(params), grads, square_avg, 1.0, **given)
+        nesterov = {"momentum": momentum, "dampening": 0.0, "weight_decay": 0.0, "nesterov": True, "lr": rate}
+        new_params, buffer = flat_sgd(params, -moved, state, step, nesterov)
         return new_params, {"square_avg": square_avg, **buffer, **({"grad_avg": rest[0]} if centered else {})}
-    results = step_of(
+    results = step_op(
         params, grads, square_avg, rate, momentum=momentum, momentum_buffer=state.get("momentum_buffer"), **given
     )
     names = ["square_avg", *(["momentum_buffer"] if momentum != 0 else []), *(["grad_avg"] if centered else [])]
@@ -93,7 +93,7 @@ def flat_rmsprop(
 def flat_adadelta(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.Adadelta` with its options.
+    """Apply `torch.optim.Adadelta`.
 
     State: `square_avg`, `acc_delta`. Source: Zeiler 2012, arXiv:1212.5701, algorithm 1.
     """
@@ -109,7 +109,7 @@ def flat_adadelta(
 def flat_adagrad(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.Adagrad` with its options.
+    """Apply `torch.optim.Adagrad`.
 
     State: `sum`. Source: Duchi et al. 2011, JMLR 12, with diagonal matrices.
     """
@@ -124,7 +124,7 @@ def flat_adagrad(
 def flat_adamax(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.Adamax` with its options.
+    """Apply `torch.optim.Adamax`.
 
     State: `exp_avg`, `exp_inf`. Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 2; `eps` is added to `|grads|`.
     """
@@ -139,10 +139,10 @@ def flat_adamax(
 def flat_asgd(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.ASGD` with its options.
+    """Apply `torch.optim.ASGD`.
 
-    State: `ax`, the average of the parameters; `eta`, the rate, which the step before set: a new learning rate counts
-    from the step after. Source: Polyak & Juditsky 1992.
+    State: `ax`, the parameters' average; `eta`, the rate set by the previous step, so a new learning rate takes effect
+    one step later. Source: Polyak & Juditsky 1992.
     """
     grads, rate, lambd = _decayed(params, grads, options), _rate(options), options["lambd"]
     eta = state["eta"] if "eta" in state else torch.zeros_like(params) + rate
@@ -157,9 +157,9 @@ def flat_asgd(
 def flat_rprop(
     params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
 ) -> tuple[Tensor, State]:
-    """Step as `torch.optim.Rprop` with its options; the derivative by the gradient is 0, as only its sign counts.
+    """Apply `torch.optim.Rprop`; its derivative by the gradient is 0, since only the sign is used.
 
-    State: `prev`, the gradient before; `step_size`. Source: Riedmiller & Braun 1993.
+    State: `prev`, the previous gradient; `step_size`. Source: Riedmiller & Braun 1993.
     """
     grads, zeros = _signed(grads, options), torch.zeros_like(params)
     (shrink, grow), (smallest, largest) = options["etas"], options["step_sizes"]
@@ -167,7 +167,7 @@ def flat_rprop(
     agreement = grads * state.get("prev", zeros)
     factor = torch.where(agreement < 0, shrink, torch.where(agreement > 0, grow, zeros + 1))
     step_size = (step_size * factor).clamp(min=smallest).clamp(max=largest)
-    grads = torch.where(agreement < 0, 0.0, grads)  # past a minimum: wait a step
+    grads = torch.where(agreement < 0, 0.0, grads)  # the sign changed: skip one step
     return params - step_size * grads.sign(), {"prev": grads, "step_size": step_size}
 
 
@@ -187,9 +187,9 @@ def sgd(
     step: int,
     options: Mapping[str, Any],
 ) -> tuple[list[Tensor], State]:
-    """Step lists as `flat_sgd` does, with one node in the graph where that can be."""
+    """Apply `flat_sgd` to lists, as a single autograd node if possible."""
     numbers = {name: options[name] for name in ("momentum", "dampening", "weight_decay")}
-    if options.get("maximize") or not _fused_step.takes(params, rate := _rate(options), numbers):
+    if options.get("maximize") or not _fused_step.is_fusible(params, rate := _rate(options), numbers):
         return over_buffers(flat_sgd)(layout, params, grads, state, step, options)
     buffers = [state["momentum_buffer"]] if numbers["momentum"] != 0 and "momentum_buffer" in state else []
     if not buffers:  # the first step is not dampened
@@ -206,10 +206,10 @@ def adam(
     step: int,
     options: Mapping[str, Any],
 ) -> tuple[list[Tensor], State]:
-    """Step lists as `flat_adam` does, with one node in the graph where that can be."""
+    """Apply `flat_adam` to lists, as a single autograd node if possible."""
     numbers = {name: options[name] for name in ("betas", "eps", "weight_decay")}
     plain = options.get("amsgrad") or options.get("maximize")
-    if plain or not _fused_step.takes(params, rate := _rate(options), numbers):
+    if plain or not _fused_step.is_fusible(params, rate := _rate(options), numbers):
         return over_buffers(flat_adam)(layout, params, grads, state, step, options)
     moments = [state[name] if name in state else _zeros(layout, params[0]) for name in ("exp_avg", "exp_avg_sq")]
     numbers.update(decoupled=options.get("decoupled", False), eps_root=options.get("eps_root", 0.0), step=step)
@@ -229,7 +229,7 @@ def _amsgrad(
     step: int,
     options: Mapping[str, Any],
 ) -> tuple[Tensor, State]:
-    """Step Adam with the largest second moment so far (Reddi et al. 2018), as PyTorch: before bias correction."""
+    """Apply AMSGrad (Reddi et al. 2018): the second moment's maximum is taken before bias correction, as in PyTorch."""
     beta1, beta2 = options["betas"]
     inverse_bias1, inverse_bias2 = reference.inverse_bias_corrections(step, options["betas"])
     rate, weight_decay = _rate(options), options["weight_decay"]
@@ -245,25 +245,25 @@ def _amsgrad(
     return params, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "max_exp_avg_sq": largest}
 
 
-def _chosen(op: str, params: Tensor, numbers: Mapping[str, Any]) -> Any:
-    """Return the fused op if it takes these options and this dtype, else the reference's."""
+def _select_op(op: str, params: Tensor, numbers: Mapping[str, Any]) -> Any:
+    """Return the fused op if it supports the options and the dtype, else the reference op."""
     flat = [x for value in numbers.values() for x in (value if isinstance(value, (tuple, list)) else (value,))]
     fused = params.dtype in _native.DTYPES and not any(isinstance(x, Tensor) for x in flat)
     return getattr(functional if fused else reference, op)
 
 
 def _rate(options: Mapping[str, Any]) -> Any:
-    """Return the learning rate, a tensor of one element without dimensions."""
+    """Return the learning rate; a one-element tensor is reshaped to no dimensions."""
     rate = options["lr"]
     return rate.reshape(()) if isinstance(rate, Tensor) and rate.numel() == 1 else rate
 
 
 def _signed(grads: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """Return the direction of descent's gradient: the negative one where the loss is to grow."""
+    """Return the gradient to descend: negated for `maximize`."""
     return -grads if options.get("maximize") else grads
 
 
 def _decayed(params: Tensor, grads: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """Return the gradient, negated where the loss is to grow, plus the weight decay's."""
+    """Return the gradient, negated for `maximize`, plus L2 weight decay."""
     grads, weight_decay = _signed(grads, options), options["weight_decay"]
     return grads + weight_decay * params if isinstance(weight_decay, Tensor) or weight_decay != 0 else grads

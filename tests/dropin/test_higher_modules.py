@@ -193,7 +193,7 @@ def test_bad_use_is_refused() -> None:
         ours.make_functional(module)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="not among the reference parameters"):
         ours.get_diff_optim(opt, network().parameters())
-    with pytest.raises(ValueError, match="LBFGS have no differentiable twin"):
+    with pytest.raises(ValueError, match="LBFGS have no differentiable counterpart"):
         ours.get_diff_optim(torch.optim.LBFGS(module.parameters()), module.parameters())
     with pytest.raises(ValueError, match="needs params="):
         ours.get_diff_optim(opt, module.parameters()).step(torch.zeros((), requires_grad=True))

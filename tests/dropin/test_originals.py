@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from metagan_fast._utils import log
-from metagan_fast.dropin._originals import hand_on
+from metagan_fast.dropin._originals import fall_back_to
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, "original_library", original)  # None: importing it fails as if not installed
         module: Any = ModuleType("stand_in")
         module.covered = "own"
-        module.__getattr__, module.__dir__ = hand_on("stand_in", original_name)
+        module.__getattr__, module.__dir__ = fall_back_to("stand_in", original_name)
         monkeypatch.setitem(sys.modules, "stand_in", module)
         return module
 

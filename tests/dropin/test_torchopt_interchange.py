@@ -299,11 +299,12 @@ def test_without_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchopt.base", None)
     monkeypatch.setitem(sys.modules, "torchopt.optim", None)
     assert ours.base.__file__ is not None
-    spec = importlib.util.spec_from_file_location("base_alone", ours.base.__file__)
+    name = f"{ours.__name__}.base_alone"
+    spec = importlib.util.spec_from_file_location(name, ours.base.__file__)
     assert spec is not None and spec.loader is not None
     alone: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(alone)
-    assert [x.__module__ for x in alone.IdentityGradientTransformation.__mro__[:3]] == ["base_alone"] * 3
+    assert [x.__module__ for x in alone.IdentityGradientTransformation.__mro__[:3]] == [name] * 3
     chained = alone.identity().chain(alone.GradientTransformation(lambda params: 3, lambda u, s, **_: (u, s + 1)))
     assert chained.update("updates", chained.init(())) == ("updates", (4,))
     with pytest.raises(AttributeError, match=r"does not cover 'Optimizer'.*torchopt, is not installed: install it"):

@@ -1,9 +1,9 @@
-"""FIGR's trainer (github.com/OctThe16th/FIGR): change the import, and its episodes run in the engine.
+"""Drop-in replacement for FIGR's trainer (github.com/OctThe16th/FIGR); episodes run in the engine.
 
     from metagan_fast.dropin.figr import FIGR  # was: from train import FIGR
     python -m metagan_fast.dropin.figr --dataset Omniglot  # was: python train.py --dataset Omniglot
 
-`docs/migrate/figr.md` says what differs. Clouâtre & Demers 2019, arXiv:1901.02199.
+`docs/migrate/figr.md` lists the differences. Source: Clouâtre & Demers 2019, arXiv:1901.02199.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m metagan_fast.dropin.figr` is FIGR's `python train.py`."""
+"""`python -m metagan_fast.dropin.figr`: the counterpart of FIGR's `python train.py`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .trainer import FIGR
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line says; returns the exit code: 0, or 2 for what cannot be done."""
+    """Train with the command line's options; return the exit status: 0, or 2 after an error."""
     parser = argparse.ArgumentParser(
         prog="python -m metagan_fast.dropin.figr",
-        description="Meta-train FIGR's GAN; everything goes to Runs/, where a run of the same options is taken up.",
+        description="Meta-train FIGR's GAN; output goes to Runs/, where a run with the same options is resumed.",
     )
     for name, option in OPTIONS.items():
         parser.add_argument(name, default=option.default, help=f"{option.help} (default: {option.default})")

@@ -1,4 +1,4 @@
-"""FIGR's `environnements.py`: MNIST, Omniglot and FIGR-8 as they lie on disk, one class drawn as a task at a time."""
+"""FIGR's `environnements.py`: MNIST, Omniglot and FIGR-8 read from disk, sampled one class (task) at a time."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from ...training.output_folder import OutputFolder
 logger = logging.getLogger(__name__)
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""Where images go, as in FIGR."""
+"""Default device of images, as in FIGR."""
 
 
 class MetaEnv:
-    """A data set whose classes are tasks, some of them held out for validation.
+    """A data set whose classes are tasks, some held out for validation.
 
-    Draws depend on the seed and on how many were made before, so a resumed run goes on with the same tasks.
+    A draw is a function of the seed and the number of earlier draws, so a resumed run continues with the same tasks.
 
     Args:
-        height, length: pixels of an image; images are stretched to them by Pillow's bilinear filter.
-        seed: of the split and of the tasks drawn.
-        root: the folder of the data, `./data` in FIGR.
-        validation_task: the classes held out, those of an earlier run for example; None: as many as FIGR holds out,
-            drawn by the seed.
-        device: where the images go; None: `device` of this module.
+        height, length: image size in pixels; images are stretched to it by Pillow's bilinear filter.
+        seed: seed of the split and the drawn tasks.
+        root: folder of the data, `./data` in FIGR.
+        validation_task: names of the classes held out, for example an earlier run's; None: as many as FIGR holds out,
+            drawn from the seed.
+        device: device of the images; None: this module's `device`.
 
     Attributes:
-        channels: 1.
-        training_task, validation_task: sets of names of classes.
-        draws: how many tasks of each set were drawn.
+        channels: image channels, 1.
+        training_task, validation_task: sets of class names.
+        draws: number of tasks drawn from each set.
 
     Raises:
-        FileNotFoundError: the data are not there; the message says what to do.
-        ValueError: data that cannot be read, or too few classes to hold some out.
+        FileNotFoundError: the data are missing; the message says how to get them.
+        ValueError: the data cannot be read, or there are too few classes to hold some out.
     """
 
     channels: int = 1
@@ -91,7 +91,7 @@ class MetaEnv:
         return self._sample("training", batch_size)
 
     def sample_validation_task(self, batch_size: int = 4) -> tuple[Tensor, str]:
-        """Draw a class that is held out, as `sample_training_task`."""
+        """Draw a held-out class; returns and raises as `sample_training_task`."""
         return self._sample("validation", batch_size)
 
     def _sample(self, part: str, batch_size: int) -> tuple[Tensor, str]:
@@ -127,33 +127,33 @@ class MetaEnv:
         return {names[i] for i in np.argsort(drawn, kind="stable")[: self.held_out]}
 
     def _read(self, path: Path) -> ImageSet:
-        """Return all images, a class after another; FIGR draws every class with the same chance, so without groups."""
+        """Read all images, class by class and without groups: FIGR draws all classes with equal probability."""
         images = folders.read(path, (self.height, self.length), self.channels, _stretch)
         images.left_out.log(str(path))
         return ImageSet(images.images, images.counts, images.classes)
 
-    # What a resumed run needs
+    # Resuming
 
     def state(self) -> dict[str, Any]:
-        """Return how far the draws are, and the classes held out."""
+        """Return the number of draws and the classes held out."""
         return {"draws": dict(self.draws), "validation_task": sorted(self.validation_task)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Restore a result of `state`.
 
         Raises:
-            ValueError: other classes were held out then.
+            ValueError: the state belongs to a run that held out other classes.
         """
         if set(state["validation_task"]) != self.validation_task:
             raise ValueError(
-                f"the run held out other classes of {self.name} than this one does, which would train on what it is "
-                "judged by; start it with the same data and --seed, or with its validation_task"
+                f"the saved run held out other classes of {self.name} than this one, which would train on its own "
+                "validation classes; use the same data and --seed, or the saved run's validation_task"
             )
         self.draws = dict(state["draws"])
 
 
 class MnistMetaEnv(MetaEnv):
-    """MNIST's training images, with digit 9 held out; see `MetaEnv`."""
+    """MNIST's training images with digit 9 held out; see `MetaEnv`."""
 
     name = "MNIST"
     held_out = 1
@@ -179,7 +179,7 @@ class MnistMetaEnv(MetaEnv):
 
 
 class OmniglotMetaEnv(MetaEnv):
-    """Omniglot's background characters, 20 of them held out; see `MetaEnv`. A class is `alphabet/character`."""
+    """Omniglot's background characters with 20 held out; see `MetaEnv`. Classes are named `alphabet/character`."""
 
     name = "Omniglot"
     held_out = 20
@@ -191,10 +191,10 @@ class OmniglotMetaEnv(MetaEnv):
 
 
 class FIGR8MetaEnv(MetaEnv):
-    """FIGR-8's icons, 50 classes held out; see `MetaEnv`.
+    """FIGR-8's icons with 50 classes held out; see `MetaEnv`.
 
-    The names of the two sets are written to `validation_task.pkl` and `training_task.pkl` in the working directory,
-    as FIGR does; files of these names that were not written here, by FIGR perhaps, stay, and a log line says so.
+    The class names of both sets are written to `validation_task.pkl` and `training_task.pkl` in the working directory,
+    as by FIGR. Files of these names from another program, such as FIGR, are kept, and a log line says so.
     """
 
     name = "FIGR-8"
@@ -207,7 +207,7 @@ class FIGR8MetaEnv(MetaEnv):
         sets = {f"{name}.pkl": pickle.dumps(getattr(self, name)) for name in ("validation_task", "training_task")}
         try:
             OutputFolder(".", "metagan_fast.dropin.figr").write(sets)
-        except FileExistsError as error:  # of FIGR, perhaps: it alone says what that run held out
+        except FileExistsError as error:  # possibly FIGR's, the only record of what its run held out
             logger.warning("%s; this run goes on without writing its own", error)
 
 

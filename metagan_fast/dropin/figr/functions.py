@@ -1,4 +1,4 @@
-"""The functions that FIGR's `train.py` has beside its trainer."""
+"""Helper functions of FIGR's `train.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ... import losses
 
 
 def wassertein_loss(inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return `mean(inputs * targets)`, scores `[n, 1]` times 1 where they are to be low and -1 where high."""
+    """Return `mean(inputs * targets)`: scores `[n, 1]`, targets 1 to lower a score and -1 to raise it."""
     return torch.mean(inputs * targets)
 
 
@@ -18,7 +18,7 @@ def calc_gradient_penalty(discriminator: nn.Module, real_batch: Tensor, fake_bat
 
     Args:
         discriminator: images `[n, C, H, W]` to scores.
-        real_batch, fake_batch: images `[n, C, H, W]`, mixed by weights that torch's generator draws.
+        real_batch, fake_batch: images `[n, C, H, W]`, interpolated with weights from torch's default generator.
 
     Returns:
         A scalar, differentiable by the discriminator's parameters.
@@ -30,10 +30,10 @@ def calc_gradient_penalty(discriminator: nn.Module, real_batch: Tensor, fake_bat
 
 
 def normalize_data(data: Tensor) -> Tensor:
-    """Bring images from [0, 1] to [-1, 1], in place, and return them."""
+    """Map images from [0, 1] to [-1, 1] in place, and return them."""
     return data.mul_(2).sub_(1)
 
 
 def unnormalize_data(data: Tensor) -> Tensor:
-    """Bring images from [-1, 1] to [0, 1], in place, and return them."""
+    """Map images from [-1, 1] to [0, 1] in place, and return them."""
     return data.add_(1).div_(2)

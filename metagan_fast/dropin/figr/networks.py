@@ -1,6 +1,6 @@
-"""FIGR's networks under the names that its `model.py` and its checkpoints have for their parameters.
+"""FIGR's networks with the parameter names of its `model.py` and checkpoints.
 
-The layers are those of `metagan_fast.models`; a table for each network says which is called what.
+The layers come from `metagan_fast.models`; a table per network maps FIGR's names to theirs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RESNET_DISCRIMINATOR = {
 
 
 class _Network(nn.Module):
-    """Hold the layers of a network of `metagan_fast.models` under FIGR's names."""
+    """Layers of a `metagan_fast.models` network under FIGR's names."""
 
     initial_norm: nn.Module
     initial_activ: nn.Module
@@ -72,14 +72,14 @@ class _Network(nn.Module):
 
 
 class _Discriminator(_Network):
-    """Start from an image and end with a score, as both of FIGR's discriminators do."""
+    """Base of FIGR's discriminators: images to scores."""
 
     initial_conv: nn.Module
     final_linear: nn.Module
 
 
 class _Generator(_Network):
-    """Start from latents and end with an image, as both of FIGR's generators do."""
+    """Base of FIGR's generators: latents to images."""
 
     initial_linear: nn.Module
     final_conv: nn.Module
@@ -100,13 +100,13 @@ class DCGANGenerator(_Generator):
     """FIGR's plain generator: latents `[n, input_size]` to images `[n, image_channels, height, length]` in [-1, 1].
 
     Args:
-        input_size: size of a latent.
-        image_channels, height, length: of the images; sides divisible by `2**blocks`.
+        input_size: latent size.
+        image_channels, height, length: image channels and size; height and length divisible by `2**blocks`.
         hidden_size: channels at full resolution.
-        blocks: resolutions below the full one.
+        blocks: number of resolutions below the full one.
 
     Raises:
-        ValueError: a size below 1, or a side that does not divide (FIGR's own networks fail there when they are run).
+        ValueError: a size is below 1, or a side is not divisible (FIGR's own networks fail in their forward pass).
     """
 
     convs: nn.ModuleList
@@ -136,7 +136,7 @@ class DCGANGenerator(_Generator):
 class DCGANDiscriminator(_Discriminator):
     """FIGR's plain discriminator: images `[n, image_channels, height, length]` to scores `[n, 1]`, low for real ones.
 
-    Arguments and errors as those of `DCGANGenerator`.
+    Arguments and errors as in `DCGANGenerator`.
     """
 
     convs: nn.ModuleList
@@ -158,7 +158,7 @@ class DCGANDiscriminator(_Discriminator):
 
 
 class ResNetGenerator(_Generator):
-    """FIGR's residual generator; arguments, shapes and errors are those of `DCGANGenerator`."""
+    """FIGR's residual generator; arguments, shapes and errors as in `DCGANGenerator`."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class ResNetGenerator(_Generator):
 
 
 class ResNetDiscriminator(_Discriminator):
-    """FIGR's residual discriminator; arguments, shapes and errors are those of `DCGANDiscriminator`."""
+    """FIGR's residual discriminator; arguments, shapes and errors as in `DCGANDiscriminator`."""
 
     def __init__(
         self, image_channels: int = 1, height: int = 32, length: int = 32, hidden_size: int = 64, blocks: int = 4
@@ -202,7 +202,7 @@ _TRANSITION = ("transitions_conv", "transitions_activ", "transitions_norm")
 
 
 def _residual_block(network: nn.Module, i: int, x: Tensor) -> Tensor:
-    """Return two residual layers of two units each, then the unit that changes the channels."""
+    """Apply two residual layers of two units each, then the unit that changes the channel count."""
     for first, second in (_UNITS[:2], _UNITS[2:]):
         x = x + _unit(network, second, i, _unit(network, first, i, x))
     return _unit(network, _TRANSITION, i, x)

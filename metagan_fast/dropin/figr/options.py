@@ -1,4 +1,4 @@
-"""The options of FIGR's `train.py`, as a table, and what their values mean."""
+"""Options of FIGR's `train.py` as a table of defaults, help texts and parsers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _one_of(names: Mapping[str, object]) -> Callable[[str], str]:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command line: its default, as text, what it means, and how it is read."""
+    """A command-line option: default as text, help text, and parser."""
 
     default: str
     help: str
@@ -62,16 +62,16 @@ OPTIONS = {
     "--blocks": Option("4", "resolutions of the networks below the full one", whole(1, 16)),
     "--episodes": Option("1000001", "episodes in all, those before a resume included", whole(0)),
     "--validation_every": Option("10000", "episodes between validations, each followed by a checkpoint", whole(1)),
-    "--seed": Option("0", "of the classes held out, the tasks, the noise and the first parameters", seed),
+    "--seed": Option("0", "seed of the held-out classes, tasks, noise and initial parameters", seed),
 }
-"""FIGR's options with its defaults, then those of our own."""
+"""FIGR's options with its defaults, then additional ones."""
 
 
 def read_options(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of every option by its name without dashes, the default where `args` has none.
+    """Parse every option, by name without dashes; options missing from `args` have their defaults.
 
     Raises:
-        ValueError: an option that is unknown, or a value that makes no sense; the message names it.
+        ValueError: an unknown option or an invalid value; the message names it.
     """
     unknown = sorted(set(args) - set(OPTIONS) - {"--help"})
     if unknown:

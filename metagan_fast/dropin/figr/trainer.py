@@ -1,4 +1,4 @@
-"""FIGR's `train.py`: the trainer with its methods, options and files, on the engine of `MetaGAN`."""
+"""FIGR's `train.py`: its trainer's methods, options and files on top of `MetaGAN`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _EVENTS = "events for TensorBoard"
 
 
 class Environment(Protocol):
-    """What the trainer asks of a data set; one of your own needs no more."""
+    """Interface of the trainer's data sets."""
 
     channels: int
     height: int
@@ -45,38 +45,39 @@ class Environment(Protocol):
         """Return images `[batch_size, channels, height, length]` in [0, 1] of one class, and its name."""
 
     def sample_validation_task(self, batch_size: int) -> tuple[Tensor, str]:
-        """Return images of one class that is held out."""
+        """Return images of one held-out class, as `sample_training_task`."""
 
 
 class FIGR:
-    """Meta-train FIGR's GAN: its options, methods, attributes and files, its episodes in the engine.
+    """Trainer of FIGR's GAN, with FIGR's options, methods, attributes and files; episodes run in the engine.
 
-    An episode copies the initialisation `d`, `g` to `meta_d`, `meta_g`, adapts these to one class by SGD, and hands the
-    difference to Adam. `Runs/<id_string>/` holds TensorBoard events, `checkpoint`, which FIGR reads and writes too, and
-    `state.safetensors`, with which a run goes on exactly.
+    An episode copies the initialisation `d`, `g` to `meta_d`, `meta_g`, adapts these to one class by SGD, and passes
+    the difference to Adam. `Runs/<id_string>/` holds TensorBoard events, `checkpoint`, in FIGR's own format, and
+    `state.safetensors`, from which a run resumes exactly.
 
     Args:
-        args: options by name (`{"--dataset": "Omniglot"}`), as docopt returns them; those left out have `OPTIONS`'
-            defaults.
-        env: the data; None: what `--dataset` names.
-        device: where to compute; None: CUDA where there is a device, else the CPU, as FIGR.
-        executor: of the two `MetaGAN`s.
+        args: options by name (`{"--dataset": "Omniglot"}`), as docopt returns them; missing ones have the defaults of
+            `OPTIONS`.
+        env: the data set; None: the one named by `--dataset`.
+        device: device of the networks; None: CUDA if available, else the CPU, as in FIGR.
+        executor: executor of the two `MetaGAN`s.
 
     Attributes:
-        g, d: the initialisation. meta_g, meta_d: the adapted networks, in modules of their own.
-        eps: the number of the episode that comes next, from 0.
-        learner: the `MetaGAN` of `g` and `d`, which holds Adam's state.
+        g, d: the initialisation.
+        meta_g, meta_d: the adapted networks, separate modules.
+        eps: number of the next episode, from 0.
+        learner: the `MetaGAN` of `g` and `d`; it holds Adam's state.
         env, writer, id_string, z_shape: as in FIGR.
 
     Raises:
-        ValueError: an option that is unknown or makes no sense.
-        FileNotFoundError: the data are not there; the message says what to do.
+        ValueError: an option is unknown or invalid.
+        FileNotFoundError: the data are missing; the message says how to get them.
     """
 
     z_shape = 100
     eps: int
 
-    # the options
+    # Options, set by `load_args`
     inner_learning_rate: float
     outer_learning_rate: float
     batch_size: int
@@ -114,15 +115,15 @@ class FIGR:
         self.load_checkpoint()
         self.writer = self.make_writer()
 
-    # Setting up
+    # Setup
 
     def load_args(self, args: Mapping[str, Any]) -> None:
-        """Read the options into attributes of their names."""
+        """Parse the options into attributes of the same names."""
         for name, value in read_options(args).items():
             setattr(self, name, value)
 
     def get_id_string(self) -> str:
-        """Return the name of the run's folder, FIGR's; networks of other sizes than FIGR's add theirs."""
+        """Return the name of the run's folder: FIGR's, plus the network sizes if they differ from FIGR's."""
         sizes = self.hidden_size, self.blocks
         usual = tuple(int(OPTIONS[name].default) for name in ("--hidden_size", "--blocks"))
         return (
@@ -132,12 +133,12 @@ class FIGR:
         )
 
     def initialize_gan(self) -> None:
-        """Make the networks, first parameters drawn from the seed, and their learners; nothing is trained yet."""
+        """Create the networks, with initial parameters drawn from the seed, and their learners."""
         with draws_from_seed(self.seed):
             self.g, self.d = self._make_networks()
             self.meta_g, self.meta_d = self._make_networks()
         self.learner = self._make_learner(self.g, self.d, "adam")
-        self._adapting = self._make_learner(self.meta_g, self.meta_d, "sgd")  # without state: it only adapts
+        self._adapting = self._make_learner(self.meta_g, self.meta_d, "sgd")  # stateless: it only adapts
         self.reset_meta_model()
 
     def _make_networks(self) -> tuple[nn.Module, nn.Module]:
@@ -157,10 +158,10 @@ class FIGR:
             seed=self.seed,
         )
 
-    # An episode
+    # Episodes
 
     def reset_meta_model(self) -> None:
-        """Set the adapted networks back to the initialisation."""
+        """Reset the adapted networks to the initialisation."""
         self.meta_g.train()
         self.meta_d.train()
         self.meta_d.load_state_dict(self.d.state_dict())
@@ -168,13 +169,13 @@ class FIGR:
         self._inner_steps = 0
 
     def inner_loop(self, real_batch: Tensor) -> tuple[float, float]:
-        """Take one inner step of the adapted networks: a discriminator update, then one of the generator.
+        """Take one inner step: a discriminator update, then a generator update of the adapted networks.
 
         Args:
             real_batch: `[images, channels, height, length]` in [-1, 1].
 
         Returns:
-            The losses of discriminator, penalty included, and generator, each before its update.
+            The losses of the discriminator (penalty included) and the generator, each before its update.
         """
         return self._adapt(real_batch, 1, Stream.TRAINING)
 
@@ -192,7 +193,7 @@ class FIGR:
         return discriminator_loss, generator_loss
 
     def _noise(self, batch: TaskBatch, steps: int, stream: Stream) -> Noise:
-        """Draw for the next inner steps: so many at once or one after another, the noise is the same."""
+        """Draw the noise of the next inner steps; it does not depend on how many are drawn at once."""
         done = self._inner_steps
         shape = NoiseShape(tasks=1, shots=batch.shots, latent_dim=self.z_shape, steps=done + steps)
         noise = draw_noise(
@@ -208,11 +209,11 @@ class FIGR:
     def _run_inner_loop(self, real_batch: Tensor, stream: Stream) -> tuple[float, float]:
         if type(self).inner_loop is FIGR.inner_loop:
             return self._adapt(real_batch, self.inner_epochs, stream)
-        steps = [self.inner_loop(real_batch) for _ in range(self.inner_epochs)]  # a subclass has a step of its own
+        steps = [self.inner_loop(real_batch) for _ in range(self.inner_epochs)]  # a subclass overrides the step
         return sum(loss for loss, _ in steps), sum(loss for _, loss in steps)
 
     def meta_training_loop(self) -> None:
-        """Adapt to a training task and hand the initialisation's difference from that to Adam."""
+        """Adapt to a training task and pass the Reptile gradient (initial minus adapted) to Adam."""
         data, _ = self.env.sample_training_task(self.batch_size)
         real_batch = normalize_data(data.clone()).to(self.device)
         discriminator_loss, generator_loss = self._run_inner_loop(real_batch, Stream.TRAINING)
@@ -230,7 +231,7 @@ class FIGR:
         self.learner.apply(MetaGradient(generator, discriminator))
 
     def validation_run(self) -> None:
-        """Adapt to a held-out task; write the losses, and its images above three rows of generated ones."""
+        """Adapt to a held-out task; log the losses, and a grid of its images above three rows of generated ones."""
         data, _ = self.env.sample_validation_task(self.batch_size)
         real_batch = normalize_data(data.clone()).to(self.device)
         discriminator_loss, generator_loss = self._run_inner_loop(real_batch, Stream.ADAPTATION)
@@ -248,13 +249,13 @@ class FIGR:
             self.writer.add_scalar("Validation_generator_loss", generator_loss, self.eps)
 
     def training(self) -> None:
-        """Run the episodes that are left; validate and save as often as the options say, and save after the last.
+        """Run the remaining episodes; validate and save at the options' intervals, and save after the last one.
 
-        Ctrl-C (or SIGTERM, SIGHUP) makes the running episode the last, a second Ctrl-C ends the process at once. Any
-        exception first saves what the last complete episode ended with.
+        Ctrl-C (or SIGTERM, SIGHUP) stops after the running episode; a second Ctrl-C ends the process at once. Before
+        any exception propagates, the result of the last complete episode is saved.
 
         Raises:
-            BlockingIOError: another process trains in the run's folder.
+            BlockingIOError: another process is training in the run's folder.
         """
         message = "stopping after this episode; Ctrl-C again to exit at once"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -277,14 +278,14 @@ class FIGR:
 
     @contextlib.contextmanager
     def _saved_on_errors(self) -> Iterator[None]:
-        """Save before an exception ends an episode: with the update that it made, or as the one before ended."""
+        """Save the state after the last completed update before an exception propagates."""
         env = self.env if isinstance(self.env, environments.MetaEnv) else None
         before = None if env is None else env.state()
         try:
             yield
         except BaseException as error:
             if self.learner.step == self.eps and env is not None and before is not None:
-                env.load_state(before)  # the episode's tasks are drawn again
+                env.load_state(before)  # the resumed run draws the episode's tasks again
             self.eps = self.learner.step - 1
             try:
                 if self.eps >= 0:
@@ -302,16 +303,16 @@ class FIGR:
         return Path("Runs") / self.id_string
 
     def make_writer(self) -> SummaryWriter:
-        """Return what takes scalars and images: TensorBoard's writer; a resumed run hides what it will write again."""
+        """Return TensorBoard's writer; a resumed run purges the events that it will write again."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         return SummaryWriter(str(self._folder), purge_step=self.eps or None)
 
     def checkpoint_model(self) -> None:
-        """Write FIGR's `checkpoint`, and beside it `state.safetensors` with the optimizer's state; each atomically.
+        """Write FIGR's `checkpoint`, and `state.safetensors` with the optimizer's state, each atomically.
 
         Raises:
-            CheckpointError: a file cannot be written; the one before stays.
+            CheckpointError: a file cannot be written; the previous one is kept.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, metadata = self.learner.state()
@@ -322,19 +323,19 @@ class FIGR:
         checkpoint.write_bytes(self._folder / "checkpoint", file.getvalue())
 
     def load_checkpoint(self) -> None:
-        """Go on from the run's `checkpoint`, if there is one, at the episode after its own.
+        """Resume from the run's `checkpoint`, if there is one, at the episode after it.
 
-        Adam's state comes from `state.safetensors`, where that has the same networks; where it has not, as beside a
-        checkpoint that FIGR wrote, Adam starts afresh.
+        Adam's state is read from `state.safetensors` if that holds the same networks; otherwise, as beside a checkpoint
+        written by FIGR, Adam starts afresh.
 
         Raises:
-            ValueError: the checkpoint cannot be read, or is of other networks.
+            ValueError: the checkpoint cannot be read, or belongs to other networks.
         """
         self.eps = 0
         path = self._folder / "checkpoint"
         if not path.is_file():
             if (self._folder / "state.safetensors").exists():
-                checkpoint.read(self._folder / "state.safetensors")  # another program's is refused, not replaced
+                checkpoint.read(self._folder / "state.safetensors")  # refuse another program's file
             return
         saved = _read_checkpoint(path)
         state = self._read_state(saved)
@@ -354,7 +355,7 @@ class FIGR:
         self.eps = self.learner.step
 
     def _read_state(self, saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return what lies beside a checkpoint if it has the same networks."""
+        """Return the state beside a checkpoint if it holds the same networks, else None."""
         path = self._folder / "state.safetensors"
         if not path.is_file():
             return None
@@ -368,7 +369,7 @@ class FIGR:
 
 
 def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
-    """Return a state dict whose tensors own their memory: those of a network are views of one buffer."""
+    """Copy a state dict to the CPU, each tensor in its own memory rather than in the shared flat buffer."""
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
@@ -376,7 +377,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         _ = saved["discriminator"], saved["generator"], saved["episode"]
-    except Exception as error:  # whatever pickle may raise
+    except Exception as error:  # unpickling may raise anything
         raise ValueError(
             f"cannot read {path}: {error}; expected FIGR's dictionary of discriminator, generator and episode"
         ) from error

@@ -1,6 +1,6 @@
-"""Stand-in for the library `higher`: differentiable inner loops, with a fused optimizer step over one flat buffer.
+"""Drop-in replacement for `higher`: differentiable inner loops with a fused optimizer step over one flat buffer.
 
-Change `import higher` to `from metagan_fast.dropin import higher`. `docs/migrate/higher.md` lists what differs.
+Change `import higher` to `from metagan_fast.dropin import higher`; `docs/migrate/higher.md` lists the differences.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .._originals import hand_on
+from .._originals import fall_back_to
 from . import optim, patch, utils
 from .optim import DifferentiableOptimizer, Override, create_diff_optim, get_diff_optim, register_optim
 from .patch import FunctionalModule, make_functional, monkeypatch
@@ -27,7 +27,7 @@ __all__ = [
     "register_optim",
     "utils",
 ]
-__getattr__, __dir__ = hand_on(__name__, "higher")
+__getattr__, __dir__ = fall_back_to(__name__, "higher")
 
 
 @contextmanager
@@ -39,16 +39,16 @@ def innerloop_ctx(
     override: Override | None = None,
     track_higher_grads: bool = True,
 ) -> Iterator[tuple[FunctionalModule, DifferentiableOptimizer]]:
-    """Give a functional copy of a module and a differentiable copy of its optimizer, for an inner loop.
+    """Yield a functional copy of a module and a differentiable copy of its optimizer for an inner loop.
 
     Args:
         model: any module.
-        opt: an optimizer of its parameters, of a supported or registered type; its state is copied.
-        device: where weights and state go; by default where they are.
-        copy_initial_weights: start from leaves of their own; with False from values that depend on the parameters
-            of `model`, which MAML needs.
-        override: hyper-parameters by name, one for all groups or one a group; tensors may require grad.
-        track_higher_grads: keep the graph of the loop and the parameters of every step.
+        opt: optimizer of the module's parameters, of a supported or registered type; its state is copied.
+        device: device of weights and state; by default unchanged.
+        copy_initial_weights: start from new leaves; False: from functions of `model`'s parameters, as MAML needs.
+        override: hyper-parameters by name: a list of one value for all groups or one per group; tensors may require
+            grad.
+        track_higher_grads: keep the loop's graph and the parameters of every step.
 
     Yields:
         `(fmodel, diffopt)`.

@@ -1,4 +1,4 @@
-"""Differentiable optimizers, made from those of `torch.optim`: one fused step a group of parameters."""
+"""Differentiable counterparts of `torch.optim` optimizers: one fused step per parameter group."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from torch import Tensor
 from ... import optim as native
 from .. import _updates
 from .._flat_module import Part, Rule, advance, parts_of, states_of
-from .._originals import hand_on
+from .._originals import fall_back_to
 from .patch import FunctionalModule
 from .utils import flatten, map_leaves
 
-__getattr__, __dir__ = hand_on(__name__, "higher.optim")
+__getattr__, __dir__ = fall_back_to(__name__, "higher.optim")
 
 Override = Mapping[str, Sequence[Any]]
-"""Hyper-parameters by name: a list of one value for all groups, or of one a group."""
+"""Hyper-parameters by name: a list of one value for all groups, or of one value per group."""
 
 GradCallback = Callable[[Sequence["Tensor | None"]], Sequence["Tensor | None"]]
 
 
 class DifferentiableOptimizer(abc.ABC):
-    """An optimizer whose steps return new parameters with a graph.
+    """Optimizer whose steps return new parameters with a graph.
 
-    Derive from it for an optimizer of your own, and hand both to `register_optim`: `_update(grouped_grads)` reads
+    For a custom optimizer, subclass it and register both with `register_optim`: `_update(grouped_grads)` reads
     `self.param_groups[group]["params"]` and `self.state[group][parameter]` and replaces their entries.
 
     Args:
-        other: an optimizer, whose groups and state are copied.
-        reference_params: the parameters of the module, in its order.
-        fmodel: a functional module whose fast weights are stepped when `step` is given no `params`.
-        device: where the state goes; by default where it is.
-        override: hyper-parameters by name, one for all groups or one a group; tensors may require grad.
-        grad_callback: what is done to the gradients, in the order of `reference_params`, before each step.
-        track_higher_grads: keep the graph; with False the new parameters are leaves.
+        other: optimizer whose groups and state are copied.
+        reference_params: the module's parameters, in its order.
+        fmodel: functional module whose fast weights are stepped if `step` is given no `params`.
+        device: device of the state; by default unchanged.
+        override: hyper-parameters by name: a list of one value for all groups or one per group; tensors may require
+            grad.
+        grad_callback: function of the gradients, in the order of `reference_params`, applied before each step.
+        track_higher_grads: keep the graph; False: new parameters are leaves.
 
     Raises:
         ValueError: a parameter of `other` is not among `reference_params`, or `override` does not fit the groups.
@@ -93,13 +94,13 @@ class DifferentiableOptimizer(abc.ABC):
 
         Args:
             loss: a scalar with a graph.
-            params: by which the gradient is taken and what is stepped; by default the fast weights of the functional
-                module. Those that do not require grad, or do not contribute to the loss, stay as they are.
+            params: parameters to differentiate by and step; by default the functional module's fast weights. Those that
+                do not require grad, or on which the loss does not depend, are unchanged.
             override: hyper-parameters from this step on.
-            grad_callback: for this step in place of the optimizer's own.
+            grad_callback: replaces the optimizer's own for this step.
 
         Returns:
-            The new parameters, which the functional module, if there is one, has taken.
+            The new parameters, also assigned to the functional module, if there is one.
 
         Raises:
             ValueError: there are no parameters.
@@ -142,23 +143,23 @@ class DifferentiableOptimizer(abc.ABC):
 
     @abc.abstractmethod
     def _update(self, grouped_grads: list[list[Tensor | None]], **kwargs: Any) -> None:
-        """Replace the parameters of each group, where there is a gradient."""
+        """Replace the parameters that have a gradient, group by group."""
 
     def _apply_override(self, override: Override | None) -> None:
         for name, values in (override or {}).items():
-            for group, value in zip(self.param_groups, _one_a_group(name, values, self.param_groups), strict=True):
+            for group, value in zip(self.param_groups, _value_per_group(name, values, self.param_groups), strict=True):
                 group[name] = value
 
 
 class _FusedOptimizer(DifferentiableOptimizer):
-    """A differentiable optimizer that steps flat buffers; `state` shows them as one state a parameter."""
+    """Differentiable optimizer over flat buffers; `state` presents them per parameter."""
 
-    _rule: ClassVar[tuple[Rule, Mapping[str, Any]]]  # and the options that the type fixes
+    _rule: ClassVar[tuple[Rule, Mapping[str, Any]]]  # with the options fixed by the type
     _parts: list[list[Part]] | None = None
 
     @property
     def state(self) -> list[dict[int, dict[str, Any]]]:
-        """The optimizer's state by group and parameter, for reading."""
+        """Read-only optimizer state by group and parameter."""
         if self._parts is None:
             return self._initial_state
         return [states_of(parts) for parts in self._parts]
@@ -187,19 +188,19 @@ class DifferentiableSGD(_FusedOptimizer):
 
 
 class DifferentiableAdam(_FusedOptimizer):
-    """Differentiable `torch.optim.Adam`, with amsgrad too."""
+    """Differentiable `torch.optim.Adam`, including amsgrad."""
 
     _rule = (_updates.adam, {})
 
 
 class DifferentiableAdamW(_FusedOptimizer):
-    """Differentiable `torch.optim.AdamW`, with amsgrad too."""
+    """Differentiable `torch.optim.AdamW`, including amsgrad."""
 
     _rule = (_updates.adam, {"decoupled": True})
 
 
 class DifferentiableRMSprop(_FusedOptimizer):
-    """Differentiable `torch.optim.RMSprop`; where the centered variance is 0 its root has derivative 0."""
+    """Differentiable `torch.optim.RMSprop`; the square root of a zero centered variance has derivative 0."""
 
     _rule = (_updates.rmsprop, {})
 
@@ -211,7 +212,7 @@ class DifferentiableAdadelta(_FusedOptimizer):
 
 
 class DifferentiableAdagrad(_FusedOptimizer):
-    """Differentiable `torch.optim.Adagrad`; where the sum of squares is 0 its root has derivative 0."""
+    """Differentiable `torch.optim.Adagrad`; the square root of a zero sum of squares has derivative 0."""
 
     _rule = (_updates.adagrad, {})
 
@@ -223,18 +224,18 @@ class DifferentiableAdamax(_FusedOptimizer):
 
 
 class DifferentiableASGD(_FusedOptimizer):
-    """Differentiable `torch.optim.ASGD`; a new learning rate counts from the step after, as there."""
+    """Differentiable `torch.optim.ASGD`; as there, a new learning rate takes effect one step later."""
 
     _rule = (_updates.asgd, {})
 
 
 class DifferentiableRprop(_FusedOptimizer):
-    """Differentiable `torch.optim.Rprop`; the derivative by the gradient is 0, as only its sign counts."""
+    """Differentiable `torch.optim.Rprop`; its derivative by the gradient is 0, since only the sign is used."""
 
     _rule = (_updates.rprop, {})
 
 
-# The original's name, since code enters types of its own here.
+# The original's name: users' code registers its own types in it.
 _opt_mapping: dict[type, type[DifferentiableOptimizer]] = {
     torch.optim.SGD: DifferentiableSGD,
     torch.optim.Adam: DifferentiableAdam,
@@ -261,10 +262,10 @@ def get_diff_optim(
     track_higher_grads: bool = True,
     **kwargs: Any,
 ) -> DifferentiableOptimizer:
-    """Return the differentiable twin of an optimizer; arguments as in `DifferentiableOptimizer`.
+    """Return an optimizer's differentiable counterpart; arguments as in `DifferentiableOptimizer`.
 
     Raises:
-        ValueError: optimizers of this type have no differentiable twin.
+        ValueError: the optimizer's type has no differentiable counterpart.
     """
     return _differentiable(type(opt))(
         opt,
@@ -287,17 +288,17 @@ def create_diff_optim(
     track_higher_grads: bool = True,
     **kwargs: Any,
 ) -> DifferentiableOptimizer:
-    """Return a new differentiable optimizer of a type.
+    """Create the differentiable counterpart of an optimizer type.
 
     Args:
-        opt_type: say, `torch.optim.SGD`.
-        opt_kwargs: what it is constructed with.
-        params: tensors, or groups `{"params": tensors, ...}`, which `step` will be given in this order; only their
-            shapes count. By default those of `fmodel`.
+        opt_type: optimizer type, for example `torch.optim.SGD`.
+        opt_kwargs: its constructor's arguments.
+        params: tensors or groups `{"params": tensors, ...}` in the order in which `step` will receive them; only their
+            shapes are read. By default `fmodel`'s parameters.
         fmodel, device, override, track_higher_grads: as in `DifferentiableOptimizer`.
 
     Raises:
-        ValueError: the type has no differentiable twin, or neither `params` nor `fmodel` is given.
+        ValueError: the type has no differentiable counterpart, or neither `params` nor `fmodel` is given.
     """
     kind = _differentiable(opt_type)
     if params is None:
@@ -307,7 +308,7 @@ def create_diff_optim(
     groups = list(params)
     if not isinstance(groups[0], dict):
         groups = [{"params": groups}]
-    groups = [{**group, "params": _stand_ins(group["params"])} for group in groups]
+    groups = [{**group, "params": _placeholders(group["params"])} for group in groups]
     reference = [p for group in groups for p in group["params"]]
     opt = opt_type(groups, **(opt_kwargs or {}))
     return kind(
@@ -322,14 +323,14 @@ def create_diff_optim(
 
 
 def register_optim(optim_type: type[torch.optim.Optimizer], diff_optim_type: type[DifferentiableOptimizer]) -> None:
-    """Name the differentiable twin of a type of optimizers."""
+    """Register the differentiable counterpart of an optimizer type."""
     _opt_mapping[optim_type] = diff_optim_type
 
 
 def get_trainable_opt_params(opt: torch.optim.Optimizer, device: torch.device | None = None) -> dict[str, list[Any]]:
-    """Return an optimizer's hyper-parameters as an `override` of tensors that require grad.
+    """Return an optimizer's numeric hyper-parameters as an `override` of tensors that require grad.
 
-    Those that are numbers, or trees of numbers, one a group; others are left out.
+    Numbers and trees of numbers are included, one per group; other hyper-parameters are not.
     """
     override: dict[str, list[Any]] = {}
     for group in opt.param_groups:
@@ -347,20 +348,21 @@ def apply_trainable_opt_params(opt: torch.optim.Optimizer, override: Override) -
         ValueError: an override fits neither the number of groups nor the form of the hyper-parameter.
     """
     for name, values in override.items():
-        for group, value in zip(opt.param_groups, _one_a_group(name, values, opt.param_groups), strict=True):
-            group[name] = _written_back(name, value, group[name])
+        for group, value in zip(opt.param_groups, _value_per_group(name, values, opt.param_groups), strict=True):
+            group[name] = _convert_back(name, value, group[name])
 
 
 def _differentiable(kind: type) -> type[DifferentiableOptimizer]:
     if kind not in _opt_mapping:
         known = ", ".join(sorted({known.__name__ for known in _opt_mapping}))
         raise ValueError(
-            f"optimizers of type {kind.__name__} have no differentiable twin; there are {known}, and register_optim()"
+            f"optimizers of type {kind.__name__} have no differentiable counterpart; use one of {known}, or "
+            "register_optim()"
         )
     return _opt_mapping[kind]
 
 
-def _one_a_group(name: str, values: Sequence[Any], groups: Sequence[Any]) -> Sequence[Any]:
+def _value_per_group(name: str, values: Sequence[Any], groups: Sequence[Any]) -> Sequence[Any]:
     if len(values) not in (1, len(groups)):
         raise ValueError(
             f"override of {name!r} must be a list of one value, or of one for each of the {len(groups)} parameter "
@@ -369,8 +371,8 @@ def _one_a_group(name: str, values: Sequence[Any], groups: Sequence[Any]) -> Seq
     return [values[0]] * len(groups) if len(values) == 1 else values
 
 
-def _stand_ins(params: Any) -> list[Tensor]:
-    """Return tensors of the same shapes, which a `torch.optim` optimizer accepts."""
+def _placeholders(params: Any) -> list[Tensor]:
+    """Return placeholder tensors of the same shapes that a `torch.optim` optimizer accepts."""
     params = [params] if isinstance(params, Tensor) else list(params)
     return [torch.empty_like(p, requires_grad=True) for p in params]
 
@@ -379,12 +381,12 @@ def _detached_copy(x: Any, device: torch.device | None) -> Any:
     return x.detach().clone().to(device=device) if isinstance(x, Tensor) else x
 
 
-def _written_back(name: str, value: Any, old: Any) -> Any:
-    """Return a learned value in the form of the old one."""
+def _convert_back(name: str, value: Any, old: Any) -> Any:
+    """Convert a learned value to the structure and type of the old one."""
     if isinstance(old, (list, tuple)) and isinstance(value, (list, tuple)) and len(value) == len(old):
-        return type(old)(_written_back(name, v, o) for v, o in zip(value, old, strict=True))
+        return type(old)(_convert_back(name, v, o) for v, o in zip(value, old, strict=True))
     if isinstance(old, dict) and isinstance(value, dict) and value.keys() == old.keys():
-        return {key: _written_back(name, value[key], old[key]) for key in old}
+        return {key: _convert_back(name, value[key], old[key]) for key in old}
     if isinstance(value, Tensor) and isinstance(old, Tensor):
         old.data = value.detach().to(old.device)
         return old

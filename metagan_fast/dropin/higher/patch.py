@@ -1,4 +1,4 @@
-"""Functional twins of modules, which compute with parameters that are any tensors."""
+"""Functional copies of modules that compute with arbitrary tensors as parameters (fast weights)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from ..._utils.rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
 from .._flat_module import flat_copies
-from .._originals import hand_on
+from .._originals import fall_back_to
 
-__getattr__, __dir__ = hand_on(__name__, "higher.patch")
+__getattr__, __dir__ = fall_back_to(__name__, "higher.patch")
 
 
 class FunctionalModule(nn.Module):
-    """A module whose parameters are fast weights: tensors, perhaps with a graph, replaced from step to step.
+    """Module whose parameters are fast weights: tensors, possibly with a graph, replaced at every step.
 
-    A twin has a class of its own, derived from this one and from the original's. The root holds the history of fast
-    weights; submodules refer to it, and can be called by themselves. A submodule that occurs twice has one twin.
+    A functional copy's class derives from this one and from the original's class. The root holds the history of fast
+    weights; submodules refer to it and can be called on their own. A submodule that occurs twice has one copy.
     """
 
-    _assigned_forward: Callable[..., Any] | None  # in the place of the class's, if one was assigned to the original
+    _assigned_forward: Callable[..., Any] | None  # the original's instance-level override of forward
     _fast_params: list[list[Tensor]] | None
     _track_higher_grads: bool
-    _fast_indices: dict[str, int]  # of this module's own parameters, among the root's fast weights
+    _fast_indices: dict[str, int]  # own parameter name -> index in the root's fast weights
     _fast_root: weakref.ref[FunctionalModule] | None
-    _fast_count: int  # these two of the root alone
-    _fast_places: list[tuple[dict[str, Tensor], str, int]]  # where the fast weights go
+    _fast_count: int  # root only, like `_fast_places`
+    _fast_places: list[tuple[dict[str, Tensor], str, int]]  # (parameter dictionary, name, index) of every fast weight
 
     def forward(self, *args: Any, params: Iterable[Tensor] | None = None, **kwargs: Any) -> Any:
-        """Compute what the original computes, with all fast weights replaced first if `params` is given."""
+        """Run the original's forward with the fast weights; `params` replaces them first."""
         root = self.root
         if params is not None:
             root.fast_params = params
@@ -52,12 +52,12 @@ class FunctionalModule(nn.Module):
 
     @property
     def is_root(self) -> bool:
-        """Whether this is the twin of the module that was patched, not of a submodule."""
+        """Whether this is the copy of the patched module itself, not of a submodule."""
         return self._fast_root is None
 
     @property
     def root(self) -> FunctionalModule:
-        """The twin of the module that was patched."""
+        """Functional copy of the patched module."""
         root = self if self._fast_root is None else self._fast_root()
         if root is None:
             raise ReferenceError("the functional module that this submodule belongs to is gone; keep it alive")
@@ -65,7 +65,7 @@ class FunctionalModule(nn.Module):
 
     @property
     def fast_params(self) -> list[Tensor] | None:
-        """The newest fast weights, in the order of the original's `parameters()`; None if there are none yet."""
+        """Latest fast weights in the order of the original's `parameters()`; None before the first assignment."""
         history = self._fast_params
         return None if history is None else history[-1]
 
@@ -75,14 +75,14 @@ class FunctionalModule(nn.Module):
 
     @property
     def init_fast_params(self) -> list[Tensor]:
-        """The first fast weights."""
+        """Initial fast weights."""
         if not self._track_higher_grads or self._fast_params is None:
             raise Exception("only a functional module with track_higher_grads=True keeps its initial fast weights")
         return self._fast_params[0]
 
     @property
     def track_higher_grads(self) -> bool:
-        """Whether the fast weights of every step are kept."""
+        """Whether every step's fast weights are kept."""
         return self._track_higher_grads
 
     @track_higher_grads.setter
@@ -92,10 +92,10 @@ class FunctionalModule(nn.Module):
         self.__dict__["_track_higher_grads"] = value
 
     def update_params(self, params: Iterable[Tensor]) -> None:
-        """Take new fast weights: the next in the history, or without tracking in place of the last.
+        """Append new fast weights to the history, or replace the latest ones without tracking.
 
         Raises:
-            IndexError: there are not as many as the module has parameters.
+            IndexError: their number is not the module's number of parameters.
         """
         params = list(params)
         if len(params) != self._fast_count:
@@ -114,11 +114,11 @@ class FunctionalModule(nn.Module):
         """Return the fast weights.
 
         Args:
-            recurse: False warns, and changes nothing.
-            time: number of updates since the module was made, 0 for the initial ones; by default the newest.
+            recurse: accepted; False only warns.
+            time: number of updates since creation, 0 for the initial fast weights; by default the latest ones.
 
         Raises:
-            ValueError: without tracking there are none but the newest.
+            ValueError: earlier fast weights are asked for without tracking.
         """
         if not self.is_root:
             return super().parameters(recurse)
@@ -131,13 +131,13 @@ class FunctionalModule(nn.Module):
         return iter(self._fast_params[-1 if time is None else time])
 
     def flatten_parameters(self) -> None:
-        """Do nothing: fast weights are not the contiguous ones that recurrent layers ask for."""
+        """Do nothing: recurrent layers cannot fuse fast weights into one contiguous buffer."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         parameters = self.__dict__.get("_parameters", {})
         if parameters.get(name) is not None:
             self._replace(name, value)
-        elif isinstance(value, nn.Parameter):  # the original's parameters are all there are
+        elif isinstance(value, nn.Parameter):  # not registered: the parameters are the original's
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -154,22 +154,21 @@ class FunctionalModule(nn.Module):
 
 
 _MonkeyPatchBase = FunctionalModule
-"""The original's name, which code asks `isinstance` about."""
+"""The original's name of the class, for `isinstance` checks in users' code."""
 
 
 def make_functional(
     module: nn.Module, encapsulator: Callable[[FunctionalModule, nn.Module], None] | None = None
 ) -> FunctionalModule:
-    """Return a functional twin of a module, without fast weights: call it with `params=`.
+    """Return a functional copy of a module without fast weights; call it with `params=`.
 
     Args:
-        module: any module; it is not changed. Buffers are copied, and of its hooks those of weight norm,
-            spectral norm and pruning.
-        encapsulator: called with the twin and the module, to give the twin what it should hold.
+        module: any module; it is not changed. Buffers are copied, and of its hooks only weight norm's, spectral norm's
+            and pruning's.
+        encapsulator: called with the copy and the module, to set up the copy further.
 
     Raises:
-        ValueError: the module or a part of it is functional already, or computes with its own parameters, whatever
-            takes their places.
+        ValueError: the module or a submodule is functional already, or its parameters cannot be replaced.
     """
     fmodule = _functional(module, None)
     if encapsulator is not None:
@@ -183,18 +182,17 @@ def monkeypatch(
     copy_initial_weights: bool = True,
     track_higher_grads: bool = True,
 ) -> FunctionalModule:
-    """Return a functional twin of a module with fast weights of its own.
+    """Return a functional copy of a module with its own fast weights.
 
     Args:
-        module: any module; it is not changed. Buffers are copied, and of its hooks those of weight norm,
-            spectral norm and pruning.
-        device: where weights and buffers go; by default where they are.
-        copy_initial_weights: the initial fast weights are leaves; with False they depend on `module`'s parameters.
-        track_higher_grads: keep the fast weights of every step.
+        module: any module; it is not changed. Buffers are copied, and of its hooks only weight norm's, spectral norm's
+            and pruning's.
+        device: device of weights and buffers; by default unchanged.
+        copy_initial_weights: initial fast weights are leaves; False: they are functions of `module`'s parameters.
+        track_higher_grads: keep every step's fast weights.
 
     Raises:
-        ValueError: the module or a part of it is functional already, or computes with its own parameters, whatever
-            takes their places.
+        ValueError: the module or a submodule is functional already, or its parameters cannot be replaced.
     """
     fmodule = _functional(module, device)
     fmodule.update_params(flat_copies(module.parameters(), device=device, detach=copy_initial_weights))
@@ -203,49 +201,51 @@ def monkeypatch(
 
 
 def buffer_sync(module: nn.Module, fmodule: FunctionalModule, device: torch.device | None = None) -> None:
-    """Copy the buffers of a module into its functional twin.
+    """Copy a module's buffers into its functional copy.
 
     Raises:
-        KeyError: the twin lacks a submodule.
+        KeyError: the functional copy lacks a submodule.
     """
     fmodule._buffers.update(_copied_buffers(module, device))
     for name, child in module._modules.items():
         if child is None:
             continue
         if name not in fmodule._modules:
-            raise KeyError(f"the functional module has no submodule {name!r}; is it another module's twin?")
+            raise KeyError(f"the functional module has no submodule {name!r}; is it another module's functional copy?")
         buffer_sync(child, fmodule._modules[name], device)  # type: ignore[arg-type]
 
 
 def _functional(module: nn.Module, device: torch.device | None) -> FunctionalModule:
     check_rebindable(module, scripted, compiled, closed)
     indices = {id(p): index for index, p in enumerate(module.parameters())}
-    twins: dict[int, FunctionalModule] = {}
-    root = _twin(module, device, indices, twins)
+    copies: dict[int, FunctionalModule] = {}
+    root = _copy(module, device, indices, copies)
     root.__dict__.update(
         _fast_count=len(indices),
-        _fast_places=[(twin._parameters, name, i) for twin in twins.values() for name, i in twin._fast_indices.items()],
+        _fast_places=[
+            (copied._parameters, name, i) for copied in copies.values() for name, i in copied._fast_indices.items()
+        ],
     )
     reference = weakref.ref(root)
-    for twin in twins.values():
-        rebind_attributes(twin, lambda original: twins.get(id(original), original))
-        twin.__dict__.update(
-            _assigned_forward=twin.__dict__.pop("forward", None), _fast_root=None if twin is root else reference
+    for copied in copies.values():
+        rebind_attributes(copied, lambda original: copies.get(id(original), original))
+        copied.__dict__.update(
+            _assigned_forward=copied.__dict__.pop("forward", None), _fast_root=None if copied is root else reference
         )
     return root
 
 
-def _twin(
-    module: nn.Module, device: torch.device | None, indices: dict[int, int], twins: dict[int, FunctionalModule]
+def _copy(
+    module: nn.Module, device: torch.device | None, indices: dict[int, int], copies: dict[int, FunctionalModule]
 ) -> FunctionalModule:
-    """Return the twin of a module, the same one wherever the module occurs."""
-    if id(module) in twins:
-        return twins[id(module)]
+    """Return the functional copy of a module, one for all its occurrences."""
+    if id(module) in copies:
+        return copies[id(module)]
     if isinstance(module, FunctionalModule):
         raise ValueError("this module is functional already; patch the original, or call it with params=")
     kind = _functional_class(type(module))  # type: ignore[arg-type]
-    twin = twins[id(module)] = kind.__new__(kind)
-    twin.__dict__.update(
+    copied = copies[id(module)] = kind.__new__(kind)
+    copied.__dict__.update(
         {name: type(value)() if name in _HOOKS else value for name, value in module.__dict__.items()},
         _forward_pre_hooks=_recomputing_hooks(module),
         _parameters=dict(module._parameters),
@@ -256,12 +256,12 @@ def _twin(
         _track_higher_grads=True,
     )
     for name, child in module._modules.items():
-        twin._modules[name] = None if child is None else _twin(child, device, indices, twins)
-    return twin
+        copied._modules[name] = None if child is None else _copy(child, device, indices, copies)
+    return copied
 
 
 def _recomputing_hooks(module: nn.Module) -> OrderedDict[int, Any]:
-    """Return the hooks that compute one of the module's weights from its parameters before each call."""
+    """Return the hooks that compute a weight from the module's parameters before each call."""
     kinds = (WeightNorm, SpectralNorm, BasePruningMethod)
     return OrderedDict((key, hook) for key, hook in module._forward_pre_hooks.items() if isinstance(hook, kinds))
 

@@ -1,4 +1,4 @@
-"""Trees of hyper-parameters, and copies of a module's parameters."""
+"""Nested hyper-parameters, and copies of a module's parameters."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .._flat_module import flat_copies
-from .._originals import hand_on
+from .._originals import fall_back_to
 
-__getattr__, __dir__ = hand_on(__name__, "higher.utils")
+__getattr__, __dir__ = fall_back_to(__name__, "higher.utils")
 
 
 def flatten(x: Any) -> list[Any]:
@@ -24,7 +24,7 @@ def flatten(x: Any) -> list[Any]:
 
 
 def map_leaves(x: Any, function: Callable[[Any], Any]) -> Any:
-    """Return nested lists, tuples, sets and dicts with a function applied to each leaf."""
+    """Apply a function to each leaf of nested lists, tuples, sets and dicts."""
     if isinstance(x, dict):
         return type(x)({key: map_leaves(child, function) for key, child in x.items()})
     if isinstance(x, (list, tuple, set)):
@@ -33,12 +33,12 @@ def map_leaves(x: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def get_func_params(module: nn.Module, device: torch.device | None = None, safe_copy: bool = True) -> list[Tensor]:
-    """Return a module's parameters cut from any graph, as tensors that require grad where the parameters do.
+    """Return a module's parameters detached from any graph, each with its `requires_grad`.
 
     Args:
         module: any module.
-        device: where they go; by default where they are.
-        safe_copy: copy them, into one buffer; with False they share memory with the parameters.
+        device: device of the result; by default unchanged.
+        safe_copy: copy them into one buffer; False: share the parameters' memory.
     """
     if safe_copy:
         return flat_copies(module.parameters(), device=device, detach=True)

@@ -1,14 +1,13 @@
-"""Stand-in for learn2learn: write `import metagan_fast.dropin.learn2learn as l2l`.
+"""Drop-in replacement for learn2learn: `import metagan_fast.dropin.learn2learn as l2l`.
 
-Here are the learners (`algorithms`), what they are made of (`clone_module`, `update_module`, `detach_module`), the
-learned updates (`optim`) and small modules (`nn`). `MAML` and `MetaSGD` have one method more, `adapt_batch`. What is
-not covered, data sets, `vision`, `gym`, `text` and the Lightning wrappers among it, is learn2learn's own where that is
-installed.
+It covers the learners (`algorithms`), their building blocks (`clone_module`, `update_module`, `detach_module`), learned
+updates (`optim`) and small modules (`nn`). `MAML` and `MetaSGD` have an additional method, `adapt_batch`. All other
+names (data sets, `vision`, `gym`, `text`, the Lightning wrappers) resolve to learn2learn, if it is installed.
 """
 
 from __future__ import annotations
 
-from .._originals import hand_on
+from .._originals import fall_back_to
 from . import algorithms, nn, optim, utils
 from .algorithms import GBML, MAML, MetaSGD, maml_update, meta_sgd_update
 from .optim import ParameterUpdate
@@ -42,5 +41,5 @@ __all__ = [
     "utils",
 ]
 __version__ = "0.2.1"
-"""The version of learn2learn that is stood in for."""
-__getattr__, __dir__ = hand_on(__name__, "learn2learn")
+"""Version of learn2learn whose interface this is."""
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn")

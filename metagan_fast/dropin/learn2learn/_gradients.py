@@ -1,4 +1,4 @@
-"""Gradients by the parameters of a learner, with errors that say which parameter is wrong."""
+"""Gradients by a learner's parameters, with errors that name the offending parameters."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# A filter of this module alone, set once: `warnings.catch_warnings` changes the filters of all threads.
+# A filter for this module only, set once: `warnings.catch_warnings` would change the filters of all threads.
 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning, re.escape(__name__))
 
 
 def grad_of(x: Tensor) -> Tensor | None:
-    """Return `x.grad`; PyTorch would warn where `x` is no leaf, as parameters that have been stepped are not."""
+    """Return `x.grad` without PyTorch's warning for non-leaves, such as stepped parameters."""
     return x.grad
 
 
@@ -30,18 +30,19 @@ def gradients(
     """Differentiate a loss by named tensors.
 
     Args:
-        loss: one element.
-        parameters: by name.
+        loss: tensor of one element.
+        parameters: parameters by name.
         create_graph: make the gradients differentiable.
-        retain_graph: keep the loss's graph; by default what `create_graph` is.
-        allow_unused: return None for what the loss does not depend on.
-        allow_nograd: return None for what does not require grad.
+        retain_graph: keep the loss's graph; by default equal to `create_graph`.
+        allow_unused: return None for parameters on which the loss does not depend.
+        allow_nograd: return None for parameters that do not require grad.
 
     Returns:
-        One gradient a parameter, or None.
+        One gradient or None per parameter.
 
     Raises:
-        RuntimeError: the loss has no graph, or not of all parameters; or what `torch.autograd.grad` raises.
+        RuntimeError: the loss has no graph, a parameter is unused or frozen without the option that allows it, or
+            `torch.autograd.grad` fails.
     """
     if isinstance(loss, Tensor) and not loss.requires_grad:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Modules whose parameters are results of computation: cloned, updated and detached in a differentiable way."""
+"""Clone, update and detach modules differentiably: their parameters are tensors with a graph."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..._utils.rebinding import check_rebindable, closed, compiled, rebind_attributes, scripted
-from .._originals import hand_on
+from .._originals import fall_back_to
 
 logger = logging.getLogger(__name__)
 
-__getattr__, __dir__ = hand_on(__name__, "learn2learn.utils")
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn.utils")
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=nn.Module)
 def magic_box(x: Any) -> Any:
     """Return 1 with the derivative of `x`: `exp(x - stop_gradient(x))`, for stochastic graphs.
 
-    What is no tensor is returned as it is. Source: DiCE (Foerster et al. 2018, arXiv:1802.05098).
+    Other objects are returned unchanged. Source: DiCE (Foerster et al. 2018, arXiv:1802.05098).
     """
     return torch.exp(x - x.detach()) if isinstance(x, Tensor) else x
 
@@ -39,16 +39,16 @@ def clone_named_parameters(param_dict: MutableMapping[str, Tensor]) -> dict[str,
 
 
 def clone_module(module: T, memo: MutableMapping[Any, Any] | None = None) -> T:
-    """Copy a module so that its parameters depend on the original's: a loss of the copy has gradients by those.
+    """Copy a module with parameters that are functions of the original's, so that a loss of the copy reaches those.
 
-    Parameters are cloned, and buffers that require grad; the other buffers, hooks and attributes are shared with the
-    original, so batch norm in a clone moves the original's running statistics. Tied parameters stay tied, and a
-    submodule that stands in several places is copied once.
+    All parameters, and buffers that require grad, are cloned; other buffers, hooks and attributes are shared with the
+    original, so batch norm in a clone updates the original's running statistics. Tied parameters stay tied, and a
+    submodule that occurs several times is copied once.
 
     Args:
-        module: any module; what is none is returned as it is.
-        memo: clones by original, which this call reads and extends; hand the same dictionary to several calls where
-            modules share parameters.
+        module: any module; other objects are returned unchanged.
+        memo: clones by original, read and extended by this call; pass the same dictionary to several calls for modules
+            that share parameters.
 
     Returns:
         The copy, of the same class. Its parameters are tensors with a graph, not `nn.Parameter`s.
@@ -60,17 +60,17 @@ def clone_module(module: T, memo: MutableMapping[Any, Any] | None = None) -> T:
 
 
 def detach_module(module: nn.Module | None, keep_requires_grad: bool = False) -> None:
-    """Cut a cloned module from the graph, in place.
+    """Detach a cloned module from the graph in place.
 
     Args:
-        module: what is no module is left alone.
-        keep_requires_grad: let what required grad require it still, as leaves; else nothing does.
+        module: the module; other objects are ignored.
+        keep_requires_grad: turn tensors that required grad into leaves that do; False: no tensor requires grad.
     """
 
     def detached(x: Tensor) -> Tensor:
         if not x.requires_grad:
             return x
-        x = x.detach() if x._is_view() else x.detach_()  # PyTorch detaches no view in place
+        x = x.detach() if x._is_view() else x.detach_()  # PyTorch cannot detach views in place
         return x.requires_grad_(keep_requires_grad)
 
     if isinstance(module, nn.Module):
@@ -80,16 +80,16 @@ def detach_module(module: nn.Module | None, keep_requires_grad: bool = False) ->
 def update_module(
     module: M, updates: Sequence[Tensor | None] | None = None, memo: MutableMapping[Any, Any] | None = None
 ) -> M:
-    """Add updates to the parameters of a module: new tensors take their places, with the graph of both.
+    """Add updates to a module's parameters: they are replaced by their differentiable sums.
 
     Args:
-        module: changed in place, but none of its tensors is.
-        updates: one for each of `module.parameters()`, of the same shape; None leaves a parameter as it is. Without
-            updates, those in the attribute `update` of parameters and buffers are taken, and reset to None.
-        memo: updated tensors by original, which this call reads and extends.
+        module: module whose parameters are replaced; the tensors themselves are not written to.
+        updates: one update per parameter in its shape, None to skip a parameter. If omitted, the updates are taken
+            from the attribute `update` of parameters and buffers, which is reset to None.
+        memo: updated tensors by original, read and extended by this call.
 
     Returns:
-        The module. With fewer or more updates than parameters the pairs are used and a warning is logged.
+        The module. If the numbers of updates and parameters differ, the excess is ignored and a warning is logged.
     """
     if updates is not None:
         parameters = list(module.parameters())
@@ -114,10 +114,10 @@ def accuracy(preds: Tensor, targets: Tensor) -> Tensor:
 
 
 def copy_structure(module: M, memo: MutableMapping[Any, Any] | None = None) -> M:
-    """Copy a module and its submodules, but share every tensor, and every attribute that is not bound to the module.
+    """Copy a module and its submodules; tensors, and attributes not bound to the module, are shared.
 
     Raises:
-        ValueError: a part computes with its own parameters, whatever takes their places.
+        ValueError: the parameters of the module or a submodule cannot be replaced.
     """
     check_rebindable(module, scripted, compiled, closed)
     memo = {} if memo is None else memo
@@ -142,12 +142,12 @@ def _copied(module: M, memo: MutableMapping[Any, Any], copies: list[nn.Module]) 
 
 
 def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: MutableMapping[Any, Any] | None = None) -> M:
-    """Put `replace(x)` in the place of each parameter and of each buffer that may have a gradient, or an update.
+    """Replace each parameter, and each buffer that requires grad or has an update, by `replace(x)`.
 
     Args:
         module: changed in place.
-        replace: called once for each tensor, so that what is tied stays tied.
-        memo: what took the place of which tensor, read and extended.
+        replace: called once per distinct tensor, so tied tensors stay tied.
+        memo: replacements by original, read and extended by this call.
 
     Returns:
         The module.
@@ -156,7 +156,7 @@ def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: Mutabl
     for part in _distinct_modules(module):
         for tensors in (part._parameters, part._buffers):
             for name, x in tensors.items():
-                if x is None or (tensors is part._buffers and not _takes_part(x)):
+                if x is None or (tensors is part._buffers and not _is_replaceable(x)):
                     continue
                 if x not in memo:
                     memo[x] = replace(x)
@@ -165,7 +165,7 @@ def replace_tensors(module: M, replace: Callable[[Tensor], Tensor], memo: Mutabl
 
 
 def _distinct_modules(module: nn.Module) -> list[nn.Module]:
-    """Return a module and those in it, each once; unlike `modules()` without making names."""
+    """Return a module and its submodules, each once; faster than `modules()`, which builds names."""
     found = {module: None}
     for part in (queue := [module]):
         new = [child for child in part._modules.values() if isinstance(child, nn.Module) and child not in found]
@@ -174,5 +174,5 @@ def _distinct_modules(module: nn.Module) -> list[nn.Module]:
     return list(found)
 
 
-def _takes_part(buffer: Tensor) -> bool:
+def _is_replaceable(buffer: Tensor) -> bool:
     return buffer.requires_grad or getattr(buffer, "update", None) is not None

@@ -1,12 +1,12 @@
-"""Stand-in for the library TorchOpt: its differentiable optimizers, with one fused step over one flat buffer.
+"""Drop-in replacement for TorchOpt's differentiable optimizers, with one fused step over one flat buffer.
 
-Change `import torchopt` to `from metagan_fast.dropin import torchopt`. `docs/migrate/torchopt.md` lists what differs.
-Names that are not covered are TorchOpt's own, where it is installed.
+Change `import torchopt` to `from metagan_fast.dropin import torchopt`; `docs/migrate/torchopt.md` lists the
+differences. Names that are not covered resolve to TorchOpt, if it is installed.
 """
 
 from __future__ import annotations
 
-from .._originals import hand_on
+from .._originals import fall_back_to
 from . import alias, base, combine, optim, update, utils
 from .alias import adam, adamw, rmsprop, sgd
 from .base import GradientTransformation
@@ -44,5 +44,5 @@ __all__ = [
     "utils",
 ]
 __version__ = "0.7.3"
-"""The version of TorchOpt that is stood in for."""
-__getattr__, __dir__ = hand_on(__name__, "torchopt")
+"""Version of TorchOpt whose interface this is."""
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt")

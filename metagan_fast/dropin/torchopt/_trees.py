@@ -1,7 +1,8 @@
-"""Tensors in nested dicts, lists and tuples, and in the dictionaries of modules.
+"""Trees of tensors: nested dicts, lists and tuples, and the dictionaries of modules.
 
-Dicts are read in the order of their sorted keys. `Part`, of which states are made, is a node of PyTorch's pytrees too,
-and of optree's where that is installed: its children are its flat buffers. So states pass through `torch.func.vmap`.
+Dicts are traversed in the order of their sorted keys. `Part`, the element of optimizer states, is registered as a node
+of PyTorch's pytrees and, if installed, optree's; its children are its flat buffers. So states pass through
+`torch.func.vmap`.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from .._flat_module import Layout, Part
 
 
 def leaves(tree: Any) -> list[Any]:
-    """Return what is no dict, list or tuple, None included; a `Part` counts as its buffers."""
+    """Return the leaves of a tree, None included; a `Part`'s leaves are its buffers."""
     found: list[Any] = []
     tree_map(found.append, tree)
     return found
 
 
 def rebuild(tree: Any, values: Iterable[Any]) -> Any:
-    """Return a tree of the same form with other leaves, in order."""
+    """Return a tree of the same structure with the given leaves, in order."""
     iterator: Iterator[Any] = iter(values)
     return tree_map(lambda _: next(iterator), tree)
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a tree of the same form with a function applied to each leaf."""
+    """Apply a function to each leaf of a tree."""
     if isinstance(tree, Part):
         return replace(tree, state=tree_map(function, tree.state))
     if isinstance(tree, dict):
@@ -47,10 +48,10 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def aligned(found: Sequence[Any], like: Any) -> Sequence[Any]:
-    """Return leaves, as many as another tree has.
+    """Return the leaves `found`, checked against the number of leaves of another tree.
 
     Raises:
-        ValueError: it has another number of them.
+        ValueError: the numbers differ.
     """
     expected = len(leaves(like))
     if len(found) != expected:
@@ -62,8 +63,8 @@ def containers(module: nn.Module, kind: str) -> tuple[dict[str, Any], ...]:
     """Return the dictionaries in which a module and its submodules hold "_parameters" or "_buffers".
 
     Raises:
-        RuntimeError: it is no module.
-        ValueError: a part is scripted, and keeps them elsewhere.
+        RuntimeError: `module` is not a module.
+        ValueError: the module or a submodule is scripted, so its tensors are stored elsewhere.
     """
     if not isinstance(module, nn.Module):
         raise RuntimeError(f"expected a module, got {type(module).__name__}")
@@ -75,7 +76,7 @@ def _ordered(keys: Iterable[Any]) -> list[Any]:
     keys = list(keys)
     try:
         return sorted(keys)
-    except TypeError:  # keys of several types
+    except TypeError:  # keys of mixed types
         return keys
 
 
@@ -102,6 +103,6 @@ _pytree.register_pytree_node(
     lambda children, static: _unflatten_part(static, children),
     flatten_with_keys_fn=_flatten_part_with_keys,
 )
-with suppress(ImportError, AttributeError):  # the namespace that TorchOpt's own functions use has a private name
+with suppress(ImportError, AttributeError):  # TorchOpt's functions use this namespace, whose name is private
     _optree: Any = importlib.import_module("optree.registry")
     _optree.register_pytree_node(Part, _flatten_part, _unflatten_part, namespace=_optree.__GLOBAL_NAMESPACE)

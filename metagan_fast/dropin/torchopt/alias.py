@@ -1,4 +1,4 @@
-"""The optimizers as gradient transformations; they return new tensors whatever `inplace` says."""
+"""Optimizers as gradient transformations; they return new tensors and ignore `inplace`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 
 from .. import _updates
 from .._flat_module import FlatRule, Layout, Part, Rule, State, advance, over_buffers
-from .._originals import hand_on
+from .._originals import fall_back_to
 from ._trees import aligned, leaves, rebuild
 from .base import GradientTransformation, Init, Update
 
 __all__ = ["adam", "adamw", "rmsprop", "sgd"]
-__getattr__, __dir__ = hand_on(__name__, "torchopt.alias")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.alias")
 
 Schedule = Callable[[Tensor], Any]
-"""From the number of steps taken, an int64 tensor, to the learning rate."""
+"""Learning rate as a function of the number of steps taken (an int64 tensor)."""
 
 Rate = float | Tensor | Schedule
 
 
 class FusedTransformation(GradientTransformation):
-    """A transformation that is one update rule, whose parameters can be stepped in one call.
+    """Transformation of a single update rule, which can step all parameters in one call.
 
     Attributes:
-        rule: the update, whose learning rate may be a function of the number of steps taken.
-        options: its hyper-parameters.
+        rule: the update rule; its learning rate may be a schedule.
+        options: the rule's hyper-parameters.
     """
 
     rule: Rule
@@ -38,7 +38,7 @@ class FusedTransformation(GradientTransformation):
     _arguments: tuple[Rule, FlatRule, Mapping[str, Any]]
 
     def __new__(cls, rule: Rule, flat_rule: FlatRule, options: Mapping[str, Any]) -> FusedTransformation:
-        """Make the pure functions of a rule, given over lists and over buffers."""
+        """Build the pure functions of a rule, given over lists and over buffers."""
         transformation = super().__new__(cls, _initialiser(options), _updater(flat_rule, options))
         transformation.rule, transformation.options = _scheduled(rule), options
         transformation._arguments = (rule, flat_rule, options)
@@ -61,12 +61,12 @@ def sgd(
     """Return stochastic gradient descent; arguments as in `torch.optim.SGD`.
 
     Args:
-        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
-        momentum, dampening, weight_decay, nesterov, maximize: as there.
-        moment_requires_grad: accepted; the momentum buffer starts with the first gradient, so nothing depends on it.
+        lr: learning rate: a number, a tensor that may require grad, or a function of the number of steps taken.
+        momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`.
+        moment_requires_grad: accepted; no effect, since the momentum buffer starts with the first gradient.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
     _check(lr=lr, momentum=momentum, weight_decay=weight_decay)
     if nesterov and (momentum <= 0 or dampening != 0):
@@ -99,17 +99,17 @@ def adam(
     """Return Adam.
 
     Args:
-        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
-        betas: decay of the two moments.
-        eps: added to the square root.
+        lr: learning rate: a number, a tensor that may require grad, or a function of the number of steps taken.
+        betas: decay rates of the two moments.
+        eps: added to the square root; `eps` or `eps_root` must be above 0.
         weight_decay: L2 penalty.
-        eps_root: added under the square root; keeps its derivative finite. One of the two is above 0.
-        moment_requires_grad: `init` makes moments that require grad.
-        maximize: go up the gradient.
-        use_accelerated_op: accepted; the step is fused in any case.
+        eps_root: added under the square root; keeps its derivative finite.
+        moment_requires_grad: let `init` create moments that require grad.
+        maximize: ascend the gradient.
+        use_accelerated_op: accepted; the step is always fused.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
     return _adam(lr, betas, eps, weight_decay, eps_root, moment_requires_grad, maximize, decoupled=False)
 
@@ -144,18 +144,18 @@ def rmsprop(
     """Return RMSprop.
 
     Args:
-        lr: a number, a tensor that may require grad, or a function of the number of steps taken.
-        alpha: decay of the mean squared gradient.
+        lr: learning rate: a number, a tensor that may require grad, or a function of the number of steps taken.
+        alpha: decay rate of the mean squared gradient.
         eps: added to the square root, above 0.
         weight_decay: L2 penalty.
         momentum: factor of the momentum buffer.
-        centered: divide by the standard deviation of the gradient.
-        initial_scale: what the mean squared gradient starts with.
-        nesterov: look ahead along the momentum buffer.
-        maximize: go up the gradient.
+        centered: divide by the gradient's standard deviation.
+        initial_scale: initial mean squared gradient.
+        nesterov: use Nesterov momentum.
+        maximize: ascend the gradient.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of range.
     """
     _check(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
     if nesterov and momentum <= 0:
@@ -209,7 +209,7 @@ def _adam(
 
 
 def _scheduled(rule: Rule) -> Rule:
-    """Return a rule whose learning rate may be a function of the number of steps taken."""
+    """Return the rule with support for a learning rate schedule."""
 
     def scheduled(
         layout: Layout,
@@ -226,8 +226,8 @@ def _scheduled(rule: Rule) -> Rule:
     return scheduled
 
 
-def _as_update(rule: FlatRule) -> FlatRule:
-    """Return a rule whose result is what it adds to the parameters, not their sum."""
+def _increment_rule(rule: FlatRule) -> FlatRule:
+    """Return a rule whose result is the parameters' increment instead of the new parameters."""
 
     def update(
         params: Tensor, grads: Tensor, state: Mapping[str, Tensor], step: int, options: Mapping[str, Any]
@@ -249,7 +249,7 @@ def _as_update(rule: FlatRule) -> FlatRule:
 def _initialiser(options: Mapping[str, Any]) -> Init:
     def init(params: Any) -> tuple[Part, ...]:
         if not options.get("moment_requires_grad"):
-            return ()  # the state of parameters starts with their first gradient
+            return ()  # state is created at a parameter's first gradient
         tensors = leaves(params)
 
         def start(flat: Tensor, *_: Any) -> tuple[Tensor, State]:
@@ -261,7 +261,7 @@ def _initialiser(options: Mapping[str, Any]) -> Init:
 
 
 def _updater(rule: FlatRule, options: Mapping[str, Any]) -> Update:
-    as_update = _scheduled(over_buffers(_as_update(rule)))
+    as_update = _scheduled(over_buffers(_increment_rule(rule)))
 
     def update(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
         grads = leaves(updates)

@@ -1,26 +1,26 @@
-"""Gradient transformations: their type, the identity, and chains."""
+"""Gradient transformations: base type, identity and chain."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .._originals import hand_on
+from .._originals import fall_back_to
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__getattr__, __dir__ = hand_on(__name__, "torchopt.base")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.base")
 
 
 class Init(Protocol):
-    """From a tree of parameters to a state."""
+    """Function from a tree of parameters to an initial state."""
 
     def __call__(self, params: Any) -> Any: ...
 
 
 class Update(Protocol):
-    """From `(grads, state, params=, inplace=)` to `(updates, state)`."""
+    """Function from `(grads, state, params=, inplace=)` to `(updates, state)`."""
 
     def __call__(self, updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]: ...
 
@@ -31,18 +31,18 @@ class _Functions(NamedTuple):
 
 
 if not TYPE_CHECKING:
-    with suppress(Exception):  # not installed, or broken
-        from torchopt.base import GradientTransformation as _Functions  # its optimizers take no other
+    with suppress(Exception):  # not installed, or fails to import
+        from torchopt.base import GradientTransformation as _Functions  # TorchOpt's optimizers require this type
 
 
 class EmptyState(NamedTuple):
-    """State of a transformation that keeps none."""
+    """State of a stateless transformation."""
 
 
 class GradientTransformation(_Functions):
-    """A pair of pure functions from gradients to updates.
+    """Pair of pure functions `(init, update)` that transforms gradients into updates.
 
-    It is also one of the original's, where TorchOpt is installed, so that either library takes it.
+    If TorchOpt is installed, this is a subclass of its type, so both libraries accept it.
 
     Attributes:
         init: an `Init`.
@@ -50,15 +50,15 @@ class GradientTransformation(_Functions):
     """
 
     def chain(self, following: GradientTransformation) -> ChainedGradientTransformation:
-        """Return both in a row."""
+        """Return this transformation followed by another."""
         return ChainedGradientTransformation(self, following)
 
 
 class IdentityGradientTransformation(GradientTransformation):
-    """A transformation that returns gradients as they are."""
+    """Transformation that returns gradients unchanged."""
 
     def __new__(cls) -> Self:
-        """Make the identity; any two are equal."""
+        """Build the identity; all instances are equal."""
         return super().__new__(cls, _no_state, _unchanged)
 
     def __getnewargs__(self) -> tuple[()]:
@@ -66,18 +66,18 @@ class IdentityGradientTransformation(GradientTransformation):
 
 
 class ChainedGradientTransformation(GradientTransformation):
-    """Transformations in a row, the state of which is a tuple of their states.
+    """Sequence of transformations; its state is the tuple of their states.
 
-    Chains within it are joined and identities left out; it equals the one transformation that it may consist of.
+    Nested chains are flattened and identities dropped; a chain of one transformation equals that transformation.
 
     Attributes:
-        transformations: at least one; an identity where no other is left.
+        transformations: the transformations, at least one; an identity if no other is left.
     """
 
     transformations: tuple[GradientTransformation, ...]
 
     def __new__(cls, *transformations: GradientTransformation) -> Self:
-        """Make the pure functions of a chain."""
+        """Build the pure functions of a chain."""
         parts = [part for each in transformations for part in getattr(each, "transformations", (each,))]
         kept = tuple(part for part in parts if not isinstance(part, IdentityGradientTransformation)) or (identity(),)
 
@@ -115,7 +115,7 @@ class ChainedGradientTransformation(GradientTransformation):
 
 
 def identity() -> IdentityGradientTransformation:
-    """Return the transformation that leaves gradients as they are."""
+    """Return the transformation that leaves gradients unchanged."""
     return IdentityGradientTransformation()
 
 

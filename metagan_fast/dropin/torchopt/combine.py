@@ -1,4 +1,4 @@
-"""Transformations in a row."""
+"""Chains of gradient transformations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["chain", "chain_flat"]
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
-    """Return transformations in a row, the state of which is a tuple of their states.
+    """Chain transformations; the state is the tuple of their states.
 
-    Without any this is the identity, and of one that one. The update raises ValueError for a state of another length.
+    No transformations give the identity, a single one is returned as it is. The update raises ValueError for a state of
+    another length.
     """
     if not transformations:
         return identity()
@@ -22,9 +23,9 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
 
 
 def chain_flat(*transformations: GradientTransformation) -> GradientTransformation:
-    """Return `chain` of transformations that are given the list of a tree's leaves in the place of the tree.
+    """Chain transformations that receive the list of a tree's leaves (None included) instead of the tree.
 
-    None counts as a leaf. It is also called `chain.flat`.
+    Also available as `chain.flat`.
     """
     if not transformations:
         return identity()

@@ -1,4 +1,4 @@
-"""Updates added to parameters."""
+"""Application of updates to parameters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def apply_updates(params: Any, updates: Any, *, inplace: bool = True) -> Any:
 
     Args:
         params: a tree of tensors.
-        updates: a tree of the same form; where it holds None the parameter stays.
-        inplace: add to the parameters' data, and return them; with False return new tensors with a graph.
+        updates: a tree of the same structure; None leaves a parameter unchanged.
+        inplace: add to the parameters' data and return them; False: return new tensors with a graph.
     """
     tensors, increments = leaves(params), aligned(leaves(updates), params)
     if not inplace:

@@ -1,6 +1,6 @@
-"""States of modules and optimizers: taken out, put back, cut from the graph.
+"""Extract, recover and detach the states of modules and optimizers.
 
-A `MetaOptimizer` may also be one of TorchOpt's own.
+Every function also accepts TorchOpt's own meta-optimizers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..._utils.rebinding import check_rebindable, closed
 from .._flat_module import Part
-from .._originals import hand_on
+from .._originals import fall_back_to
 from ._trees import containers, tree_map
 from .optim import MetaOptimizer
 
@@ -29,17 +29,17 @@ __all__ = [
     "recover_state_dict",
     "stop_gradient",
 ]
-__getattr__, __dir__ = hand_on(__name__, "torchopt.utils")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.utils")
 
 
 class ModuleState(NamedTuple):
-    """The tensors of a module, one dictionary a submodule that has any.
+    """Tensors of a module, one dictionary per submodule that has any.
 
     Attributes:
         params: parameters by name.
         buffers: buffers by name.
-        visual_contents: None; the place of annotations for a picture of the graph.
-        detach_buffers: whether buffers are copied when they are put back, too.
+        visual_contents: None; TorchOpt's field for graph annotations.
+        detach_buffers: whether recovering the state copies the buffers as well.
     """
 
     params: tuple[dict[str, Tensor], ...]
@@ -49,17 +49,17 @@ class ModuleState(NamedTuple):
 
 
 def stop_gradient(target: Any) -> None:
-    """Cut tensors from the graph, in place; they require grad as before.
+    """Detach tensors from the graph in place; `requires_grad` is kept.
 
     Args:
-        target: a module (its parameters), a `MetaOptimizer` (its states), what `extract_state_dict` returned, or a
-            tree of tensors.
+        target: a module (its parameters), a `MetaOptimizer` (its states), a result of `extract_state_dict`, or a tree
+            of tensors.
     """
     if isinstance(target, nn.Module):
         target = list(target.parameters())
     elif _is_meta_optimizer(target):
         target = target.state_dict()
-    _stop(target)
+    _detach(target)
 
 
 def extract_state_dict(
@@ -72,22 +72,22 @@ def extract_state_dict(
     enable_visual: bool = False,
     visual_prefix: str = "",
 ) -> Any:
-    """Return the state of a module or an optimizer, for `recover_state_dict`.
+    """Extract the state of a module or an optimizer for `recover_state_dict`.
 
     Args:
         target: a module or a `MetaOptimizer`.
-        by: "reference" (or "ref") for the tensors themselves, "copy" ("clone") for copies that depend on them,
-            "deepcopy" ("deepclone") for copies without a graph.
-        device: where they go; by default where they are.
-        with_buffers: a module's buffers, too.
-        detach_buffers: copy the buffers without a graph, however the parameters are taken.
-        enable_visual, visual_prefix: accepted; nothing is annotated, which is logged.
+        by: "reference" ("ref") for the tensors themselves, "copy" ("clone") for differentiable copies, "deepcopy"
+            ("deepclone") for copies without a graph.
+        device: device of the tensors; by default unchanged.
+        with_buffers: include a module's buffers.
+        detach_buffers: copy the buffers without a graph, whatever `by` is.
+        enable_visual, visual_prefix: accepted and ignored, with a warning in the log.
 
     Returns:
         A `ModuleState`, or a tuple of the optimizer's states.
 
     Raises:
-        AssertionError: there is no such `by`.
+        AssertionError: `by` is unknown.
         RuntimeError: the target is neither a module nor an optimizer.
     """
     replicate = _replicator(by, device)
@@ -98,17 +98,17 @@ def extract_state_dict(
     if not isinstance(target, nn.Module):
         raise RuntimeError(f"expected a module or a MetaOptimizer, got {type(target).__name__}")
     of_buffers = _replicator("deepcopy", device) if detach_buffers else replicate
-    params = _replicated(containers(target, "_parameters"), replicate)
-    buffers = _replicated(containers(target, "_buffers"), of_buffers) if with_buffers else ()
+    params = _replicate_all(containers(target, "_parameters"), replicate)
+    buffers = _replicate_all(containers(target, "_buffers"), of_buffers) if with_buffers else ()
     return ModuleState(params, buffers, detach_buffers=detach_buffers)
 
 
 def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
-    """Put a state back: the tensors themselves, into the module's dictionaries or the optimizer.
+    """Restore a state: its tensors themselves are put into the module's dictionaries or the optimizer.
 
     Args:
-        target: what the state was taken from, or another of the same form.
-        state: what `extract_state_dict` returned.
+        target: the state's source, or another target of the same structure.
+        state: a result of `extract_state_dict`.
 
     Raises:
         RuntimeError: the target is neither a module nor an optimizer.
@@ -120,24 +120,24 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
         raise RuntimeError(f"expected a module or a MetaOptimizer, got {type(target).__name__}")
     buffers = state.buffers
     if state.detach_buffers:
-        buffers = _replicated(buffers, _replicator("deepcopy", None))
+        buffers = _replicate_all(buffers, _replicator("deepcopy", None))
     for held, sources in (
         (containers(target, "_parameters"), state.params),
         (containers(target, "_buffers"), buffers),
     ):
-        for container, source in zip(held, sources, strict=False):  # of a state without buffers there is none
+        for container, source in zip(held, sources, strict=False):  # a state may hold no buffers
             container.update(source)
 
 
 def module_clone(
     target: Any, *, by: str = "reference", detach_buffers: bool = False, device: torch.device | str | None = None
 ) -> Any:
-    """Return a copy of a module, or of a tree of tensors, whose tensors are taken as `extract_state_dict` does.
+    """Copy a module or a tree of tensors; `by` as in `extract_state_dict`.
 
     Raises:
-        AssertionError: there is no such `by`.
-        TypeError: the target is an optimizer; make one for the cloned module, and give it the state.
-        ValueError: a part computes with its own parameters, whatever takes their places.
+        AssertionError: `by` is unknown.
+        TypeError: the target is an optimizer; create one for the cloned module and recover its state.
+        ValueError: the parameters of the module or a submodule cannot be replaced.
     """
     if _is_meta_optimizer(target):
         raise TypeError(
@@ -155,7 +155,7 @@ def module_clone(
 
 
 def module_detach_(target: Any) -> Any:
-    """Cut a module, an optimizer or a tree from the graph in place, and return it."""
+    """Detach a module, an optimizer or a tree from the graph in place, and return it."""
     stop_gradient(target)
     return target
 
@@ -164,7 +164,9 @@ def _is_meta_optimizer(target: Any) -> bool:
     return not isinstance(target, nn.Module) and hasattr(target, "param_containers_groups")
 
 
-def _replicated(held: Sequence[dict[str, Any]], replicate: Callable[[Tensor], Tensor]) -> tuple[dict[str, Tensor], ...]:
+def _replicate_all(
+    held: Sequence[dict[str, Any]], replicate: Callable[[Tensor], Tensor]
+) -> tuple[dict[str, Tensor], ...]:
     return tuple(
         type(container)((name, replicate(x)) for name, x in container.items() if isinstance(x, Tensor))
         for container in held
@@ -189,15 +191,15 @@ def _replicator(by: str, device: torch.device | str | None) -> Callable[[Tensor]
     return lambda x: x if device is None else x.to(device=device)
 
 
-def _stop(target: Any) -> None:
-    if isinstance(target, Part):  # its buffers may be views, which cannot be detached in place: replace them
+def _detach(target: Any) -> None:
+    if isinstance(target, Part):  # replaced, since views cannot be detached in place
         for name, x in target.state.items():
             target.state[name] = x.detach().requires_grad_(x.requires_grad)
     elif isinstance(target, dict):
-        _stop(list(target.values()))
+        _detach(list(target.values()))
     elif isinstance(target, (list, tuple)):
         for child in target:
-            _stop(child)
+            _detach(child)
     elif isinstance(target, Tensor):
         wanted = target.requires_grad
         target.detach_().requires_grad_(wanted)

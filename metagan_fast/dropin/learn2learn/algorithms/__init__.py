@@ -1,8 +1,8 @@
-"""Learners: a module with `clone()` and `adapt()`."""
+"""Learners: modules with `clone()` and `adapt()`."""
 
 from __future__ import annotations
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from . import base_learner, gbml, maml, meta_sgd
 from .gbml import GBML
 from .maml import MAML, maml_update
@@ -19,4 +19,4 @@ __all__ = [
     "meta_sgd",
     "meta_sgd_update",
 ]
-__getattr__, __dir__ = hand_on(__name__, "learn2learn.algorithms")
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn.algorithms")

@@ -1,4 +1,4 @@
-"""What the learners share: the module inside, and adaptation to many tasks side by side."""
+"""Base of the learners: a wrapped module, and adaptation to a batch of tasks under vmap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class BaseLearner(nn.Module):
-    """A module around `module`, whose attributes it lends."""
+    """Wrapper of `module` that forwards attribute lookups to it."""
 
     module: nn.Module
     clone: Callable[..., Self]
@@ -44,36 +44,35 @@ class BaseLearner(nn.Module):
     def adapt_batch(
         self, loss_fn: Callable[[Self, Any], Tensor], data: Any, steps: int = 1, **clone_options: Any
     ) -> list[Self]:
-        """Adapt one clone a task, all tasks side by side; not in learn2learn.
+        """Adapt one clone per task, all tasks at once; an extension of learn2learn.
 
-        The clones are those of this loop, to rounding, and so are their derivatives to any order:
+        The clones and their derivatives of any order equal this loop's to rounding:
 
             for each task:
                 clone = learner.clone(**clone_options)
                 for _ in range(steps):
                     clone.adapt(loss_fn(clone, data of the task))
 
-        The forward passes run under `torch.func.vmap`, each task with parameters of its own. What vmap cannot carry
-        (PyTorch's recurrent layers, random numbers such as dropout's, control flow that depends on data, `.item()`,
-        buffers that a module writes, a derivative taken in `loss_fn`) runs as the loop above, and one log line says
-        why. One thing differs from the loop: norms in training mode use batch statistics all the same, but leave their
-        running statistics alone.
+        The forward passes run under `torch.func.vmap` with per-task parameters. Code that vmap does not support
+        (PyTorch's recurrent layers, random numbers such as dropout's, data-dependent control flow, `.item()`, buffers
+        written by a module, derivatives taken in `loss_fn`) runs as the loop above, and one log line says why. One
+        difference from the loop: norms in training mode use batch statistics but leave their running statistics.
 
         Args:
-            loss_fn: takes a learner, used as a clone is, and the data of one task; returns a loss of one element. It
+            loss_fn: takes a learner (used like a clone) and the data of one task; returns a loss of one element. It
                 should have no side effects: it is called once for all tasks.
-            data: a tensor `[tasks, ...]`, or lists, tuples and dictionaries of such tensors; what is no tensor goes
-                to every task as it is.
+            data: a tensor `[tasks, ...]`, or lists, tuples and dictionaries of such tensors; other objects are passed
+                to every task unchanged.
             steps: gradient steps, at least 0.
-            clone_options: those of `clone`.
+            clone_options: arguments of `clone`.
 
         Returns:
-            One adapted clone a task, in order. Their parameters are views of stacked tensors, so the memory of one
-            is kept as long as any is; the graphs of all tasks are alive together.
+            One adapted clone per task, in order. Their parameters are views of stacked tensors, which live as long as
+            any clone; the graphs of all tasks are alive together.
 
         Raises:
-            ValueError: no tensor in `data`, or sizes that differ.
-            RuntimeError: as `adapt`; a loss of several elements.
+            ValueError: `data` holds no tensor, or its numbers of tasks differ.
+            RuntimeError: as `adapt`, or the loss has several elements.
         """
         if steps < 0:
             raise ValueError(f"expected steps >= 0, got {steps}")
@@ -85,7 +84,7 @@ class BaseLearner(nn.Module):
         for _ in range(steps):
             try:
                 losses = _losses(stack, loss_fn, leaves, structure, fusion)
-            except Exception as error:  # loss_fn's fault or vmap's, as the loop will tell
+            except Exception as error:  # the loop below raises again if loss_fn is at fault
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 break
             if losses.numel() != tasks:
@@ -107,7 +106,7 @@ class BaseLearner(nn.Module):
 def _losses(
     stack: BaseLearner, loss_fn: Callable[..., Tensor], leaves: Sequence[Any], structure: TreeSpec, fusion: Fusion
 ) -> Tensor:
-    """Return each task's loss `[tasks]` for a learner with parameters `[tasks, ...]`."""
+    """Return the losses `[tasks]` of a learner with stacked parameters `[tasks, ...]`."""
     stacked = _stacked(stack)
 
     def of_task(params: list[Tensor], tensors: list[Tensor]) -> Tensor:
@@ -124,25 +123,25 @@ def _losses(
 
 
 def _unstack(stack: BaseLearner, tasks: int) -> list[Any]:
-    """Return the learner of each task."""
+    """Return one learner per task."""
     stacked = _stacked(stack)
     rows = zip(*(x.unbind(0) for x in stacked), strict=True) if stacked else [()] * tasks
     return [_with_tensors(stack, dict(zip(stacked, own, strict=True))) for own in rows]
 
 
 def _with_tensors(learner: BaseLearner, substitutes: Mapping[Tensor, Tensor]) -> BaseLearner:
-    """Copy a learner with other tensors in the places of some."""
+    """Copy a learner, with some of its tensors replaced."""
     return replace_tensors(copy_structure(learner), lambda x: substitutes.get(x, x))
 
 
 def _stacked(stack: BaseLearner) -> list[Tensor]:
-    """Return the distinct tensors that have a row a task: those that require grad."""
+    """Return the distinct stacked tensors: parameters and buffers that require grad."""
     tensors = (x for x in (*stack.module.parameters(), *stack.module.buffers()) if x.requires_grad)
     return list(dict.fromkeys(tensors))
 
 
 def _count(leaves: Sequence[Any]) -> int:
-    """Return the number of tasks that the tensors of a batch agree on."""
+    """Return the common number of tasks of a batch's tensors."""
     shapes = [list(x.shape) for x in leaves if isinstance(x, Tensor)]
     counts = {shape[0] if shape else 0 for shape in shapes}
     if len(counts) != 1 or 0 in counts:

@@ -13,20 +13,20 @@ from ..utils import clone_module
 
 
 class GBML(nn.Module):
-    """Learn an initialisation, and a transform of its gradients into updates.
+    """Gradient-based meta-learner: an initialisation, and a learned transform of gradients into updates.
 
-    The transform decides what this is: without one MAML, with `Scale` Meta-SGD (and with `adapt_transform` Alpha-MAML,
-    Behl et al. 2019, arXiv:1905.07435), with matrices Meta-Curvature (Park & Oliva 2019, arXiv:1902.03356).
+    The transform determines the algorithm: none gives MAML, `Scale` Meta-SGD (with `adapt_transform` Alpha-MAML, Behl
+    et al. 2019, arXiv:1905.07435), matrices Meta-Curvature (Park & Oliva 2019, arXiv:1902.03356).
 
     Args:
         module: any module.
-        transform: takes a parameter, returns a module from its gradient to its update, or None for the gradient.
+        transform: takes a parameter; returns a module from its gradient to its update, or None for the identity.
         lr: learning rate of `adapt`.
-        adapt_transform: let `adapt` step the transform's parameters too.
-        first_order: leave second derivatives out.
-        allow_unused: leave parameters alone that the loss does not depend on, instead of raising RuntimeError.
-        allow_nograd: leave parameters alone that do not require grad, instead of raising RuntimeError.
-        compute_update: the `ParameterUpdate` to use instead of a new one with `transform`.
+        adapt_transform: let `adapt` update the transform's parameters as well.
+        first_order: omit second derivatives.
+        allow_unused: skip parameters on which the loss does not depend instead of raising RuntimeError.
+        allow_nograd: skip parameters that do not require grad instead of raising RuntimeError.
+        compute_update: an existing `ParameterUpdate` to use instead of one built from `transform`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class GBML(nn.Module):
             compute_update = ParameterUpdate(module.parameters(), transform)
         self.compute_update = compute_update
         self.diff_sgd = DifferentiableSGD(lr)
-        self._params_updated = False  # only then does a loss depend on the transform
+        self._params_updated = False  # the loss depends on the transform only after an update
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -64,7 +64,7 @@ class GBML(nn.Module):
         allow_nograd: bool | None = None,
         adapt_transform: bool | None = None,
     ) -> GBML:
-        """Return a learner around clones of the module and of its transforms; what is not given is as here."""
+        """Return a learner around clones of the module and its transforms; omitted settings are inherited."""
         return GBML(
             clone_module(self.module),
             self.transform,
@@ -83,16 +83,14 @@ class GBML(nn.Module):
         allow_nograd: bool | None = None,
         allow_unused: bool | None = None,
     ) -> None:
-        """Take one step on `loss`, from the second one on with `adapt_transform` first on the transforms.
+        """Take one gradient step on `loss`; with `adapt_transform`, later steps update the transforms first.
 
         Args:
-            loss: one element, computed from this clone.
-            first_order: here; by default the learner's.
-            allow_nograd: here; by default the learner's.
-            allow_unused: here; by default the learner's.
+            loss: tensor of one element, computed from this clone.
+            first_order, allow_nograd, allow_unused: override the learner's settings for this step.
 
         Raises:
-            RuntimeError: the loss has no graph, or not of all parameters.
+            RuntimeError: the loss has no graph, or a parameter is unused or frozen without the option that allows it.
         """
         second_order = not (self.first_order if first_order is None else first_order)
         allow_unused = self.allow_unused if allow_unused is None else allow_unused

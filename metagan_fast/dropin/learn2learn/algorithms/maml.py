@@ -12,13 +12,13 @@ from .base_learner import BaseLearner
 
 
 def maml_update(model: nn.Module, lr: float | Tensor, grads: Sequence[Tensor | None] | None = None) -> nn.Module:
-    """Take one step of gradient descent, differentiable, on the parameters of a module.
+    """Apply one differentiable step of gradient descent to a module's parameters.
 
     Args:
-        model: changed in place; its tensors are not.
+        model: module whose parameters are replaced; the tensors themselves are not written to.
         lr: learning rate.
-        grads: one for each of `model.parameters()`; None leaves a parameter as it is. Without gradients the updates
-            in the parameters' attribute `update` are added.
+        grads: one gradient per parameter, None to skip a parameter. If omitted, the updates in the parameters'
+            attribute `update` are added.
 
     Returns:
         The module.
@@ -29,15 +29,15 @@ def maml_update(model: nn.Module, lr: float | Tensor, grads: Sequence[Tensor | N
 
 
 class MAML(BaseLearner):
-    """Learn an initialisation from which gradient descent adapts (Finn et al. 2017, arXiv:1703.03400).
+    """Model-agnostic meta-learning: an initialisation for gradient descent (Finn et al. 2017, arXiv:1703.03400).
 
     Args:
         model: any module.
         lr: learning rate of `adapt`.
-        first_order: leave second derivatives out (FOMAML).
-        allow_unused: leave parameters alone that the loss does not depend on, instead of raising RuntimeError; by
-            default what `allow_nograd` is.
-        allow_nograd: leave parameters alone that do not require grad, instead of raising RuntimeError.
+        first_order: omit second derivatives (FOMAML).
+        allow_unused: skip parameters on which the loss does not depend instead of raising RuntimeError; by default
+            equal to `allow_nograd`.
+        allow_nograd: skip parameters that do not require grad instead of raising RuntimeError.
     """
 
     def __init__(
@@ -62,16 +62,14 @@ class MAML(BaseLearner):
         allow_unused: bool | None = None,
         allow_nograd: bool | None = None,
     ) -> None:
-        """Take one gradient step on `loss`: the module's parameters become the stepped ones, with their graph.
+        """Take one gradient step on `loss`; the module's parameters become functions of the previous ones.
 
         Args:
-            loss: one element, computed from this clone.
-            first_order: here; by default the learner's.
-            allow_unused: here; by default the learner's.
-            allow_nograd: here; by default the learner's.
+            loss: tensor of one element, computed from this clone.
+            first_order, allow_unused, allow_nograd: override the learner's settings for this step.
 
         Raises:
-            RuntimeError: the loss has no graph, or not of all parameters.
+            RuntimeError: the loss has no graph, or a parameter is unused or frozen without the option that allows it.
         """
         found = gradients(
             loss,
@@ -85,7 +83,7 @@ class MAML(BaseLearner):
     def clone(
         self, first_order: bool | None = None, allow_unused: bool | None = None, allow_nograd: bool | None = None
     ) -> MAML:
-        """Return a learner around `clone_module(self.module)`; what is not given is as here."""
+        """Return a learner around `clone_module(self.module)`; omitted settings are inherited."""
         return MAML(
             clone_module(self.module),
             lr=self.lr,

@@ -1,4 +1,4 @@
-"""Meta-SGD: an initialisation and a learning rate for each of its elements, learned together."""
+"""Meta-SGD: a learned initialisation with a learned learning rate per element."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .base_learner import BaseLearner
 def meta_sgd_update(
     model: nn.Module, lrs: Sequence[Tensor] | None = None, grads: Sequence[Tensor | None] | None = None
 ) -> nn.Module:
-    """Take one step of gradient descent, differentiable, with a learning rate for each element.
+    """Apply one differentiable step of gradient descent with a learning rate per element.
 
     Args:
-        model: changed in place; its tensors are not.
-        lrs: one for each of `model.parameters()`, of its shape.
-        grads: like `lrs`; None leaves a parameter as it is. Without rates or gradients, those in the parameters'
-            attributes `_lr` and `grad` are taken, and reset to None.
+        model: module whose parameters are replaced; the tensors themselves are not written to.
+        lrs: one tensor of learning rates per parameter, in its shape.
+        grads: one gradient per parameter, None to skip a parameter. If either is omitted, both are taken from the
+            parameters' attributes `_lr` and `grad`, which are reset to None.
 
     Returns:
         The module.
@@ -38,13 +38,13 @@ def meta_sgd_update(
 
 
 class MetaSGD(BaseLearner):
-    """Learn an initialisation and the learning rates of its elements (Li et al. 2017, arXiv:1707.09835).
+    """Meta-SGD: an initialisation and per-element learning rates (Li et al. 2017, arXiv:1707.09835).
 
     Args:
         model: any module.
-        lr: what every learning rate starts from.
-        first_order: leave second derivatives out; learning rates have gradients all the same.
-        lrs: learning rates instead of `lr`, one for each of `model.parameters()`.
+        lr: initial value of every learning rate.
+        first_order: omit second derivatives; learning rates still receive gradients.
+        lrs: learning rates to use instead of `lr`, one tensor per parameter.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class MetaSGD(BaseLearner):
         self.first_order = first_order
 
     def clone(self) -> MetaSGD:
-        """Return a learner around clones of the module and of the learning rates."""
+        """Return a learner around clones of the module and the learning rates."""
         return MetaSGD(clone_module(self.module), lrs=clone_parameters(self.lrs), first_order=self.first_order)
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
-        """Take one gradient step on `loss`: the module's parameters become the stepped ones, with their graph.
+        """Take one gradient step on `loss`; the module's parameters become functions of the previous ones.
 
         Args:
-            loss: one element, computed from this clone.
-            first_order: here; by default the learner's.
+            loss: tensor of one element, computed from this clone.
+            first_order: overrides the learner's setting for this step.
 
         Raises:
-            RuntimeError: the loss has no graph, or not of all parameters.
+            RuntimeError: the loss has no graph, or a parameter is unused or frozen.
         """
         found = gradients(
             loss,

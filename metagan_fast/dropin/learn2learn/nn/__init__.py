@@ -1,8 +1,8 @@
-"""Small modules that scripts use, and linear maps of two Kronecker factors."""
+"""Utility modules, and linear maps with Kronecker factors."""
 
 from __future__ import annotations
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from . import kroneckers, misc
 from .kroneckers import KroneckerLinear, kronecker_addmm
 from .misc import Flatten, Lambda, Scale, freeze, unfreeze
@@ -18,4 +18,4 @@ __all__ = [
     "misc",
     "unfreeze",
 ]
-__getattr__, __dir__ = hand_on(__name__, "learn2learn.nn")
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn.nn")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 
-__getattr__, __dir__ = hand_on(__name__, "learn2learn.nn.kroneckers")
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn.nn.kroneckers")
 
 
 def kronecker_addmm(
@@ -19,8 +19,8 @@ def kronecker_addmm(
         mat1: `[n, n]`.
         mat2: `[m, m]`.
         mat3: `[..., n, m]`.
-        bias: `[n, m]`, or none.
-        alpha, beta: factors.
+        bias: `[n, m]`, or None.
+        alpha, beta: scalar factors.
     """
     product = alpha * (mat1 @ mat3 @ mat2)
     return product if bias is None else product + beta * bias
@@ -35,10 +35,10 @@ class KroneckerLinear(nn.Module):
         n, m: sizes of the two factors.
         bias: add a learned matrix, 0 at first.
         psd: use `left.T @ left` and `right.T @ right`, so that the map is positive semi-definite.
-        device: where it computes; results go back to the input's.
+        device: device of the computation; results are returned on the input's device.
 
     Raises:
-        ValueError: in the call, for an input of another shape.
+        ValueError: in `forward`, if the input has another shape.
     """
 
     def __init__(

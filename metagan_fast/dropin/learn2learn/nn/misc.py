@@ -1,4 +1,4 @@
-"""Small modules that scripts use."""
+"""Utility modules."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Scale(nn.Module):
     """Multiply by a learned factor.
 
     Args:
-        shape: of the factor; one element by default.
-        alpha: what it starts from.
+        shape: shape of the factor; one element by default.
+        alpha: initial value.
     """
 
     def __init__(self, shape: int | tuple[int, ...] | None = None, alpha: float = 1.0) -> None:
@@ -49,14 +49,14 @@ class Scale(nn.Module):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Make every parameter of a module require no grad, in place, cut from its graph if it has one."""
+    """Detach every parameter of a module in place, and set `requires_grad` to False."""
     for x in module.parameters():
         x.detach_().requires_grad_(False)
     return module
 
 
 def unfreeze(module: nn.Module) -> nn.Module:
-    """Make every parameter of a module require grad, in place."""
+    """Set `requires_grad` of every parameter of a module to True."""
     for x in module.parameters():
         x.requires_grad_(True)
     return module

@@ -1,8 +1,8 @@
-"""Updates as modules: gradients, transforms of gradients, and steps."""
+"""Updates as modules: gradients, gradient transforms and steps."""
 
 from __future__ import annotations
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from . import learnable_optimizer, parameter_update, transforms, update_rules
 from .learnable_optimizer import LearnableOptimizer
 from .parameter_update import ParameterUpdate
@@ -38,4 +38,4 @@ __all__ = [
     "transforms",
     "update_rules",
 ]
-__getattr__, __dir__ = hand_on(__name__, "learn2learn.optim")
+__getattr__, __dir__ = fall_back_to(__name__, "learn2learn.optim")

@@ -1,4 +1,4 @@
-"""Gradient descent with a learned transform of the gradients."""
+"""Gradient descent with a learned gradient transform."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..utils import update_module
 
 
 class LearnableOptimizer(nn.Module):
-    """Step a module so that its next loss has gradients by the transforms that made the step.
+    """Optimizer whose transforms receive gradients from the next loss of the module that it stepped.
 
     Args:
-        model: changed by `step`, whose parameters become tensors with a graph; not a submodule of this.
-        transform: takes a parameter, returns a module from its gradient to its update.
-        lr: a factor of every update.
+        model: module to optimize; not a submodule. `step` replaces its parameters by tensors with a graph.
+        transform: takes a parameter; returns a module from its gradient to its update.
+        lr: factor of every update.
 
     Raises:
-        AssertionError: `model` is no module.
+        AssertionError: `model` is not a module.
     """
 
     def __init__(self, model: nn.Module, transform: Callable[[Tensor], nn.Module], lr: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class LearnableOptimizer(nn.Module):
         self.lr = lr
 
     def step(self, closure: Any = None) -> None:
-        """Step each parameter that has a `grad`; the graph of earlier steps is cut."""
+        """Step each parameter that has a `grad`, detached from earlier steps."""
         model = self.info["model"]
         for x, transform in zip(model.parameters(), self.transforms, strict=True):
             gradient = grad_of(x)
@@ -45,7 +45,7 @@ class LearnableOptimizer(nn.Module):
             x.retain_grad()
 
     def zero_grad(self, set_to_none: bool = False) -> None:
-        """Reset the gradients of the model, not those of the transforms."""
+        """Reset the model's gradients; the transforms' gradients are kept."""
         for x in self.info["model"].parameters():
             if grad_of(x) is not None:
                 x.grad = None if set_to_none else torch.zeros_like(x.detach())

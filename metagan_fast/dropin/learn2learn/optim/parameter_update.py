@@ -1,4 +1,4 @@
-"""From a loss to updates."""
+"""Updates from the gradients of a loss."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .._gradients import gradients
 
 
 class ParameterUpdate(nn.Module):
-    """Differentiate a loss as `torch.autograd.grad` does, and pass each gradient through a transform of its own.
+    """Differentiate a loss and pass each gradient through its parameter's transform.
 
     Args:
-        parameters: those to update.
-        transform: takes a parameter, returns a module from its gradient to its update, or None for the gradient.
+        parameters: parameters to update.
+        transform: takes a parameter; returns a module from its gradient to its update, or None for the identity.
 
     Raises:
-        ValueError: the transform of a parameter is something else.
+        ValueError: `transform` returns something else.
     """
 
     def __init__(self, parameters: Iterable[Tensor], transform: Callable[[Tensor], nn.Module | None]) -> None:
@@ -43,18 +43,18 @@ class ParameterUpdate(nn.Module):
         allow_unused: bool = False,
         allow_nograd: bool = False,
     ) -> list[Tensor | None]:
-        """Return one update for each of `parameters`, in the order of those that this was made for.
+        """Return one update per parameter, in the order of the constructor's parameters.
 
         Args:
-            loss: one element.
-            parameters: their present tensors.
+            loss: tensor of one element.
+            parameters: the parameters' current tensors.
             create_graph: make the updates differentiable.
-            retain_graph: keep the loss's graph; `create_graph` keeps it too.
-            allow_unused: the update is None where the loss does not depend on a parameter.
-            allow_nograd: the update is None where a parameter does not require grad.
+            retain_graph: keep the loss's graph; implied by `create_graph`.
+            allow_unused: return None for parameters on which the loss does not depend.
+            allow_nograd: return None for parameters that do not require grad.
 
         Raises:
-            RuntimeError: the loss has no graph, or not of all parameters.
+            RuntimeError: the loss has no graph, or a parameter is unused or frozen without the option that allows it.
         """
         found = gradients(
             loss,

@@ -1,8 +1,8 @@
-"""Optimizers with a state: of modules (`meta`), and of functional parameters (`func`)."""
+"""Stateful optimizers of modules (`meta`) and of functional parameters (`func`)."""
 
 from __future__ import annotations
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from . import func, meta
 from .func import FuncOptimizer
 from .meta import MetaAdam, MetaAdamW, MetaOptimizer, MetaRMSProp, MetaRMSprop, MetaSGD
@@ -18,4 +18,4 @@ __all__ = [
     "func",
     "meta",
 ]
-__getattr__, __dir__ = hand_on(__name__, "torchopt.optim")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.optim")

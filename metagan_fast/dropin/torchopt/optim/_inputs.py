@@ -1,4 +1,4 @@
-"""Inputs of optimizers: a transformation, and a loss, of which they need the gradient."""
+"""Checks of optimizer inputs: a transformation, and a loss to differentiate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def gradients(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Differentiate a loss, with a graph; None where it does not depend on a parameter.
+    """Differentiate a loss with `create_graph`; None for parameters on which it does not depend.
 
     Raises:
         RuntimeError: the loss has no graph, or is not a scalar.
@@ -21,6 +21,6 @@ def gradients(loss: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor | None]
 
 
 def check_transformation(impl: Any) -> None:
-    """Raise TypeError for what has no `init` and `update`."""
+    """Raise TypeError unless `impl` has `init` and `update`."""
     if not (callable(getattr(impl, "init", None)) and callable(getattr(impl, "update", None))):
         raise TypeError(f"expected a gradient transformation, with init() and update(), got {type(impl).__name__}")

@@ -1,4 +1,4 @@
-"""A functional optimizer that keeps its state."""
+"""Functional optimizer that stores its state."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 from torch import Tensor
 
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from .._trees import leaves, rebuild
 from ..base import GradientTransformation
 from ..update import apply_updates
 from ._inputs import check_transformation, gradients
 
-__getattr__, __dir__ = hand_on(__name__, "torchopt.optim.func")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.optim.func")
 
 
 class FuncOptimizer:
-    """A transformation with its state.
+    """Gradient transformation together with its state.
 
     Args:
-        impl: a transformation.
-        inplace: whether `step` writes to the parameters, unless it is told.
+        impl: a gradient transformation.
+        inplace: default of `step`'s `inplace`.
 
     Raises:
-        TypeError: `impl` is none.
+        TypeError: `impl` is not a transformation.
     """
 
     def __init__(self, impl: GradientTransformation, *, inplace: bool = False) -> None:
@@ -32,12 +32,12 @@ class FuncOptimizer:
         self.optim_state: Any = None
 
     def step(self, loss: Tensor, params: Any, inplace: bool | None = None) -> Any:
-        """Return the parameters one step down the gradient of a loss.
+        """Return the parameters after one step down the gradient of a loss.
 
         Args:
             loss: a scalar with a graph.
             params: a tree of tensors.
-            inplace: write to them.
+            inplace: write to the parameters; by default the constructor's `inplace`.
         """
         if self.optim_state is None:
             self.optim_state = self.impl.init(params)
@@ -47,9 +47,9 @@ class FuncOptimizer:
         return apply_updates(params, updates, inplace=inplace)
 
     def state_dict(self) -> Any:
-        """Return the state, None before the first step; a reference, not a copy."""
+        """Return a reference to the state; None before the first step."""
         return self.optim_state
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Go on from a state that `state_dict` returned."""
+        """Restore a result of `state_dict`."""
         self.optim_state = state_dict

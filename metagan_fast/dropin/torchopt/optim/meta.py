@@ -1,4 +1,4 @@
-"""Optimizers that replace a module's parameters by new tensors with a graph."""
+"""Differentiable optimizers that replace a module's parameters by tensors with a graph."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..._flat_module import advance
-from ..._originals import hand_on
+from ..._originals import fall_back_to
 from .._trees import containers
 from ..alias import FusedTransformation, Rate, adam, adamw, rmsprop, sgd
 from ..base import GradientTransformation
 from ..update import apply_updates
 from ._inputs import check_transformation, gradients
 
-__getattr__, __dir__ = hand_on(__name__, "torchopt.optim.meta")
+__getattr__, __dir__ = fall_back_to(__name__, "torchopt.optim.meta")
 
 
 class MetaOptimizer:
-    """An optimizer of a module whose steps can be differentiated.
+    """Differentiable optimizer of a module.
 
-    A step puts new tensors in the place of the module's parameters, in the modules' own dictionaries: the
-    `nn.Parameter` objects stay what they were, and are what the steps depend on. Tied parameters stay tied.
+    A step replaces the entries of the submodules' parameter dictionaries by new tensors, which are functions of the
+    original `nn.Parameter` objects; those are not changed. Tied parameters stay tied.
 
     Args:
-        module: what is optimized; more by `add_param_group`.
-        impl: a transformation, say `sgd(lr=0.1)`.
+        module: module to optimize; `add_param_group` adds more.
+        impl: a gradient transformation, for example `sgd(lr=0.1)`.
 
     Raises:
-        TypeError: `impl` is none.
+        TypeError: `impl` is not a transformation.
     """
 
     def __init__(self, module: nn.Module, impl: GradientTransformation) -> None:
@@ -40,9 +40,9 @@ class MetaOptimizer:
         self.add_param_group(module)
 
     def step(self, loss: Tensor) -> None:
-        """Replace the parameters by those one step down the gradient of a loss.
+        """Replace the parameters by the result of one step down the gradient of a loss.
 
-        Those that do not contribute to the loss, or do not require grad, stay.
+        Parameters that do not require grad, or on which the loss does not depend, are unchanged.
 
         Args:
             loss: a scalar with a graph.
@@ -73,11 +73,11 @@ class MetaOptimizer:
         self.state_groups.append(None)
 
     def state_dict(self) -> tuple[Any, ...]:
-        """Return the optimizer's states, one a module, None before its first step; references, not copies."""
+        """Return references to the states, one per module; None before the first step."""
         return tuple(self.state_groups)
 
     def load_state_dict(self, state_dict: Sequence[Any]) -> None:
-        """Go on from states that `state_dict` or `extract_state_dict` returned."""
+        """Restore a result of `state_dict` or `extract_state_dict`."""
         self.state_groups[:] = list(state_dict)
 
 

@@ -1,4 +1,4 @@
-"""Modules from a gradient to an update, made for a parameter."""
+"""Gradient transforms: factories of modules from a parameter's gradient to its update."""
 
 from . import kronecker_transform, metacurvature_transform, module_transform, transform_dictionary
 from .kronecker_transform import KroneckerTransform

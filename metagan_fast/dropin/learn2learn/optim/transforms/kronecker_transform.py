@@ -1,4 +1,4 @@
-"""A transform made of a module with two Kronecker factors."""
+"""Gradient transform with two Kronecker factors."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .module_transform import ReshapedTransform
 
 
 class KroneckerTransform:
-    """Make a transform of a class of modules with Kronecker factors (Arnold et al. 2019, arXiv:1910.13603).
+    """Factory of gradient transforms with Kronecker factors (Arnold et al. 2019, arXiv:1910.13603).
 
-    It sees a matrix as `[1, n, m]`, a vector as `[1, n, 1]`, a convolution's weight as `[out, n, m]`, with n its input
-    channels and m the elements of a kernel. So it learns n^2 + m^2 numbers, not (n m)^2.
+    A matrix is reshaped to `[1, n, m]`, a vector to `[1, n, 1]`, a convolution's weight to `[out, n, m]` with n input
+    channels and m kernel elements. The transform learns n^2 + m^2 numbers instead of (n m)^2.
 
     Args:
-        kronecker_cls: called with `n`, `m`, `bias` and `psd`, say `KroneckerLinear`.
-        bias: let the module have one.
-        psd: make it positive semi-definite.
+        kronecker_cls: module class called with `n`, `m`, `bias` and `psd`, for example `KroneckerLinear`.
+        bias: add a bias.
+        psd: make the map positive semi-definite.
     """
 
     def __init__(self, kronecker_cls: Callable[..., nn.Module], bias: bool = False, psd: bool = True) -> None:

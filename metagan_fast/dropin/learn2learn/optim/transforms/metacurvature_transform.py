@@ -1,4 +1,4 @@
-"""The transform of Meta-Curvature."""
+"""Gradient transform of Meta-Curvature."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class MetaCurvatureTransform(nn.Module):
     weight count as one.
 
     Args:
-        param: of 1, 2 or 4 dimensions.
-        lr: a factor of the update, not learned.
+        param: parameter of 1, 2 or 4 dimensions.
+        lr: fixed factor of the update.
 
     Raises:
-        NotImplementedError: other dimensions.
+        NotImplementedError: `param` has another number of dimensions.
     """
 
     def __init__(self, param: Tensor, lr: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""A transform made of any module."""
+"""Gradient transform from an arbitrary module."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class ReshapedTransform(nn.Module):
-    """Apply a module to a gradient in another shape; the update has the gradient's own.
+    """Apply a module to a reshaped gradient, and restore the gradient's shape.
 
     Args:
-        transform: keeps the number of elements.
-        shape: what it takes.
+        transform: module that keeps the number of elements.
+        shape: the module's input shape.
     """
 
     def __init__(self, transform: nn.Module, shape: tuple[int, ...]) -> None:
@@ -25,10 +25,10 @@ class ReshapedTransform(nn.Module):
 
 
 class ModuleTransform:
-    """Make a transform of a class of modules: from `[1, numel]` to `[1, numel]` elements of a parameter.
+    """Factory of transforms from a module class that maps `[1, numel]` to `[1, numel]`.
 
     Args:
-        module_cls: called with the number of elements, twice.
+        module_cls: module class called with the input and output size, both the parameter's number of elements.
     """
 
     def __init__(self, module_cls: Callable[[int, int], nn.Module]) -> None:

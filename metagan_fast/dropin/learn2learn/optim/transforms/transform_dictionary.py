@@ -1,4 +1,4 @@
-"""A choice of transforms."""
+"""Gradient transforms by parameter."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 
 class TransformDictionary:
-    """Choose the transform by parameter, or by the module that holds it; None for any other.
+    """Select the transform by parameter or by its module; None for other parameters.
 
     Args:
-        dictionary: from modules or parameters to what makes their transform.
+        dictionary: transform factories by module or parameter.
 
     Raises:
-        ValueError: a key is something else.
+        ValueError: a key is neither.
     """
 
     def __init__(self, dictionary: Mapping[Any, Callable[..., nn.Module | None]]) -> None:

@@ -1,4 +1,4 @@
-"""Steps of a module's parameters by given gradients."""
+"""Differentiable update rules for given gradients."""
 
 from . import differentiable_sgd
 from .differentiable_sgd import DifferentiableSGD

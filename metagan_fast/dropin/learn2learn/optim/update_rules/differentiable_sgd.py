@@ -1,4 +1,4 @@
-"""A step of gradient descent."""
+"""Differentiable gradient descent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...utils import update_module
 
 
 class DifferentiableSGD(nn.Module):
-    """Step a module's parameters by `-lr` times their gradients, in a differentiable way.
+    """Update a module's parameters by `-lr` times their gradients, differentiably.
 
     Args:
         lr: learning rate.
@@ -22,11 +22,11 @@ class DifferentiableSGD(nn.Module):
         self.lr = lr
 
     def forward(self, module: nn.Module, gradients: Sequence[Tensor | None] | None = None) -> None:
-        """Put the stepped tensors in the places of the module's parameters.
+        """Replace the module's parameters by the updated tensors.
 
         Args:
-            module: changed in place; its tensors are not.
-            gradients: one for each of `module.parameters()`, None leaves one as it is; by default their `grad`.
+            module: module whose parameters are replaced; the tensors themselves are not written to.
+            gradients: one gradient per parameter, None to skip a parameter; by default the parameters' `grad`.
         """
         if gradients is None:
             gradients = [grad_of(x) for x in module.parameters()]
