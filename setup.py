@@ -1,6 +1,6 @@
-"""Build metagan_fast: the packages, and the extension `metagan_fast._core` through CMake.
+"""Build the packages and, with CMake, the extension `metagan_fast._core`.
 
-METAGAN_FAST_NO_EXT=1 leaves the extension out; everything then runs, slower, in plain PyTorch.
+METAGAN_FAST_NO_EXT=1 skips the extension; the package then runs, slower, in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WITH_EXTENSION = os.environ.get("METAGAN_FAST_NO_EXT", "0") in ("", "0")
 
 
 class CleanBuild(build):
-    """Start without the packages of an earlier build, which may hold files that are gone from the source."""
+    """Build from an empty folder: an earlier build may hold files that the source no longer has."""
 
     def run(self) -> None:
         for folder in (self.build_purelib, self.build_platlib):
@@ -58,21 +58,21 @@ class CMakeBuild(build_ext):
             subprocess.run([cmake, "--build", str(folder)], check=True)
         except subprocess.CalledProcessError:
             raise CompileError(
-                "the C++ extension did not build (CMake's output is above); it needs a C++17 compiler such as g++. "
+                "the C++ extension did not build (see CMake's output above); it needs a C++17 compiler such as g++. "
                 "To install without it, slower, set METAGAN_FAST_NO_EXT=1"
             ) from None
 
 
 def find_tool(name: str) -> str:
-    """Return the path of a build tool, from the build environment or beside this Python."""
+    """Find a build tool on the path or beside the running Python."""
     path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if path is None:
-        raise CompileError(f"{name} was not found: install it, or set METAGAN_FAST_NO_EXT=1 to do without")
+        raise CompileError(f"{name} was not found: install it, or set METAGAN_FAST_NO_EXT=1 to skip the extension")
     return path
 
 
 def packages() -> list[str]:
-    """Return every package: those above and all below them."""
+    """List the root packages and all their subpackages."""
     return [
         name
         for root, folder in PACKAGES.items()
