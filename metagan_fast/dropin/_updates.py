@@ -1,6 +1,6 @@
 """Optimizer update rules over flat buffers, with hyper-parameters that may be tensors.
 
-A rule `flat_<name>` steps one buffer, a rule `<name>` lists of tensors. Rules call the fused ops if every
+Rules such as `flat_sgd` step one buffer, rules such as `sgd` lists of tensors. They call the fused ops if every
 hyper-parameter but the learning rate is a number; otherwise, and for rules without a fused op (Adadelta, amsgrad), they
 are plain PyTorch over the whole buffer, differentiable by every hyper-parameter.
 """
