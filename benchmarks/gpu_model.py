@@ -133,8 +133,8 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
         yield f"  {device.name}: {device.bandwidth / 1e12:g} TB/s; TFLOP/s dense: {rates} ({device.source})"
     one = ", ".join(f"{1e6 * device.clipping_seconds(SHORT_ROW):.1f} us ({device.name})" for device in DEVICES)
     least, most = (1e6 * seconds for seconds in LAUNCH_SECONDS)
-    yield f"Short rows, of at most {SHORT_ROW} elements, are clipped in one launch, by one multiprocessor each."
-    yield f"Its share of the bandwidth moves as many in {one}; a launch is taken to cost {least:g} to {most:g} us."
+    yield f"Rows of at most {SHORT_ROW} elements (short rows) are clipped in one launch, each by one multiprocessor:"
+    yield f"reading and writing one takes {one}; a launch is assumed to cost {least:g} to {most:g} us."
     columns = [f"{device.name} {precision}" for device in DEVICES for precision in PRECISIONS]
     yield f"{'case':22}{'form':22}{'launches':>9}{'MB':>10}{'GFLOP':>10}" + "".join(f"{c:>12}" for c in columns)
     for name in names:

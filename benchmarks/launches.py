@@ -116,7 +116,7 @@ class Trace(TorchDispatchMode):
 def _launches(op: Any, operands: Any, options: Any) -> int:
     """Return a fused op's launches on a GPU: one, or two where a reduction must finish first.
 
-    Clipping sums the squares of long rows in a launch of its own, and of all rows if the step also zeroes gradients.
+    Clipping sums the squares of long rows in a separate launch, and of all rows if the step also zeroes gradients.
     """
     if op == "clip_grad_norm" or options.get("max_norm") is not None:
         return 2 if operands[0].shape[-1] > SHORT_ROW or options.get("zero_grads") else 1

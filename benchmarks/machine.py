@@ -55,7 +55,7 @@ def copy_runs(source: Tensor, destination: Tensor) -> dict[str, Run]:
     return {"copy: torch": lambda: destination.copy_(source), "copy: memmove": memmove}
 
 
-# Exits when its parent does, for whatever reason.
+# Exits when its parent exits.
 _SPIN = """
 import os, sys
 print(flush=True)

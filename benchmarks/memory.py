@@ -37,7 +37,7 @@ class MemoryCase:
         rounds: int | None = None,
         contenders: Sequence[str] | None = None,
     ) -> Iterator[Record]:
-        """Measure one call of each contender in a process of its own; see `case.Case.measure`.
+        """Measure one call of each contender in a separate process; see `case.Case.measure`.
 
         `rounds` is ignored; `quick` shortens only the check, since a graph's memory grows with every step.
         """

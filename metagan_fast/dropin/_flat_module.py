@@ -4,7 +4,7 @@ A parameter group is stepped in *parts*: parameters of one dtype and device that
 usually a single part. A part's optimizer state stays flat; its parameters are tensors in the memory of the step's
 result, and the next step reads them without a copy while they still lie in one buffer.
 
-Derivatives equal those of a loop over single tensors: a step depends on exactly the tensors that it was given, so
+Derivatives equal a loop's over single tensors: a step depends on exactly the tensors that it was given, so
 gradients by parameters of any earlier step include every path from them, the one through the update included.
 """
 

@@ -67,7 +67,7 @@ class DifferentiableOptimizer(abc.ABC):
             if missing:
                 raise ValueError(
                     f"parameters of shapes {missing} of the optimizer are not among the reference parameters; "
-                    "pass those of the module that it optimizes"
+                    "pass the parameters of the module that it optimizes"
                 )
             options = {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
             self.param_groups.append({"params": [None] * len(members), **options})

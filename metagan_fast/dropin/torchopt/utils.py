@@ -80,7 +80,7 @@ def extract_state_dict(
             ("deepclone") for copies without a graph.
         device: device of the tensors; by default unchanged.
         with_buffers: include a module's buffers.
-        detach_buffers: copy the buffers without a graph, whatever `by` is.
+        detach_buffers: copy the buffers without a graph, for any `by`.
         enable_visual, visual_prefix: accepted and ignored, with a warning in the log.
 
     Returns:
