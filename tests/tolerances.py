@@ -50,6 +50,10 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         1e-4,
         "a meta-gradient through float32 inner steps against float64 autograd, as for the first-order one",
     ),
+    "resumed-run": (
+        1e-4,
+        "change over two meta-steps of ten float32 inner steps, by another instruction set: 3e-6 measured",
+    ),
     "engine-layer": (
         1e-5,
         "a layer's passes in float32: sums of up to a few thousand terms, and their squares in a normalisation",
