@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from metagan_fast import _native
 from tolerances import tolerance
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Root of the source tree."""
 
 ISAS: tuple[str, ...] = tuple(_native._core.available_isas()) if _native.is_available()[0] else ()
 """The instruction sets that the extension can use here, worst first; none without it."""

@@ -1,4 +1,4 @@
-// Stands in for CUDA's header, so that a host compiler takes csrc/cuda as it is: g++ -x c++ -I tests/cuda_shim.
+// Stands in for CUDA's header, so that a host compiler takes csrc/cuda as it is: g++ -x c++ -I tests/kernels/cuda_shim.
 //
 // A launch runs the blocks one after another. The threads of a block are either fibers, resumed in the order that
 // shim::order names, so that a result which depends on the order shows; or, with SHIM_THREADS, threads of the system,

@@ -1,4 +1,4 @@
-// The launchers of csrc/cuda, run on the CPU, behind C functions for ctypes: tests/cuda_shim.py calls them.
+// The launchers of csrc/cuda, run on the CPU, behind C functions that tests/kernels/cuda_on_cpu.py calls.
 #include <cstdio>
 #include <exception>
 
