@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from torch.func import functional_call
 
 import metagan_fast.dropin.learn2learn as l2l
 from learn2learn_cases import LR, NETWORKS, every_network, images, loss_of, meta_gradient, mlp, unrolled
-from support import assert_close, join
+from support import ROOT, assert_close, join
 
 pytestmark = pytest.mark.usefixtures("float64_default")
 
@@ -184,7 +183,7 @@ def test_gbml_leaves_unused_and_frozen_parameters() -> None:
 
 
 def test_the_migration_page() -> None:
-    page = Path(__file__).resolve().parents[2].joinpath("docs", "migrate", "learn2learn.md").read_text()
+    page = ROOT.joinpath("docs", "migrate", "learn2learn.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "adapt_batch" in block]
     before, after = code.split("# after\n")
     run: dict[str, Any] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ import metagan_fast.dropin.learn2learn as ours
 from learn2learn_cases import LR, NETWORKS, images, loss_of, meta_gradient
 from metagan_fast._utils import log
 from originals import coverage, public_names
-from support import assert_close, join
+from support import ROOT, assert_close, join
 
 theirs: Any = pytest.importorskip("learn2learn", reason="the original, learn2learn, is not installed: build it")
 pytestmark = pytest.mark.usefixtures("float64_default")
@@ -123,7 +122,7 @@ def test_names_that_are_not_covered(monkeypatch: pytest.MonkeyPatch, caplog: Any
 
 
 def test_the_migration_page_counts_what_is_covered() -> None:
-    page = Path(__file__).resolve().parents[2].joinpath("docs", "migrate", "learn2learn.md").read_text()
+    page = ROOT.joinpath("docs", "migrate", "learn2learn.md").read_text()
     rows = [coverage(*pair) for pair in modules()]
     assert [row for row in rows if row not in page] == []
     assert ours.__version__ == theirs.__version__

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from metagan_fast._utils import log
 from metagan_fast.dropin._originals import fall_back_to
+from support import ROOT
 
 
 @pytest.fixture
@@ -85,9 +85,6 @@ def test_a_stand_in_under_the_originals_name_is_no_original(stand_in: Any, monke
     monkeypatch.setitem(sys.modules, "original_library", module)
     with pytest.raises(AttributeError, match="is not installed"):
         _ = module.other
-
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_public_names_of_higher_are_counted_as_its_page_says(

@@ -8,7 +8,6 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from torch.utils import _pytree
 from metagan_fast._utils import log
 from metagan_fast.dropin import torchopt as ours
 from originals import coverage
-from support import assert_close, join
+from support import ROOT, assert_close, join
 
 EXACT = {"betas": (0.5, 0.75), "eps": 1e-3}  # the original computes their powers in float32, where these have no error
 TRANSFORMATIONS: dict[str, dict[str, Any]] = {
@@ -37,7 +36,7 @@ every_copy = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    """The library TorchOpt."""
+    """Return the library TorchOpt."""
     return pytest.importorskip("torchopt", reason="the original, torchopt, is not installed")
 
 
@@ -314,7 +313,7 @@ def test_without_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_migration_page_counts_what_is_covered(theirs: Any) -> None:
-    page = Path(__file__).resolve().parents[2].joinpath("docs", "migrate", "torchopt.md").read_text()
+    page = ROOT.joinpath("docs", "migrate", "torchopt.md").read_text()
     modules = ("alias", "base", "combine", "update", "utils")
     rows = [coverage(ours, theirs), *(coverage(getattr(ours, name), getattr(theirs, name)) for name in modules)]
     assert [row for row in rows if row not in page] == []

@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from support import ROOT
+
 CSRC = ROOT / "csrc" / "cuda"
 SHIM = ROOT / "tests" / "kernels" / "cuda_shim"
 SOURCES = ("clip_grad_norm", "tasks", "updates")

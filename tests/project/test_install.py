@@ -19,13 +19,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from metagan_fast import _native
+from support import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
 BUILD_REQUIREMENTS = ("setuptools", "pybind11", "cmake", "ninja")
 
 

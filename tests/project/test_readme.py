@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shlex
 import subprocess
@@ -11,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import metagan_fast
 from metagan_fast import functional
-
-ROOT = Path(__file__).resolve().parents[2]
+from support import ROOT
 
 
 def _read(name: str) -> str:
@@ -60,41 +57,6 @@ def test_every_op_is_named() -> None:
     text = _read("README.md")
     missing = [name for name in functional.__all__ if name + "_" in functional.__all__ and f"`{name}`" not in text]
     assert not missing
-
-
-def test_files_that_contributing_names_exist() -> None:
-    paths = set(re.findall(r"`((?:metagan_fast|csrc|tests|benchmarks|\.ci)/[\w./]+)`", _read("CONTRIBUTING.md")))
-    assert len(paths) > 10
-    assert not [path for path in paths if not (ROOT / path).exists()]
-
-
-def _imported_parts(file: Path, package: Path) -> set[str]:
-    """Return the modules and folders of the package that a file needs when it is imported."""
-    folder = list(file.relative_to(package.parent).parts[:-1])
-    parts = set()
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            path = folder[: len(folder) - node.level + 1] if node.level else []
-            path += node.module.split(".") if node.module else []
-            if path[0] == package.name:
-                parts |= set(path[1:2]) or {alias.name for alias in node.names}
-    return parts
-
-
-def test_imports_point_downwards() -> None:
-    """In the order that CONTRIBUTING gives; imports in functions or for type checking alone may point anywhere."""
-    rule = _read("CONTRIBUTING.md").split("- Imports point downwards: ")[1].split("\n- ")[0]
-    order = re.findall(r"`(\w+)`", rule)
-    package = Path(metagan_fast.__file__).parent
-    modules = {path.stem for path in package.glob("*.py")} | {
-        path.parent.name for path in package.glob("*/__init__.py")
-    }
-    assert modules - {"__init__", "__main__", "benchmarks", "kernels"} == set(order)
-    upwards = []
-    for place, part in enumerate(order):
-        for file in (*package.glob(f"{part}.py"), *package.glob(f"{part}/**/*.py")):
-            upwards += [f"{file}: {name}" for name in _imported_parts(file, package) & set(order[:place])]
-    assert not upwards
 
 
 def _pages() -> list[str]:

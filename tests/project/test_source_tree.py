@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from metagan_fast import _native, _source_tree
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 needs_extension = pytest.mark.skipif(not _native.is_available()[0], reason=_native.is_available()[1])
 
 
