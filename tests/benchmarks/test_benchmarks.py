@@ -192,7 +192,7 @@ def test_wrong_workload_result_is_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def lazy(problem: Problem) -> Prepared:
-        """A contender that stops a step early."""
+        """Prepare a contender that stops a step early."""
         return CONTENDERS["plain"].prepare(problem.first(tasks=problem.batch.tasks, steps=problem.steps - 1))
 
     monkeypatch.setitem(CONTENDERS, "torch executor", Contender("lazy", lazy))
@@ -351,7 +351,7 @@ def test_busy_case_times_beside_the_other_process(monkeypatch: pytest.MonkeyPatc
         disturbed[0] = False
 
     def sleepy(problem: Problem) -> Prepared:
-        """A contender that takes four times as long when disturbed."""
+        """Prepare a contender that takes four times as long when disturbed."""
         prepared = CONTENDERS["plain"].prepare(problem)
         result = prepared.run()
 

@@ -39,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three colour images of another size than the run's."""
+    """Make a folder of three colour images, larger than the run's."""
     folder = tmp_path_factory.mktemp("photos")
     for index in range(3):
         Image.new("RGB", (20, 20), (80 * index, 10, 200)).save(folder / f"{index}.png")

@@ -155,7 +155,7 @@ def by_adapt_batch(module: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def by_torchopt(module: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
-    """Steps the module itself, whose parameters come back."""
+    """Step the module itself by TorchOpt and restore its parameters."""
     optimizer = torchopt.MetaSGD(module, lr=RATE)
     state = torchopt.extract_state_dict(module, by="reference")
     for _ in range(STEPS):

@@ -36,7 +36,7 @@ NAMES = [f"{kind}-{'-'.join(options)}" for kind, options in OPTIMIZERS]
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    """The library TorchOpt."""
+    """Return the library TorchOpt."""
     return pytest.importorskip("torchopt", reason="the original, torchopt, is not installed")
 
 

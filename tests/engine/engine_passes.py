@@ -72,8 +72,10 @@ def engine_passes(
 
 
 def autograd_passes(case: Case, given: Passes, dtype: torch.dtype = torch.float64) -> Passes:
-    """Return the same by PyTorch's double backward, without forward mode: <y_tilde, y_dot> is linear in y_tilde, and a
-    product with a backward pass."""
+    """Return the same passes by PyTorch's double backward.
+
+    Forward mode is not needed: <y_tilde, y_dot> is linear in y_tilde, and a product with a backward pass.
+    """
     exact = {name: given[name].to(dtype).requires_grad_() for name in READ}
     params, inputs = exact["params"], exact["inputs"]
     options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
@@ -110,8 +112,10 @@ def assert_passes(found: Passes, exact: Passes, rounded: Passes) -> None:
 
 
 class Bf16Operands(TorchFunctionMode):
-    """Round the operands of every matrix product and convolution to bf16, those of the products in its derivatives, of
-    any order, too; all else, sums included, stays in the dtype at hand."""
+    """Rounds to bf16 the operands of every matrix product and convolution, and of products in derivatives of any order.
+
+    All else, sums included, stays in the dtype at hand.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

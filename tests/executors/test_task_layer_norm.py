@@ -95,7 +95,7 @@ def test_third_derivatives(case: Case) -> None:
 
 
 def test_transforms() -> None:
-    """vmap of gradients of first and second order, weights batched and shared."""
+    """First and second gradients under vmap, weights batched and shared."""
     *_, x, weight, bias = operands(CASES["short"], torch.float64)
 
     def penalty(norm: Norm) -> Callable[..., Tensor]:

@@ -186,8 +186,7 @@ COMPILED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "precision", "target", "passes"), COMPILED)
 def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str, ...]) -> None:
-    """No spills in a loop and next to none outside, few enough registers, and the units that multiply matrices where
-    operands are reduced."""
+    """Spills stay out of loops and rare elsewhere, registers few enough, and reduced operands go to matrix units."""
     for which in passes:
         compiled = compile_for(target, *recorded(name, precision)[which])
         most = REGISTERS[precision] + THROUGH_ACTIVATION * (LARGE[name][0].activation is not None)

@@ -92,7 +92,7 @@ def test_low_precision_gradients_are_those_of_the_reference(case: Case, dtype: t
 
 
 def test_where_nothing_was_ever_seen_the_derivative_is_zero() -> None:
-    """v = 0 and grad = 0: the slope of the square root counts as 0, at first and second order."""
+    """The slope of the square root counts as 0 where v and grad are 0, at first and second order."""
     zeros = torch.zeros(2, dtype=torch.float64)
     grads = torch.tensor([0.0, 0.5], dtype=torch.float64, requires_grad=True)
     v = torch.zeros(2, dtype=torch.float64, requires_grad=True)

@@ -24,7 +24,7 @@ def image_set(counts: list[int], groups: list[str] | None = None) -> ImageSet:
 
 
 def identities(images: torch.Tensor) -> list[list[int]]:
-    """Undo the scaling to [-1, 1]: which images are these, task by task?"""
+    """Return the numbers of the images of each task: the scaling to [-1, 1] undone."""
     return ((images.flatten(1) + 1) * 127.5).round().int().tolist()
 
 

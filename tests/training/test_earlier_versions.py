@@ -28,7 +28,7 @@ needs_avx2 = pytest.mark.skipif("avx2" not in ISAS, reason="the stored bytes are
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A copy of the run."""
+    """Return a copy of the run."""
     return Path(shutil.copytree(DATA / "run-0.1", tmp_path / "run"))
 
 

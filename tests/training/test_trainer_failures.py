@@ -36,7 +36,7 @@ def make_trainer(path: Path, data: Any = None, *, new: bool = True, checkpoint_e
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run that nothing disturbed, with the state after every meta-step."""
+    """Return an undisturbed run, with the state after every meta-step."""
     trainer = make_trainer(tmp_path_factory.mktemp("straight") / "run", checkpoint_every=1)
     trainer.run()
     return trainer.folder

@@ -95,7 +95,7 @@ WORDS = "mad.wide.u32 %d3, %r39, 24, %d3;" + "".join(f"ld.global.b32 %w{i}, [%d3
 
 
 def results(n, of="a"):
-    """A warp's rows of D to the second array, `n / 2` numbers a thread."""
+    """Store a warp's rows of D in the second array, `n / 2` numbers a thread."""
     stores = "".join(f"st.global.f32 [%d4+{4 * i}], %{of}{i};" for i in range(n // 2))
     return f"ld.param.u64 %d4, [p2]; mad.wide.u32 %d4, %r39, {2 * n}, %d4; {stores}"
 
