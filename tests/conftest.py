@@ -15,7 +15,7 @@ from support import ISAS, instruction_set
 
 
 class _TorchRandom:
-    """Lets hypothesis seed torch before each example, so that a failing example fails again when replayed."""
+    """Torch's generator for hypothesis: seeded before each example, so that a failing one can be replayed."""
 
     seed = staticmethod(torch.manual_seed)
     getstate = staticmethod(torch.get_rng_state)
@@ -33,12 +33,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("metagan_fast")
 
-# Small tensors lose more to thread barriers than they gain, and a busy machine makes the barriers far worse.
+# Thread barriers cost small tensors more than threads gain, most of all on a busy machine.
 torch.set_num_threads(1)
 
 
 def pytest_report_header() -> str:
-    """Say which copy of the package is tested: the installed one is meant."""
+    """Report which copy of the package is tested; it should be the installed one."""
     return f"metagan_fast: {os.path.dirname(metagan_fast.__file__)}, torch {torch.__version__}"
 
 
@@ -51,14 +51,14 @@ def seed() -> int:
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test with every instruction set; needs the extension."""
+    """Run a test with each available instruction set; none without the extension."""
     with instruction_set(request.param):
         yield request.param
 
 
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
-    """Give a test `torch.set_num_threads`, undone afterwards."""
+    """Provide `torch.set_num_threads` and restore the count after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -43,7 +43,7 @@ def tiny_batch(
 
 
 class ConstantGenerator(nn.Module):
-    """Return one learned image, whatever the latent."""
+    """Return one learned image for any latent."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class LayerNormByHand(nn.LayerNorm):
 
 
 class BatchNormByHand(nn.BatchNorm2d):
-    """A batch norm from elementary operations, of the batch's own statistics."""
+    """A batch norm from elementary operations, with the batch's statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
         return normalise(x, (0, 2, 3), self.eps) * self.weight[:, None, None] + self.bias[:, None, None]

@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 """Root of the source tree."""
 
 ISAS: tuple[str, ...] = tuple(_native._core.available_isas()) if _native.is_available()[0] else ()
-"""The instruction sets that the extension can use here, worst first; none without it."""
+"""Instruction sets that the extension can use here, narrowest first; none without it."""
 
 THREAD_COUNTS = (1, 2, 3, 7, 48, 64, 255, 1024)
-"""Numbers of threads whose results are the same bytes, most of them above what small networks have channels."""
+"""Thread counts whose results must be the same bytes; most exceed a small network's channels."""
 
 
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
-    """Use an instruction set for a while."""
+    """Use an instruction set within a `with` block."""
     before = _native._core.isa()
     _native._core.set_isa(name)
     try:

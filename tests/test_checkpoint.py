@@ -142,7 +142,7 @@ def persistent_learner() -> mgf.MetaGAN:
 
 
 def leaves(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """List the places of all values in nested data, those of containers too."""
+    """Yield the paths of all values in nested data, containers included."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in items:
         yield (*path, key)
@@ -244,7 +244,7 @@ def test_metadata_must_be_json(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk(path: Path, mode: str) -> Iterator[SimpleNamespace]:
-    """Open a file that takes its first bytes, then finds the disk full."""
+    """Open a file whose disk is full after its first bytes."""
 
     def write(data: bytes) -> None:
         file.write(data[:100])

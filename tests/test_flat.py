@@ -1,4 +1,4 @@
-"""FlatLayout: places, views, bindings, derivatives."""
+"""FlatLayout: offsets, views, bindings, derivatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tolerances import tolerance
 
 
 class Tied(nn.Module):
-    """Two names for one weight, one parameter without dimensions, an empty one and a buffer."""
+    """A module with a tied weight, a scalar parameter, an empty one and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()

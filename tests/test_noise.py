@@ -20,7 +20,7 @@ SHAPE = NoiseShape(tasks=3, shots=5, latent_dim=7, steps=4, critic_steps=2, quer
 
 @pytest.mark.parametrize(
     ("counter", "key", "expected"),
-    [  # the known answers published with the generator (Random123's kat_vectors, philox4x32 with 10 rounds)
+    [  # known answers published with the generator (Random123's kat_vectors, philox4x32 with 10 rounds)
         ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
         (
@@ -85,7 +85,7 @@ def test_latents_are_standard_normal_and_weights_uniform() -> None:
     latents = draw_noise(shape, seed=3, meta_step=7, dtype=torch.float64).discriminator_latents.flatten()
     assert _kolmogorov_distance(latents, torch.special.ndtr) < 1.95
     pairs = torch.stack((latents[0:-1:2], latents[1::2]))
-    assert abs(torch.corrcoef(pairs)[0, 1]) < 0.02  # Box-Muller makes them of the same words
+    assert abs(torch.corrcoef(pairs)[0, 1]) < 0.02  # Box-Muller uses the same words for both
     weights = draw_noise(dataclasses.replace(shape, tasks=200, latent_dim=1), seed=3, meta_step=7).interpolation
     assert weights.min() >= 0 and weights.max() < 1
     assert _kolmogorov_distance(weights, lambda w: w) < 1.95

@@ -1,4 +1,4 @@
-"""Numbers of NumPy and PyTorch at the door: Python's from there on, and what is no number is refused."""
+"""Numbers of NumPy and PyTorch as arguments: converted to Python's; other values are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ kinds = pytest.mark.parametrize("kind", WRAPPERS)
 
 
 def wrapped(value: Any, kind: str) -> Any:
-    """Return numbers, and those in a tuple, as another library has them; anything else as it is."""
+    """Convert numbers, also in a tuple, to another library's type; return anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(wrapped(item, kind) for item in value)
     wrap = WRAPPERS[kind].get(type(value))
@@ -66,7 +66,7 @@ SETTINGS = [
 @pytest.mark.parametrize("plain", SETTINGS, ids=lambda settings: type(settings).__name__)
 def test_settings_hold_python_numbers(plain: Any, kind: str) -> None:
     given = {f.name: wrapped(getattr(plain, f.name), kind) for f in dataclasses.fields(plain)}
-    assert repr(type(plain)(**given)) == repr(plain)  # which names NumPy's and PyTorch's types
+    assert repr(type(plain)(**given)) == repr(plain)  # reprs name NumPy's and PyTorch's types
 
 
 @kinds

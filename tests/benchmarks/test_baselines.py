@@ -20,7 +20,7 @@ LOSSES = ["wgan-gp", "figr", "non-saturating", "r1"]
 
 
 class Generator(nn.Sequential):
-    """Latents to 1x2x2 images."""
+    """Map latents to 1x2x2 images."""
 
     def __init__(self) -> None:
         layers = nn.Linear(LATENT, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Unflatten(1, (1, 2, 2))
@@ -28,7 +28,7 @@ class Generator(nn.Sequential):
 
 
 class Discriminator(nn.Sequential):
-    """1x2x2 images to scores."""
+    """Map 1x2x2 images to scores."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 1))
@@ -69,7 +69,7 @@ def test_discarded_gradients_do_not_change_the_plain_loop(loss: str, optimizer: 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_unrolled_steps_equal_the_optimizer(loss: str) -> None:
-    """The graph that MAML differentiates takes the steps of `torch.optim.SGD`, past the first step too."""
+    """MAML differentiates a graph whose steps equal those of `torch.optim.SGD`, beyond the first step too."""
     generator, discriminator, support, _ = _problem()
     noise = _noise(critic_steps=2)
     options = {"loss": loss, "lr": 0.2, "steps": STEPS, "critic_steps": 2}
@@ -88,7 +88,7 @@ def _adapted_on_query(
     task: int,
     inner: dict,
 ) -> nn.Module:
-    """Adapt the initial discriminator to a task's query images: an inner loop with a still generator."""
+    """Adapt the initial discriminator to a task's query images, with the generator frozen."""
 
     class Frozen(nn.Module):
         def __init__(self) -> None:
@@ -117,7 +117,7 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
     gradients = meta_gradients.maml_gradient(generator, discriminator, support, query, noise, **options)
 
     def query_losses() -> Tensor:
-        """Both query losses, averaged over tasks, after ordinary training with `torch.optim.SGD`."""
+        """Both query losses equal those after ordinary training with `torch.optim.SGD`, averaged over tasks."""
         inner = {key: options[key] for key in ("loss", "lr", "steps")}
         adapted = plain.inner_loop(generator, discriminator, support, noise, **inner)
         total = torch.zeros(2, dtype=torch.float64)
@@ -134,7 +134,7 @@ def test_maml_gradient_equals_finite_differences(loss: str, objective: str) -> N
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])
 def test_multi_step_gradient_equals_finite_differences(loss: str) -> None:
-    """Each step's query losses are those after an inner loop that ends there, on noise of their own."""
+    """Each step's query losses equal those after an inner loop of that many steps, on separate noise."""
     generator, discriminator, support, query = _problem()
     noise = _noise(evaluations=STEPS)
     weights = [0.5, 0.2, 0.3]

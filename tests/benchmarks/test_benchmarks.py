@@ -85,7 +85,7 @@ def test_cost_counts_taps_inside_the_image(size: int, stride: int) -> None:
 
 
 def test_inner_step_cost_of_equal_layers() -> None:
-    """With one layer a network the passes can be counted on the fingers."""
+    """Networks of one layer have few enough passes to count by hand."""
     generator, discriminator = operations.Cost(10.0, 10.0), operations.Cost(1.0, 1.0)
     # fake images 10; forward 2, weight gradients 2; then 10 + 10 for the generator and 1 + 1 for its score
     assert operations.inner_step(generator, discriminator, 1, penalty=False) == 10 + 4 + 20 + 2
@@ -248,7 +248,7 @@ def test_record_of_an_older_version_is_read() -> None:
 
 
 class _Shared(nn.Module):
-    """An activation under two names, deep inside."""
+    """An activation registered under two names, in a nested module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +329,7 @@ def test_busy_case_says_what_speed_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.slow
 def test_engine_takes_a_quarter_of_the_plain_loops_memory_for_maml() -> None:
-    """Of two tasks at a time, on two threads; one at a time takes an eighth."""
+    """Two tasks at a time, on two threads, take at most a quarter of the plain loop's memory; one takes an eighth."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the system does not say how much memory a process takes")
     pytest.importorskip("metagan_fast._core", reason="the extension is not built")

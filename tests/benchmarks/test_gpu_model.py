@@ -1,4 +1,4 @@
-"""The sheet of launches, bytes and rooflines: counts against closed forms, multiples against whole traces."""
+"""The model of launches, bytes and rooflines: counts against closed forms, multiples against whole traces."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_clipped_meta_update_has_a_launch_less(numel: int, clipping: int) -> N
 
 
 def test_what_one_launch_clips_costs_a_multiprocessor_no_more_than_a_launch() -> None:
-    """The largest power of two for which that holds on every device, in the model."""
+    """The row length is the largest power of two for which that holds on every modelled device."""
     least, most = gpu_model.LAUNCH_SECONDS
     assert all(device.clipping_seconds(SHORT_ROW) <= most for device in gpu_model.DEVICES)
     assert any(device.clipping_seconds(2 * SHORT_ROW) > most for device in gpu_model.DEVICES)
@@ -111,7 +111,7 @@ def test_multiples_of_a_step_equal_a_whole_trace(query: int) -> None:
 
 @pytest.mark.slow
 def test_figr_with_8_tasks_launches_less() -> None:
-    """Counted, not estimated: a fifteenth in the vmapped form, and one launch as a graph."""
+    """Launches are counted: a fifteenth under vmap, and one as a graph."""
     case = next(case for case in workloads.CASES if case.name == "figr-8")
     assert (case.tasks, case.steps) == (8, 10)
     launched = {row.form: row.launches for row in gpu_model.rows("figr-8")}
@@ -130,7 +130,7 @@ def test_rooflines() -> None:
 
 
 def test_multiply_adds_are_those_of_the_floor() -> None:
-    """37.2 G multiply-adds a task and step of FIGR's DCGAN."""
+    """FIGR's DCGAN takes 37.2 G multiply-adds a task and step."""
     case = next(case for case in workloads.CASES if case.name == "figr")
     assert gpu_model.multiply_adds(dataclasses.replace(case, steps=1)) == pytest.approx(37.2e9, rel=0.01)
 

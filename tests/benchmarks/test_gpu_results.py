@@ -1,4 +1,4 @@
-"""The command for machines with a GPU: what of it runs without one."""
+"""The command for machines with a GPU: the parts that run without one."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_resume_goes_on(copy_of_run: Path) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """As after a crash: what follows a checkpoint is lost and made again."""
+    """As after a crash: steps after a checkpoint are lost and repeated."""
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     arguments = [*TINY, "--steps", "4", "--checkpoint-every", "2"]
     assert main(["train", *arguments, "--out", str(straight)]) == 0
@@ -129,7 +129,7 @@ def images_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_second_run_leaves_none_of_the_first(run: Path, photos: Path, tmp_path: Path) -> None:
-    """Also from the default folders, and where the names get shorter."""
+    """Files of an earlier run go, from default folders too, and where names get shorter."""
     for name, command in {"adapted": ["adapt", str(run), str(photos)], "plain": ["sample", str(run)]}.items():
         out = ["--out", str(tmp_path / name)]
         extra = ["--save-weights"] if name == "adapted" else []
@@ -181,7 +181,7 @@ def test_an_evaluation_of_the_users_own_is_not_replaced(copy_of_run: Path, capsy
 
 
 def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The data's folder and a class: printed, written to the run's record, read again."""
+    """A data folder and a class with such names are printed, recorded and read again."""
     data = os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve")
     try:
         os.mkdir(data)

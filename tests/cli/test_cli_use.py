@@ -1,4 +1,4 @@
-"""The command line where things are not as usual: streams nobody reads, moved data, no home, `none`, locked runs."""
+"""The command line in unusual places: closed streams, moved data, no home folder, `none`, locked runs."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_paths_may_begin_at_home(
 
 
 def test_nobody_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose user has no entry in the password file."""
+    """A container's user may have no entry in the password file."""
 
     def unknown(*_: object) -> None:
         raise KeyError("uid not found")
@@ -228,7 +228,7 @@ def closed() -> io.StringIO:
 
 
 class OnlyWrites:
-    """A stand-in for a stream, as notebooks and loggers have."""
+    """A stream without a file descriptor, as notebooks and loggers have."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -253,7 +253,7 @@ def test_training_does_without_streams(kind: str, tmp_path: Path, monkeypatch: p
     run = tmp_path / "run"
     assert main(["train", *TINY, "--steps", "2", "--out", str(run)]) == 0
     assert RunFolder(run).latest()[1]["step"] == 2
-    assert main(["train", *TINY, "--out", str(run)]) == 2  # an error that nobody is told
+    assert main(["train", *TINY, "--out", str(run)]) == 2  # an error with no stream to report it on
     for arguments in (["train", "--seed", "-1"], ["train", "--help"], ["--version"]):
         with pytest.raises(SystemExit):
             main(arguments)
@@ -285,7 +285,7 @@ def test_a_broken_pipe_of_something_else_is_an_error(
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash, for pipefail")
 def test_the_shell_sees_quiet_ends(tmp_path: Path) -> None:
-    """Whole processes, down to what the interpreter writes as it ends."""
+    """Whole processes, including what the interpreter writes at exit."""
     train = " ".join([sys.executable, "-m", "metagan_fast", "train", *TINY, "--steps", "30", "--threads", "1"])
     script = f"""
         set -o pipefail
@@ -300,7 +300,7 @@ def test_the_shell_sees_quiet_ends(tmp_path: Path) -> None:
 
 
 def test_files_do_not_take_the_place_of_closed_streams(tmp_path: Path) -> None:
-    """A file that became descriptor 2 would hold what C code prints."""
+    """A file opened as descriptor 2 would receive what C code prints."""
     child = os.fork()
     if not child:
         for descriptor in range(3):

@@ -1,4 +1,4 @@
-"""FIGR's trainer in small, on images of noise, and files laid out as FIGR-8's."""
+"""A small instance of FIGR's trainer on noise images, and files in FIGR-8's layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("DCGAN", "ResNet")
 
 
 class Noise:
-    """A data set of one's own: images of uniform noise, other ones each time."""
+    """A user-defined data set: uniform noise, redrawn at each call."""
 
     height, length = 16, 8
 
@@ -35,7 +35,7 @@ class Noise:
 
 
 class Writer:
-    """Keep what goes to TensorBoard."""
+    """Record scalars and images meant for TensorBoard."""
 
     def __init__(self) -> None:
         self.scalars: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""What FIGR's own networks are called inside and compute, written down from github.com/OctThe16th/FIGR (`model.py`).
+"""Parameter names and outputs of FIGR's own networks, recorded from github.com/OctThe16th/FIGR (`model.py`).
 
 Sizes: one channel, 16 x 8 pixels, hidden size 2, 2 blocks, latents of 100. Each parameter, the k-th in the order of the
 state dict, is filled with `0.3 sin(0.37 j + k)` over its elements j, the input with `cos(0.11 j)`; two inputs.

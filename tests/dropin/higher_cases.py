@@ -1,4 +1,4 @@
-"""A network, data and the original for the stand-in for `higher`."""
+"""A network, data and the original library for tests of the stand-in for `higher`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks, data and unrolls by hand for the stand-in for learn2learn."""
+"""Networks, data and hand-written unrolls for tests of the stand-in for learn2learn."""
 
 from __future__ import annotations
 

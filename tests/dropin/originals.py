@@ -1,4 +1,4 @@
-"""How many public names of an original library its stand-in has."""
+"""Coverage of an original library's public names by its stand-in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """Return the names that a module offers: its `__all__`, or what has no underscore and comes from its library."""
+    """Return a module's public names: `__all__`, or names of its library without an underscore."""
     if hasattr(module, "__all__"):
         return list(module.__all__)
     library = module.__name__.split(".")[0]

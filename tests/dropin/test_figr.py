@@ -60,7 +60,7 @@ def test_episodes_in_float64_are_figrs_own(kind: str) -> None:
 def test_episodes_are_as_near_to_float64_as_figrs_own_in_float32(kind: str, inner_epochs: str, factor: int) -> None:
     """A GAN's inner loop amplifies rounding, so the plain loop's own distance is the measure.
 
-    On images of one channel a pixel's norm has a kink at 0, where two float32 loops part by luck: so three channels.
+    The norm of a one-channel pixel has a kink at 0, where float32 loops diverge by chance: so three channels.
     """
     trainer = make_trainer(kind, inner_epochs=inner_epochs, channels=3)
     exact_start = copy.deepcopy(trainer.g).double(), copy.deepcopy(trainer.d).double()

@@ -67,7 +67,7 @@ def test_images_are_figrs() -> None:
 
 
 def test_the_sets_that_figr_wrote_stay(caplog: pytest.LogCaptureFixture) -> None:
-    """They alone say what FIGR's run held out."""
+    """They are the only record of the classes that FIGR's run held out."""
     write_figr8(60)
     theirs = pickle.dumps({"icon 00"})
     Path("validation_task.pkl").write_bytes(theirs)

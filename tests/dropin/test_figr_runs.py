@@ -86,7 +86,7 @@ def test_ctrl_c_saves_what_the_running_episode_ends_with() -> None:
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("place", ["inner_loop", "validation_run"])
 def test_any_exception_saves_the_last_complete_episode(place: str, error: BaseException) -> None:
-    """Before the update of episode 2 or after it; what follows is what follows without the exception."""
+    """The exception comes before or after the update of episode 2; a resumed run ends as an undisturbed one."""
     write_figr8(58)
     options = SMALL | {"--validation_every": "2"}
     straight = Trainer(options | {"--episodes": "5"}, device="cpu")
@@ -184,7 +184,7 @@ def test_a_state_of_another_program_is_not_replaced() -> None:
 
 
 def test_options_have_figrs_defaults() -> None:
-    """As FIGR's help text has them."""
+    """Options keep the spelling of FIGR's help text."""
     defaults = {name: option.default for name, option in figr.OPTIONS.items()}
     assert SimpleNamespace(**{name[2:]: value for name, value in list(defaults.items())[:8]}) == SimpleNamespace(
         inner_learning_rate="1e-3",

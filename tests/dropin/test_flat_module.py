@@ -1,4 +1,4 @@
-"""What the stand-ins share: tensors in one buffer, and a step over it as one node of the graph."""
+"""Flat modules, which the stand-ins share: tensors in one buffer, stepped as one node of the graph."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tensors(requires_grad: bool = True, shapes: Sequence[tuple[int, ...]] = SHAP
 
 @pytest.mark.parametrize("together", [True, False])
 def test_join_is_differentiable(together: bool) -> None:
-    """By every tensor, twice, whether the tensors lie in one buffer or not."""
+    """First and second derivatives by every tensor, in one buffer or apart."""
     originals = tensors()
     layout = layout_of(tuple(x.shape for x in originals))
     weights = torch.randn(layout.numel, dtype=torch.float64)
@@ -65,7 +65,7 @@ def test_split_is_differentiable_and_gives_tensors_of_their_own() -> None:
 @pytest.mark.parametrize("learned", [True, False], ids=["learned-rate", "fixed-rate"])
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_fused_step_is_differentiable(rule: Any, options: dict, learned: bool) -> None:
-    """Two steps, the second from the state of the first: by parameters, gradients and learning rate, twice."""
+    """First and second derivatives of two chained steps by parameters, gradients and learning rate."""
     shapes = (2,), ()
     layout = layout_of(tuple(torch.Size(shape) for shape in shapes))
     count = len(shapes)
@@ -95,7 +95,7 @@ def _nodes(x: Tensor) -> list[Any]:
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
 def test_fused_step_equals_the_step_of_buffers(rule: Any, options: dict) -> None:
-    """Values to the bit, and derivatives where only some results are used."""
+    """Values agree to the bit, and derivatives where only some results are used."""
     flat_rule = {_updates.sgd: _updates.flat_sgd, _updates.adam: _updates.flat_adam}[rule]
     layout = layout_of(tuple(torch.Size(shape) for shape in SHAPES))
     params, grads = tensors(), tensors()
@@ -123,7 +123,7 @@ def test_plain_descent_keeps_no_tensor_and_tells_what_is_unused() -> None:
 
 @hypothesis.given(present=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=4))
 def test_parameters_step_when_they_have_a_gradient(present: list[list[bool]]) -> None:
-    """Each as if it were alone, whatever the others do."""
+    """Each behaves as if it were alone."""
     params, alone = tensors(requires_grad=False), []
     for i, p in enumerate(params):
         m = v = torch.zeros_like(p)
@@ -139,7 +139,7 @@ def test_parameters_step_when_they_have_a_gradient(present: list[list[bool]]) ->
 
 
 def test_tensors_that_only_look_like_a_buffer_are_copied() -> None:
-    """Order, strides and storage have to be those of the layout."""
+    """Order, strides and storage must match the layout."""
     layout = layout_of((torch.Size((4, 8)), torch.Size((32,))))
     buffer = torch.arange(64.0)
     first, second = split(layout, buffer)

@@ -39,7 +39,7 @@ def theirs() -> Any:
 
 
 class Partial(nn.Module):
-    """Uses `late` from the second call on, `never` never; `frozen` does not require grad."""
+    """A network that uses `late` from the second call on and `never` never; `frozen` requires no grad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def inner_loop(library: Any, theirs: Any, module: nn.Module, opt: Any, kind: Any
 @pytest.mark.parametrize("copied", [True, False], ids=["copied", "own"])
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_inner_loop_equals_the_original(theirs: Any, kind: Any, options: dict, copied: bool) -> None:
-    """Values, running statistics, and meta-gradients by every way to ask for one."""
+    """Values, running statistics and meta-gradients agree, however the latter are requested."""
     module = network().double()
     seen = {}
     for library in (theirs, ours):
@@ -102,7 +102,7 @@ def test_inner_loop_equals_the_original(theirs: Any, kind: Any, options: dict, c
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_hyper_parameters_have_the_originals_gradients(theirs: Any, kind: Any, options: dict) -> None:
-    """Two groups, each with a learning rate and a decay that require grad; the other numbers, momentum say, too."""
+    """Learning rate, decay and other hyper-parameters such as momentum may require grad, group by group."""
     module = network().double()
     learned = {name: value for name, value in options.items() if isinstance(value, float) and name != "eps"}
     gradients = {}
@@ -139,7 +139,7 @@ def test_parameters_without_gradient_wait(theirs: Any, kind: Any, options: dict)
         assert torch.equal(fmodule.frozen, module.frozen)
         assert not fmodule.frozen.requires_grad
         if kind is ADAM:
-            steps = [diffopt.state[0][i]["step"] for i in (2, 4)]  # of a weight used always, and of one used late
+            steps = [diffopt.state[0][i]["step"] for i in (2, 4)]  # used always, and late
             assert steps == [3, 2]
     for actual, expected in zip(results[ours], results[theirs], strict=True):
         assert_close(actual, expected, "float64-parity")
@@ -148,7 +148,7 @@ def test_parameters_without_gradient_wait(theirs: Any, kind: Any, options: dict)
 @pytest.mark.parametrize("kind", [SGD, ADAM, ADAMW, RMSPROP, native.SGD, native.Adam, native.AdamW, native.RMSprop])
 @pytest.mark.parametrize("track", [True, False])
 def test_steps_go_on_from_the_optimizers_state(kind: Any, track: bool) -> None:
-    """After two steps of an ordinary optimizer, three more are those of the ordinary optimizer."""
+    """Three differentiable steps continue two of an ordinary optimizer as three more of it would."""
     module = network().double()
     options = {"lr": 0.05, "weight_decay": 0.1} | (
         {"momentum": 0.9} if issubclass(kind, (SGD, RMSPROP)) else {"amsgrad": True}

@@ -1,4 +1,4 @@
-"""Functional modules and optimizers of the stand-in for `higher`: what a loop may do with them, and what is refused."""
+"""Functional modules and optimizers of the stand-in for `higher`: supported uses and refused ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def theirs() -> Any:
 
 
 def test_signatures_are_the_originals(theirs: Any) -> None:
-    """Names, kinds, order and defaults of all arguments."""
+    """Arguments have the original's names, kinds, order and defaults."""
 
     def arguments(function: Any) -> list[tuple[str, Any, Any]]:
         return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
@@ -34,7 +34,7 @@ def test_signatures_are_the_originals(theirs: Any) -> None:
 
 
 def test_params_callbacks_and_history(theirs: Any) -> None:
-    """What a loop does with lists of parameters, with and without a functional module."""
+    """A loop may pass lists of parameters, with and without a functional module."""
     module = network().double()
     data = batches(3)
     results = {}
@@ -155,7 +155,7 @@ def test_tracking_ends_the_graph() -> None:
 
 
 def test_steps_share_one_buffer() -> None:
-    """Fast weights are views of one flat result, taken back without a copy."""
+    """Fast weights are views of one flat result and are gathered without a copy."""
     module = network()
     with ours.innerloop_ctx(module, SGD(module.parameters(), lr=0.1)) as (fmodule, diffopt):
         for _ in range(2):

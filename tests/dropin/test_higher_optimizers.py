@@ -44,7 +44,7 @@ def train(module: nn.Module, opt: torch.optim.Optimizer, data: list[tuple[Tensor
 @pytest.mark.parametrize("taken", [0, 2], ids=["new", "goes-on"])
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_steps_are_torchs(kind: Any, options: dict, taken: int, maximize: bool) -> None:
-    """From the state of an optimizer that has taken some steps, or none; parameters and state."""
+    """Parameters and state agree, starting from an optimizer that has taken some steps, or none."""
     module = network()
     opt = kind(module.parameters(), **options, maximize=maximize)
     data = batches(5)
@@ -62,7 +62,7 @@ def test_steps_are_torchs(kind: Any, options: dict, taken: int, maximize: bool) 
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_meta_gradients_are_the_originals(kind: Any, options: dict) -> None:
-    """From the state after one step, without which the original's Adagrad fails on newer PyTorch."""
+    """The start is the state after one step: from none, the original's Adagrad fails on newer PyTorch."""
     theirs, module = original(), network()
     opt = kind(module.parameters(), **options)
     data = batches(5)
@@ -93,7 +93,7 @@ def test_meta_gradients_are_the_originals(kind: Any, options: dict) -> None:
     ids=["adadelta", "adagrad", "adamax", "asgd", "rprop"],
 )
 def test_derivatives_are_finite_differences(rule: Any, numbers: dict[str, float]) -> None:
-    """First and second, by parameters, by the gradients of three steps and by every hyper-parameter."""
+    """First and second derivatives by parameters, the gradients of three steps and every hyper-parameter."""
 
     def steps(params: Tensor, grads: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         options: dict[str, Any] = dict(zip(numbers, values, strict=True))
@@ -128,7 +128,7 @@ def test_gradients_that_are_zero_leave_meta_gradients_finite(kind: Any, options:
 
 
 def test_a_new_learning_rate_of_asgd_counts_from_the_step_after() -> None:
-    """As in `torch.optim.ASGD` and the original, whose rate was set by the step before."""
+    """The rate is set by the previous step, as in `torch.optim.ASGD` and the original."""
     module = network()
     opt = ASGD(module.parameters(), lr=0.1)
     rates = [torch.tensor(lr, requires_grad=True) for lr in (0.1, 0.2, 0.3)]

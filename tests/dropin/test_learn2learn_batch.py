@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("float64_default")
 
 @pytest.fixture(autouse=True)
 def fallbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Collect what adapt_batch says when it falls back to the loop; a test that expects it takes it out."""
+    """Collect the warnings of `adapt_batch` about falling back to the loop; expected ones are removed by the test."""
     said: list[str] = []
     monkeypatch.setattr(base_learner, "log_once", lambda logger, level, message: said.append(message))
     yield said
@@ -40,7 +40,7 @@ def looped(learner: Any, data: Any, steps: int, loss_fn: Callable[..., Tensor] =
 
 
 def assert_same_clones(actual: list[Any], expected: list[Any], learner: Any, query: Any) -> None:
-    """Assert equal parameters, outputs and derivatives by all that the learner learns, on each task's query set."""
+    """Assert equal parameters, outputs and derivatives by every learned tensor, on each task's query set."""
     assert len(actual) == len(expected)
     wanted = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     gradients = []
@@ -163,7 +163,7 @@ def test_adapt_batch_and_batch_norm() -> None:
     assert clones[0].module[2].running_mean is norm.running_mean
     for clone in looped(learner, support, 2):
         clone(query[0][0])
-    learner.eval()  # now the running statistics, which the loop has moved, are read
+    learner.eval()  # evaluation mode reads the running statistics, which the loop has moved
     assert not torch.equal(norm.running_mean, torch.zeros(3))
     assert_same_clones(learner.adapt_batch(loss_of, support, 2), looped(learner, support, 2), learner, query)
 
@@ -194,7 +194,7 @@ def test_adapt_batch_loops_where_vmap_cannot(layer: type[nn.Module], fallbacks: 
         results.append(torch.stack([join(dict(c.module.named_parameters())) for c in adapt()]))
         totals.append(dict(module.named_buffers()).get("0.total", torch.zeros(())).clone())
     assert torch.equal(*results)
-    assert torch.equal(2 * totals[0], totals[1])  # a module that writes its buffers has done so in the loop only
+    assert torch.equal(2 * totals[0], totals[1])  # buffers are written by the loop only
     assert "adapt_batch ran task by task, since vmap cannot carry it" in fallbacks.pop()
 
 

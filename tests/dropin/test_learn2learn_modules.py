@@ -191,7 +191,7 @@ def test_kronecker_transforms(sizes: tuple[int, ...], factors: tuple[int, int]) 
 
 
 def test_learnable_optimizer_has_hypergradients() -> None:
-    """One step by a learned rate: the loss after it has the derivative -lr <gradient after, gradient before>."""
+    """The loss after one step at a learned rate has the derivative -lr <gradient after, gradient before>."""
     module, data = nn.Linear(4, 3), images(5)
     optimizer = l2l.optim.LearnableOptimizer(module, lambda p: l2l.nn.Scale(alpha=2.0), lr=LR)
     loss_of(module, data).backward()
@@ -207,7 +207,7 @@ def test_learnable_optimizer_has_hypergradients() -> None:
 
 
 def test_steps_of_no_leaves_neither_warn_nor_touch_the_filters_of_other_threads() -> None:
-    """In a process of its own, where the filters are PyTorch's and Python's."""
+    """A separate process has the warning filters of PyTorch and Python."""
     code = """
 import warnings, torch
 warnings.simplefilter("error")

@@ -39,7 +39,7 @@ LEARNERS: dict[str, Callable[[Any, nn.Module], Any]] = {
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("network", ["mlp", "convolutional", "lstm"])
 def test_learners_equal_the_originals(learner: str, network: str) -> None:
-    """Adapted parameters, and the query loss's gradients by all that is learned."""
+    """Adapted parameters agree, and the query loss's gradients by every learned tensor."""
     support, query = images(5), images(6)
     results = []
     for library in (theirs, ours):
@@ -96,7 +96,7 @@ def modules() -> list[tuple[Any, Any]]:
 
 
 def test_signatures_are_the_originals() -> None:
-    """Names, kinds, order and defaults of all arguments; where the original takes any keywords, more may follow."""
+    """Arguments have the original's names, kinds, order and defaults; where it takes any keywords, more may follow."""
 
     def arguments(function: Any) -> list[tuple[str, Any, Any]]:
         of = inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""Names that a stand-in does not cover: handed on from the original, or an error that says why not."""
+"""Names that a stand-in does not cover are handed on from the original, or raise an error with the reason."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_original_that_fails_to_import_says_why(
 
 
 def test_a_stand_in_under_the_originals_name_is_no_original(stand_in: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code that imports the original by name is sometimes given the stand-in by way of `sys.modules`."""
+    """Programs may install the stand-in under the original's name in `sys.modules`."""
     module = stand_in(None)
     monkeypatch.setitem(sys.modules, "original_library", module)
     with pytest.raises(AttributeError, match="is not installed"):

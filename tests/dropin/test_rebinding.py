@@ -1,4 +1,4 @@
-"""Scripted, compiled and otherwise bound modules: they adapt as the plain module does, or are refused by name."""
+"""Scripted, compiled and otherwise bound modules: they adapt as the plain module does, or the error names them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 class Assigned(Net):
-    """Calls an attribute that is bound to the module."""
+    """Module whose forward calls an attribute bound to it."""
 
     def __init__(self, assign: Callable[[Assigned], Any], name: str = "function") -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Assigned(Net):
 
 
 class Listed(Net):
-    """Holds its layers in a plain tuple, too."""
+    """Module that also holds its layers in a plain tuple."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True, scope="module")
 def compiler() -> Iterator[None]:
-    """Forget what was compiled."""
+    """Clear the compiler's caches."""
     yield
     torch._dynamo.reset()
 
@@ -221,13 +221,13 @@ def test_modules_that_would_not_adapt_are_refused(adapt: Any, kind: str) -> None
     + [(by_module_clone, kind) for kind in ("compiled-in-place", "compiled", "listed")],
 )
 def test_other_modules_adapt(adapt: Any, kind: str) -> None:
-    """In the stand-ins that replace a module's own parameters compiled ones do, too."""
+    """Compiled modules adapt, too, in stand-ins that replace the module's own parameters."""
     assert_adapts(adapt, ADAPTING[kind]() if kind in ADAPTING else {**COMPILED, **CLOSED}[kind][0]())
 
 
 @pytest.mark.parametrize("adapt", COPYING)
 def test_what_has_no_parameters_may_be_assigned(adapt: Any) -> None:
-    """A function in the place of a forward pass that has none to replace."""
+    """A plain function may replace the forward pass of a module without parameters."""
     module = nn.Sequential(Net(), nn.Identity())
     module[1].forward = lambda x: 2 * x
     assert_adapts(adapt, module)
@@ -236,7 +236,7 @@ def test_what_has_no_parameters_may_be_assigned(adapt: Any) -> None:
 @pytest.mark.parametrize("adapt", [by_higher, by_learn2learn])
 @pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm], ids=["hook", "parametrization"])
 def test_weight_norm_adapts(adapt: Any, norm: Any) -> None:
-    """Values alone: PyTorch's own second derivatives of it are off."""
+    """Values only: PyTorch's own second derivatives of it are wrong."""
     module, data = changed(lambda module: norm(module.first), Net()), (torch.randn(5, 4), torch.randn(5, 1))
     before = mse(module, data)
     loss = adapt(module, data)

@@ -18,7 +18,7 @@ from support import assert_close
 
 SGD, ADAM, ADAMW, RMSPROP = "sgd", "adam", "adamw", "rmsprop"
 META = {SGD: "MetaSGD", ADAM: "MetaAdam", ADAMW: "MetaAdamW", RMSPROP: "MetaRMSProp"}
-EXACT = {"betas": (0.5, 0.75)}  # the original computes their powers in float32, where these have no error
+EXACT = {"betas": (0.5, 0.75)}  # exact in float32, where the original computes their powers
 OPTIMIZERS = [
     (SGD, {"lr": 0.1}),
     (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.02}),
@@ -41,7 +41,7 @@ def theirs() -> Any:
 
 
 def test_signatures_are_the_originals(theirs: Any) -> None:
-    """Names, kinds, order and defaults of all arguments, but for the masks of AdamW."""
+    """Arguments have the original's names, kinds, order and defaults, except for AdamW's masks."""
 
     def arguments(function: Any) -> list[tuple[str, Any, Any]]:
         of = inspect.signature(function).parameters.values()
@@ -54,7 +54,7 @@ def test_signatures_are_the_originals(theirs: Any) -> None:
 
 
 class Network(nn.Module):
-    """Uses the layer `late` from the second call on."""
+    """Network that uses the layer `late` from the second call on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def flat(tensors: Any) -> Tensor:
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_meta_optimizer_equals_the_original(theirs: Any, kind: str, options: dict) -> None:
-    """Values and meta-gradients after four steps, by the initial parameters and by those in between."""
+    """Values and meta-gradients agree after four steps, by initial and by intermediate parameters."""
     if options.get("momentum"):  # the original's buffer is lost where a gradient was missing
         module: nn.Module = Network().body
     else:
@@ -112,7 +112,7 @@ def test_meta_optimizer_equals_the_original(theirs: Any, kind: str, options: dic
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 @pytest.mark.parametrize("inplace", [True, False])
 def test_functional_optimizer_equals_the_original(theirs: Any, kind: str, options: dict, inplace: bool) -> None:
-    """Over a dictionary of parameters, whose names are not in alphabetical order; with a graph when not in place."""
+    """A dictionary of parameters, not in alphabetical order, is updated; with a graph when not in place."""
     module = Network().body.double()
     data, results = batches(4), {}
     for library in (theirs, ours):
@@ -137,7 +137,7 @@ def test_functional_optimizer_equals_the_original(theirs: Any, kind: str, option
 
 @pytest.mark.parametrize("kind", [SGD, ADAM, ADAMW, RMSPROP])
 def test_learning_rate_schedule_and_its_gradient(theirs: Any, kind: str) -> None:
-    """The rate is a function, of the steps taken and of a number that is learned."""
+    """A schedule may depend on the step count and on a learned number."""
     module = Network().body.double()
     data, results = batches(4), {}
     for library in (theirs, ours):
@@ -155,7 +155,7 @@ def test_learning_rate_schedule_and_its_gradient(theirs: Any, kind: str) -> None
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=NAMES)
 def test_state_is_extracted_and_recovered(theirs: Any, kind: str, options: dict) -> None:
-    """Two tasks from one state after a warm-up, as in MAML loops: both start where the state was taken."""
+    """Two tasks start from one extracted state after a warm-up, as in MAML loops."""
     if options.get("dampening"):
         options = {**options, "dampening": 0.0}  # after a recovery the original dampens a first step
     module = Network().body.double()
@@ -197,7 +197,7 @@ def test_extracted_tensors(by: str, device: str | None) -> None:
 
 
 def test_gradients_are_stopped() -> None:
-    """In modules, optimizers, states and trees; values and requires_grad stay."""
+    """Modules, optimizers, states and trees are detached; values and requires_grad stay."""
     module = Network().body.double()
     optimizer = ours.MetaAdam(module, lr=0.1)
     for batch in batches(2):
@@ -234,7 +234,7 @@ def test_cloned_module(by: str) -> None:
 
 
 def test_parameters_share_one_buffer_and_stay_tied() -> None:
-    """After a step parameters lie in one flat result; a tied one has both gradients, as in `torch.optim`."""
+    """Parameters lie in one flat result after a step; a tied one gets both gradients, as in `torch.optim`."""
     shared = nn.Linear(4, 4)
     module = nn.Sequential(shared, nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Linear(4, 2)).double()
     module[4].weight = shared.weight
@@ -306,7 +306,7 @@ def test_functional_optimizer_under_vmap() -> None:
 
 
 def test_wrapped_and_chained_transformations(theirs: Any) -> None:
-    """A transformation of the user's own in a chain; the wrapper of functional optimizers; initial moments."""
+    """User-defined transformations chain; functional optimizers are wrapped; moments can be given."""
     data, results = batches(3), {}
     module = Network().body.double()
     names = [name for name, _ in module.named_parameters()]
@@ -357,7 +357,7 @@ def test_empty_trees(tree: Any) -> None:
 
 
 def test_trees_are_read_by_sorted_keys() -> None:
-    """So that dictionaries of the same keys fit, whatever their order."""
+    """Dictionaries with equal keys match in any order."""
     params = {"b": torch.ones(1), "a": {2: torch.zeros(1), 1: torch.ones(2)}}
     updates = {"a": {1: torch.ones(2), 2: torch.ones(1)}, "b": torch.full((1,), 3.0)}
     added = ours.apply_updates(params, updates, inplace=False)

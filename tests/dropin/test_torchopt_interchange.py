@@ -21,7 +21,7 @@ from metagan_fast.dropin import torchopt as ours
 from originals import coverage
 from support import ROOT, assert_close, join
 
-EXACT = {"betas": (0.5, 0.75), "eps": 1e-3}  # the original computes their powers in float32, where these have no error
+EXACT = {"betas": (0.5, 0.75), "eps": 1e-3}  # exact in float32, where the original computes their powers
 TRANSFORMATIONS: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
     "adam": {"lr": 0.05, **EXACT},
@@ -62,7 +62,7 @@ def parameters(module: nn.Module) -> Tensor:
     ("kind", "more"), [*((kind, {}) for kind in TRANSFORMATIONS), ("adam", {"moment_requires_grad": True})]
 )
 def test_states_pass_through_vmap(kind: str, more: dict[str, Any]) -> None:
-    """An ensemble whose members' states go into and out of each step, against members stepped one by one."""
+    """An ensemble under vmap, states passed through each step, matches members stepped one by one."""
     module, optimizer, data = network(), getattr(ours, kind)(**TRANSFORMATIONS[kind], **more), batch(3, 6)
     stacked = {name: torch.stack([(1 + i) * p.detach() for i in range(3)]) for name, p in module.named_parameters()}
 
@@ -117,7 +117,7 @@ def test_states_are_trees_of_their_buffers(kind: str, library: str) -> None:
 @every_kind
 @every_copy
 def test_copies_of_optimizers_go_on_alike(kind: str, copied: Callable[[Any], Any]) -> None:
-    """Before the first step, and after steps whose graph was cut; the copy's module is the copied one."""
+    """Copies work before the first step and after detached steps; a copy optimizes the copied module."""
     module, optimizer = network(), None
     for steps in range(2):
         if steps:
@@ -155,7 +155,7 @@ def test_copies_of_transformations(copied: Callable[[Any], Any]) -> None:
 
 
 def test_chains_of_identities(theirs: Any) -> None:
-    """The rules of the original: the identity adds nothing, and a chain of one thing is that thing."""
+    """As in the original, the identity adds nothing and a chain of one element is that element."""
     for library in (theirs, ours):
         chain, identity, adam = library.chain, library.base.identity, library.adam(lr=0.1)
         kind = library.base.ChainedGradientTransformation
@@ -179,7 +179,7 @@ def test_chains_of_identities(theirs: Any) -> None:
 
 
 def test_flat_chains_are_chains() -> None:
-    """Of the leaves in order, None among them, in the form of the tree."""
+    """Leaves come in order, None included, in the tree's structure."""
     seen = []
 
     def record(updates: Any, state: Any, *, params: Any = None, inplace: bool = True) -> tuple[Any, Any]:
@@ -203,7 +203,7 @@ def test_flat_chains_are_chains() -> None:
 
 @every_kind
 def test_transformations_of_either_library_serve_the_other(theirs: Any, kind: str) -> None:
-    """Each library's optimizers on both libraries' transformations, alone and in a chain with the other's."""
+    """Optimizers of either library run transformations of both, alone and chained."""
     data, options = batch(6), TRANSFORMATIONS[kind]
     results: dict[str, list[Tensor]] = {}
     for source in (theirs, ours):
@@ -247,7 +247,7 @@ def test_transformations_of_either_library_serve_the_other(theirs: Any, kind: st
 
 @every_kind
 def test_states_in_the_originals_optimizers_are_detached(theirs: Any, kind: str) -> None:
-    """In place, as its stop_gradient does; then steps go on from the same numbers."""
+    """`stop_gradient` of the original detaches in place; later steps start from the same numbers."""
     module = network()
     optimizer = theirs.MetaOptimizer(module, getattr(ours, kind)(**TRANSFORMATIONS[kind]))
     optimizer.step(mse(module, batch(6)))

@@ -1,4 +1,4 @@
-"""The four passes of a layer or a network in C++, and the same by double backward."""
+"""The four passes of a layer or a network, by the engine and by PyTorch's double backward."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Passes = dict[str, Tensor]
 
 
 def draw_passes(case: Case) -> Passes:
-    """Return random values for all that the passes read, in float32: parameters near the module's own."""
+    """Return random float32 inputs of the passes; parameters lie near the module's own."""
     layout = FlatLayout.from_module(case.module)
 
     def draw_params() -> Tensor:
@@ -61,7 +61,7 @@ def engine_passes(
     precision: str = "float32",
     plan: dict[str, Any] | None = None,
 ) -> Passes:
-    """Return what the engine makes of them, by a plan that is at hand or by a new one."""
+    """Return the engine's results, by the given plan or a new one."""
     call = _native.EngineCall(images=case.images, threads=threads, paired=int(paired))
     shapes = dict(zip(WRITTEN, (READ[4], READ[4], READ[2], READ[2], READ[0]), strict=True))
     for name in READ:
@@ -102,7 +102,7 @@ def unpaired_autograd(case: Case, given: Passes, dtype: torch.dtype = torch.floa
 
 
 def assert_passes(found: Passes, exact: Passes, rounded: Passes) -> None:
-    """Assert that each is as close to float64 as float32 autograd is, several times over, or within the tolerance."""
+    """Assert that each result is within the tolerance, or a multiple of float32 autograd's distance from float64."""
     for name, expected in exact.items():
         bound = max(
             tolerance("engine-layer"), tolerance("engine-times-float32") * relative_error(rounded[name], expected)
@@ -128,7 +128,7 @@ class Bf16Operands(TorchFunctionMode):
 
 
 class _Round(torch.autograd.Function):
-    """To bf16; cotangents pass as they are."""
+    """Round to bf16 in the forward pass; pass cotangents through."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class _Round(torch.autograd.Function):
 
 
 class _RoundCotangent(torch.autograd.Function):
-    """As it is; cotangents, the operands of a product's derivatives, are rounded."""
+    """Pass through in the forward pass; round cotangents, the operands of a product's derivatives."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

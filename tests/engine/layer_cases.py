@@ -1,4 +1,4 @@
-"""Layers in odd sizes that plans know: modules drawn by hypothesis, by the kind of operation they become."""
+"""Layers in odd sizes, drawn by hypothesis, one strategy for each kind of operation of a plan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class Case(NamedTuple):
-    """A module, what it takes and how many images of it."""
+    """A module, its input's shape and the batch size."""
 
     module: nn.Module
     input_shape: tuple[int, ...]
@@ -20,7 +20,7 @@ class Case(NamedTuple):
 
 
 class Call(nn.Module):
-    """Call a function as a module."""
+    """Module that calls a function."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def normalizations(draw: Draw) -> Case:
     groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     channels = groups * each
     affine = draw(st.booleans())
-    # A single number is normalised to zero, and its derivatives are all rounding.
+    # A single number is normalised to zero; its derivatives are rounding alone.
     height = max(height, 3) if channels * width < 3 else height
     trailing = [(channels, height, width)]
     trailing += [(height, width)] if height * width > 2 else []
@@ -213,7 +213,7 @@ def combinations(draw: Draw) -> Case:
 
 
 class Residual(nn.Module):
-    """Two convolutions around a normalisation, beside the input, then a head of tied linear layers."""
+    """A residual block of two convolutions around a normalisation, then tied linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ CASES = {
 
 
 def _randomize(module: nn.Module) -> None:
-    """Move parameters away from the ones and zeros they start as."""
+    """Move parameters away from their initial ones and zeros."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.3 * torch.randn_like(parameter)

@@ -1,6 +1,6 @@
 """The compiled extension by itself: memory around the buffers, threads, forks, the choice of instruction set.
 
-That its numbers are those of the reference is for test_ops_parity.
+`tests/ops/test_parity.py` compares its results with the reference.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DTYPES = {
 
 
 class Guarded:
-    """A matrix whose memory before, between and after the rows holds canaries."""
+    """A matrix with canaries in memory before, between and after its rows."""
 
     def __init__(self, rows: int, columns: int, dtype: torch.dtype, gap: int = 3) -> None:
         self.memory = torch.full((rows + 2, columns + gap), CANARY, dtype=dtype)
@@ -123,7 +123,7 @@ def big_update(values: Tensor, threads: int = 2) -> None:
 
 
 def test_calls_from_several_threads_at_once() -> None:
-    """Whoever finds the pool in use works alone."""
+    """A caller that finds the pool in use runs on its own thread alone."""
     values = [torch.full((4, 50_000), float(i)) for i in range(4)]
     halves = [torch.zeros(4, 50_000) for _ in range(4)]
 
@@ -178,7 +178,7 @@ core = util.module_from_spec(spec); spec.loader.exec_module(core)
 
 
 def run_alone(code: str, **environment: str) -> str:
-    """Return what code prints in a process that has loaded the extension and nothing else."""
+    """Return the output of code in a process that has loaded the extension alone."""
     command = [sys.executable, "-c", LOAD_CORE + code]
     result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     return result.stdout.strip()
@@ -188,7 +188,7 @@ def run_alone(code: str, **environment: str) -> str:
     not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2, reason="needs Linux and two processors"
 )
 def test_workers_keep_off_the_callers_processor_and_fill_the_others() -> None:
-    """Kernels of virtual machines wake them there. A caller with fewer processors than workers shares all it has."""
+    """VM schedulers may wake workers on the caller's CPU. A caller with fewer CPUs than workers shares all of them."""
     code = """
 import ctypes, os
 n, allowed = 50_000, os.sched_getaffinity(0)

@@ -246,7 +246,7 @@ def test_memory_of_maml_grows_by_parameters_alone() -> None:
 
 @contextmanager
 def interrupted_after(seconds: float, timer: int = signal.ITIMER_REAL) -> Iterator[None]:
-    """Raise KeyboardInterrupt in the main thread after so many seconds of the timer's clock."""
+    """Raise KeyboardInterrupt in the main thread after `seconds` of the timer's clock."""
     number = signal.SIGPROF if timer == signal.ITIMER_PROF else signal.SIGALRM
     before = signal.signal(number, signal.default_int_handler)
     signal.setitimer(timer, seconds)
@@ -269,12 +269,12 @@ def test_control_c_stops_a_call(tasks: int) -> None:
     with interrupted_after(0.2):
         start = time.monotonic()
         learner.inner_loop(batch, noise=noise)  # a minute and more
-    assert time.monotonic() - start < 5  # 0.1 s where nothing else runs
-    learner.adapt(batch.support[0], steps=1)  # and the engine goes on
+    assert time.monotonic() - start < 5  # 0.1 s on an idle machine
+    learner.adapt(batch.support[0], steps=1)  # the engine can be used again
 
 
 def test_control_c_stops_the_first_maml_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred states of 35 MB are not cleared beforehand. Seconds are the process's own, whatever else runs."""
+    """A hundred states of 35 MB are not cleared beforehand. CPU time of the process is compared."""
     monkeypatch.setenv("METAGAN_FAST_THREADS", "1")
     inner, networks = mgf.InnerLoop(steps=100), mgf.models.mlp((1, 8, 8), 32, (2048, 2048))
     learner = mgf.MetaGAN(
@@ -289,7 +289,7 @@ def test_control_c_stops_the_first_maml_call(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_control_c_stops_a_call_that_waits_for_another_thread() -> None:
-    """One call at a time has the engine; the second gives up before the first has ended."""
+    """The engine serves one call at a time; an interrupted second call ends before the first does."""
     subject = learner("native", inner=mgf.InnerLoop(steps=400))
     tasks = batch(tasks=1)
     noise = subject.draw_noise(tasks)

@@ -1,4 +1,4 @@
-"""The engine takes no memory from the system in the steady state: calls of malloc are counted from outside."""
+"""The engine allocates nothing in the steady state: calls of malloc are counted from outside."""
 
 from __future__ import annotations
 
@@ -71,5 +71,5 @@ def test_more_inner_steps_take_no_more_memory_from_the_system(threads: str, tmp_
     )
     for line in run.stdout.splitlines():
         few, many = map(int, line.split())
-        assert many - few < 32  # the lists of 32 more learning rates grow a few times; the steps themselves take none
+        assert many - few < 32  # lists of 32 more learning rates grow a few times; the steps allocate nothing
     assert len(run.stdout.splitlines()) == 3

@@ -25,7 +25,7 @@ if not _native.is_available()[0]:
 IMAGES = 3
 
 
-# Shapes that take every way through the kernels: runs of all lengths, odd channels, rows and columns that fill no tile,
+# Shapes that reach every branch of the kernels: runs of all lengths, odd channels, rows and columns that fill no tile,
 # one channel, one pixel, more taps than a block holds, strides, dilation, images small enough to skip padding.
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv-3x3": (nn.Conv2d(3, 6, 3, padding=1), (3, 9, 11)),
@@ -59,7 +59,7 @@ def layer(name: str, images: int = IMAGES) -> Case:
 @pytest.mark.parametrize("images", [3, 12])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_rounds_its_operands_and_nothing_else(name: str, images: int, isa: str) -> None:
-    """Against float64 with each operand rounded: forward, tangent, backward and weight gradients."""
+    """Forward, tangent, backward and weight gradients agree with float64 on rounded operands."""
     derivative = "bf16-transforms" if name.startswith("conv-transformed") else "bf16-operands"
     case = layer(name, images)
     given = draw_passes(case)
@@ -100,7 +100,7 @@ NETWORKS = SMOOTH | {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_rounds_operands_and_nothing_else(name: str, isa: str) -> None:
-    """Against float64 with rounded operands, whose kinks lie where the engine's do; smooth networks also without."""
+    """Networks agree with float64 on rounded operands, which has the engine's kinks; smooth ones also without."""
     build, shape = NETWORKS[name]
     case = Case(build(), shape, IMAGES)
     given = draw_passes(case)
@@ -161,7 +161,7 @@ def smooth_problem(**settings: Any) -> tuple[mgf.MetaGAN, mgf.TaskBatch, mgf.Noi
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])
 def test_inner_steps_round_operands_and_nothing_else(loss: str, isa: str) -> None:
-    """With a learning rate so large that a step is no rounding error of the parameters."""
+    """The learning rate is large enough for a step to exceed rounding of the parameters."""
     subject, tasks, noise, networks = smooth_problem(loss=loss, inner=mgf.InnerLoop(steps=2, lr=0.1))
     adapted = subject.inner_loop(tasks, noise)
     with Bf16Operands():
@@ -208,7 +208,7 @@ def test_an_inner_loop_gives_the_same_bytes_for_any_number_of_threads(monkeypatc
 
 @pytest.mark.parametrize("critic_steps", [1, 2])
 def test_weights_are_converted_anew_after_each_update(critic_steps: int) -> None:
-    """A loop of two steps ends with the bytes of two loops of a step, each by a learner of its own."""
+    """A loop of two steps ends with the same bytes as two loops of one step by separate learners."""
     inner = mgf.InnerLoop(steps=2, critic_steps=critic_steps, optimizer="sgd", lr=0.05)
     whole = learner("bf16", inner=inner)
     first, second = (learner("bf16", inner=replace(inner, steps=1)) for _ in range(2))

@@ -82,7 +82,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_threads_that_share_out_single_rows_do_not_change_a_byte(precision: str) -> None:
-    """Of many images each thread transforms few rows at a time; those at the edge meet fewer taps."""
+    """With many images a thread transforms few rows at a time; rows at the edge have fewer taps."""
     torch.manual_seed(0)
     case = Case(nn.Conv2d(112, 112, 5, padding=2), (112, 16, 16), images=72)
     given = draw_passes(case)

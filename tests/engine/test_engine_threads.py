@@ -27,7 +27,7 @@ if not _native.is_available()[0]:
 
 MODELS = mgf.models
 Gan = tuple[nn.Module, nn.Module]
-GANS: dict[str, tuple[Callable[[], Gan], int]] = {  # and the size of their images
+GANS: dict[str, tuple[Callable[[], Gan], int]] = {  # image size
     "mlp": (lambda: MODELS.mlp((1, 8, 8), 16, (32, 32)), 8),
     "dcgan-4": (lambda: MODELS.dcgan(16, width=4, blocks=2, latent_dim=16), 16),
     "dcgan-16": (lambda: MODELS.dcgan(16, width=16, blocks=1, latent_dim=16), 16),
@@ -108,7 +108,7 @@ def test_threads_beyond_the_processors_take_no_memory(monkeypatch: pytest.Monkey
     state = 4 * (learner.generator_layout.numel + learner.discriminator_layout.numel)
     before = resident_bytes()
     learner.meta_gradient(batch, noise=noise)
-    # A worker holds some 5 states, a sum one more. 48 of them hold 290, of 4.4 MB.
+    # A worker holds about 5 states, a sum one more: 48 workers hold 290 states of 4.4 MB.
     workers = min(tasks, len(os.sched_getaffinity(0)))
     assert resident_bytes() - before < (8 * workers + 16) * state
 
@@ -143,7 +143,7 @@ def kept_busy(call: Callable[[], object]) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 @pytest.mark.parametrize("tasks", [1, 3])
 def test_a_child_forked_while_another_thread_is_in_the_engine(tasks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child has no thread that would ever unlock what the other thread holds."""
+    """The child has no thread that could release a lock held by the parent's other thread."""
     monkeypatch.setenv("METAGAN_FAST_THREADS", "2")
     learner, batch = learner_and_batch("dcgan-4", tasks, steps=3)
     noise = learner.draw_noise(batch)
@@ -159,14 +159,14 @@ def test_a_child_forked_while_another_thread_is_in_the_engine(tasks: int, monkey
             child.join()
             assert not hangs
             assert child.exitcode == 0
-            time.sleep(0.003)  # elsewhere in the other thread's call
-    assert torch.equal(learner.inner_loop(batch, noise=noise).generator, expected)  # and the parent goes on
+            time.sleep(0.003)  # at another point of the other thread's call
+    assert torch.equal(learner.inner_loop(batch, noise=noise).generator, expected)  # the parent still works
 
 
 def test_tasks_that_overtake_one_another_leave_memory_to_the_one_whose_turn_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A sum over tasks parks what comes early; a thread delayed between a task and its memory must still get some."""
+    """An ordered sum over tasks parks early results; a thread delayed before it gets a buffer must still get one."""
     monkeypatch.setenv("METAGAN_FAST_THREADS", "2")
     networks = MODELS.mlp((1, 8, 8), 16, (8,))
     learner = mgf.MetaGAN(*networks, latent_dim=16, inner=mgf.InnerLoop(steps=1), executor="native")

@@ -36,7 +36,7 @@ def test_shares_sum_to_one(name: str) -> None:
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["multiply"] > 0
     assert found["seconds"] > 0
-    assert 0 < found["floor"] < 2  # about 1 at most, but a busy machine disturbs one of the two times
+    assert 0 < found["floor"] < 2  # at most 1 in theory; a busy machine disturbs one of the two times
 
 
 def test_profiling_ends_with_the_profile() -> None:

@@ -1,6 +1,6 @@
-"""Plans in plain PyTorch: what each operation means, differentiable to any order, in any dtype.
+"""Interpreter of plans in plain PyTorch: differentiable to any order, in any dtype.
 
-Normalisation is written out: the derivatives of PyTorch's own are wrong in a gradient of a directional derivative.
+Normalisation uses elementary operations: PyTorch's own has wrong gradients of directional derivatives.
 """
 
 from __future__ import annotations

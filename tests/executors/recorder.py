@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs on a CPU: what it records could be captured, as far as a CPU can tell."""
+"""A stand-in for CUDA graphs on a CPU: it records what a CUDA graph could capture, as far as a CPU can tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Outputs = dict[str, Tensor]
 
-# Operators that wait for the device, or whose result's shape depends on values.
+# Operators that synchronise with the device, or whose result's shape depends on values.
 SYNCHRONISING = {
     "aten::_local_scalar_dense",
     "aten::nonzero",
@@ -21,13 +21,13 @@ SYNCHRONISING = {
     "aten::_unique2",
     "aten::equal",
     "aten::is_nonzero",
-    "aten::lift_fresh",  # torch.tensor(numbers): a copy from memory of the host
+    "aten::lift_fresh",  # torch.tensor(numbers): a copy from host memory
 }
 HOST = {"item", "tolist", "numpy", "cpu", "cuda", "__bool__", "__float__", "__int__", "__index__"}
 
 
 class HostAccess(RuntimeError):
-    """Something in a recorded function needs the host."""
+    """A recorded function needs the host."""
 
 
 class _NoHostOperators(TorchDispatchMode):

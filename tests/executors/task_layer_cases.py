@@ -1,4 +1,4 @@
-"""Layers of every kind that the per-task kernels take, with operands, and an oracle that shares no code with them."""
+"""Layers of every kind that the per-task kernels support, with operands and an independent oracle."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {
     Activation("gelu"): F.gelu,
     Activation("softplus", (1.5,)): lambda y: F.softplus(y, 1.5),
 }
-"""Every activation that a layer takes in, as PyTorch's function."""
+"""Activations that are fused into a layer, as PyTorch functions."""
 
 ACTIVATED: dict[str, Case] = {
     f"{name}-{activation.name}": (replace(CASES[name][0], activation=activation), *CASES[name][1:])
@@ -60,7 +60,7 @@ def weight_shape(case: Case) -> tuple[int, ...]:
 
 
 def slopes(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor | None:
-    """Return slopes of either sign for a PReLU, not adjacent in memory; None for what has none."""
+    """Return strided PReLU slopes of either sign, or None for other activations."""
     layer, shape, outputs = case
     if layer.activation is None or layer.activation.name != "prelu":
         return None
@@ -78,7 +78,7 @@ def operands(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu"
 
 
 def oracle(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None = None) -> Tensor:
-    """Return the layer's output by PyTorch's calls for each task."""
+    """Return the layer's output, by one PyTorch call a task."""
     rows = []
     for t in range(x.shape[0]):
         operands = x[t], weight[t], None if bias is None else bias[t]
@@ -112,7 +112,7 @@ def expected(
 
 
 def kept(case: Case, x: Tensor, weight: Tensor, bias: Tensor, slope: Tensor | None) -> Tensor | None:
-    """Return what an activated layer keeps of its forward pass, by PyTorch in float64, in the operands' dtype."""
+    """Return the forward results that an activated layer saves, by PyTorch in float64, in the operands' dtype."""
     layer = case[0]
     if layer.activation is None:
         return None

@@ -1,4 +1,4 @@
-"""Layer norms that the per-task kernels take, with operands, and an oracle that shares no code with them."""
+"""Layer norms that the per-task kernels support, with operands and an independent oracle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPS = 1e-3
 
 
 class Case(NamedTuple):
-    """How many tasks, inputs a task and elements an input."""
+    """Number of tasks, inputs a task and elements an input."""
 
     tasks: int
     inputs: int
@@ -39,7 +39,7 @@ class Operands(NamedTuple):
 
 
 def operands(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Operands:
-    """Return operands that are not centred, and rows of very different scale."""
+    """Return operands off centre, with rows of very different scale."""
     tasks, inputs, k = case
     scale = torch.logspace(-1, 1, tasks * inputs, dtype=torch.float64).view(tasks, inputs, 1)
     u, dy, x = (scale * torch.randn(case, dtype=torch.float64) + 0.5 for _ in range(3))
@@ -63,7 +63,7 @@ def by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class Expected(NamedTuple):
-    """What the passes return; the last three are derivatives of `<u, dx>` by `dy`, `x` and `weight`."""
+    """Results of the passes; the last three are derivatives of `<u, dx>` by `dy`, `x` and `weight`."""
 
     y: Tensor
     dx: Tensor
@@ -84,7 +84,7 @@ def expected(given: Operands) -> Expected:
 
 
 def statistics(x: Tensor) -> Tensor:
-    """Return the mean and the scale of each input, in the dtype of sums."""
+    """Return the mean and the scale of each input, in the dtype of accumulation."""
     wide = x.double()
     pair = torch.stack((wide.mean(-1), (wide.var(-1, unbiased=False) + EPS).rsqrt()), -1)
     return pair.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

@@ -1,4 +1,4 @@
-"""Recorded meta-steps: equal to those that run one by one, free of the host, refused where they cannot be recorded."""
+"""Recorded meta-steps: equal to eager ones, free of the host, refused where they cannot be recorded."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_each_shape_is_recorded_and_the_last_ones_are_kept() -> None:
     for tasks in (1, 1, 2, 2, 1, 2):
         learner.meta_step(tiny_batch(tasks=tasks, query=0))
     assert (recorder.warmed, recorder.recorded, recorder.replayed) == (2, 2, 4)
-    for tasks in (3, 4, 5, 6, 1):  # as many other shapes as are kept push the first out
+    for tasks in (3, 4, 5, 6, 1):  # as many other shapes as the cache holds evict the first
         learner.meta_step(tiny_batch(tasks=tasks, query=0))
     assert (recorder.warmed, recorder.recorded) == (7, 2)
 
@@ -155,7 +155,7 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing() -> None:
 
 
 class Branching(nn.Module):
-    """A discriminator whose way depends on values."""
+    """A discriminator with data-dependent control flow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ def test_the_stand_in_sees_the_host(function: Any) -> None:
 
 
 def test_a_stale_number_is_seen() -> None:
-    """A function that reads a Python number which changes would repeat the first: the stand-in does as a graph does."""
+    """A replay repeats Python numbers of the recording: the stand-in behaves as a graph does."""
     recordings = Recordings(StandInRecorder([]))
     found = [
         recordings(lambda given, n=n: {"y": given["x"] * n}, {"x": torch.ones(1)}, None)["y"].item() for n in range(4)

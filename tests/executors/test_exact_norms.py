@@ -18,7 +18,7 @@ from support import assert_close
 
 
 class OneByOne(nn.Module):
-    """Keep vmap out, by a decision that depends on data."""
+    """Rule vmap out by data-dependent control flow."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x if float(x.detach().sum()) < 1e300 else 2 * x
@@ -98,7 +98,7 @@ def test_running_statistics_and_wrong_shapes_are_pytorchs() -> None:
 
 
 def row_norms(v: Tensor, dim: int) -> Tensor:
-    """Return the norm of each slice along `dim`, of all of `v` where that is -1."""
+    """Return the norm of each slice along `dim`, or of all of `v` if `dim` is -1."""
     return v.pow(2).sum([d for d in range(v.ndim) if d != dim], keepdim=dim != -1).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Scripted, compiled and traced generators in `MetaGAN`: they adapt as the plain ones do, or are refused by name."""
+"""Scripted, compiled and traced generators in `MetaGAN`: they adapt as plain ones do, or the error names them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Branching(nn.Module):
 
 @pytest.fixture
 def fresh_log() -> None:
-    """Let `log_once` say again what another test made it say."""
+    """Reset `log_once`, so that messages of earlier tests are logged again."""
     log._said.clear()
 
 
@@ -194,7 +194,7 @@ def test_bf16_autocast_keeps_float32_parameters_and_stays_close() -> None:
 
 
 def test_first_order_steps_leave_out_what_they_do_not_need() -> None:
-    """The generator is a constant in the discriminator's update, the discriminator's weights in the generator's."""
+    """Each update treats the other network's weights as constants."""
     counts = {"generator": 0, "discriminator": 0}
 
     class Spy(torch.autograd.Function):

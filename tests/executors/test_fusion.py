@@ -1,4 +1,4 @@
-"""Which layers run together with the activation that follows them, and that any module's results stay what they are."""
+"""Fusion of layers with the activation that follows: which pairs fuse, and unchanged results for any module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Body = Callable[["Network", Tensor], Tensor]
 
 
 class Network(nn.Module):
-    """A linear layer and a convolution, with a body that says what happens to them."""
+    """A linear layer and a convolution, called by the given body."""
 
     def __init__(self, body: Body) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Doubling(torch.autograd.Function):
 
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Collect the activations that ran together with a layer."""
+    """Collect the activations that ran fused with a layer."""
     names: list[str] = []
     run = activated_layers.run
     monkeypatch.setattr(
@@ -201,7 +201,7 @@ def test_what_is_no_pair_runs_as_written(body: Body, found: list[str]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("watched", [False, True])
 def test_an_input_overwritten_before_the_activation(watched: bool, found: list[str]) -> None:
-    """Where the layer has been found in a pair and where it has not; PyTorch refuses derivatives of this."""
+    """Values are right whether the layer is known to be in a pair or not; PyTorch refuses derivatives of this."""
     harness = Harness(input_overwritten)
     for flag in (not watched, True):
         harness.module.flag = flag
@@ -256,7 +256,7 @@ def with_another_user(self: Network, x: Tensor) -> Tensor:
     if not self.flag:
         return z
     with torch.no_grad():
-        mean = y.mean()  # which runs the layer again, and gradients pass through it nevertheless
+        mean = y.mean()  # runs the layer again; gradients still pass through it
     return z * y + mean
 
 

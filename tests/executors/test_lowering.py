@@ -1,4 +1,4 @@
-"""Plans: what a plan computes is what its module computes; what cannot be planned is refused by name."""
+"""Plans compute what their modules compute; the error for a module without one names the layer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_networks_of_the_package_have_plans(name: str) -> None:
 
 
 class Written(nn.Module):
-    """Everything by functions, methods and shape arithmetic."""
+    """A network written with functions, methods and shape arithmetic."""
 
     def __init__(self, final: Callable[[Tensor], Tensor] = lambda scores: scores.squeeze(1)) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def test_a_plan_leaves_the_module_and_the_random_state_alone() -> None:
 
 
 class Buffered(nn.Module):
-    """Adds a buffer."""
+    """Network that adds a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Buffered(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Scales its weight."""
+    """Network that scales its weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,14 +181,14 @@ class Scaled(nn.Module):
 
 
 class Transposed(Scaled):
-    """Reads its weight the other way round."""
+    """Network that transposes its weight."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.view(3, 2).t())
 
 
 class Adds(Scaled):
-    """Adds a parameter."""
+    """Network that adds a parameter."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.weight[0]
@@ -281,7 +281,7 @@ def test_maps_that_are_no_matrix_of_positions_are_found_out() -> None:
 
 
 def test_arithmetic_counts_taps_inside_the_image() -> None:
-    """The floor of a workload: multiply-adds of the convolutions, without those on padding."""
+    """The floor of a workload counts the convolutions' multiply-adds without padding taps."""
     from metagan_fast.benchmarks import operations
 
     generator, discriminator, latent_dim, image_shape = mgf.models.workload("dcgan-16")
@@ -294,7 +294,7 @@ def test_arithmetic_counts_taps_inside_the_image() -> None:
     for penalty in (False, True):
         expected = operations.inner_step(*costs, 4, penalty=penalty)
         found = inner_step_multiply_adds(*plans, 4, critic_steps=1, penalty=penalty)
-        assert found == pytest.approx(expected, rel=0.03)  # which leaves pooling out
+        assert found == pytest.approx(expected, rel=0.03)  # pooling is left out
     strided = plan_of(nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), (1, 2, 2))
     assert strided.multiply_adds(strided.operations[0]) == 6 * 6
 

@@ -1,4 +1,4 @@
-"""Modules that keep state, change after the learner was built, share layers, or meet one image or inference mode."""
+"""Modules with state, changed after the learner was built, with shared layers, on one image, in inference mode."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ STATEFUL: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_a_module_that_changes_itself_changes_nothing_else(kind: str) -> None:
-    """Neither the learner, nor what its neighbours or the next call get."""
+    """Neither the learner nor other tasks or the next call see the change."""
     learner = make_learner(tiny_gan()[0], STATEFUL[kind](), executor="torch")
     batch = tiny_batch(query=0)
     before = state(learner)
@@ -363,7 +363,7 @@ def batch_norm_gan(where: str) -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize("where", ["generator", "discriminator"])
 def test_batch_norm_refuses_a_single_image(where: str, executor: str, first: int) -> None:
     learner = make_learner(*batch_norm_gan(where), executor=executor)
-    if first > 1:  # what a first call with more images found out must not matter
+    if first > 1:  # findings of a first call with more images must not matter
         learner.adapt(images(first))
     message = f"the {where} normalises over the images of a batch and got a single one; expected at least 2"
     with pytest.raises(ValueError, match=message):

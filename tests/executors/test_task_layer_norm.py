@@ -1,4 +1,4 @@
-"""Layer norms with weights of each task's own: derivatives of any order, vmap, and the mode that puts them to use."""
+"""Layer norms with weights of each task's own: derivatives of any order, vmap, and the mode that selects them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def third(norm: Norm, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("case", [CASES["short"], CASES["one-input"]], ids=["short", "one-input"])
 def test_third_derivatives(case: Case) -> None:
-    """Not against PyTorch's layer norm: in torch 2.13 its third derivatives are not those of finite differences."""
+    """The oracle is not PyTorch's layer norm: its third derivatives contradict finite differences in torch 2.13."""
     *_, x, weight, bias = operands(case, torch.float64)
     for a, b in zip(third(run, x, weight, bias), third(by_hand, x, weight, bias), strict=True):
         assert_close(a, b, "float64-parity")
@@ -143,7 +143,7 @@ def test_what_is_replaced(on: None, calls: list[ops.LayerNorm]) -> None:
     y = batched(params, x)
     assert batched.vectorized
     assert calls[-2:] == [ops.LayerNorm(EPS), ops.LayerNorm(1e-5)]
-    assert len(calls) == 4  # once when it is tried whether vmap can
+    assert len(calls) == 4  # once in the trial of vmap
     rows = torch.stack([functional_call(module, layout.views(p), (v,)) for p, v in zip(params, x, strict=True)])
     assert_close(y, rows, "float64-rounding")
     dy = torch.randn_like(y)
@@ -152,7 +152,7 @@ def test_what_is_replaced(on: None, calls: list[ops.LayerNorm]) -> None:
 
 
 def test_autocast_normalises_in_float32(on: None, calls: list[ops.LayerNorm]) -> None:
-    """As CUDA's autocast does."""
+    """CUDA's autocast does so."""
     x, weight, bias = torch.randn(2, 3, 8, dtype=torch.bfloat16), torch.randn(2, 8), torch.randn(2, 8)
     with torch.autocast("cpu", torch.bfloat16), task_layers(x.device):
         y = vmap(lambda *v: F.layer_norm(v[0], (8,), *v[1:], EPS))(x, weight, bias)
@@ -170,7 +170,7 @@ def test_wrong_shapes_are_pytorchs_to_report(on: None, calls: list[ops.LayerNorm
 def test_meta_gradients_through_a_penalty(
     meta: mgf.Reptile | mgf.MAML, monkeypatch: pytest.MonkeyPatch, calls: list[ops.LayerNorm]
 ) -> None:
-    """Under MAML these are third derivatives."""
+    """MAML takes third derivatives here."""
     gan = [network.double() for network in figr.dcgan(8, width=2, blocks=1, latent_dim=4)]
     batch = tiny_batch(tasks=3, query=2, image_shape=(1, 8, 8))
     monkeypatch.setenv(SWITCH, "on")

@@ -87,7 +87,7 @@ def test_finite_differences(case: Case, with_bias: bool) -> None:
 
 @pytest.mark.parametrize("case", SMALL_ACTIVATED.values(), ids=SMALL_ACTIVATED)
 def test_finite_differences_through_activations(case: Case) -> None:
-    """Without a bias what is kept is all that connects the two passes."""
+    """Without a bias the saved output alone connects the two passes."""
 
     def run(*inputs: Tensor) -> Tensor:
         return activated_layers.run(case[0], *inputs)
@@ -125,7 +125,7 @@ def test_transforms_of_every_order(case: Case) -> None:
         one, along = (tuple(v[0] for v in given) for given in (inputs, directions))
         if case[0].activation is None:
             products = [jvp(g, one, along)[1] for g in of]
-        else:  # PyTorch's SiLU has no such derivative, and others take minutes to find theirs
+        else:  # PyTorch's SiLU has no such derivative, and others take minutes
             products = [vjp(g, *one)[1](along) for g in of]
         for a, b in zip(*products, strict=True):
             assert_close(a, b, "float64-rounding")

@@ -27,7 +27,7 @@ from metagan_fast.training import config
 from networks import tiny_batch, tiny_gan
 
 INNER = mgf.InnerLoop(lr=0.05, steps=2)
-PATIENCE = 60.0  # seconds until a thread that waits for another gives up
+PATIENCE = 60.0  # seconds before a waiting thread gives up
 
 
 def nothing() -> None:
@@ -35,7 +35,7 @@ def nothing() -> None:
 
 
 class Meeting(nn.Module):
-    """A generator that does something else in the midst of its forward."""
+    """A generator that calls a function in the middle of its forward pass."""
 
     def __init__(self, meanwhile: Callable[[], object] = nothing) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Meeting(nn.Module):
 
 
 def in_thread(function: Callable[[], Any]) -> Any:
-    """Run a function in another thread, to its end, and return its result."""
+    """Run a function in another thread and return its result."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function).result(PATIENCE)
 
 
 @pytest.fixture
 def unpatched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put `nn.Module` back as it was after the test."""
+    """Restore `nn.Module` after the test."""
     for name in ("__call__", "__getattr__"):
         monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))
 
@@ -73,7 +73,7 @@ def test_modules_of_other_threads_run_while_a_learner_is_built() -> None:
 
 @pytest.mark.usefixtures("unpatched")
 def test_learners_built_at_the_same_time_leave_modules_as_they_were() -> None:
-    """The first to begin is the first to end: what one thread saved, the other must not put back."""
+    """The first to begin is the first to end: neither thread may restore what the other saved."""
 
     def of_the_process() -> list[Any]:
         return [nn.Module.__call__, nn.Module.__getattr__, *warnings.filters, is_in_torch_dispatch_mode()]
@@ -104,7 +104,7 @@ def test_learners_built_at_the_same_time_leave_modules_as_they_were() -> None:
 
 
 def test_building_a_learner_does_not_import_the_compiler() -> None:
-    """Which takes a second, and which PyTorch does for dispatch modes of its own."""
+    """PyTorch imports it for its own dispatch modes, which takes a second."""
     code = """
 import sys, metagan_fast as mgf
 generator, discriminator, latent_dim, _ = mgf.models.workload("mlp-8")

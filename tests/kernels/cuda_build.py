@@ -20,10 +20,10 @@ SOURCES = ("clip_grad_norm", "tasks", "updates")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 
 HOST_FLAGS = (
-    *("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread"),  # nvcc aliases what it likes, too
+    *("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread"),  # aliasing as in nvcc
     *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"),
     *(f"-I{SHIM}", f"-I{ROOT / 'csrc'}"),
-    "-DMETAGAN_MAX_BLOCKS=3",  # so that small buffers make threads go round their loops
+    "-DMETAGAN_MAX_BLOCKS=3",  # few blocks, so that small buffers exercise the grid-stride loops
 )
 NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}")
 
@@ -33,13 +33,13 @@ NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for what is built, which goes when the interpreter ends."""
+    """Return a folder for build products, deleted at exit."""
     return tempfile.TemporaryDirectory(prefix="metagan_cuda_")
 
 
 @functools.cache
 def compile_for_host(source: str, *flags: str) -> Path:
-    """Return what the host compiler makes of a file in `tests/kernels/cuda_shim`, compiled once a session."""
+    """Compile a file of `tests/kernels/cuda_shim` for the host, once a session, and return the product."""
     assert HOST_COMPILER is not None
     target = Path(_folder().name) / "-".join([Path(source).stem, *(re.sub(r"\W", "", flag) for flag in flags)])
     subprocess.run([HOST_COMPILER, *HOST_FLAGS, *flags, str(SHIM / source), "-o", str(target)], check=True)
@@ -48,7 +48,7 @@ def compile_for_host(source: str, *flags: str) -> Path:
 
 @dataclass(frozen=True)
 class Resources:
-    """What ptxas says of a kernel."""
+    """Resources of a kernel, as reported by ptxas."""
 
     registers: int
     stack: int
@@ -57,7 +57,7 @@ class Resources:
 
 @functools.cache
 def _ptx_file(source: str) -> Path:
-    """Return the PTX of one `.cu`, from which the code for every architecture comes, here as in CMakeLists.txt."""
+    """Return the PTX of one `.cu`, the source of every architecture's code, as in CMakeLists.txt."""
     assert NVCC is not None
     target = Path(_folder().name) / f"{source}.ptx"
     command = [NVCC, *NVCC_FLAGS, "-ptx", "-arch=compute_80", str(CSRC / f"{source}.cu"), "-o", str(target)]
@@ -108,7 +108,7 @@ def ptx(source: str) -> dict[str, str]:
 
 
 def cuobjdump() -> str | None:
-    """Return a program that disassembles: CUDA's own or the one that Triton brings."""
+    """Return a disassembler: CUDA's own or Triton's."""
     beside = Path(sysconfig.get_path("purelib"), "triton/backends/nvidia/bin")
     try:
         import triton

@@ -1,4 +1,4 @@
-"""The CUDA launchers and kernels, compiled for the CPU by way of the shim, in the place of the native ones."""
+"""The CUDA launchers and kernels, compiled for the CPU with the shim, in place of the native backend's."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _run(parts: int | None, op: str, like: Tensor, *arguments: Any) -> None:
 
 
 def _converted(op: str, arguments: tuple[Any, ...]) -> list[Any]:
-    """Return the arguments of `_core` as those of tests/kernels/cuda_shim/library.cpp."""
+    """Convert the arguments of `_core` to those of tests/kernels/cuda_shim/library.cpp."""
     if op == "adam_step":
         return [_matrices(arguments[:7]), _rate(arguments[7]), _adam(*arguments[8:])]
     if op in ("sgd_step", "rmsprop_step"):

@@ -1,7 +1,7 @@
-"""What `csrc/cuda/*.cu` do on the host, for the PTX translator: arguments of `_core.cuda_*` as structs, launches.
+"""Host side of `csrc/cuda/*.cu` for the PTX translator: arguments of `_core.cuda_*` as structs, launches.
 
 The structs are those of `csrc/cuda/*.cuh`, members in their order there; ctypes lays them out as C++ does. `A` is the
-arithmetic type. Memory that a launch may touch is what its operands say, not a byte more.
+arithmetic type. A launch may touch its operands' bytes only.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def structs(A: Any) -> dict[str, Any]:
 
 @dataclass
 class Operands:
-    """Turn what the package passes into struct members, noting the memory and whether it comes in 16 bytes."""
+    """Convert the package's arguments to struct members, noting their memory and whether it is aligned to 16 bytes."""
 
     dtype: torch.dtype
     rows: int
@@ -199,7 +199,7 @@ OPS = {
     "meta_adam_step": ("tasks", _meta_adam_step),
     "ema_update": ("updates", _ema_update),
 }
-"""The file of each op's kernel, and what builds its struct."""
+"""File of each op's kernel, and the function that builds its struct."""
 
 
 @dataclass
@@ -257,7 +257,7 @@ class Launcher:
 
 @contextmanager
 def cuda_as_ptx(build: Any, order: str, parts: int | None = None) -> Iterator[Launcher]:
-    """Have the ops on CPU tensors run what nvcc made of their CUDA kernels."""
+    """Run the PTX of the CUDA kernels for ops on CPU tensors."""
     launcher = Launcher(build, order, parts)
     with (
         mock.patch.object(native_ops, "run", launcher),

@@ -1,4 +1,4 @@
-"""Launches of Triton kernels (`triton_aot.Launch`) as PTX on the CPU, on the memory of their tensors and no other."""
+"""Launches of Triton kernels (`triton_aot.Launch`) as PTX on the CPU, confined to their tensors' memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def memory(x: Tensor) -> np.ndarray:
-    """Return the bytes from a tensor's first element to its last: what a kernel may touch."""
+    """Return the bytes from a tensor's first element to its last, which a kernel may touch."""
     last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     size = (last + 1) * x.element_size() if x.numel() else 0
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(x.data_ptr()))

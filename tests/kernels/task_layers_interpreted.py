@@ -1,7 +1,7 @@
 """The per-task layers' kernels in Triton's interpreter; `test_triton_interpreter.py` starts this file.
 
-The interpreter's choice falls when a kernel is imported, so it has a process of its own. It writes out of bounds
-without a word, so results have canaries around them.
+A kernel chooses the interpreter when it is imported, so the tests need a separate process. The interpreter does not
+check bounds, so results have canaries around them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MARGIN, CANARY = 300, 1234.5
 
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Give every new tensor margins of canaries, and look at them in the end."""
+    """Surround every new tensor with canaries, and check them at the end."""
     buffers: list[Tensor] = []
 
     original = Tensor.new_empty
@@ -50,7 +50,7 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Any:
     ("name", "precision"), [*((name, "ieee") for name in CASES), ("linear", "tf32"), ("convolution-stride", "tf32")]
 )
 def test_three_passes(name: str, precision: str) -> None:
-    """NumPy multiplies tf32 operands in float32, so both precisions are held to it; their tiles differ."""
+    """NumPy multiplies tf32 operands in float32, the oracle of both precisions; their tiles differ."""
     case = CASES[name]
     assert type(task_linear.task_linear_kernel).__name__ == "InterpretedFunction"
     layer = case[0]
@@ -65,7 +65,7 @@ def test_three_passes(name: str, precision: str) -> None:
 
 @pytest.mark.parametrize("name", ACTIVATED)
 def test_activations(name: str) -> None:
-    """Forward, and backward from what it keeps."""
+    """Forward, and backward from its saved results."""
     case = ACTIVATED[name]
     layer = case[0]
     x, weight, bias = operands(case)

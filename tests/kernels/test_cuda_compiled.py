@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels: registers, stack, access widths. And the extension, built with or without it."""
+"""Compiled CUDA kernels: registers, stack, access widths; and builds of the extension with nvcc and without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metagan_fast.ops import _native as native_ops
 
 needs_nvcc = pytest.mark.skipif(cuda_build.NVCC is None, reason="no CUDA compiler")
 
-# 64 registers let four blocks of 256 threads be on a multiprocessor together.
+# 64 registers let four blocks of 256 threads share a multiprocessor.
 MAX_REGISTERS = {"clip_grad_norm": 48, "tasks": 64, "updates": 64}
 KERNELS = {"clip_grad_norm": 18, "tasks": 18, "updates": 24}  # ops, times three dtypes, times two widths
 
@@ -83,7 +83,7 @@ def find(tool: str) -> str:
 
 
 def without_nvcc(folder: Path) -> dict[str, str]:
-    """Return an environment whose PATH has compilers for the CPU alone."""
+    """Return an environment whose PATH has CPU compilers only."""
     folder.mkdir()
     for tool in ("cc", "c++", "gcc", "g++", "ld", "as", "ar", "ranlib", "nm", "strip", "uname", "sh"):
         if path := shutil.which(tool):
@@ -141,7 +141,7 @@ ARGUMENTS = {
 @built_with_cuda
 @pytest.mark.parametrize("op", native_ops.OPS)
 def test_bindings(op: str) -> None:
-    """Nothing to do needs no device; something to do without one is an error that says so."""
+    """An empty call needs no device; any other without one is an error that says so."""
     function = getattr(_native._core, f"cuda_{op}")
     function(0, 0, 0, (0, 0), *ARGUMENTS[op])
     with pytest.raises(TypeError):

@@ -76,7 +76,7 @@ def test_work_waits_in_the_current_stream() -> None:
         torch.cuda._sleep(50_000_000)
         grads.fill_(1.0)
         functional.sgd_step_(params, grads, 0.5)
-        assert not stream.query()  # the call has come back before its work is done
+        assert not stream.query()  # the call returns before its work is done
     stream.synchronize()
     assert (params == -0.5).all()
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: the reference's bits, whatever the order of threads, and nothing written beside."""
+"""The CUDA kernels on the CPU: the reference's bits in any order of threads, no write out of bounds."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_numbers_are_read_where_they_lie(case: Case, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_segments_that_end_within_a_pack(dtype: torch.dtype) -> None:
-    """Lengths that no layout has: the kernel's own contract is any ascending ends, empty segments among them."""
+    """The kernel accepts any ascending ends, empty segments included, beyond what layouts have."""
     ends = torch.tensor([1, 1, 3, 10, 64])
     rates = torch.rand(5, dtype=arithmetic(dtype))
     params, grads = torch.randn(2, 64).to(dtype), torch.randn(2, 64).to(dtype)

@@ -1,4 +1,4 @@
-"""The CUDA kernels under AddressSanitizer and ThreadSanitizer, and broken ones that these must catch."""
+"""The CUDA kernels under AddressSanitizer and ThreadSanitizer, with broken ones that must be caught."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(source: str, flags: tuple[str, ...], *arguments: str) -> subprocess.Comp
     except subprocess.CalledProcessError:
         if not flags:
             raise
-        cuda_build.compile_for_host(source, "-DSHIM_THREADS")  # fails, and says why, unless the sanitizer is missing
+        cuda_build.compile_for_host(source, "-DSHIM_THREADS")  # raises, unless the sanitizer is missing
         pytest.skip(f"g++ has no {flags[-1]} here")
     result = subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=120)
     if "unexpected memory mapping" in result.stderr:

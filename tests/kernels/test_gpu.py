@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; `python -m metagan_fast.benchmarks.gpu` runs it and keeps the outcome."""
+"""Tests that need a CUDA device; `python -m metagan_fast.benchmarks.gpu` runs them and records the outcome."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_memory_is_bounded(gan: Gan) -> None:
 
 
 class Branching(nn.Module):
-    """A discriminator whose way depends on values."""
+    """A discriminator with data-dependent control flow."""
 
     def __init__(self) -> None:
         super().__init__()

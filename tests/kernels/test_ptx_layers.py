@@ -30,7 +30,7 @@ MARGIN, CANARY = 300, 1234.5
 
 @pytest.fixture
 def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """Return a function that has kernels compiled for a GPU and run as PTX from then on, threads in an order.
+    """Return a function that makes launches compile for a GPU and run as PTX, threads in the given order.
 
     It returns the list that the PTX of what ran goes to; `without` is an opcode that is left out. Results start as
     NaNs with canaries around them.
@@ -71,7 +71,7 @@ def as_ptx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]
 
 
 UNITS = {"ieee": "fma.rn.f32", "tf32": ".tf32.tf32.f32", "bf16": ".bf16.bf16.f32"}
-"""What multiplies operands of each precision."""
+"""Matrix instruction of each precision."""
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ LARGE: dict[str, Case] = {
     "linear": (Linear(), (1, 33, 50), 72),
     "convolution": (Convolution((4, 4), (3, 3), padding=(1, 1)), (1, 3, 34, 4, 4), 36),
 }
-"""Tiles that two warp groups share, a part of which lies beyond the edge, several steps along k."""
+"""Tiles span two warp groups, partly beyond the edge, with several steps along k."""
 
 
 in_large_tiles = pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_three_passes_in_tensor_memory(
 def test_passes_with_an_activation(
     name: str, precision: str, order: str, target: str, as_ptx: Callable[..., list[str]]
 ) -> None:
-    """Forward, and backward from what it keeps; a transposed convolution sums dy in a launch more."""
+    """Forward, and backward from its saved results; a transposed convolution sums dy in one launch more."""
     ran = as_ptx(order, target=target)
     check_passes_with_an_activation(
         ACTIVATED[name], precision, torch.bfloat16 if precision == "bf16" else torch.float32
@@ -212,7 +212,7 @@ def check_passes_with_an_activation(case: Case, precision: str, dtype: torch.dty
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
 def test_activations_far_from_zero_and_close_to_it(activation: Activation) -> None:
-    """Value and derivative of elements of every size: no overflow, no cancellation."""
+    """Values and derivatives neither overflow nor cancel, for elements of every magnitude."""
     pytest.importorskip("triton", reason="needs Triton")
     if os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("needs Triton's compiler, not its interpreter")
@@ -230,7 +230,7 @@ def test_activations_far_from_zero_and_close_to_it(activation: Activation) -> No
     run.launch(1, 128, [*(x.numpy() for x in (z, given, slope, y, d)), 0, 0], order="random", seed=1)
     atol = 3e-7 if activation.name == "gelu" else 1e-30  # in its tail 1 + erf cancels: half an ulp of 1, times |z|
     torch.testing.assert_close(y.double(), value.detach(), rtol=1e-5, atol=atol)
-    torch.testing.assert_close(d.double(), derivative, rtol=1e-5, atol=3e-7)  # 1 - y * y of what is kept in float32
+    torch.testing.assert_close(d.double(), derivative, rtol=1e-5, atol=3e-7)  # 1 - y * y of the saved float32 output
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 TELLING = list({case.op: case for case in (*CASES, CLIP_CASES[0])}.values())
-"""One case an op."""
+"""One case for each op."""
 
 
 def reference(case: Case, arguments: ops_cases.Arguments) -> tuple[Tensor, ...]:
@@ -59,7 +59,7 @@ def aot() -> Any:
 
 @contextmanager
 def triton_as_ptx(aot: Any, order: str, target: str = "sm_80") -> Iterator[list[str]]:
-    """Have the ops on CPU tensors compile their Triton kernels for a GPU and run the PTX; yields the names run."""
+    """Run the PTX of the Triton kernels for ops on CPU tensors; yield the names of kernels that ran."""
     ran: list[str] = []
     count = itertools.count()
 
@@ -122,7 +122,7 @@ def test_triton_kernels_of_newer_gpus_give_the_reference_bits(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("margin", [0, MARGIN])
 def test_triton_clipping_in_one_launch_and_in_two(aot: Any, margin: int, dtype: torch.dtype) -> None:
-    """The same bytes, in place too, whatever the order of threads."""
+    """Bytes are equal in any order of threads, in place too."""
     case = CLIP_CASES[0]
     arguments = ops_cases.make(case, 3, 2080 if margin == 0 else 1041, dtype, margin=margin)
     with triton_as_ptx(aot, "forward") as ran:
@@ -152,7 +152,7 @@ def test_triton_clipping_of_long_rows(aot: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [CASES[1], CASES[6]], ids=str)
 def test_triton_clipping_and_reset_within_a_step(aot: Any, case: Case, dtype: torch.dtype) -> None:
-    """The bytes of clipping and step one after the other, bfloat16's roundings included."""
+    """Bytes equal those of clipping and step one after the other, bfloat16's roundings included."""
     arguments = ops_cases.make(case, 3, 2080, dtype)
     with triton_as_ptx(aot, "random"):
         clipped, _ = functional.clip_grad_norm(arguments["grads"], 0.5)
@@ -196,7 +196,7 @@ def test_cuda_kernels_of_other_dtypes(cuda: Any, case: Case, dtype: torch.dtype)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("margin", [0, MARGIN])
 def test_cuda_clipping_in_one_launch_and_in_two(cuda: Any, margin: int, dtype: torch.dtype) -> None:
-    """A row of one part has the same bytes in both, in place too; of three parts it is within rounding."""
+    """A row of one part has equal bytes in both, in place too; a row of three parts agrees within rounding."""
     case = CLIP_CASES[0]
     arguments = ops_cases.make(case, 3, 2080 if margin == 0 else 333, dtype, margin=margin)
     found: dict[int, list[tuple[Tensor, ...]]] = {0: [], 1: [], 3: []}

@@ -50,10 +50,10 @@ LARGE |= {
     )
 }
 REGISTERS = {"ieee": 128, "tf32": 160, "bf16": 176}
-"""Registers a thread at most; a block of 256 threads may have 255."""
+"""Upper bound of registers a thread; a block of 256 threads may have 255."""
 
 THROUGH_ACTIVATION = 56
-"""How many more a pass may have that reads dy through an activation: a second operand, and its derivative."""
+"""Further registers of a pass that reads dy through an activation: a second operand, and its derivative."""
 
 BACKWARD_BIAS = "backward_bias"
 TRANSPOSED_PASSES = (*task_layers.PASSES, BACKWARD_BIAS)
@@ -67,7 +67,7 @@ def output_shape(case: Case) -> tuple[int, ...]:
 
 
 def record(case: Case, precision: str, dtype: torch.dtype = torch.float32) -> dict[str, tuple[Any, ...]]:
-    """Return what each pass launches, from real calls on CPU tensors: kernel, arguments, constants, options.
+    """Return each pass's launches, recorded from real calls on CPU tensors: kernel, arguments, constants, options.
 
     A transposed convolution launches `BACKWARD_BIAS`, too.
     """
@@ -120,7 +120,7 @@ def compile_for(
 
 
 def cuobjdump(option: str, cubin: bytes) -> str:
-    """Return what cuobjdump says of compiled code."""
+    """Return cuobjdump's output for compiled code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -212,7 +212,7 @@ def test_compiled_code(name: str, precision: str, target: str, passes: tuple[str
 
 @needs_compiler
 def test_offsets_have_64_bits() -> None:
-    """What the strides of tasks, images and rows multiply has 64 bits."""
+    """Products with strides of tasks, images and rows have 64 bits."""
     convolutions = [(name, x) for name in ("convolution", "transposed-prelu") for x in recorded(name, "ieee")]
     for name, which in (("linear", "forward"), *convolutions):
         code = compile_for("sm_90", *recorded(name, "ieee")[which]).asm["ttir"]
@@ -244,7 +244,7 @@ def record_norm(case: norms.Case, dtype: torch.dtype) -> list[tuple[Any, ...]]:
     ids=str,
 )
 def test_compiled_layer_norm(target: str, dtype: torch.dtype) -> None:
-    """No spills in a loop and next to none outside, wide accesses, no atomics, and registers enough for a block."""
+    """Spills stay out of loops and rare elsewhere; accesses are wide, atomics absent, registers enough for a block."""
     for launch in record_norm(norms.Case(2, 4, 65536), dtype):
         compiled = compile_for(target, *launch)
         name = launch[0].__name__
@@ -264,7 +264,7 @@ def test_compiled_layer_norm(target: str, dtype: torch.dtype) -> None:
 @needs_compiler
 @pytest.mark.parametrize("case", [norms.Case(2, 1, 1), norms.Case(1, 3, 77)], ids=["one-element", "odd"])
 def test_layer_norm_compiles_for_odd_extents(case: norms.Case) -> None:
-    """Triton makes constants of arguments that are one."""
+    """Triton turns arguments that are 1 into constants."""
     for launch in record_norm(case, torch.float32):
         assert resources(compile_for("sm_90", *launch).asm["cubin"])["LOCAL"] == 0
 
@@ -326,7 +326,7 @@ def test_layer_norm_on_a_gpu(case: norms.Case, dtype: torch.dtype) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 def test_vmap_on_a_gpu_takes_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a switch, and with second derivatives."""
+    """Kernels run on a GPU by default, with second derivatives."""
     monkeypatch.delenv("METAGAN_FAST_TASK_LAYERS", raising=False)
     case = CASES["convolution-stride"]
     layer = case[0]

@@ -34,7 +34,7 @@ REGISTERS = {
     "clip_grad_norm_kernel": (40, 48),
     "clip_short_rows_kernel": (40, 48),
 }
-"""Registers a thread at most, for float32 or bfloat16 and for float64; with 128 an SM still holds 512 threads."""
+"""Upper bound of registers a thread, for float32 or bfloat16 and for float64; with 128 an SM holds 512 threads."""
 
 
 # Before 3.6 Triton flushes subnormals in roots and quotients.
@@ -46,9 +46,9 @@ def is_double(launch: Launch) -> bool:
 
 
 def narrow_accesses(launch: Launch) -> int:
-    """Return how many accesses of less than 128 bits a kernel has a reason for: what is not a buffer."""
+    """Return the number of narrow accesses (below 128 bits) that a kernel needs: operands that are not buffers."""
     arguments = launch.arguments
-    # Weights: of the first task, of the next ones in the loop, of those that an unrolled loop leaves over.
+    # Weights: the first task's, the next ones' in the loop, and the remainder's of an unrolled loop.
     count = 3 * (arguments.get("weights") is not None)
     count += {"row": 1, "segment": 16}.get(launch.constants.get("FORM", ""), 0)
     count += 2 * (arguments.get("corrections") is not None)
@@ -72,7 +72,7 @@ def test_every_op_is_compiled() -> None:
 
 @pytest.mark.parametrize("case", (*ops_cases.CASES, *ops_cases.CLIP_CASES), ids=str)
 def test_an_op_is_one_launch_but_where_sums_come_first(case: ops_cases.Case) -> None:
-    """That is where it clips rows that are long, or that it resets."""
+    """Sums come first where an op clips long rows, or clips and resets."""
 
     def launched(numel: int, **options: Any) -> list[str]:
         function = case.twin if "zero_grads" in options else case.function
@@ -115,7 +115,7 @@ def test_nvidia(launch: Launch, target: str) -> None:
 
 
 def test_what_a_step_clips_is_rounded_as_if_it_were_stored() -> None:
-    """In bfloat16, else a step would not have the bytes of clipping and step apart."""
+    """bfloat16 is rounded between clipping and step, as when they run apart."""
     fused = [x for x in LAUNCHES if "bfloat16-clip-" in str(x) and x.name != "sum_of_squares_kernel"]
     results = {"sgd_step_kernel": 1, "adam_step_kernel": 3}
     assert {launch.name for launch in fused} == set(results)
@@ -142,7 +142,7 @@ def test_amd(launch: Launch) -> None:
 
 
 def test_odd_sizes_have_narrow_accesses() -> None:
-    """What the check above would see if a size were not known to be divisible."""
+    """The check above catches sizes that are not known to be divisible."""
     case = next(case for case in ops_cases.CASES if case.op == "ema_update")
     (launch,) = triton_aot.record(case, torch.float32, numel=2081)
     accesses = re.findall(r"(?:ld|st)\.global[\w.:]*", launch.compile("sm_90").asm["ptx"])
@@ -151,7 +151,7 @@ def test_odd_sizes_have_narrow_accesses() -> None:
 
 @pytest.mark.parametrize("launch", [launch for launch in LAUNCHES if is_telling(launch)], ids=str)
 def test_offsets_have_64_bits(launch: Launch) -> None:
-    """Products make the offsets that can pass 2^31; what has 32 bits is added to them as lanes."""
+    """Offsets that can exceed 2^31 are 64-bit products; lanes of 32 bits are added to them."""
     ttir = launch.compile("sm_90").asm["ttir"]
     products = re.findall(r"arith\.muli .*: (\S+)", ttir)
     assert products

@@ -1,4 +1,4 @@
-"""Where the Triton kernels stand in the dispatch table, and what is said where they cannot run."""
+"""The Triton backend's place in the dispatch table, and its errors where it cannot run."""
 
 from __future__ import annotations
 

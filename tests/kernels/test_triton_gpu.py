@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU: parity, streams, graphs, no waiting."""
+"""The Triton kernels on a GPU: parity, streams, graphs, no synchronisation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_clipping_in_one_launch_has_the_bits_of_two(
 @pytest.mark.parametrize("case", [case for case in CASES if case.op in ("sgd_step", "adam_step")], ids=str)
 @pytest.mark.parametrize("numel", [5000, 20_000])
 def test_clipping_and_reset_within_a_step(case: Case, dtype: torch.dtype, numel: int) -> None:
-    """The bytes of clipping and step one after the other."""
+    """Bytes equal those of clipping and step one after the other."""
     arguments = on_gpu(ops_cases.make(case, 3, numel, dtype, lr_form="task"))
     clipped, _ = run(functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
     expected = run(case.function, {**arguments, "grads": clipped})

@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter, which needs a process of its own."""
+"""The Triton kernels in Triton's interpreter, in a separate process."""
 
 from __future__ import annotations
 

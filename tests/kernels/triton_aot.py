@@ -1,4 +1,4 @@
-"""Every Triton kernel in telling modes, compiled ahead of time: what was launched, for which GPU, the assembly.
+"""Triton kernels compiled ahead of time in representative modes: launches, targets, assembly.
 
 The launches are recorded from real calls of the ops on CPU tensors, so arguments, signatures and grids are those of
 the package and cannot drift from it. Needs Triton without its interpreter, and no GPU.
@@ -54,7 +54,7 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The kernel's name."""
+        """Name of the kernel."""
         return self.kernel.__name__
 
     def __str__(self) -> str:
@@ -62,12 +62,12 @@ class Launch:
 
     @property
     def signature(self) -> dict[str, str]:
-        """Triton's type of each parameter; "constexpr" for those that the code has as constants."""
+        """Triton's type of each parameter; "constexpr" for compile-time constants."""
         return {name: self._type(name) for name in self.kernel.arg_names}
 
     @property
     def passed(self) -> tuple[str, ...]:
-        """The arguments that are passed at a launch, in order."""
+        """Arguments passed at a launch, in order."""
         return tuple(name for name, kind in self.signature.items() if kind != "constexpr")
 
     def _type(self, name: str) -> str:
@@ -144,7 +144,7 @@ def record(
 
 @functools.cache
 def launches() -> tuple[Launch, ...]:
-    """Return every kernel in every option mode in float32, and telling modes in bfloat16 and float64."""
+    """Return every kernel in every option mode in float32, and representative modes in bfloat16 and float64."""
     found = [launch for case in (*CASES, CLIP_CASES[0]) for launch in record(case, torch.float32)]
     first = list({case.op: case for case in (*CASES, *CLIP_CASES)}.values())
     for dtype in (torch.bfloat16, torch.float64):
@@ -169,7 +169,7 @@ def launches() -> tuple[Launch, ...]:
 
 
 def resources(compiled: Any) -> dict[str, int]:
-    """Return what `cuobjdump -res-usage` says of a cubin: REG, STACK, LOCAL and so on."""
+    """Return a cubin's resources from `cuobjdump -res-usage`: REG, STACK, LOCAL and so on."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

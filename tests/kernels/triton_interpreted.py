@@ -1,6 +1,6 @@
 """The Triton kernels against the reference, in Triton's interpreter; `test_triton_interpreter.py` starts this file.
 
-The interpreter's choice falls when a kernel is imported, so it has a process of its own. It writes out of bounds
+A kernel chooses the interpreter when it is imported, so the tests need a separate process. It writes out of bounds
 without a word, so buffers have canaries around them. It takes milliseconds a program: few blocks.
 """
 
@@ -173,7 +173,7 @@ def test_clipping_rows_that_are_not_finite() -> None:
 
 
 def test_rows_further_apart_than_32_bits_count() -> None:
-    """Elements 2^31 and beyond in rows 2^30 apart, in memory of which few pages are touched."""
+    """Offsets reach 2^31 in rows 2^30 apart, in sparse memory of few touched pages."""
     whole = torch.empty(2 * (2**30 + 16) + 40, dtype=torch.bfloat16)
     average = whole.as_strided((3, 40), (2**30 + 16, 1))
     params = torch.ones(3, 40, dtype=torch.bfloat16)
@@ -200,7 +200,7 @@ def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fused_clipping_and_reset(
     case: Case, dtype: torch.dtype, rows: int | None, numel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One launch, or one beside the sums of squares, with the bytes of clipping, step and reset one by one."""
+    """One launch, or one beside the sums of squares, gives the bytes of clipping, step and reset one by one."""
     arguments = ops_cases.make(case, rows, numel, dtype, lr_form="task-column", margin=MARGIN)
     clipped, _ = on("triton", functional.clip_grad_norm, {"grads": arguments["grads"], "max_norm": 0.5})
     expected = on("triton", case.function, {**arguments, "grads": clipped})

@@ -107,7 +107,7 @@ def test_one_step_reptile_is_joint_training() -> None:
     """With k = 1 the difference is the learning rate times the mean loss's gradient (Nichol et al. 2018, section 5)."""
     batch = tiny_batch(query=0).to(dtype=torch.float64)
     generator, discriminator = (network.double() for network in tiny_gan())
-    # The discriminator stands still, so that the generator's update is against the shared one too.
+    # The discriminator is frozen, so that the generator's update is against the shared one too.
     for rates in ({"lr": 0.3, "discriminator_lr": 0.0}, {"lr": 0.0, "discriminator_lr": 0.3}):
         learner = mgf.MetaGAN(
             generator, discriminator, latent_dim=6, loss="non-saturating", inner=mgf.InnerLoop(steps=1, **rates)
@@ -152,6 +152,6 @@ def test_one_float32_step_is_as_close_to_float64_as_the_plain_loop(loss: str) ->
         join(learner.discriminator_layout.views(gradient.discriminator)),
     )
     for mine, single, double in zip(ours, plain_gradient(torch.float32), plain_gradient(torch.float64), strict=True):
-        # theta - phi is 1e-3 of theta: its rounding is a share of theta's, the same for both loops
+        # theta - phi is 1e-3 of theta: its rounding is relative to theta, the same for both loops
         allowed = max(3 * relative_error(single, double), tolerance("float32-inner-step"))
         assert relative_error(mine, double) <= allowed

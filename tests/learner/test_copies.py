@@ -1,4 +1,4 @@
-"""Copies of learners and adapted GANs: by deepcopy, pickle, torch.save and from a worker; each owns its tensors."""
+"""Copies of learners and adapted GANs: by deepcopy, pickle, torch.save and worker processes; each owns its tensors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_pickled_learner_has_its_own_size() -> None:
 @executors
 @ways
 def test_a_copied_adapted_gan_gives_the_same_images(way: Callable[[Any], Any], executor: str) -> None:
-    schedule = mgf.InnerLoop(lr=lambda step: 0.05, steps=2)  # which no pickle could hold
+    schedule = mgf.InnerLoop(lr=lambda step: 0.05, steps=2)  # not picklable
     adapted = make_learner(executor, inner=schedule).adapt(tiny_batch().support[0])
     copied = way(adapted)
     assert torch.equal(copied.sample(3, seed=5), adapted.sample(3, seed=5))
@@ -124,7 +124,7 @@ def test_a_worker_returns_what_it_made() -> None:
 
 
 class Tied(nn.Module):
-    """Make an image by one matrix used twice."""
+    """Make an image with one matrix, used twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Meta-steps are whole or not at all: interrupted at every line of the update, by errors in it, and twice."""
+"""Meta-steps are atomic: interrupted at every line of the update, by errors in it, and twice."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ UPDATE = ("_atomic", "_begin_update", "_roll_back", "_apply", "apply", "before",
 
 
 def interrupted_at(line: int, call: Callable[[], object]) -> bool:
-    """Call and raise KeyboardInterrupt at the `line`-th line of the update that runs; False if there are fewer."""
+    """Call, raise KeyboardInterrupt at the update's `line`-th executed line; return False if there are fewer."""
     left = line
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -153,7 +153,7 @@ def test_a_second_interrupt_does_not_stop_the_way_back(monkeypatch: pytest.Monke
 
 
 def test_nothing_is_saved_from_within_an_update() -> None:
-    """A schedule of one's own runs between the networks' updates."""
+    """A user-defined schedule runs between the networks' updates."""
 
     def save(step: int) -> float:
         learner.state()

@@ -1,4 +1,4 @@
-"""Gradients through inner loops and what is weighed in them, against plain autograd, `higher` and a closed form."""
+"""Gradients through inner loops and their loss weights, against plain autograd, `higher` and a closed form."""
 
 from __future__ import annotations
 

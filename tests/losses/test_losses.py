@@ -95,7 +95,7 @@ def test_huge_scores_stay_finite(loss, dtype) -> None:
 
 
 def test_definitions() -> None:
-    """Each loss at two real and two fake scores, against the formula written out with plain floats."""
+    """Each loss at two real and two fake scores equals the formula in plain floats."""
     r, f = [0.3, -1.7], [2.5, -0.4]
 
     def sigmoid(x: float) -> float:
@@ -202,7 +202,7 @@ def test_penalty_definitions() -> None:
 
 @pytest.mark.parametrize("norm", ["sample", "pixel"])
 def test_penalty_reaches_the_parameters_as_the_norm_of_torch_does(norm) -> None:
-    """The gradient of a penalty by the parameters, against one written with torch.norm."""
+    """A penalty's gradient by the parameters equals autograd's through torch.norm."""
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(12, 1))
     network.double()
     x = scores((4, 2, 4, 4), 0, 1.0).requires_grad_()

@@ -51,7 +51,7 @@ def test_kid_is_batched_and_accumulates_in_float64() -> None:
 
 
 def test_kid_is_unbiased() -> None:
-    """Over many draws from one distribution the mean is 0, for sets of any size."""
+    """The mean over many draws from one distribution is 0, for sets of any size."""
     draws = metrics.kernel_distance(torch.randn(4000, 3, 2), torch.randn(4000, 8, 2))
     assert abs(draws.mean()) < 4 * draws.std() / math.sqrt(len(draws))
     shifted = metrics.kernel_distance(torch.randn(4000, 3, 2), torch.randn(4000, 8, 2) + 1)
@@ -113,7 +113,7 @@ def test_nearest_distance_of_a_copy_is_exactly_zero() -> None:
 
 
 def test_bootstrap_interval() -> None:
-    """It covers a known mean about as often as it says, and is repeatable."""
+    """The interval covers a known mean about as often as its level, and is repeatable."""
     assert metrics.bootstrap_interval(torch.full((7,), 2.5)) == (2.5, 2.5)
     values = torch.randn(40).double()
     assert metrics.bootstrap_interval(values, seed=3) == metrics.bootstrap_interval(values, seed=3)
@@ -199,7 +199,7 @@ def test_features_of_odd_and_large_images(shape: tuple[int, int, int]) -> None:
 
 
 class Brightness(nn.Module):
-    """A generator of flat images: what it can learn of a class is how bright it is."""
+    """A generator of flat images, which can learn a class's brightness alone."""
 
     def __init__(self, start: float) -> None:
         super().__init__()

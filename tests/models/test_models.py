@@ -1,4 +1,4 @@
-"""Networks: shapes, forms, what tracing and torch.func need."""
+"""Networks: shapes, structure, tracing and torch.func."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_mlp_shapes(image_shape, latent_dim, hidden) -> None:
 
 @pytest.mark.parametrize("name", models.NAMES)
 def test_networks_suit_tracing_and_stacking(name) -> None:
-    """torch.fx sees the layers, and stacked parameters under vmap give what single networks give."""
+    """torch.fx sees the layers, and stacked parameters under vmap give the results of single networks."""
     for network, x in zip(small(name), (torch.randn(3, LATENT), None), strict=True):
         x = torch.randn(3, *image_shape(name)) if x is None else x
         x = x.double()
@@ -137,7 +137,7 @@ def image_shape(name: str) -> tuple[int, int, int]:
 
 
 class Written:
-    """FIGR's layers as plain function calls, with parameters read from a network by name."""
+    """FIGR's networks as plain function calls, with parameters read from a network by name."""
 
     def __init__(self, network: nn.Module) -> None:
         self.parameters = dict(network.named_parameters())
@@ -227,7 +227,7 @@ def convolution(before: int, after: int, kernel: int) -> int:
 
 @pytest.mark.parametrize("name", ["figr", "figr-resnet"])
 def test_parameter_counts_of_figr(name) -> None:
-    """Counts from the list of layers, in millions: 17.9 and 18.0 as DCGAN, 57.4 and 20.4 as ResNet."""
+    """Parameter counts follow from the layers, in millions: 17.9 and 18.0 as DCGAN, 57.4 and 20.4 as ResNet."""
     channels, sides = [64, 128, 256, 512, 1024], [32, 16, 8, 4, 2]
     elements = [c * s**2 for c, s in zip(channels, sides, strict=True)]
     generator = 100 * elements[4] + 4 * elements[4] + convolution(64, 1, 5)

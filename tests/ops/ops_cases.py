@@ -15,13 +15,13 @@ from metagan_fast.ops.reference import inverse_bias_corrections
 Arguments = dict[str, Any]
 
 LR_FORMS = ("number", "scalar", "task", "task-column", "element", "task-element", "shared-element")
-MARGIN = 3  # elements around each row that nobody may touch
+MARGIN = 3  # canary elements around each row
 CANARY = 1234.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """An op in one mode: its buffers by name, in the order of the results those that its twin overwrites."""
+    """An op in one mode: its buffers by name; overwritten ones are in the order of the results."""
 
     op: str
     buffers: tuple[str, ...]
@@ -100,7 +100,7 @@ CASES = (
     Case("ema_update", ("average", "params"), ("average",), {"decay": 0.99}),
 )
 NUMBERED = tuple(case for case in CASES if case.op in ("adam_step", "reptile_interpolate"))
-"""Cases of the ops that take numbers in tensors, too, which a recorded launch reads anew."""
+"""Cases of ops that also take numbers as tensors, which a replayed launch reads again."""
 CLIP_CASES = (
     Case("clip_grad_norm", ("grads",), ("grads",), {"max_norm": 0.5}),
     Case("clip_grad_norm", ("grads",), ("grads",), {"max_norm": 1e9}),
@@ -142,7 +142,7 @@ def make(
 
 
 def learning_rate(form: str, shape: tuple[int, ...], dtype: torch.dtype) -> float | Tensor:
-    """Return a learning rate of one of LR_FORMS for buffers of a shape; one row has no rate of its own."""
+    """Return a learning rate of one of LR_FORMS for buffers of a shape; a single row has no per-task rate."""
     rows, numel = (shape[0], shape[-1]) if len(shape) == 2 else (None, shape[-1])
     forms: dict[str, tuple[int, ...]] = {"scalar": (), "element": (numel,)}
     if rows is not None:
@@ -164,7 +164,7 @@ def in_tensors(case: Case, arguments: Arguments) -> Arguments:
 
 
 def clone(arguments: Arguments) -> Arguments:
-    """Return a copy with tensors of their own, laid out alike (the margins too)."""
+    """Return a copy whose tensors are cloned with their strides and margins."""
 
     def copy(x: Any) -> Any:
         if not isinstance(x, Tensor) or x._base is None:

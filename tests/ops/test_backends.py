@@ -1,4 +1,4 @@
-"""The dispatch table: order, fallback, and what a backend asked for by name says."""
+"""The dispatch table: order, fallback, and errors of a backend requested by name."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MAX_NORM = 2.0
 
 
 def make(case: Case, rows: int | None, numel: int, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
-    """Return arguments in which `max_norm` scales the first row of gradients, and leaves a second one as it is."""
+    """Return arguments in which `max_norm` scales the first row of gradients and leaves the second."""
     arguments = ops_cases.make(case, rows, numel, dtype, **options)
     if rows is not None:
         arguments["grads"][1:] *= 1e-3
@@ -97,7 +97,7 @@ def test_against_torch(backend: str, max_norm: float) -> None:
 def test_first_and_second_derivatives(case: Case) -> None:
     arguments = make(case, 2, 4, lr_form="task")
     assert (arguments["grads"].norm(dim=1) > 0).all()
-    arguments["max_norm"] = arguments["grads"][0].norm().item() / 2  # clips the first row, and the second one not
+    arguments["max_norm"] = arguments["grads"][0].norm().item() / 2  # clips the first row but not the second
     names = [name for name, x in arguments.items() if isinstance(x, Tensor)]
     tensors = [arguments[name].requires_grad_() for name in names]
 
@@ -154,7 +154,7 @@ def test_with_fake_tensors() -> None:
 
 
 def test_a_reset_is_a_write() -> None:
-    """The gradient is refused where others use its memory, and autograd knows that it has changed."""
+    """A gradient with shared memory is refused, and autograd sees that it has changed."""
     ones = torch.ones
     for params, grads, message in (
         (same := ones(8), same, "share memory"),
@@ -177,7 +177,7 @@ def test_a_reset_is_a_write() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_the_meta_optimizer_clips_in_its_step(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of clamping, clipping and step apart, in one call of an op."""
+    """One call of an op gives the bytes of clamping, clipping and step apart."""
     options = {"momentum": 0.9} if optimizer == "sgd" else {}
     apart, together = (
         mgf.Reptile(optimizer=optimizer, lr=0.1, clip_value=1.5, clip_norm=norm, **options) for norm in (None, 0.3)

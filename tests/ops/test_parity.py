@@ -85,7 +85,7 @@ def test_special_values(case: Case, isa: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rounding_of_halves(case: Case, dtype: torch.dtype) -> None:
-    """Ties in the last place, which bfloat16 must round to even."""
+    """bfloat16 rounds ties in the last place to even."""
     arguments = ops_cases.make(case, None, 512, dtype)
     for x in arguments.values():
         if isinstance(x, Tensor) and x.shape[-1:] == (512,):
@@ -144,7 +144,7 @@ def test_a_step_size_of_any_dtype() -> None:
 
 @pytest.mark.parametrize("case", CASES + CLIP_CASES, ids=str)
 def test_inputs_of_any_stride(case: Case) -> None:
-    """Inputs whose elements are not adjacent, or whose rows are one and the same."""
+    """Inputs may be strided, or expanded from one row."""
     arguments = ops_cases.make(case, 4, 9, torch.float32)
     expected = on("native", case.function, arguments)
     transposed = {

@@ -1,4 +1,4 @@
-"""Second-order gradients through unrolled optimizers, against the libraries people use for them."""
+"""Second-order gradients through unrolled optimizers, against the common libraries."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metagan_fast import FlatLayout, functional
 from support import assert_close
 
 STEPS, RATE = 5, 0.05
-TINY = 1e-30  # higher adds eps before the bias correction, torch and the ops after it: too small to tell apart
+TINY = 1e-30  # higher adds eps before the bias correction, torch and the ops after it: small enough not to matter
 
 
 class Regression(nn.Module):
-    """A small problem whose gradients depend on where one is."""
+    """A small problem with curvature."""
 
     def __init__(self) -> None:
         super().__init__()

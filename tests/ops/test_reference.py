@@ -22,7 +22,7 @@ STEPS = 4
 def trajectory(
     optimizer: type[torch.optim.Optimizer], start: Tensor, gradients: list[Tensor], **options: Any
 ) -> Tensor:
-    """Return where a torch optimizer goes along given gradients."""
+    """Return the parameters of a torch optimizer after steps along given gradients."""
     params = torch.nn.Parameter(start.clone())
     stepper = optimizer([params], **options)
     for gradient in gradients:
@@ -35,7 +35,7 @@ def trajectory(
 def problem() -> tuple[Tensor, list[Tensor]]:
     gradients = [torch.randn(3, 11, dtype=torch.float64) for _ in range(STEPS)]
     for gradient in gradients:
-        gradient[:, 5] = 0  # an element that never moves by itself
+        gradient[:, 5] = 0  # an element with zero gradients
     return torch.randn(3, 11, dtype=torch.float64), gradients
 
 
@@ -98,7 +98,7 @@ def test_rmsprop_step_is_torch_rmsprop(problem: tuple[Tensor, list[Tensor]], opt
 
 
 def test_a_constant_gradient_leaves_the_centered_variance_at_zero() -> None:
-    """By rounding it may come out below zero, whose root torch.optim.RMSprop takes: NaN."""
+    """Rounding may make the centered variance negative, whose root in torch.optim.RMSprop is NaN."""
     params, square_avg, grad_avg = torch.zeros(1000), torch.zeros(1000), torch.zeros(1000)
     gradient = torch.randn(1000)
     for _ in range(200):
@@ -180,7 +180,7 @@ def test_ema_update_is_the_weighted_sum_of_the_past() -> None:
 
 @pytest.mark.parametrize("case", CASES + CLIP_CASES, ids=str)
 def test_bfloat16_is_storage_alone(case: Case) -> None:
-    """Widen, compute in float32, round once."""
+    """bfloat16 is widened, computed in float32 and rounded once."""
     arguments = ops_cases.make(case, 2, 37, torch.bfloat16, lr_form="number")
     function = getattr(reference, case.op)
     wide = {name: x.float() if isinstance(x, Tensor) else x for name, x in arguments.items()}
@@ -192,7 +192,7 @@ def test_bfloat16_is_storage_alone(case: Case) -> None:
 
 
 def test_every_call_rounds_once() -> None:
-    """Fused torch calls would round once where the kernels round twice."""
+    """The reference avoids fused torch calls, which round once where the kernels round twice."""
     source = inspect.getsource(reference).split('"""', 2)[2]
     for fused in ("alpha=1", "alpha=-", ".addcmul", ".addcdiv", ".lerp", "torch.add(", ".add(", ".sub("):
         assert fused not in source, fused

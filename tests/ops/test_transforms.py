@@ -38,7 +38,7 @@ def stack(
 
 
 def scalar(results: tuple[Tensor, ...]) -> Tensor:
-    """Return a number that depends on every result, not linearly."""
+    """Return a number that depends nonlinearly on every result."""
     return sum(((i + 1) * x.sin()).sum() for i, x in enumerate(results))
 
 
@@ -90,7 +90,7 @@ def test_vmap_within_vmap() -> None:
 
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 def test_derivatives_under_transforms(case: Case) -> None:
-    """grad, vmap(grad), grad(vmap), jvp, and a Hessian each way, against autograd through the reference."""
+    """grad, vmap(grad), grad(vmap), jvp and both orders of Hessian equal autograd through the reference."""
     tensors, others = stack(case, None, 4)
 
     def loss(values: dict[str, Tensor], function: Callable[..., Any] = case.function) -> Tensor:
@@ -150,7 +150,7 @@ def test_a_twin_refuses_transforms() -> None:
 def test_compile_forward_and_backward() -> None:
     """One graph through both optimizers, with the gradient for the learning rates.
 
-    A compiler sees the ops as plain PyTorch, so a backend that generates code would test nothing more of ours.
+    A compiler sees the ops as plain PyTorch, so generating code would test nothing further.
     """
 
     def inner(params: Tensor, lr: Tensor) -> Tensor:

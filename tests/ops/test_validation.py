@@ -1,4 +1,4 @@
-"""Bad input: one line that names the op and the argument, and says what to do."""
+"""Errors about bad input: one line that names the op and the argument, and says what to do."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_twin_refuses_memory_that_overlaps() -> None:
 
 
 def test_memory_that_does_not_overlap_is_accepted() -> None:
-    """Neighbours in one buffer, interleaved rows, and an input that is the very tensor written."""
+    """Outputs may be neighbours in one buffer, interleaved rows, or the input itself."""
     buffer = ones(16)
     F.sgd_step_(buffer[:8], buffer[8:], 0.5)
     assert buffer.tolist() == [0.5] * 8 + [1.0] * 8

@@ -75,7 +75,7 @@ class Run:
         change: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
         self.random = torch.Generator().manual_seed(1)
-        self.stored = stored or dtype  # what values are rounded to before they become `dtype`
+        self.stored = stored or dtype  # dtype that values are rounded to before they become `dtype`
         self.params = [nn.Parameter(change(self.values(shape, dtype))) for shape in shapes]
         self.optimizer = getattr(module, name)(self.params, **arguments)
 
@@ -114,7 +114,7 @@ def check(actual: Run, expected: Run, name: str | None) -> None:
 
 @contextlib.contextmanager
 def natively() -> Iterator[None]:
-    """Let nothing be done by torch's functions, where there is a native step."""
+    """Make torch's update functions fail where there is a native step."""
     refuse = mock.Mock(side_effect=AssertionError("torch's own step was called"))
     names = ("sgd", "adam", "rmsprop") if NATIVE else ()
     with contextlib.ExitStack() as stack:

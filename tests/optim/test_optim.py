@@ -1,4 +1,4 @@
-"""The optimizers' numbers against torch.optim's, on every way to compute them."""
+"""The optimizers' results against torch.optim's, by every implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizers on parameters and gradients in all kinds of memory, and what they leave to torch."""
+"""The optimizers on parameters and gradients of any memory layout, and the cases left to torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from optim_cases import CASES, NAMES, Run, case_id, check, natively, needs_nativ
 
 
 def flat_run(module: Any, starts: Sequence[int], ends: Sequence[int], together: frozenset[str]) -> dict[str, Tensor]:
-    """Return what steps with momentum make of parts of three vectors: of views if `together`, else of copies."""
+    """Return parts of three vectors after steps with momentum: as views if `together`, else as copies."""
     vectors = {"params": torch.linspace(-1, 1, 100), "grads": torch.linspace(3, -2, 100), "buffers": torch.ones(100)}
 
     def parts(name: str) -> list[Tensor]:
@@ -33,7 +33,7 @@ def flat_run(module: Any, starts: Sequence[int], ends: Sequence[int], together: 
         optimizer.state[param]["momentum_buffer"] = buffer
     for _ in range(3):
         optimizer.step()
-    if "params" in together:  # the rest of it as well
+    if "params" in together:  # the rest of the vector as well
         return {"whole": vectors["params"], "buffers": torch.cat(buffers)}
     whole = torch.cat([torch.linspace(-1, 1, 100)[: starts[0]], *params, torch.linspace(-1, 1, 100)[ends[-1] :]])
     return {"whole": whole.detach(), "buffers": torch.cat(buffers)}
@@ -160,7 +160,7 @@ def test_memory_that_moved_is_found(name: str) -> None:
             state = result.optimizer.state[param]
             state |= {key: value.clone() for key, value in state.items()}
         result.step()
-        old = result.params[4]  # a parameter made longer, its state carried over
+        old = result.params[4]  # a parameter grown, with its state
         state = result.optimizer.state.pop(old)
         new = result.params[4] = nn.Parameter(torch.cat([old.data, old.data]))
         result.optimizer.param_groups[0]["params"][4] = new

@@ -140,7 +140,7 @@ def test_schedulers(name: str, make: Any) -> None:
     for module in (optim, torch.optim):
         run = Run(module, name, {"lr": 0.1, **({"momentum": 0.9} if name == "SGD" else {})})
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # "step() was not called", among others
+            warnings.simplefilter("error")  # such as "step() was not called"
             scheduler = make(run.optimizer)
             for _ in range(5):
                 run.step()

@@ -1,4 +1,4 @@
-"""What `pip` builds from the source tree: the packages, the data, and the extension or not."""
+"""Wheels that `pip` builds from the source tree: packages, data, and the extension if wanted."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_wheel_without_the_extension_holds_the_packages_and_the_data(tmp_path:
 
 
 def test_the_installed_package_has_the_extension_that_its_wheel_promises() -> None:
-    """A build for one platform exists for the extension's sake, so there the extension must load."""
+    """A wheel is platform-specific only for the extension, which must then load."""
     found = (x.read_text("WHEEL") for x in importlib.metadata.distributions(name="metagan_fast"))
     wheel = next(filter(None, found), "")  # a build leaves metadata without it in the source tree
     assert "Root-Is-Purelib" in wheel
@@ -108,7 +108,7 @@ def requirements(texts: list[str]) -> dict[str, Requirement]:
 
 
 def pins(python: str | None = None) -> dict[str, str]:
-    """Return versions by name, of all lines of constraints.txt or of those for a version of Python."""
+    """Return versions by name, from all lines of constraints.txt or those for a version of Python."""
     found: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if text := line.partition("#")[0].strip():
@@ -129,7 +129,7 @@ def test_no_newer_pytorch_is_refused() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_constraints_fix_what_is_declared(python: str) -> None:
-    """One version a name and a Python, which the declared ranges contain."""
+    """Each name has one version for a Python, within the declared range."""
     pinned = pins(python)
     extras = project()["optional-dependencies"]
     declared = requirements([*project()["dependencies"], *(x for texts in extras.values() for x in texts)])
@@ -141,7 +141,7 @@ def test_constraints_fix_what_is_declared(python: str) -> None:
 
 
 def test_constraints_fix_what_dependencies_need() -> None:
-    """Of what is installed here in the version that they fix; CUDA's libraries are PyTorch's to choose."""
+    """Dependencies of packages installed in the fixed version are fixed, too; PyTorch chooses CUDA's libraries."""
     fixed = pins(f"{sys.version_info[0]}.{sys.version_info[1]}")
     installed = {canonicalize_name(x.name): x for x in importlib.metadata.distributions()}
     as_fixed = [name for name in fixed if name in installed and Version(installed[name].version).public == fixed[name]]

@@ -1,4 +1,4 @@
-"""The README and CONTRIBUTING say what is true: code runs, files and names that they mention exist."""
+"""Pages are true: the README's code runs, commands are understood, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_bench_commands_are_understood() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Links to files of the source tree."""
+    """Links to files of the source tree resolve."""
     links = [(page, link) for page in _pages() for link in re.findall(r"\]\(([^)#]+)\)", _read(page))]
     local = [(page, link) for page, link in links if "://" not in link]
     assert len(local) > 8
@@ -92,6 +92,6 @@ def test_ci_takes_the_test_command_from_the_readme() -> None:
 
 @pytest.mark.skipif(sys.orig_argv[1:3] == ["-m", "pytest"], reason="python -m puts the source tree on the path")
 def test_pytest_imports_the_installed_package() -> None:
-    """Without an editable install, the source folder must not shadow the package that is to be tested."""
+    """Without an editable install the source folder must not shadow the installed package."""
     assert str(ROOT) not in sys.path
     assert not (ROOT / "tests" / "__init__.py").exists()

@@ -1,4 +1,4 @@
-"""Python started in a checkout: the package finds its parts there, and the extension that was built from it."""
+"""Python started in a checkout finds the package's parts there, and the extension built from the same sources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install_extension(site: Path, digest: str) -> Path:
-    """Install, alone, the extension as if it had been built from other sources."""
+    """Install the extension alone, stamped as built from sources with the given digest."""
     built = Path(_native._core.__file__)
     copy = site / "metagan_fast" / built.name
     copy.parent.mkdir(parents=True)
@@ -37,7 +37,7 @@ def install_extension(site: Path, digest: str) -> Path:
 
 
 def run_in(tree: Path, *arguments: str, site: Path) -> str:
-    """Return what Python prints, started in a folder."""
+    """Return the output of Python started in a folder."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=tree,
@@ -67,7 +67,7 @@ with functional.use_backend("native"):
 
 
 def test_info_says_that_a_checkout_runs_and_what_it_lacks(tree: Path, tmp_path: Path) -> None:
-    """The extension of another source is refused, also where it lies in the tree."""
+    """An extension of other sources is refused, within the tree too."""
     other = tmp_path / "tree"
     shutil.copytree(tree, other)
     with (other / "csrc" / "kernels.h").open("a") as file:

@@ -1,4 +1,4 @@
-"""TaskBatch: what it accepts, what it refuses and what it says."""
+"""TaskBatch: accepted input, refused input and its errors."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_arrays_become_tensors_of_their_own() -> None:
 def test_images_from_0_to_1_are_warned_of_once(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr(log, "_said", set())
     TaskBatch(images())
-    TaskBatch(torch.zeros(1, 2, 1, 4, 4))  # as good as no image
+    TaskBatch(torch.zeros(1, 2, 1, 4, 4))  # an empty image
     assert not caplog.records
     for _ in range(2):
         TaskBatch((images() + 1) / 2)

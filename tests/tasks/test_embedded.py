@@ -12,7 +12,7 @@ import torch
 from metagan_fast import tasks
 from metagan_fast.tasks import embedded
 
-# Of load_digits().images as uint8, sorted by target (stably), in scikit-learn 1.9.1.
+# Digest of load_digits().images as uint8, sorted by target (stably), in scikit-learn 1.9.1.
 DIGITS_HASH = "3c5ac39e561738e0c959930a99bd11e4fc9f7944ff26898fa795b4e4644f34b4"
 PARTS = ("train", "validation", "test")
 
@@ -63,7 +63,7 @@ def test_glyphs_have_no_duplicates_within_a_class(glyphs: tasks.Tasks) -> None:
 
 
 def test_glyphs_of_a_class_are_alike(glyphs: tasks.Tasks) -> None:
-    """The nearest class mean of half of the drawings names most of the other half: chance is one in 69."""
+    """Nearest class means of half of the drawings classify most of the other half: chance is one in 69."""
     images = everything(glyphs)
     means = torch.stack([drawings[::2].float().mean(0).flatten() for drawings in images.values()])
     hits, total = 0, 0

@@ -1,4 +1,4 @@
-"""Drawing characters with typefaces made for the purpose."""
+"""Rendering of characters, with typefaces made for the tests."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_drawings_are_centred_at_one_scale(tmp_path: Path) -> None:
     }
     font = make_font(tmp_path / "a.ttf", {**boxes, "x": (50, 400, 400, 750), "M": (0, 0, 1400, 350)})
     typeface = Typeface(font, 32)
-    for character in "ABC":  # wherever the glyph lies in its em: 28 of 32 pixels, in the middle
+    for character in "ABC":  # centred at 28 of 32 pixels, anywhere in the em
         drawing = typeface.draw(character)
         assert drawing is not None and drawing.dtype == np.uint8 and drawing.shape == (32, 32)
         assert extent(drawing) == (2, 2, 30, 30)

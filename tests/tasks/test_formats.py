@@ -1,4 +1,4 @@
-"""Loading images of one's own: class folders, IDX files, .npz files; conversions; clear refusals."""
+"""Loading users' images: class folders, IDX files, .npz files; conversions; errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_idx(path: Path, array: np.ndarray[Any, Any]) -> None:
 
 
 def numbered(count: int, *shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Image n is filled with the value n."""
+    """Make images; image n is filled with the value n."""
     return np.broadcast_to(np.arange(count, dtype=np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape)).copy()
 
 
@@ -174,7 +174,7 @@ class TestIdx:
         assert values(train, "3") == [0, 1, 3]  # the files in the order of their names
 
     def test_a_file_beside_its_unpacked_twin_is_read_once(self, tmp_path: Path) -> None:
-        """As torchvision leaves `MNIST/raw`; the unpacked one may have a dot in its name."""
+        """The folder is as torchvision leaves `MNIST/raw`; unpacked files may have a dot in their name."""
         for suffix in ("", ".gz"):
             write_idx(tmp_path / f"train-images-idx3-ubyte{suffix}", numbered(4, 2, 3))
             write_idx(tmp_path / f"train-labels-idx1-ubyte{suffix}", np.array([7, 0, 7, 3], np.uint8))
@@ -193,7 +193,7 @@ class TestIdx:
         assert caplog.messages == [f"{tmp_path}: left out 1 file of another kind (train-images-idx3-ubyte)"]
 
     def test_sets_with_labels_of_their_own_are_never_merged(self, tmp_path: Path) -> None:
-        """In EMNIST the label 1 is "1" in `digits` and "A" in `letters`."""
+        """EMNIST's label 1 is "1" in `digits` and "A" in `letters`."""
         for index, name in enumerate(["emnist-digits", "emnist-letters", "emnist-mnist", "mnist"]):
             for part in ("train", "test"):
                 write_idx(tmp_path / f"{name}-{part}-images-idx3-ubyte", numbered(2, 2, 2) + np.uint8(10 * index))

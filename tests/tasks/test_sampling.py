@@ -1,4 +1,4 @@
-"""Sampling and splitting: functions of the seed alone, disjoint, fair, and clear when they cannot."""
+"""Sampling and splitting: functions of the seed alone, disjoint, uniform, with clear errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metagan_fast.tasks.split import PARTS, record, split_classes
 
 
 def image_set(counts: list[int], groups: list[str] | None = None) -> ImageSet:
-    """Each image is one pixel; its value tells which image it is."""
+    """Make images of one pixel, whose value identifies the image."""
     images = np.arange(sum(counts), dtype=np.uint8).reshape(-1, 1, 1, 1)
     names = tuple(f"class {index}" for index in range(len(counts)))
     return ImageSet(images, tuple(counts), names, None if groups is None else tuple(groups))
@@ -56,7 +56,7 @@ def test_a_batch(counts: list[int], tasks: int, shots: int, query: int, seed: in
         assert len(set(images)) == shots + query  # support and query share nothing
 
     times = Counter(batch.classes)
-    assert max(times.values()) <= -(-tasks // len(counts))  # no class twice before all have come
+    assert max(times.values()) <= -(-tasks // len(counts))  # no class repeats before all have been drawn
 
 
 def test_seed_and_step_matter_and_earlier_draws_do_not() -> None:

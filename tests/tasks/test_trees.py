@@ -1,4 +1,4 @@
-"""Trees of class folders as people have them: links, names of any bytes, and what is left out."""
+"""Trees of class folders as found in practice: links, names of any bytes, files left out."""
 
 from __future__ import annotations
 

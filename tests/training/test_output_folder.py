@@ -1,4 +1,4 @@
-"""Folders of outputs: a command replaces and removes what it wrote there, and nothing else."""
+"""Output folders: a command replaces and removes its own files and nothing else."""
 
 from __future__ import annotations
 

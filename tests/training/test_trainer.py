@@ -1,4 +1,4 @@
-"""The outer loop: exact resume, what a run folder holds, stopping, and disks that fail."""
+"""The outer loop: exact resume, contents of a run folder, stopping, and failing disks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from metagan_fast.training.trainer import Trainer, Training, stop_request
 
 
 class Distribution:
-    """Stripes drawn from (step) alone."""
+    """Stripes drawn from the step alone."""
 
     classes = ("rising", "falling")
 
@@ -81,7 +81,7 @@ def test_resuming_ends_with_the_same_bytes(tmp_path: Path, name: str) -> None:
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
-    """A run that died between checkpoints goes on as if it had not run past the last one."""
+    """A run that died between checkpoints continues from the last one."""
     first = make_trainer(tmp_path / "run", 6)
     first.run()
     with open(first.folder.metrics, "a") as file:
@@ -220,7 +220,7 @@ def test_ctrl_c_saves_and_the_second_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_from_outside(tmp_path: Path) -> None:
-    """The command line's whole way: a real signal, a message, exit code 130, a run that can go on."""
+    """A real signal to the command line gives a message, exit code 130 and a run that can be resumed."""
     command = [
         sys.executable,
         "-m",
@@ -303,7 +303,7 @@ def test_a_checkpoint_that_somebody_put_beside_is_neither_read_nor_removed(tmp_p
 
 @pytest.mark.parametrize("config", [None, '{"seed": 1, "versions": "3.2"}', '{"versions": null}', "[]", "{"])
 def test_other_folders_are_never_overwritten(tmp_path: Path, config: str | None) -> None:
-    """Many programs call a file config.json."""
+    """Other programs have a config.json, too."""
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step-00000002.png").write_text("mine")
     if config is not None:

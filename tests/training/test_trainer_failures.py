@@ -1,4 +1,4 @@
-"""The outer loop where things fail: any exception saves, outputs may fail, a second process is kept out."""
+"""Failures of the outer loop: any exception saves, outputs may fail, a second process is locked out."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_the_error(
 
 
 class Unread:
-    """Progress on a pipe that nobody reads."""
+    """Progress reports to a closed pipe."""
 
     def fail(self, *_: Any) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
@@ -171,7 +171,7 @@ def test_training_outlives_its_outputs(
 
 
 def test_training_outlives_its_log(tmp_path: Path, straight: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with a stream that is closed: logging reports that on the same stream, and raises."""
+    """Logging reports a closed stream on the same stream, and raises."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     stream.close()
@@ -187,7 +187,7 @@ def test_training_outlives_its_log(tmp_path: Path, straight: RunFolder, monkeypa
 
 
 def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    """The last bytes of a disk hold a part of a line."""
+    """A full disk leaves a partial line."""
     folder = RunFolder.create(tmp_path / "run")
     folder.append_metrics(1, {"loss": 0.5})
     child = os.fork()
@@ -212,7 +212,7 @@ def test_a_hang_up_is_a_stop(tmp_path: Path, straight: RunFolder) -> None:
         def sample(self, tasks: int, shots: int, query: int, step: int) -> TaskBatch:
             if step == 2:
                 signal.raise_signal(signal.SIGHUP)
-                signal.raise_signal(signal.SIGHUP)  # the shell's, then the terminal's
+                signal.raise_signal(signal.SIGHUP)  # one from the shell, then one from the terminal
             return super().sample(tasks, shots, query, step)
 
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup

@@ -1,9 +1,9 @@
-// Stands in for CUDA's header, so that a host compiler takes csrc/cuda as it is: g++ -x c++ -I tests/kernels/cuda_shim.
+// Stand-in for CUDA's header: a host compiler builds csrc/cuda unchanged, g++ -x c++ -I tests/kernels/cuda_shim.
 //
 // A launch runs the blocks one after another. The threads of a block are either fibers, resumed in the order that
 // shim::order names, so that a result which depends on the order shows; or, with SHIM_THREADS, threads of the system,
 // so that ThreadSanitizer and AddressSanitizer see them. A barrier that not all threads of a block reach, or that they
-// reach at different places, is an error. What runs here may assume nothing of warps.
+// reach at different places, is an error. Warps do not exist here.
 #pragma once
 
 #include <algorithm>
@@ -65,7 +65,7 @@ enum class Order { forward, reverse, shuffled };
 inline Order order = Order::forward;
 inline unsigned seed = 0;
 
-// Where the threads of the current block are.
+// State of the current block's threads.
 class Barrier {
   public:
     void reset(unsigned threads) {
@@ -74,7 +74,7 @@ class Barrier {
         line_ = 0;
         error_.clear();
     }
-    // Whether the last one of the block has come.
+    // Whether the block's last thread has arrived.
     bool arrive(int line) {
         if (waiting_ > 0 && line_ != line) fail("threads wait at different barriers");
         line_ = line;
@@ -255,7 +255,7 @@ inline void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
 
 #define __syncthreads() ::shim::synchronize(__LINE__)
 
-// As much of the runtime as the launchers call.
+// The part of the runtime that the launchers call.
 enum cudaError_t { cudaSuccess, cudaErrorNoDevice, cudaErrorInsufficientDriver };
 using cudaStream_t = void*;
 

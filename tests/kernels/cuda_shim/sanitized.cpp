@@ -1,5 +1,5 @@
 // Runs every op over buffers that end where their last element does, for AddressSanitizer and ThreadSanitizer to watch.
-// Values are judged elsewhere.
+// Other tests check the values.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -15,7 +15,7 @@ namespace {
 
 size_t size_of(DType dtype) { return dtype == DType::bfloat16 ? 2 : dtype == DType::float64 ? 8 : 4; }
 
-// Memory of exactly `bytes` bytes, all zero, which any of the types reads as 0.
+// Memory of exactly `bytes` zero bytes, 0 in any of the types.
 class Memory {
   public:
     explicit Memory(size_t bytes) : data_(std::calloc(bytes ? bytes : 1, 1), std::free) {}
@@ -68,7 +68,7 @@ void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
     reptile_interpolate(launch, row(), matrix(), weights.get(), row(), first);
     reptile_gradient(launch, row(), matrix(), weights.get(), row());
     meta_adam_step(launch, row(), matrix(), weights.get(), row(), row(), row(), row(), row(), elements, adam);
-    clip_in_parts(launch, m, m, norms.get(), 0.0, nullptr, 0);  // in one launch; in place all is written if it scales
+    clip_in_parts(launch, m, m, norms.get(), 0.0, nullptr, 0);  // in one launch; in place all is written when scaled
     clip_in_parts(launch, matrix(), matrix(), norms.get(), 0.0, sums.get<double>(), 2);
     ema_update(launch, matrix(), matrix(), matrix(), 0.99);
 }
@@ -76,8 +76,8 @@ void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
 }  // namespace
 
 int main() {
-    run_all(DType::float32, 5, 48, 64);  // in packs; more rows than blocks, so that shared memory serves again
-#ifndef __SANITIZE_THREAD__              // slow, and who shares what with whom depends on neither type nor width
+    run_all(DType::float32, 5, 48, 64);  // in packs; more rows than blocks, so that shared memory is reused
+#ifndef __SANITIZE_THREAD__              // slow, and sharing between threads depends on neither type nor width
     run_all(DType::float32, 3, 33, 37);  // one element at a time
     run_all(DType::bfloat16, 2, 48, 64);
     run_all(DType::float64, 1, 2, 2);
