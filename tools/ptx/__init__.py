@@ -1,4 +1,4 @@
-"""Runs compiled PTX (of Triton and nvcc) on a CPU: see README.md."""
+"""Translator that runs compiled PTX (of Triton and nvcc) on a CPU: see README.md."""
 
 from .loader import COMPILER, ORDERS, Module, load
 from .parser import PtxError

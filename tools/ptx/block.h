@@ -1,4 +1,4 @@
-// A block that runs: its threads as fibers, its memory with who uses each byte, what is under way.
+// State of a running block: threads as fibers, memory with the users of each byte, operations in flight.
 #pragma once
 
 #include <sys/mman.h>
@@ -26,7 +26,7 @@ struct Fault {
 enum class State { kReady, kAtBarrier, kInExchange, kInGroup, kAtMbarrier, kDone };
 enum class GroupStep { kFence, kMultiply, kCommit, kWait };
 
-// A cp.async that its thread has not waited for; `data` are what the source held when it was started.
+// A cp.async in flight; `data` holds the source's bytes at its start.
 struct Copy {
     uint64_t to;
     const uint8_t* from;
@@ -34,7 +34,7 @@ struct Copy {
     uint8_t data[16];
 };
 
-// A tcgen05.ld or tcgen05.st of one word that its thread has not waited for: of the cell of tensor memory.
+// A tcgen05.ld of one word of tensor memory in flight; below, a tcgen05.st.
 struct CellLoad {
     uint32_t* to;
     uint32_t cell;
@@ -67,18 +67,18 @@ struct Fiber {
     std::unordered_set<const void*> touched;  // registers of products that other instructions used since wgmma.fence
     std::vector<uint32_t> proxy_fences;       // the interval of each fence.proxy.async
     uint32_t mbarrier, parity;                // that it waits for
-    bool has_tried;                           // its mbarrier.try_wait has returned false
-    std::map<int32_t, uint32_t> arrived;  // by thread: its tensor products before this one are known to have arrived
+    bool has_tried;                           // whether its mbarrier.try_wait has returned false
+    std::map<int32_t, uint32_t> arrived;  // by thread: its tensor products before this number are known to have arrived
     std::vector<CellLoad> loads;
     std::vector<CellStore> stores;
 };
 
 struct Warp {
     Exchange exchange;
-    uint32_t phase;  // grows with each bar.warp.sync, which orders the accesses of the warp's threads; shuffles do not
+    uint32_t phase;  // incremented by bar.warp.sync, which orders accesses of the warp's threads, as shuffles do not
 };
 
-// A register of a product under way: of its result, which is `value` when it arrives, or of its operand A.
+// A register of a product in flight: of the result, which will be `value`, or of operand A.
 struct Held {
     bool is_result;
     uint32_t value, shape, group, fences;
@@ -95,21 +95,20 @@ struct Access {
     uint32_t warp = 0, phase = 0, interval = 0;
 };
 
-// The last write of a byte other than by a product, and how many fence.proxy.async its thread had executed.
+// The last write to a byte, products excepted, with its thread's count of fence.proxy.async so far.
 struct Write {
     int32_t thread = kNobody;
     uint32_t interval = 0, proxy_fences = 0;
 };
 
-// A tcgen05.mma: the thread that started it, where its sums are, and the interval in which a thread first knew that it
-// had arrived.
+// A tcgen05.mma: its thread, the place of its sums, and the interval in which its arrival was first known.
 struct TensorProductRecord {
     int32_t thread;
     uint32_t d, descriptor, known = ~0u;
 };
 
-// A word of tensor memory: who uses it, the thread whose tcgen05.st is under way, how many tcgen05.ld are, and the last
-// products that write and read it.
+// A word of tensor memory: its users, the thread of a tcgen05.st in flight, the number of tcgen05.ld in flight, and the
+// last products that write and read it.
 struct Cell {
     uint32_t value = ~0u;
     Access writes, reads;
@@ -131,7 +130,7 @@ struct TensorMemory {
     bool may_allocate = true;
 };
 
-// A tcgen05.commit that has not arrived at its mbarrier: of the thread's products before this one.
+// A tcgen05.commit yet to arrive at its mbarrier; it covers the thread's products before this number.
 struct Commit {
     uint32_t mbarrier;
     int32_t thread;
@@ -140,7 +139,7 @@ struct Commit {
 
 struct Mbarrier {
     uint32_t count, pending, phase;
-    std::vector<Commit> arrivals, completed;  // of the phase that runs, and of those before
+    std::vector<Commit> arrivals, completed;  // of the current phase, and of earlier ones
 };
 
 struct Buffer {
@@ -154,14 +153,14 @@ struct Block {
     std::vector<uint8_t> shared;
     std::vector<Access> writes, reads;  // of each byte of shared memory
     std::vector<Write> last_writes;
-    std::vector<int32_t> copiers;         // the thread whose cp.async into a byte of shared memory is under way
-    std::vector<uint32_t> products;       // how many products under way read a byte of shared memory
+    std::vector<int32_t> copiers;         // the thread of a cp.async in flight into a byte of shared memory
+    std::vector<uint32_t> products;       // number of products in flight that read a byte of shared memory
     std::vector<int32_t> tensor_readers;  // the last tensor product that reads a byte of shared memory
-    std::vector<bool> in_mbarrier;        // whether a byte of shared memory is
+    std::vector<bool> in_mbarrier;        // whether a byte of shared memory belongs to one
     std::map<uint32_t, Mbarrier> mbarriers;
     std::vector<Commit> commits;
     TensorMemory tensor;
-    uint32_t interval = 1;  // grows with each barrier
+    uint32_t interval = 1;  // incremented by each barrier
     const Buffer* buffers = nullptr;
     size_t buffer_count = 0;
     ucontext_t scheduler;
@@ -180,7 +179,7 @@ void check_read(const Thread& thread, int line, uint64_t address, uint32_t size)
 void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size);
 bool release_groups();
 bool release_mbarriers();
-bool has_arrived(int32_t product, const Thread& thread);  // in tensor memory, as the thread knows
+bool has_arrived(int32_t product, const Thread& thread);  // whether the thread knows of its arrival in tensor memory
 void know_arrived(Fiber& fiber, const Commit& commit);
 void check_columns_returned();
 

@@ -1,4 +1,4 @@
-"""A parsed kernel -> C++: one function, a statement per instruction, gotos for branches."""
+"""Code generation: a parsed kernel becomes one C++ function, a statement an instruction, gotos for branches."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Generator(Matrices, TensorMemory):
         output = self.assign(i, i.operands[0], kind(result), f"{flush}(Result({value}))")
         return " ".join([f"using Result = {target};", *inputs, output])
 
-    # ---- instructions whose operands are not plain values, by their names in `instructions.STRUCTURED`
+    # ---- instructions with structured operands, named in `instructions.STRUCTURED`
 
     def move(self, i: Instruction, match: re.Match[str]) -> str:
         self.expect(i, 2)

@@ -1,8 +1,8 @@
-"""The instructions, as data: the whole opcode, the types of its operands, its value as C++.
+"""Table of instructions: the whole opcode, its operands' types, its value as a C++ expression.
 
 A row of `VALUES` is (pattern of the opcode, signature, expression). The signature is "result = sources"; each is a
 PTX type or the name of a group in the pattern; `wide` is twice as wide as the group `t`. The expression takes the
-sources as `a`, `b`, `c`, `d`, and may call what `runtime.h` has. A pattern matches whole opcodes only, so that a
+sources as `a`, `b`, `c`, `d`, and may call functions of `runtime.h`. A pattern matches whole opcodes only, so that a
 modifier that no row has is an error. A group `ftz` flushes subnormal sources and results.
 
 A row of `STRUCTURED` is (pattern, name of the method of `generate.Generator` that writes it).
@@ -198,7 +198,7 @@ STRUCTURED = [
 
 
 def find(opcode: str) -> tuple[str, re.Match[str], str | None] | None:
-    """Return (signature or method, match, expression or None) of an opcode, None for one that no row has."""
+    """Return (signature or method, match, expression or None) of an opcode, or None for an unknown one."""
     for pattern, signature, value in VALUES:
         if match := pattern.fullmatch(opcode):
             return signature, match, value

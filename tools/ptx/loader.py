@@ -1,4 +1,4 @@
-"""Compiles the C++ of a module and launches its kernels on numpy arrays."""
+"""Compilation of a module's C++, and launches of its kernels on numpy arrays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BLOCK_LIMIT = 1024
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for what is built, which goes when the interpreter ends."""
+    """Return a folder for build products, deleted at exit."""
     return tempfile.TemporaryDirectory(prefix="ptx_")
 
 
@@ -64,7 +64,7 @@ def _library(source: str) -> ctypes.CDLL:
 
 
 class Launchable:
-    """One kernel, ready to run."""
+    """A kernel that can be launched."""
 
     def __init__(self, kernel: Kernel, module: Module, shared_bytes: int):
         self.kernel = kernel
@@ -133,7 +133,7 @@ class Launchable:
 
 
 class Module:
-    """The kernels of a module by name; translated at once, compiled at the first launch."""
+    """A module's kernels by name; translated at once, compiled at the first launch."""
 
     def __init__(self, text: str):
         parts, self._kernels = ['#include "runtime.h"\nusing namespace ptx;'], {}
@@ -148,7 +148,7 @@ class Module:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The kernels' names, in order."""
+        """Names of the kernels, in order."""
         return tuple(self._kernels)
 
     def library(self) -> ctypes.CDLL:
@@ -157,7 +157,7 @@ class Module:
 
 
 def load(text: str) -> Module:
-    """Translate the text of a PTX module. Raises PtxError for what is not known, with its line."""
+    """Translate the text of a PTX module. Raises PtxError with the line of unknown syntax."""
     return Module(text)
 
 

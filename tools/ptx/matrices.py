@@ -1,4 +1,4 @@
-"""Instructions of matrices and products of matrices -> C++."""
+"""Code generation for instructions on matrices and their products."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Matrices(Operands):
 
 
 def fragments(item: Instruction | Label) -> dict[str, str]:
-    """Return the registers that an asynchronous instruction reads or sets until a wait, and what checks their use."""
+    """Return the registers that an asynchronous instruction holds until a wait, and the C++ that checks their use."""
     if isinstance(item, Instruction):
         if item.opcode.startswith("wgmma.mma_async"):
             return {x: "touch" for text in item.operands[:2] if text.startswith("{") for x in split(text[1:-1])}

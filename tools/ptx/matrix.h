@@ -1,11 +1,11 @@
-// Matrices in shared memory that asynchronous products read: where their elements lie, and whether they may be read.
+// Shared-memory matrices of asynchronous products: the layout of their elements, and checks before they are read.
 #pragma once
 
 #include "block.h"
 
 namespace ptx {
 
-// A matrix in shared memory, as its descriptor has it: the address, both offsets and the swizzle, in units of 16 bytes.
+// Descriptor of a matrix in shared memory: the address, both offsets and the swizzle, in units of 16 bytes.
 //
 // A line is a row or, `transposed`, what all rows have at one k, in units of 16 bytes. Eight lines of `width` units lie
 // one after the other; more lines follow by the stride, more units by the leading offset, and the other way round if
@@ -15,7 +15,7 @@ struct Matrix {
     uint64_t start, leading, stride, width;
     bool transposed;
 
-    // `fixed` are the bits that such a descriptor has beside these fields.
+    // `fixed`: the descriptor's constant bits besides these fields.
     Matrix(const Thread& thread, int line, uint64_t descriptor, bool transposed, uint64_t fixed = 0);
 
     uint64_t address(uint32_t line, uint32_t unit) const {
@@ -24,11 +24,11 @@ struct Matrix {
     }
 };
 
-// Return the last barrier after which each of these threads executed fence.proxy.async.
+// Return the last barrier after which all of these threads executed fence.proxy.async.
 uint32_t last_proxy_fence(const Fiber* fibers, size_t count);
 
 // Return the matrix (rows, k), k of 32 bytes, rows one after the other; its units' addresses go to `reading`. `fenced`
-// is what `last_proxy_fence` returns of the threads that start the product.
+// is `last_proxy_fence` of the threads that start the product.
 std::vector<float> read(Thread& thread, int line, const Matrix& matrix, uint32_t rows, bool is_bf16, uint32_t fenced,
                         std::vector<uint32_t>& reading);
 

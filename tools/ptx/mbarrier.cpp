@@ -77,7 +77,7 @@ void end_mbarrier(Thread& thread, int line, uint64_t address) {
     std::memset(block->shared.data() + address, 0xFF, 8);
 }
 
-// An attempt may end before the phase does: the first one does.
+// An attempt may end before the phase does; the first attempt always does.
 bool try_wait(Thread& thread, int line, uint64_t address, uint32_t parity) {
     Fiber& fiber = *block->current;
     if (parity > 1) fail(thread, line, "waits for a phase of parity %u", parity);

@@ -1,4 +1,4 @@
-"""An instruction's operands as C++: registers, constants, addresses."""
+"""Operands of an instruction as C++: registers, constants, addresses."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def c_type(kind: str) -> str:
 
 
 def c_name(name: str) -> str:
-    """Return a C++ identifier for a name of PTX."""
+    """Return a C++ identifier for a PTX name."""
     return "x_" + re.sub(r"\W", "_", name.replace("$", "_d_"))
 
 
 def layout(kernel: Kernel) -> tuple[dict[str, int], int]:
-    """Return the parameters' offsets and their size in all."""
+    """Return the parameters' offsets and their total size."""
     offsets, end = {}, 0
     for parameter in kernel.parameters:
         assert parameter.size is not None
@@ -37,7 +37,7 @@ def layout(kernel: Kernel) -> tuple[dict[str, int], int]:
 
 
 class Operands:
-    """What the methods of `generate.Generator` share."""
+    """Base of `generate.Generator`: methods that instructions share."""
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
@@ -110,21 +110,21 @@ class Operands:
         return list(names)
 
     def fragment(self, i: Instruction, text: str, match: re.Match[str]) -> tuple[str, ...]:
-        """Return the names between braces, as many as the opcode says."""
+        """Return the names between braces, as many as the opcode states."""
         names = split(text.strip("{}"))
         if len(names) != int(match["count"]):
             raise i.error(f"{len(names)} elements")
         return names
 
     def places(self, i: Instruction, names: tuple[str, ...]) -> str:
-        """Return the C++ of the addresses of registers that are set later."""
+        """Return the C++ of the addresses of registers that an asynchronous instruction sets."""
         if any(bits(self.kernel.registers.get(x, "b64")) != 32 for x in names):
             raise i.error("fragments that are not registers of 32 bits")
         return ", ".join(f"&{self.register(i, x)}" for x in names)
 
 
 def _place(variables: list[Variable]) -> tuple[dict[str, int], int]:
-    """Return offsets and total; arrays whose size the launch says lie behind all others."""
+    """Return offsets and the total size; arrays sized at launch come last."""
     offsets, end = {}, 0
     for variable in sorted(variables, key=lambda v: v.size is None):
         end = -(-end // variable.align) * variable.align

@@ -1,4 +1,4 @@
-"""Text of a PTX module -> its kernels: parameters, registers, memory, instructions with their lines."""
+"""Parser of a PTX module: kernels with parameters, registers, memory, and instructions with their lines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-IGNORED_LINES = ("version", "target", "address_size", "file", "loc")  # to the end of their line
-IGNORED_STATEMENTS = ("pragma",)  # to their semicolon
-BOUNDS = ("maxntid", "reqntid")  # checked at a launch
+IGNORED_LINES = ("version", "target", "address_size", "file", "loc")  # up to the end of the line
+IGNORED_STATEMENTS = ("pragma",)  # up to the semicolon
+BOUNDS = ("maxntid", "reqntid")  # checked at launch
 IGNORED_BOUNDS = ("minnctapersm", "maxnreg")
 
 _TYPE = r"\.(?P<type>pred|[busf]\d+)"
@@ -26,12 +26,12 @@ _ENTRY = re.compile(r"(?:\.(?:visible|weak)\s+)?\.entry\s+([\w$]+)\s*(?:\(([^)]*
 
 
 class PtxError(Exception):
-    """PTX that this tool does not run, or a kernel that does what it must not."""
+    """Unsupported PTX, or a kernel's invalid access or synchronisation."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A parameter or an array in shared or local memory; `size` is None where the launch says it."""
+    """A parameter or an array in shared or local memory; `size` is None if given at launch."""
 
     name: str
     type: str
@@ -79,7 +79,7 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def parse(text: str) -> dict[str, Kernel]:
-    """Return the kernels of a module by name; everything that is not understood is an error."""
+    """Return the kernels of a module by name; unknown syntax is an error."""
     text = re.sub(r"/\*.*?\*/", lambda comment: "\n" * comment[0].count("\n"), text, flags=re.S)
     return _Parser(re.sub(r"//[^\n]*", "", text)).module()
 
@@ -153,7 +153,7 @@ class _Parser:
         if text.startswith("."):
             if registers := _REGISTERS.match(text):
                 for name in _names(registers["names"]):
-                    inner = f"{name}_scope{opened}" if len(scopes) > 1 else name  # a block's registers are its own
+                    inner = f"{name}_scope{opened}" if len(scopes) > 1 else name  # registers are local to a block
                     scopes[-1][name] = inner
                     kernel.registers[inner] = registers["type"]
             elif variable := _VARIABLE.match(text):
@@ -195,7 +195,7 @@ class _Parser:
 
 _IGNORED_LINE = re.compile(rf"\.(?:{'|'.join(IGNORED_LINES)})\b[^\n]*")
 _SECTION = re.compile(r"\.section\s+[\w.]+\s*\{[^}]*\}")
-_CONSTANTS = re.compile(r"\.global\s+\.align\s+\d+\s+\.b8\s+[\w$]+\[\d+\]\s*=\s*\{[\d,\s]*\};")  # what names them fails
+_CONSTANTS = re.compile(r"\.global\s+\.align\s+\d+\s+\.b8\s+[\w$]+\[\d+\]\s*=\s*\{[\d,\s]*\};")  # unused ones
 _STATEMENT = re.compile(r"([^;]*);")
 _OPEN = re.compile(r"\{")
 _CLOSE = re.compile(r"\}")
@@ -203,7 +203,7 @@ _LABEL = re.compile(r"([$\w]+):")
 
 
 def _with_own_labels(body: list[Label | Instruction], suffix: str) -> list[Label | Instruction]:
-    """Return the body of a block in braces, whose labels no other block sees."""
+    """Return the body of a block in braces, with its labels renamed."""
     names = {item.name: item.name + suffix for item in body if isinstance(item, Label)}
 
     def renamed(item: Label | Instruction) -> Label | Instruction:

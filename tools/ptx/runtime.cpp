@@ -1,5 +1,5 @@
-// Runs the threads of a block as fibers that change at barriers and exchanges of a warp, the blocks one by one, and
-// checks every access to memory.
+// Scheduler and memory checks: threads of a block run as fibers that switch at barriers and warp exchanges, blocks one
+// after another, and every access to memory is checked.
 #include "block.h"
 
 #include <unistd.h>
@@ -21,7 +21,7 @@ namespace {
 
 constexpr uint64_t kMaxBranches = 50'000'000;
 
-// Behind a page that nobody may touch, which stops a kernel whose registers need more.
+// Stack of a fiber behind a guard page, which stops a kernel whose registers overflow it.
 Stack new_stack() {
     void* const memory = mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -47,8 +47,7 @@ std::string format(const char* text, va_list arguments) {
 
 }  // namespace
 
-// Tell whether an earlier access is not ordered before one of `thread`: no barrier, no bar.warp.sync of their warp
-// between.
+// Tell whether an earlier access races with one of `thread`: no barrier or bar.warp.sync of their warp lies between.
 bool races(const Access& earlier, const Thread& thread) {
     if (earlier.thread == kNobody || earlier.interval != block->interval || earlier.thread == int32_t(thread.index))
         return false;
@@ -80,7 +79,7 @@ void note_write(uint64_t address, const Thread& thread) {
 void check_read(const Thread& thread, int line, uint64_t address, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
         const Access& write = block->writes[i];
-        // Threads of one warp that wrote the same value, this one among them, have it.
+        // Threads of one warp that wrote the same value may read it back.
         if (write.thread != kOneWarp || write.warp != thread.warp)
             if (races(write, thread))
                 fail(thread, line, "reads shared byte %llu, which another thread writes: no barrier between",
@@ -89,7 +88,7 @@ void check_read(const Thread& thread, int line, uint64_t address, uint32_t size)
     }
 }
 
-// `data` is null where the bytes count as changed whatever they are.
+// `data` is null if the bytes count as changed in any case.
 void check_write(const Thread& thread, int line, uint64_t address, const uint8_t* data, uint32_t size) {
     for (uint64_t i = address; i < address + size; ++i) {
         const bool changes = !data || block->shared[i] != data[i - address];
@@ -164,7 +163,7 @@ bool release_warps() {
                     other.state = State::kReady;
                 }
             released = true;
-            break;  // one exchange of a warp at a time: its threads read it before the next
+            break;  // a warp has one exchange at a time, which its threads read before the next
         }
     }
     return released;
@@ -244,7 +243,7 @@ void store_atomic(Thread& thread, int line, Space space, uint64_t address, const
     std::memcpy(locate(thread, line, space, address, size, size), data, size);
 }
 
-// The bytes arrive as late as they may, at the wait of this thread; until then they are nobody's to read or write.
+// The bytes arrive as late as possible, at this thread's wait; until then no thread may access them.
 void start_copy(Thread& thread, int line, uint64_t to, uint64_t from, uint32_t size, uint32_t from_size) {
     if (from_size > size) fail(thread, line, "copies %u bytes of %u", from_size, size);
     Space shared = Space::kShared, global = Space::kGlobal;
@@ -320,7 +319,7 @@ extern "C" int ptx_launch(void (*kernel)(Thread&), const uint32_t* grid, const u
         for (uint32_t z = 0; z < grid[2]; ++z)
             for (uint32_t y = 0; y < grid[1]; ++y)
                 for (uint32_t x = 0; x < grid[0]; ++x) {
-                    here.shared.assign(shared_bytes, 0xFF);  // NaNs: nothing may come from what nobody wrote
+                    here.shared.assign(shared_bytes, 0xFF);  // NaNs, so that unwritten memory shows in results
                     here.writes.assign(shared_bytes, {});
                     here.reads.assign(shared_bytes, {});
                     here.last_writes.assign(shared_bytes, {});

@@ -1,5 +1,5 @@
-// What the translated kernels call: a thread's state, memory that checks itself, barriers, and the arithmetic of PTX
-// where C++ has another (wrapping, shifts beyond the width, NaNs, saturation).
+// Runtime of translated kernels: a thread's state, checked memory, barriers, and PTX arithmetic where C++ differs
+// (wrapping, shifts beyond the width, NaNs, saturation).
 #pragma once
 
 #include <cmath>
@@ -17,9 +17,9 @@ struct Dim {
 
 enum class Space { kGeneric, kGlobal, kShared, kLocal };
 
-constexpr uint64_t kSharedWindow = 1ull << 48;  // generic addresses: beyond any of the host's
+constexpr uint64_t kSharedWindow = 1ull << 48;  // generic addresses: beyond the host's
 constexpr uint64_t kLocalWindow = 1ull << 49;
-constexpr int kDeposit = 10;  // words that a thread shows to its warp at once: those of a matrix product
+constexpr int kDeposit = 10;  // words that a thread exchanges with its warp at once, at most: a matrix product's
 
 struct Thread {
     Dim tid, ntid, ctaid, nctaid;
@@ -32,7 +32,7 @@ struct Thread {
     uint32_t deposit[kDeposit];
 };
 
-// A thread's part of a product of its warp group; `a` is null for an A in shared memory.
+// A thread's part of a warp-group product; `a` is null if A is in shared memory.
 struct Product {
     bool is_bf16;
     uint32_t n;
@@ -44,8 +44,7 @@ struct Product {
     bool a_transposed, b_transposed;
 };
 
-// A tcgen05.mma: `d` is an address in tensor memory, `a` one too or, like `b`, the descriptor of a matrix in shared
-// memory.
+// A tcgen05.mma: `d` is an address in tensor memory; `a` is one, too, or a shared-memory descriptor like `b`.
 struct TensorProduct {
     bool is_bf16, a_in_tensor_memory;
     uint32_t d;
@@ -54,7 +53,7 @@ struct TensorProduct {
     bool accumulates;
 };
 
-// What the threads of a warp deposited at their common instruction.
+// Words that the threads of a warp deposit at a common instruction.
 struct Exchange {
     uint32_t mask;
     uint32_t words[32][kDeposit];
@@ -67,13 +66,13 @@ void load_atomic(Thread& thread, int line, Space space, uint64_t address, void* 
 void store_atomic(Thread& thread, int line, Space space, uint64_t address, const void* data, uint32_t size);
 void start_copy(Thread& thread, int line, uint64_t to, uint64_t from, uint32_t size, uint32_t from_size);
 void commit_copies(Thread& thread);
-void wait_for_copies(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
+void wait_for_copies(Thread& thread, int line, uint32_t newest);  // for all but the newest groups
 void barrier(Thread& thread, int line, uint32_t id);
 const Exchange& exchange(Thread& thread, int line, uint32_t mask, bool orders = false);
 void start_product(Thread& thread, int line, const Product& product);
 void fence_products(Thread& thread, int line);
 void commit_products(Thread& thread, int line);
-void wait_for_products(Thread& thread, int line, uint32_t newest);  // for all groups but the newest ones
+void wait_for_products(Thread& thread, int line, uint32_t newest);  // for all but the newest groups
 void fence_proxy(Thread& thread);
 void touch(Thread& thread, int line, const void* of);  // a register of products is used by another instruction
 void allocate_columns(Thread& thread, int line, uint64_t to, uint32_t columns);
@@ -105,7 +104,7 @@ struct Bf16 {
     operator float() const { return reinterpret<float>(uint32_t(bits) << 16); }
 };
 
-// A register of a wider type than the instruction's gives its low bits, and takes signed values with their sign.
+// A register wider than the instruction's type is read by its low bits and set with sign extension if signed.
 template <class T, class Register>
 T get(Register from) {
     if constexpr (std::is_same_v<T, bool>)
@@ -122,7 +121,7 @@ void set(Register& to, T value) {
         to = reinterpret<Register>(value);
 }
 
-// Change a value in memory by `next`, which reads `old` by reference; nobody comes between, whatever the order.
+// Change a value in memory atomically by `next`, which reads `old` by reference.
 template <class T, class Next>
 void update(Thread& thread, int line, Space space, uint64_t address, T& old, Next next) {
     load_atomic(thread, line, space, address, &old, sizeof old);
@@ -246,7 +245,7 @@ template <class T> bool ge(T a, T b) { return a >= b; }
 template <class T> bool unordered(T a, T b) { return std::isnan(a) || std::isnan(b); }
 // clang-format on
 
-// A number wins over a NaN, and +0 is more than -0.
+// A number is preferred to a NaN, and +0 exceeds -0.
 template <class T>
 T minimum(T a, T b) {
     if (std::isnan(a)) return b;
@@ -284,7 +283,7 @@ inline Bf16 round_bf16(float a) {
     return {uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)};
 }
 
-// One rounding only: what lies between two floats becomes the odd one, which keeps it on its side of a tie.
+// Round to odd, so that a later rounding is the only one: values between floats stay on their side of a tie.
 inline float round_to_odd(double sum, double rest) {
     float a = float(sum);
     const double left = (sum - a) + rest;
@@ -349,7 +348,7 @@ inline uint32_t ballot(Thread& thread, int line, bool value, uint32_t mask) {
     return result;
 }
 
-// The lane that all lanes choose: the highest, since code may not rely on lane 0.
+// Elected lane: the highest, since code must not rely on lane 0.
 inline uint32_t elect(Thread& thread, int line, uint32_t mask) {
     return 31 - __builtin_clz(exchange(thread, line, mask).mask);
 }

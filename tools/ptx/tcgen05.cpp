@@ -1,4 +1,4 @@
-// Tensor memory and its products (tcgen05). All are asynchronous and arrive as late as they may: loads and stores when
+// Tensor memory and its products (tcgen05). All are asynchronous and arrive as late as possible: loads and stores when
 // their thread waits for them, products when a thread has waited for the mbarrier that their commit arrives at, and for
 // other threads at the barrier after that.
 #include <algorithm>
@@ -8,8 +8,8 @@
 namespace ptx {
 namespace {
 
-constexpr uint32_t kLanes = 128, kColumns = 512, kUnit = 32;  // columns are allocated by units
-constexpr uint32_t kRows = 64;                                // of a product, 16 of them to a warp's 32 lanes
+constexpr uint32_t kLanes = 128, kColumns = 512, kUnit = 32;  // allocation granularity in columns
+constexpr uint32_t kRows = 64;                                // rows of a product, 16 of them to a warp's 32 lanes
 
 bool is_allocated(uint32_t column) {
     const auto& all = block->tensor.allocations;
@@ -131,7 +131,7 @@ void know_arrived(Fiber& fiber, const Commit& commit) {
     }
 }
 
-// Columns from the end on, so that nothing relies on an address of 0.
+// Columns are allocated from the end, so that code relying on address 0 fails.
 void allocate_columns(Thread& thread, int line, uint64_t to, uint32_t columns) {
     gather_warp(thread, line, uint32_t(to), columns);
     if (thread.lane) return;

@@ -1,4 +1,4 @@
-"""Instructions of tensor memory (tcgen05) and of mbarriers -> C++."""
+"""Code generation for tensor memory (tcgen05) and mbarriers."""
 
 from __future__ import annotations
 

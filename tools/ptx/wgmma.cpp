@@ -1,5 +1,5 @@
-// Matrix products of warp groups (wgmma), which are asynchronous: results arrive as late as they may, when the group
-// waits for them; until then nobody may use their registers or change the shared memory that they read.
+// Asynchronous matrix products of warp groups (wgmma): results arrive as late as possible, at the group's wait; until
+// then no instruction may use their registers or change the shared memory that they read.
 #include <algorithm>
 
 #include "block.h"
@@ -8,7 +8,7 @@
 namespace ptx {
 namespace {
 
-// A of the group's registers: of 16 rows a warp, the words of a lane are those of `mma`.
+// A in the group's registers: 16 rows a warp, with the lane layout of `mma`.
 std::vector<float> read_registers(WarpGroup& group, Fiber* fibers, bool is_bf16) {
     const uint32_t pack = is_bf16 ? 2 : 1, k = 8 * pack;
     std::vector<float> result(64 * k);

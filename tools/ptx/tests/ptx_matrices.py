@@ -1,26 +1,27 @@
-"""Matrices in shared memory for the translator's tests, laid out by formulas of their own, as the PTX ISA has them."""
+"""Matrices in shared memory for the translator's tests, laid out by independent formulas from the PTX ISA."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from ptx_text import bf16
 
 MODES = {16: 0, 128: 1, 64: 2, 32: 3}
-"""What a descriptor calls a swizzle of so many bytes; 16 is none."""
+"""Descriptor code of a swizzle by its bytes; 16 is none."""
 
 BYTES = 20480
 BRING = "\n".join(
     ["mov.u32 %r1, memory; shl.b32 %r2, %r39, 3; add.s32 %r3, %r1, %r2;"]
     + [f"ld.global.b64 %d9, [%d1+{i}]; st.shared.b64 [%r3+{i}], %d9;" for i in range(0, BYTES, 1024)]
 )
-"""What the first array has to shared memory, by 128 threads."""
+"""Copy of the first array to shared memory, by 128 threads."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a matrix (rows, k) of elements of `size` bytes lies: byte offsets and swizzle as a descriptor has them."""
+    """Layout of a matrix (rows, k) of elements of `size` bytes: a descriptor's byte offsets and swizzle."""
 
     start: int
     leading: int
@@ -49,7 +50,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Operands:
-    """A (64, k) and B (k, n), and more along k, `second` bytes further in memory; an A of None is elsewhere."""
+    """A (64, k) and B (k, n), continued along k `second` bytes further on; an A of None is not in shared memory."""
 
     kind: str
     n: int
@@ -66,7 +67,7 @@ class Operands:
         return 32 // self.size
 
     def draw(self, seed):
-        """Return A (64, 2 k) and B (2 k, n) of whole numbers, A's bits, and what is in shared memory."""
+        """Return A (64, 2 k) and B (2 k, n) of whole numbers, A's bits, and the contents of shared memory."""
         draw = np.random.default_rng(seed)
         a, b = (draw.integers(-8, 9, shape).astype(np.float32) for shape in ((64, 2 * self.k), (2 * self.k, self.n)))
         if self.kind == "tf32":  # the lower 13 bits of an operand are not read

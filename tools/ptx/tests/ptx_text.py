@@ -1,4 +1,4 @@
-"""Hand-written kernels for the translator's tests, and what numpy lacks to check them."""
+"""Hand-written kernels for the translator's tests, and bf16 conversions that numpy lacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REGISTERS = ".reg .pred %p<9>; .reg .b16 %h<20>; .reg .b32 %r<40>; .reg .b64 %d<
 
 
 def kernel(body: str, parameters: int = 3, name: str = "k", directives: str = "") -> str:
-    """Return a kernel of pointers: %d1, %d2, ... point at the element of this thread, of 8 bytes."""
+    """Return a kernel of pointers; %d1, %d2, ... point to the thread's element of 8 bytes."""
     names = ", ".join(f".param .u64 p{i}" for i in range(1, parameters + 1))
     start = "\n".join(
         f"ld.param.u64 %d{i}, [p{i}]; mad.wide.u32 %d{i}, %r39, 8, %d{i};" for i in range(1, parameters + 1)
@@ -27,7 +27,7 @@ def load(body: str, **more) -> ptx.Module:
 
 
 def launch(body, threads=64, order="forward", size=None, shared=0, declared=""):
-    """Return what a block writes to its array, an element of 8 bytes a thread."""
+    """Return a block's output array, an element of 8 bytes a thread."""
     out = np.zeros(threads if size is None else size, np.uint64)
     text = HEAD + declared + kernel(body, parameters=1)
     ptx.load(text)["k"].launch(1, threads, [out], shared_bytes=shared, order=order, seed=5)
@@ -41,5 +41,5 @@ def bf16(x):
 
 
 def widen(x):
-    """Return the float32 of bits of bf16."""
+    """Return the float32 values of bf16 bits."""
     return (x.astype(np.uint32) << 16).view(np.float32)

@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from ptx_text import HEAD, REGISTERS, bf16, kernel, load, widen
 
 import ptx
 from ptx import PtxError
+from ptx_text import HEAD, REGISTERS, bf16, kernel, load, widen
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -18,7 +18,7 @@ FLOATS = np.array([0.0, -0.0, 1.5, -2.25, 3e-40, 1e30, np.inf, -np.inf, np.nan, 
 
 
 class Batch:
-    """Two-operand instructions as kernels of one module, so that the C++ compiler starts once."""
+    """Return a module of two-operand instructions, a kernel each, so that the C++ compiler starts once."""
 
     def __init__(self, cases):
         self.cases = {f"k{i}": case for i, case in enumerate(cases)}

@@ -1,4 +1,4 @@
-"""Small kernels as Triton and nvcc compile them, translated and run, with and without their barriers."""
+"""Small kernels compiled by Triton and nvcc, translated and run, with and without their barriers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ptx_text import bf16, widen
 
 import ptx
 from ptx import PtxError
+from ptx_text import bf16, widen
 from tolerances import tolerance
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
 
 
-# ---- what Triton compiles
+# ---- Triton
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_triton_matrix_product(triton_kernels, precision):
     out = np.zeros((32, 32), np.float32)
     text = triton_kernels.product(precision)
     assert ("mma.sync" in text) == (precision != "ieee")
-    if precision == "tf32":  # the tensor cores read 10 bits: give them no more
+    if precision == "tf32":  # tensor cores read 10 bits of mantissa, so inputs have no more
         a, b = ((x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for x in (a, b))
     operands = (bf16(a), bf16(b)) if precision == "bf16" else (a, b)
     ptx.load(text)["product"].launch(1, 128, [*operands, out, 0, 0], shared_bytes=32768, order="random", seed=2)
@@ -81,7 +81,7 @@ def test_triton_matrix_product(triton_kernels, precision):
     np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance("bf16-operands") * np.abs(expected).max())
 
 
-# ---- what nvcc compiles
+# ---- nvcc
 
 CUDA = """
 extern "C" __global__ void sums(const float *x, double *out, int columns) {

@@ -1,13 +1,13 @@
-"""Asynchronous copies (cp.async) in the PTX translator: what they bring, and every way to use it too early."""
+"""Asynchronous copies (cp.async) in the PTX translator: their results, and every use before arrival."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx_text import HEAD, SHARED, kernel
 
 import ptx
 from ptx import PtxError
+from ptx_text import HEAD, SHARED, kernel
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -17,7 +17,7 @@ xor.b32 %r4, %r2, 504; add.s32 %r4, %r1, %r4;"""
 COPY = "cp.async.ca.shared.global [%r3], [%d1], 0x8;"
 DONE = "cp.async.commit_group; cp.async.wait_group 0; bar.sync 0;"
 READ = "ld.shared.b64 %d9, [%r4]; st.global.b64 [%d2], %d9;"
-"""A thread copies to its place (%r3) in shared memory and reads that of its mirror image (%r4)."""
+"""Each thread copies to its place (%r3) in shared memory and reads the mirrored thread's (%r4)."""
 
 
 def launch(body, order="forward", size=64, shared=1024):
@@ -83,7 +83,7 @@ def test_what_the_source_lacks_is_zero():
     part = "and.b32 %r5, %r39, 1; shl.b32 %r5, %r5, 3; cp.async.ca.shared.global [%r3], [%d1], 8, %r5;"
     x, out = launch(part + DONE + READ)
     np.testing.assert_array_equal(out, np.where(np.arange(64) % 2, x, 0)[::-1])
-    # Nothing is read where nothing is present.
+    # A copy of zero source bytes reads nothing.
     nowhere = "setp.lt.u32 %p1, %r39, 32; selp.b32 %r5, 8, 0, %p1; cp.async.ca.shared.global [%r3], [%d1], 8, %r5;"
     x, out = launch(nowhere + DONE + READ, size=32)
     np.testing.assert_array_equal(out, np.concatenate([np.zeros(32, np.uint64), x[::-1]]))
@@ -117,7 +117,7 @@ def test_nothing_may_touch_where_a_copy_goes_or_comes_from(order):
         launch(f"{COPY} atom.shared.add.u32 %r5, [%r3], 1;", order)
     with pytest.raises(PtxError, match="no wait between"):
         launch(f"{COPY} {COPY}", order)
-    with pytest.raises(PtxError, match=r"no barrier between|no wait between"):  # others read what it replaces
+    with pytest.raises(PtxError, match=r"no barrier between|no wait between"):  # others read the bytes that it replaces
         launch(f"{COPY} {DONE} {READ} {COPY}", order)
     with pytest.raises(PtxError, match="no barrier between"):  # a thread before it has
         launch(f"{COPY} {DONE} {READ} setp.eq.u32 %p1, %r39, 63; @%p1 {COPY}", "forward")

@@ -1,13 +1,13 @@
-"""The errors that the PTX translator must find: what it does not know, and what a kernel must not do."""
+"""Errors of the PTX translator: unknown syntax, and invalid accesses or synchronisation of kernels."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx_text import HEAD, SHARED, kernel, launch, load
 
 import ptx
 from ptx import PtxError
+from ptx_text import HEAD, SHARED, kernel, launch, load
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -40,7 +40,7 @@ def test_unknown_directives_of_modules_and_kernels_are_errors():
 
 
 def test_constants_may_lie_there_unused():
-    """As libdevice's names do in what Triton compiles; one that a kernel reads is an error."""
+    """Triton's PTX has such constants of libdevice; reading one is an error."""
     constants = ".global .align 1 .b8 name$_[4] = {95, 67, 0};\n"
     assert ptx.load(HEAD + constants + kernel("ret;"))["k"]
     with pytest.raises(PtxError, match="unknown operand name"):

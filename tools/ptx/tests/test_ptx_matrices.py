@@ -1,4 +1,4 @@
-"""Instructions on matrices in the PTX translator: fragments as the PTX ISA lays them out, against numpy.
+"""Matrix instructions of the PTX translator against numpy, with the fragment layouts of the PTX ISA.
 
 With g = lane / 4 and t = lane % 4, of the registers of a lane
 - `ldmatrix` gives from matrix i the elements (g, 2 t) and (g, 2 t + 1) in register i, of its transpose with `.trans`;
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptx_text import HEAD, SHARED, bf16, kernel
 
 import ptx
 from ptx import PtxError
+from ptx_text import HEAD, SHARED, bf16, kernel
 from tolerances import tolerance
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
@@ -81,7 +81,7 @@ bar.warp.sync -1; xor.b32 %r2, %r2, 80; add.s32 %r3, %r1, %r2;
 mov.b32 %r4, 0; mov.b32 %r5, 0; mov.b32 %r6, 0; mov.b32 %r7, 0;
 LOAD
 mad.wide.u32 %d2, %r39, 8, %d2; st.global.v4.b32 [%d2], {%r4, %r5, %r6, %r7};"""
-"""A lane brings 16 bytes to shared memory, then names the row of lane ^ 5."""
+"""Each lane stores 16 bytes to shared memory, then passes the row of lane ^ 5."""
 
 
 def load_matrices(instruction, threads=32, **more):
@@ -117,7 +117,7 @@ def test_matrices_to_shared_memory(count, transposed):
     text = HEAD + SHARED + kernel(ROWS.replace("LOAD", f"{fragments} bar.warp.sync -1; {body}"), parameters=2)
     x, out = np.arange(256, dtype=np.uint16).reshape(32, 4, 2), np.zeros((32, 8), np.uint16)
     ptx.load(text)["k"].launch(1, 32, [x, out], shared_bytes=512, order="random", seed=2)
-    expected = x.reshape(32, 8).copy()  # what lies there before
+    expected = x.reshape(32, 8).copy()  # previous contents
     for i in range(count):
         matrix = np.zeros((8, 8), np.uint16)
         matrix[G, 2 * T], matrix[G, 2 * T + 1] = x[:, i].T

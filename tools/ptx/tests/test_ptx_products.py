@@ -1,6 +1,6 @@
-"""Asynchronous products of warp groups (wgmma) in the PTX translator: layouts as the PTX ISA has them, and misuse.
+"""Asynchronous products of warp groups (wgmma) in the PTX translator: layouts of the PTX ISA, and misuse.
 
-The tests' own formulas say where an element lies in shared memory; numpy says what the product is.
+Independent formulas place elements in shared memory; numpy computes the products.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import functools
 
 import numpy as np
 import pytest
-from ptx_matrices import BRING, BYTES, Layout, Operands
-from ptx_text import HEAD, SHARED, kernel
 
 import ptx
 from ptx import PtxError
+from ptx_matrices import BRING, BYTES, Layout, Operands
+from ptx_text import HEAD, SHARED, kernel
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -52,11 +52,11 @@ CASES = {
 }
 SIGNS = {"1, 1": 1, "-1, 1": -1, "1, -1": -1, "-1, -1": 1}
 WORDS = "mad.wide.u32 %d3, %r39, 24, %d3;" + "".join(f"ld.global.b32 %w{i}, [%d3+{4 * i}];" for i in range(8))
-"""A thread's 8 words of A to registers."""
+"""Load a thread's 8 words of A into registers."""
 
 
 def results(n, of="a"):
-    """To the second array, `n / 2` numbers a thread."""
+    """Store to the second array, `n / 2` numbers a thread."""
     stores = "".join(f"st.global.f32 [%d4+{4 * i}], %{of}{i};" for i in range(n // 2))
     return f"ld.param.u64 %d4, [p2]; mad.wide.u32 %d4, %r39, {2 * n}, %d4; {stores}"
 
@@ -83,7 +83,7 @@ def products():
 
 
 def operands(case, seed):
-    """Return A, B, what is in shared memory, and A's words of every thread."""
+    """Return A, B, the contents of shared memory, and every thread's words of A."""
     a, b, of_a, image = case.draw(seed)
     thread = np.arange(128)
     words = np.zeros((128, 8, 4 // case.size), of_a.dtype)
@@ -97,7 +97,7 @@ def operands(case, seed):
 
 
 def matrix(out, n):
-    """Return D from what the threads have of it, `[128, n / 2]`."""
+    """Return D from the threads' parts, `[128, n / 2]`."""
     d = np.full((64, n), np.nan, np.float32)
     for thread in range(128):
         for i in range(n // 2):
@@ -136,7 +136,7 @@ OVERWRITE = "setp.eq.u32 %p2, %r39, 1; @%p2 st.shared.b32 [%r1+4], %r39;"
 
 
 def steps(**other):
-    """One product from start to end, with other text for some steps."""
+    """Return the text of one product from start to end, with replacements for some steps."""
     usual = {"bring": BRING + WORDS, "visible": VISIBLE, "fence": FENCE, "product": SMALL.product(), "commit": COMMIT}
     return " ".join({**usual, "wait": wait(), "out": results(8), **other}.values())
 

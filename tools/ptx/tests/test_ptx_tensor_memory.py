@@ -1,6 +1,6 @@
-"""Tensor memory (tcgen05) and mbarriers in the PTX translator: layouts as the PTX ISA has them, products, misuse.
+"""Tensor memory (tcgen05) and mbarriers in the PTX translator: layouts of the PTX ISA, products, misuse.
 
-The tests' own formulas say where an element lies; numpy says what the product is.
+Independent formulas place elements; numpy computes the products.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import functools
 
 import numpy as np
 import pytest
-from ptx_matrices import BRING, BYTES, Layout, Operands
-from ptx_text import HEAD, SHARED, kernel
 
 import ptx
 from ptx import PtxError
+from ptx_matrices import BRING, BYTES, Layout, Operands
+from ptx_text import HEAD, SHARED, kernel
 
 pytestmark = pytest.mark.skipif(ptx.COMPILER is None, reason="needs g++")
 
@@ -25,7 +25,7 @@ BARRIER = BYTES + 8
 INIT = f"@%p4 mbarrier.init.shared::cta.b64 [%r1+{BARRIER}], 1;"
 ADDRESSES = f"ld.shared.b32 %r10, [%r1+{BYTES}]; shl.b32 %r12, %r39, 16; and.b32 %r12, %r12, 0x600000; "
 ADDRESSES += "add.s32 %r11, %r10, %r12;"
-"""Of what is allocated, and of a warp's part of it: warp i has lanes 32 i to 32 i + 31."""
+"""Addresses of the allocation (%r10) and of the warp's part (%r11): warp i has lanes 32 i to 32 i + 31."""
 
 WAIT_LD, WAIT_ST = "tcgen05.wait::ld.sync.aligned;", "tcgen05.wait::st.sync.aligned;"
 ARRIVE = "@%p4 tcgen05.commit.cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [%r13];"
@@ -52,7 +52,7 @@ def store(of, count, at=0, second=None, first=0, address="%r11"):
 
 
 class Case(Operands):
-    """A of None is in tensor memory, behind D."""
+    """A product; an A of None lies in tensor memory, behind D."""
 
     def descriptor(self, extra=0):
         kind = 1 if self.kind == "bf16" else 2
@@ -68,7 +68,7 @@ class Case(Operands):
         @{guard} tcgen05.mma.cta_group::1.kind::{kind} [%r14 + 0], {a}, %d11, %r15, %p1;"""
 
     def words(self, of_a):
-        """Return A's words of every thread: of 16 rows a warp, 4 words to a thread and 4 to the one 16 lanes on."""
+        """Return every thread's words of A: 16 rows a warp, 4 words to a thread and 4 to the one 16 lanes on."""
         thread, words = np.arange(128), of_a.view(np.uint32)
         row = thread // 32 * 16 + thread % 16
         column = [[step * 8 + thread % 32 // 16 * 4 + i for i in range(4)] for step in range(2)]
@@ -88,10 +88,10 @@ CASES = {
     "bf16-tensor-memory": Case("bf16", 32, None, Layout(0, 0, 1024, 128, True), (0, 2048)),
 }
 ADDING = {"tf32-64", "tf32-tensor-memory", "bf16-128", "bf16-none"}
-"""Both products add to what D has been; of the others the first overwrites it."""
+"""Cases whose products both add to D; in the others the first overwrites it."""
 
 WORDS = "mad.wide.u32 %d3, %r39, 24, %d3;" + "".join(f"ld.global.b32 %w{i}, [%d3+{4 * i}];" for i in range(8))
-"""A thread's words of A to registers."""
+"""Load a thread's words of A into registers."""
 
 
 def results(n, of="a"):
@@ -101,7 +101,7 @@ def results(n, of="a"):
 
 
 def steps(case, **other):
-    """Two products of a case from start to end, D of threes before; other text for some steps."""
+    """Return the text of a case's two products, D filled with threes before, with replacements for some steps."""
     n, a = case.n, case.a is None
     usual = {
         "bring": BRING + WORDS,
@@ -144,7 +144,7 @@ def products():
 
 
 def matrix(out, n):
-    """Return D from what the threads have of it, `[128, n / 2]`."""
+    """Return D from the threads' parts, `[128, n / 2]`."""
     d = np.full((64, n), np.nan, np.float32)
     for thread in range(128):
         for i in range(n // 2):
@@ -166,7 +166,7 @@ def test_products_of_whole_numbers_are_exact(name):
 @pytest.mark.parametrize("lane", [0, 16])
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16, 32, 64, 128])
 def test_layout_of_loads_and_stores(count, lane):
-    """Words stored in one shape and loaded in another, all through the warp's 16 lanes."""
+    """Words stored in one shape are loaded in another, through all 16 lanes of the warp."""
     columns, second, at = 256, 3, 2
     body = f"""mov.u32 %r1, memory; setp.lt.u32 %p3, %r39, 32;
     {ALLOCATE.replace(f", {COLUMNS}", f", {columns}").replace(f"+{BYTES}", "")} bar.sync 0;
