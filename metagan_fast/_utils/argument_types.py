@@ -1,4 +1,4 @@
-"""Values of command-line options: how a text becomes a path, a count, a seed; argparse's errors name the option."""
+"""Parsers of command-line values: paths, counts, seeds; argparse's errors name the option."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LARGEST_SEED = 2**64 - 1
 
 
 def path(text: str) -> Path:
-    """Read a path; `~` is the home folder, where there is one."""
-    return Path(os.path.expanduser(text))  # pathlib's own raises where nobody knows the user
+    """Read a path; `~` is the home folder, if there is one."""
+    return Path(os.path.expanduser(text))  # pathlib's version raises for an unknown user
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
-    """Return a reader of whole numbers from `least` to `most`."""
+    """Return a parser of whole numbers from `least` to `most`."""
     expected = f"of at least {least}" if most is None else f"from {least} to {most}"
     if most == LARGEST_SEED:
         expected = f"from {least} to 2**64 - 1"
@@ -41,7 +41,7 @@ threads = whole(1, 4096)  # OpenMP's own limit depends on the machine, and it cr
 
 
 def optional(read: Callable[[str], Value]) -> Callable[[str], Value | None]:
-    """Return a reader of `none`, and of everything that `read` takes."""
+    """Return a parser of `none` and of everything that `read` accepts."""
 
     def read_optional(text: str) -> Value | None:
         return None if text == "none" else read(text)

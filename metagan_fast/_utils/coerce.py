@@ -1,7 +1,7 @@
-"""Numbers at the door: what PyTorch or NumPy count with becomes a Python number, once, where it comes in.
+"""Conversion of NumPy and PyTorch scalars to Python numbers, once, at the public interface.
 
-A NumPy scalar or a tensor without dimensions works like the number it holds, but cannot be written to JSON, wraps where
-Python's integers grow, and rounds in its own precision.
+A NumPy scalar or a 0-dim tensor behaves like its number, but cannot be written to JSON, overflows where Python's
+integers grow, and rounds in its own precision.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def count(name: str, value: Any, *, least: int = 0, most: int = _LARGEST) -> int
         least, most: the range.
 
     Raises:
-        ValueError: no whole number, or out of range.
+        ValueError: not a whole number, or out of range.
     """
     if type(value) is not int:
         try:
@@ -48,7 +48,7 @@ def real(name: str, value: Any) -> float:
     """Return a real number as a float, infinite and NaN ones too.
 
     Raises:
-        ValueError: no real number, such as a bool, a string, a tensor with dimensions or one that requires grad.
+        ValueError: not a real number, such as a bool, a string, a tensor with dimensions or one that requires grad.
     """
     if type(value) is float:
         return value
@@ -116,11 +116,11 @@ def convert(
 
 
 def _is_single(value: Any) -> bool:
-    """Tell whether a value has no dimensions and is neither bool nor complex, of whatever library."""
+    """Return whether a value of any library is a scalar, neither bool nor complex."""
     dtype = str(getattr(value, "dtype", type(value).__name__))
     return getattr(value, "ndim", 0) == 0 and "bool" not in dtype and "complex" not in dtype
 
 
 def _shortened(value: Any) -> str:
-    """Return a number in words that fit a line: Python refuses to print more than some thousand digits."""
+    """Format a number in one line: Python refuses to print integers of more than some thousand digits."""
     return f"a number of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**128 else str(value)

@@ -1,7 +1,7 @@
-"""Random draws of one thread: refused, or taken from a generator of one's own.
+"""Random draws of one thread: forbidden, or redirected to a given generator.
 
-PyTorch's default generator belongs to the whole process, so seeding it for a while, or comparing its state before and
-after, goes wrong where other threads draw. A dispatch mode sees the draws of its own thread alone.
+PyTorch's default generator belongs to the whole process, so seeding it temporarily, or comparing its state before and
+after, fails when other threads draw. A dispatch mode sees only the draws of its own thread.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mod
 
 
 class DrawsRandomNumbersError(RuntimeError):
-    """Something draws random numbers where it must not."""
+    """Random draw where none is allowed."""
 
 
 class _ThreadMode(TorchDispatchMode):
-    """A dispatch mode that changes nothing but its thread: PyTorch's own also set flags for `torch.compile`."""
+    """Dispatch mode that affects only its thread; PyTorch's base class also sets flags for `torch.compile`."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Return whether to import the compiler, which takes a second, to keep it from compiling the mode."""
+        """Return False: True would import the compiler, which takes a second, to exclude the mode."""
         return False
 
     def __enter__(self) -> None:
@@ -33,7 +33,7 @@ class _ThreadMode(TorchDispatchMode):
 
 
 class NoDraws(_ThreadMode):
-    """Raise DrawsRandomNumbersError where an op would draw from a default generator."""
+    """Mode that raises DrawsRandomNumbersError when an op would draw from a default generator."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -44,7 +44,7 @@ class NoDraws(_ThreadMode):
 
 
 class DrawsFrom(_ThreadMode):
-    """Let the ops of this thread draw from a generator; the same numbers as from a default one in its state."""
+    """Mode in which ops draw from `generator`, the numbers that a default generator in its state would give."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class DrawsFrom(_ThreadMode):
 
 
 def draws_from_seed(seed: int) -> DrawsFrom:
-    """Return a context in which this thread draws, on the CPU, what `torch.manual_seed(seed)` would make it draw."""
+    """Return a context in which this thread draws, on the CPU, the numbers that follow `torch.manual_seed(seed)`."""
     return DrawsFrom(torch.Generator().manual_seed(seed))
 
 
@@ -73,7 +73,7 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     given |= dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
     if given.get("generator") is not None or given.get("training", given.get("train")) is False:
         return False
-    return given.get("dropout_p", given.get("dropout", 1)) != 0  # attention and RNNs, which drop nothing as a rule
+    return given.get("dropout_p", given.get("dropout", 1)) != 0  # attention and RNNs, whose dropout is usually 0
 
 
 def _with_generator(func: Any) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""A lock that objects can hold and still be copied, pickled and forked."""
+"""Locks for objects that are copied, pickled and forked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Lock:
-    """A reentrant lock; a copy, a pickled one and a forked process have one of their own, not held by anyone."""
+    """Reentrant lock; copies, pickled ones included, and forked processes get a new, free one."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -29,7 +29,7 @@ _locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 def _release_in_child() -> None:
-    """Free locks that another thread held during a fork: that thread does not exist in the child."""
+    """Release locks that other threads held during a fork: those threads do not exist in the child."""
     for lock in list(_locks):
         lock._lock = threading.RLock()
 

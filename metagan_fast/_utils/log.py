@@ -1,4 +1,4 @@
-"""Say a thing once: fallbacks are worth one log line, not one a call."""
+"""Log lines that appear once a process: a fallback deserves one line, not one a call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _said: set[tuple[str, str]] = set()
 
 
 def log_once(logger: logging.Logger, level: int, message: str) -> None:
-    """Log `message` at `level` the first time this process hands it to `logger`; stay silent after that."""
+    """Log `message` at `level` to `logger`, the first time in this process only."""
     key = (logger.name, message)
     if key not in _said:
         _said.add(key)

@@ -1,4 +1,4 @@
-"""Copies of modules, and what tells whether a module has changed."""
+"""Copies of modules, and snapshots that detect changes."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _CONTAINERS = {dict, OrderedDict, list, tuple, set, frozenset, torch.Size}
 def copy_module(
     module: nn.Module, parameter: Callable[[nn.Parameter], Tensor] | None = None, *, share: bool = False
 ) -> nn.Module:
-    """Copy a module, intermediate tensors that it keeps included (old `weight_norm` keeps the weight it computed).
+    """Copy a module, including non-leaf tensors in its attributes (old `weight_norm` stores the computed weight).
 
     Args:
-        module: left as it is.
-        parameter: makes the copy's parameters; by default they are copies.
-        share: whether the copy has the very buffers of the module, and other tensors that are no parameters.
+        module: unchanged.
+        parameter: maps a parameter to the copy's; by default a copy.
+        share: whether the copy shares buffers and other tensors that are not parameters with the module.
     """
     memo: dict[int, Any] = {}
     for leaf in tree_leaves([vars(part) for part in module.modules()]):
@@ -41,7 +41,7 @@ def copy_module(
 
 
 def use_batch_statistics(module: nn.Module) -> nn.Module:
-    """Take the running statistics out of batch norm, and out of instance norm where it only writes them; in place."""
+    """Remove the running statistics of batch norm, and of instance norm that only writes them; in place."""
     for part in module.modules():
         if isinstance(part, _InstanceNorm) and part.training:
             part.running_mean = part.running_var = part.num_batches_tracked = None
@@ -49,14 +49,14 @@ def use_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 class Snapshot:
-    """All that decides what a module computes at a time, but for the values of its parameters and buffers.
+    """Snapshot of all that a module's computation depends on, except the values of its parameters and buffers.
 
-    Numbers and strings count by value, in containers too; parts, functions, tensors and objects of one's own by
-    identity. A copied or pickled snapshot is one of the copied module.
+    Numbers and strings are compared by value, in containers too; submodules, functions, tensors and other objects by
+    identity. A copied or pickled snapshot refers to the copied module.
 
     Args:
-        module: left as it is.
-        versions: tell apart how often each tensor has been written to.
+        module: unchanged.
+        versions: also compare the version counter of each tensor.
     """
 
     def __init__(self, module: nn.Module, *, versions: bool = False) -> None:
@@ -65,7 +65,7 @@ class Snapshot:
         self._entries = self._take()
 
     def is_current(self) -> bool:
-        """Return whether the module still is as it was."""
+        """Return whether the module is unchanged."""
         before, now = self._entries, self._take()
         if len(before) != len(now):
             return False
@@ -95,12 +95,12 @@ def _snapshot_of(module: nn.Module, versions: bool, is_current: bool) -> Snapsho
 
 
 def buffer_versions(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return the identity of each buffer, and how often it has been written to."""
+    """Return the identity and the version counter of each buffer."""
     return {name: (id(buffer), _version(buffer)) for name, buffer in module.named_buffers()}
 
 
 def _enter(values: Iterable[Any], entries: list[Any]) -> None:
-    """Append values, and what the containers among them hold."""
+    """Append values, and recursively the contents of containers among them."""
     values = list(values)
     entries += values
     for value in values:

@@ -1,8 +1,8 @@
-"""Modules that are to compute with other parameters than their own: parts that cannot, attributes that would not.
+"""Substitution of a module's parameters: parts that do not support it, and attributes to rebind.
 
-Whoever adapts a module puts other tensors in the places of its parameters, in a copy as a rule. A scripted part keeps
-its parameters outside of Python and never looks at those tensors. A copy that shares its attributes with the original
-shares what they are bound to: a compiled call, or a method that was assigned, goes on with the original's parameters.
+Adaptation substitutes other tensors for a module's parameters, usually in a copy. A scripted part keeps its parameters
+outside Python and never reads the substitutes. A copy that shares attributes with the original shares their bindings: a
+compiled call or an assigned method still computes with the original's parameters.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 from torch import nn
 
 Unbindable = Callable[[nn.Module, frozenset[int]], "str | None"]
-"""Why a part cannot take other parameters and what to do, or None; takes the part and the ids of all parts."""
+"""Check of a part, given the ids of all parts: why its parameters cannot be replaced and what to do, or None."""
 
 
 def check_rebindable(module: nn.Module, *kinds: Unbindable, name: str = "module", recurse: bool = True) -> None:
-    """Refuse a module that has parts of these kinds.
+    """Raise ValueError if a module has parts of these kinds.
 
     Args:
-        module: to be adapted.
+        module: the module to adapt.
         *kinds: of `scripted`, `compiled`, `closed` and `data_parallel`.
-        name: what to call the module in the message.
-        recurse: look at its submodules, too.
+        name: name of the module in the message.
+        recurse: check its submodules too.
 
     Raises:
-        ValueError: it has; the message names the part, its type and what to do.
+        ValueError: with such a part; the message names the part, its type and what to do.
     """
     parts = dict(module.named_modules()) if recurse else {"": module}
     members = frozenset(map(id, parts.values()))
@@ -45,24 +45,24 @@ def check_rebindable(module: nn.Module, *kinds: Unbindable, name: str = "module"
 
 
 def scripted(part: nn.Module, members: frozenset[int]) -> str | None:
-    """Tell whether a part was scripted or traced by `torch.jit`."""
+    """Return the problem of a part that `torch.jit` scripted or traced, or None."""
     if not isinstance(part, torch.jit.ScriptModule):
         return None
     return "is scripted and computes with its own: use the module that torch.jit.script or torch.jit.trace was given"
 
 
 def compiled(part: nn.Module, members: frozenset[int]) -> str | None:
-    """Tell whether a part is what `torch.compile(module)` returned; `module.compile()` is none."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # imported if there is a compiled module at all
+    """Return the problem of a part that `torch.compile(module)` returned, or None; `module.compile()` is allowed."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # imported if any compiled module exists
     if dynamo is None or not isinstance(part, dynamo.OptimizedModule):
         return None
     return "was made by torch.compile and computes with its own: use the module that torch.compile was given"
 
 
 def closed(part: nn.Module, members: frozenset[int]) -> str | None:
-    """Tell whether a function that was assigned to a part computes with the part's own parameters.
+    """Return the problem of a part with an assigned function that is bound to its own parameters, or None.
 
-    That is a function in the place of `forward`, and a compiled method of any part.
+    Such functions are one assigned to `forward`, and a compiled method of any part.
     """
     if compiled(part, members) or next(part.parameters(), None) is None:
         return None
@@ -79,19 +79,19 @@ def closed(part: nn.Module, members: frozenset[int]) -> str | None:
 
 
 def data_parallel(part: nn.Module, members: frozenset[int]) -> str | None:
-    """Tell whether a part is `nn.DataParallel`."""
+    """Return the problem of `nn.DataParallel`, or None."""
     return "copies its own to each device: use its .module" if isinstance(part, nn.DataParallel) else None
 
 
 def rebind_attributes(copy: nn.Module, copy_of: Callable[[nn.Module], nn.Module]) -> None:
     """Bind the attributes that a copy shares with its original to the copy, in place.
 
-    Methods that were assigned, and lists and tuples of modules. The call that `module.compile()` has compiled is left
-    out, as `copy.deepcopy` does: the copy runs uncompiled.
+    Assigned methods, and lists and tuples of modules. The compiled call of `module.compile()` is dropped, as
+    `copy.deepcopy` does: the copy runs uncompiled.
 
     Args:
         copy: a module with an attribute dictionary of its own.
-        copy_of: returns the copy of a module, or the module itself where there is none.
+        copy_of: maps a module to its copy, or to itself if it has none.
     """
     attributes = vars(copy)
     attributes.pop("_compiled_call_impl", None)

@@ -1,4 +1,4 @@
-"""Small facts about tensors."""
+"""Helpers for tensors."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def ordinary(x: Tensor) -> Tensor:
-    """Return a tensor that autograd can take: a copy where it was made under `torch.inference_mode()`."""
+    """Return a tensor usable by autograd: a copy if it was created under `torch.inference_mode()`."""
     return x.clone() if x.is_inference() else x
