@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from metagan_fast.benchmarks import launches, operations, ops, workloads
+from metagan_fast.benchmarks import launches, operations, ops, workload_networks, workloads
 from metagan_fast.benchmarks.launches import Shapes, Work
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from metagan_fast import models
 from metagan_fast.ops._native import SHORT_ROW
 
 TITLE = "model, not a measurement"
@@ -115,7 +114,7 @@ def workload_rows(case: workloads.WorkloadCase) -> list[Row]:
 def multiply_adds(case: workloads.WorkloadCase) -> float:
     """Return the multiply-adds of one meta-step's inner loops."""
     with torch.device("meta"):
-        generator, discriminator, latent_dim, image_shape = models.workload(case.workload)
+        generator, discriminator, latent_dim, image_shape = workload_networks.workload(case.workload)
         latents, images = torch.zeros(1, latent_dim), torch.zeros(1, *image_shape)
     costs = operations.cost(generator, latents), operations.cost(discriminator, images)
     if case.algorithm == "maml":

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from metagan_fast.benchmarks import workload_networks
 from metagan_fast.benchmarks.baselines import meta_gradients, plain
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +22,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
-from metagan_fast import models
 from metagan_fast.executors import Parameters
 from metagan_fast.executors.torch.layers import task_passes
 from metagan_fast.noise import Noise, NoiseShape
@@ -159,7 +159,7 @@ class Shapes:
     def of(cls, workload: str, **sizes: Any) -> Shapes:
         """Build a workload's networks without memory."""
         with torch.device("meta"):
-            generator, discriminator, latent_dim, image_shape = models.workload(workload)
+            generator, discriminator, latent_dim, image_shape = workload_networks.workload(workload)
         return cls(generator, discriminator, latent_dim, image_shape, **sizes)
 
     def noise(self, tasks: int, steps: int) -> dict[str, tuple[int, ...]]:

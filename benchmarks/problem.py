@@ -7,10 +7,10 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
+from metagan_fast.benchmarks import workload_networks
 from torch import Tensor, nn
 
 import metagan_fast as mgf
-from metagan_fast import models
 
 KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
@@ -44,7 +44,7 @@ class Problem:
     ) -> Problem:
         """Initialise a workload's networks and draw random images, whose content does not affect speed."""
         torch.manual_seed(0)
-        generator, discriminator, latent_dim, image_shape = models.workload(workload)
+        generator, discriminator, latent_dim, image_shape = workload_networks.workload(workload)
         images = torch.rand(tasks, shots + query, *image_shape) * 2 - 1
         batch = mgf.TaskBatch(images[:, :shots], images[:, shots:] if query else None)
         inner = mgf.InnerLoop(optimizer="sgd", lr=lr, steps=steps)

@@ -1,14 +1,22 @@
-"""Networks for GANs: `build` by name, or a function each; `workload` for those that speed is measured on.
+"""GAN architectures, by name through `build` or one function each; `workload` returns the benchmarks' networks.
 
 Every generator maps latents `[n, latent_dim]` to images `[n, C, H, W]` in [-1, 1], every discriminator images
-to scores `[n]`. All can be traced by torch.fx and mapped over by torch.func.vmap. Parameters start as torch's
-layers do, from the global seed.
+to scores `[n]`. All can be traced by torch.fx and mapped over by torch.func.vmap. Parameters are
+initialised by torch's layers, from the global seed.
+
+Example:
+    >>> import torch
+    >>> from metagan_fast import models
+    >>> generator, discriminator = models.build("dcgan", image_size=16, width=4, blocks=2, latent_dim=8)
+    >>> images = generator(torch.randn(3, 8))
+    >>> images.shape, discriminator(images).shape
+    (torch.Size([3, 1, 16, 16]), torch.Size([3]))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -16,7 +24,12 @@ from .classic_dcgan import classic_dcgan
 from .figr import dcgan, resnet
 from .mlp import mlp
 
+if TYPE_CHECKING:
+    from ..benchmarks.workload_networks import WORKLOADS, Workload, workload
+
 __all__ = ["NAMES", "WORKLOADS", "Workload", "build", "classic_dcgan", "dcgan", "mlp", "resnet", "workload"]
+
+_OF_BENCHMARKS = ("WORKLOADS", "Workload", "workload")  # imported at first use
 
 _BUILDERS: dict[str, Callable[..., tuple[nn.Sequential, nn.Sequential]]] = {
     "mlp": mlp,
@@ -26,11 +39,11 @@ _BUILDERS: dict[str, Callable[..., tuple[nn.Sequential, nn.Sequential]]] = {
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)
-"""What `build` knows by name."""
+"""Names that `build` accepts."""
 
 
 def build(name: str, **options: Any) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return (generator, discriminator) of a named architecture, with the options of its function.
+    """Return (generator, discriminator) of a named architecture, built with the options of its function.
 
     Raises:
         ValueError: unknown name or option, or a size that does not fit.
@@ -43,37 +56,10 @@ def build(name: str, **options: Any) -> tuple[nn.Sequential, nn.Sequential]:
         raise ValueError(f"model {name!r} does not take these options: {error}") from None
 
 
-class Workload(NamedTuple):
-    """The networks of a workload and what they map between."""
+def __getattr__(name: str) -> Any:
+    """Return the networks of the benchmarks, which are defined there."""
+    if name not in _OF_BENCHMARKS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ..benchmarks import workload_networks
 
-    generator: nn.Sequential
-    discriminator: nn.Sequential
-    latent_dim: int
-    image_shape: tuple[int, int, int]
-
-
-_DCGAN_32: tuple[str, dict[str, Any]] = ("dcgan", {"image_size": 32, "width": 16, "blocks": 3})
-_WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
-    "mlp-8": ("mlp", {"image_shape": (1, 8, 8), "latent_dim": 32, "hidden": (128, 128)}),
-    "dcgan-16": ("dcgan", {"image_size": 16, "width": 4, "blocks": 2}),
-    "dcgan-32": _DCGAN_32,
-    "figr": ("dcgan", {"image_size": 32, "width": 64, "blocks": 4}),
-    "figr-resnet": ("resnet", {"image_size": 32, "width": 64, "blocks": 4}),
-    "maml-32": _DCGAN_32,
-}
-
-WORKLOADS: tuple[str, ...] = tuple(_WORKLOADS)
-"""What `workload` knows by name."""
-
-
-def workload(name: str) -> Workload:
-    """Return the networks of a workload of the benchmarks, freshly initialised; they unpack as a tuple.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in _WORKLOADS:
-        raise ValueError(f"expected a workload of {', '.join(WORKLOADS)}; got {name!r}")
-    model, options = _WORKLOADS[name]
-    image_shape = options.get("image_shape") or (1, options["image_size"], options["image_size"])
-    return Workload(*build(model, **options), options.get("latent_dim", 100), image_shape)
+    return getattr(workload_networks, name)

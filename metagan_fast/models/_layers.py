@@ -1,4 +1,4 @@
-"""What the networks share: named sequences, a reshape of scores, checks of sizes."""
+"""Building blocks of the networks: named sequences, the score layer, checks of sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._utils.coerce import count, sides
 
 
 def sequence(**layers: nn.Module) -> nn.Sequential:
-    """Return the layers one after another, under their names."""
+    """Return a sequence of named layers."""
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -20,7 +20,7 @@ def score(in_features: int) -> nn.Sequential:
 
 
 def check_sizes(**sizes: int) -> tuple[int, ...]:
-    """Return sizes as ints, in the order given; ValueError unless every one is at least 1."""
+    """Return sizes as ints, in order; ValueError unless every one is at least 1."""
     return tuple(count(name, size, least=1) for name, size in sizes.items())
 
 

@@ -15,17 +15,17 @@ def classic_dcgan(
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """Return (generator, discriminator) with strided and transposed 4x4 convolutions.
 
-    ReLU in the generator, LeakyReLU(0.2) in the discriminator, BatchNorm everywhere but at the images and the
-    scores; convolution weights start as N(0, 0.02^2). BatchNorm keeps no running statistics: it normalises by
-    the batch in training and sampling alike, as per-task networks need. A loss with `separate_batches=True`
-    suits it.
+    ReLU in the generator, LeakyReLU(0.2) in the discriminator, BatchNorm everywhere except at the images
+    and the scores; convolution weights start as N(0, 0.02^2). BatchNorm keeps no running statistics: it normalises by
+    the batch in training and sampling alike, as per-task networks need. Use a loss with
+    `separate_batches=True`.
 
     Args:
         image_size: height and width, a power of two of at least 8.
         channels: of the images.
         width: channels at half resolution, doubled at each lower one down to 4x4.
         latent_dim: size of the latents.
-        batch_norm: False leaves BatchNorm out and gives the convolutions a bias.
+        batch_norm: False: no BatchNorm, and convolutions with a bias.
 
     Returns:
         generator `[n, latent_dim]` -> `[n, C, H, W]` in [-1, 1], discriminator `[n, C, H, W]` -> `[n]`.

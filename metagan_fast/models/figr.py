@@ -1,6 +1,6 @@
 """The two architectures of FIGR (Clouâtre & Demers 2019, arXiv:1901.02199), in the shapes of its public code.
 
-Where the paper is silent the code decides: LayerNorm has one weight and one bias for each (C, H, W) element;
+The code settles what the paper leaves open: LayerNorm has one weight and one bias for each (C, H, W) element;
 PReLU has one slope for each channel, and right after the generator's first linear layer one for each element;
 generators and the residual discriminator activate before they normalise, the plain discriminator after.
 
@@ -93,7 +93,7 @@ def resnet(
     average pooling in the discriminator. The generator starts and ends as `dcgan`'s; the discriminator starts
     with a unit of 7x7 and ends with the mean over the pixels and a linear layer.
 
-    Arguments, returns and errors are those of `dcgan`.
+    Arguments, returns and errors as in `dcgan`.
     """
     channels, width, blocks, latent_dim = check_sizes(
         channels=channels, width=width, blocks=blocks, latent_dim=latent_dim
@@ -135,7 +135,7 @@ def resnet(
 
 
 class Residual(nn.Module):
-    """Add two units of 3x3 convolution, PReLU and LayerNorm to the input, `[n, width, *sides]`."""
+    """Residual layer: two units of 3x3 convolution, PReLU and LayerNorm on `[n, width, *sides]`."""
 
     def __init__(self, width: int, sides: Sides) -> None:
         super().__init__()

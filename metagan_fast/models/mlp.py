@@ -18,7 +18,7 @@ def mlp(
     Args:
         image_shape: (C, H, W).
         latent_dim: size of the latents.
-        hidden: sizes of the hidden layers, those of the discriminator in reverse order.
+        hidden: sizes of the generator's hidden layers; the discriminator has them in reverse order.
 
     Returns:
         generator `[n, latent_dim]` -> `[n, C, H, W]` in [-1, 1], discriminator `[n, C, H, W]` -> `[n]`.
