@@ -1,4 +1,4 @@
-"""Distances between sets of feature vectors, and an interval for their differences."""
+"""Distances between sets of feature vectors, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _square_root(matrix: Tensor) -> Tensor:
 
 
 def nearest_distance(samples: Tensor, support: Tensor) -> Tensor:
-    """Return how far each sample is from the nearest support element; 0 for a copy.
+    """Return the distance of each sample to the nearest support element; 0 for a copy.
 
     Args:
         samples, support: `[..., m, d]` and `[..., n, d]`.
@@ -76,7 +76,7 @@ def nearest_distance(samples: Tensor, support: Tensor) -> Tensor:
     Returns:
         `[..., m]`: root mean square over d, float64.
     """
-    # Exact differences, not the expansion by inner products, whose rounding would hide copies.
+    # Exact differences: the rounding of the inner-product expansion would hide copies.
     distances = torch.cdist(samples.double(), support.double(), compute_mode="donot_use_mm_for_euclid_dist")
     return distances.amin(-1) / samples.shape[-1] ** 0.5
 
@@ -89,7 +89,7 @@ def bootstrap_interval(
     Args:
         values: `[n]`, independent draws: one number a class.
         confidence: between 0 and 1.
-        resamples: how often the values are drawn again.
+        resamples: number of bootstrap resamples.
         seed: of the draws; equal seeds give equal intervals.
     """
     confidence, resamples = coerce.real("confidence", confidence), coerce.count("resamples", resamples, least=1)

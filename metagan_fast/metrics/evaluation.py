@@ -1,4 +1,4 @@
-"""Judge a learner on held-out classes, beside everything that its figures must be read against."""
+"""Evaluation of a learner on held-out classes, beside baselines and the real-image floor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._utils import coerce
 from ..tasks import TaskBatch
+from ..tasks.images import to_float
 from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
 from .features import FeatureExtractor
 
@@ -29,7 +30,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Hold one method's figures; lower is better, but a nearest distance near 0 means copies."""
+    """Scores of one method; lower is better, but a nearest distance near 0 means copies."""
 
     kid: tuple[float, ...]  # per class, averaged over draws
     fid: float  # pooled over classes, averaged over draws
@@ -38,13 +39,13 @@ class Scores:
 
     @property
     def mean_kid(self) -> float:
-        """The mean over classes."""
+        """Mean KID over classes."""
         return sum(self.kid) / len(self.kid)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Hold the mean over classes of a difference in KID and its 95 % bootstrap interval."""
+    """Difference in KID: mean over classes and 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -53,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold what `evaluate` found."""
+    """Result of `evaluate`."""
 
     classes: tuple[str, ...]
     scores: Mapping[str, Scores]  # method -> figures
@@ -116,19 +117,19 @@ def evaluate(
 ) -> Evaluation:
     """Adapt to held-out classes and compare the samples with real images of the same class.
 
-    Each draw splits a class's images at random into `shots` support images, references, and as many others
-    again that give the floor. KID is taken class by class, so images of the wrong class count as wrong.
+    Each draw splits a class's images at random into `shots` support images, references, and as many further
+    images for the floor. KID is taken class by class, so images of the wrong class count as wrong.
 
     Args:
-        learner: the meta-trained GAN; left as it is.
+        learner: the meta-trained GAN; unchanged.
         distribution: the held-out classes; those with fewer than `shots` + 4 images are left out.
-        features: where images are compared.
-        random: a learner with fresh weights and the same inner loop; None leaves its row out.
+        features: feature space of the comparison.
+        random: a learner with random weights and the same inner loop; None: no such row.
         shots: support images a class.
         samples: generated images a class and draw.
-        draws: how often each class's images are divided.
+        draws: number of random divisions of each class.
         steps: inner steps; None: the learner's own.
-        most_tasks: classes adapted at once, which bounds memory.
+        most_tasks: classes adapted at once; bounds memory.
         seed: of the divisions, the noise and the samples.
 
     Returns:
@@ -158,9 +159,9 @@ def evaluate(
             entry.split(shots, samples, seed=seed + 1_000_003 * draw + index) for index, entry in enumerate(classes)
         ]
         batch = TaskBatch(
-            torch.stack([_to_float(entry.images[split.support]) for entry, split in zip(classes, splits, strict=True)]),
+            torch.stack([to_float(entry.images[split.support]) for entry, split in zip(classes, splits, strict=True)]),
             classes=tuple(entry.name for entry in classes),
-            first_task=draw * len(classes),  # each draw has noise of its own
+            first_task=draw * len(classes),  # each draw has its own noise
         )
         images = {
             name: _generate(owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed)
@@ -194,7 +195,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Set:
-    """Images, flattened, and their features."""
+    """Images and their features."""
 
     images: Tensor
     features: Tensor
@@ -202,7 +203,7 @@ class _Set:
 
 @dataclass(frozen=True)
 class _Split:
-    """Which images of a class serve which end in one draw."""
+    """Division of a class's images in one draw, as indices."""
 
     support: Tensor
     reference: Tensor
@@ -211,12 +212,12 @@ class _Split:
 
 
 class _Class:
-    """A held-out class with the features of all its images."""
+    """Held-out class with the features of all its images."""
 
     def __init__(self, name: str, images: Tensor, features: FeatureExtractor) -> None:
         self.name = name
         self.images = images
-        self.features = features(_to_float(images))
+        self.features = features(to_float(images))
 
     def split(self, shots: int, samples: int, seed: int) -> _Split:
         generator = torch.Generator().manual_seed(seed)
@@ -227,11 +228,11 @@ class _Class:
         return _Split(support, rest[:half], rest[half : 2 * half], copies)
 
     def take(self, index: Tensor) -> _Set:
-        return _Set(_to_float(self.images[index]), self.features[index])
+        return _Set(to_float(self.images[index]), self.features[index])
 
 
 class _Tally:
-    """Gather a method's figures over the draws."""
+    """Scores of a method, accumulated over draws."""
 
     def __init__(self) -> None:
         self.kid: list[Tensor] = []
@@ -279,7 +280,7 @@ def _generate(
 
 
 def _check_finite(name: str, images: Tensor, batch: TaskBatch) -> None:
-    """Raise FloatingPointError where a learner diverged on a class."""
+    """Raise FloatingPointError if a learner diverged on a class."""
     bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         assert batch.classes is not None
@@ -287,7 +288,3 @@ def _check_finite(name: str, images: Tensor, batch: TaskBatch) -> None:
             f"the {name} GAN makes images that are NaN or infinite of {len(bad)} of {batch.tasks} classes, "
             f"{batch.classes[bad[0]]!r} among them; lower the inner learning rate or take fewer steps"
         )
-
-
-def _to_float(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1

@@ -1,4 +1,4 @@
-"""The space in which images are compared: a small classifier of the training classes, then frozen."""
+"""Feature space of the metrics: a small classifier of the training classes, frozen."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from torch.nn import functional as F
 from .. import checkpoint
 from .._utils import coerce
 from .._utils.draws import draws_from_seed
+from ..tasks.images import to_float
 
 if TYPE_CHECKING:
     from ..tasks import TaskDistribution
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_SIDE = 32  # larger images are averaged down to it, which bounds the time
+_LARGEST_SIDE = 32  # larger images are average-pooled to this side, which bounds the time
 _WIDTH = 24
 _FEATURES = 4 * _WIDTH
 
 
 class FeatureExtractor:
-    """Map images to standardised features of a classifier that never saw the classes under judgement.
+    """Map from images to standardised features of a classifier that never saw the judged classes.
 
     Attributes:
         image_shape: (channels, height, width) of the images it takes.
-        digest: SHA-256 of its weights; figures compare only where it agrees.
-        record: how it was trained, plain data.
+        digest: SHA-256 of its weights; scores are comparable only for equal digests.
+        record: training settings, plain data.
     """
 
     def __init__(self, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -41,7 +42,7 @@ class FeatureExtractor:
         channels, height, width = self.record["image_shape"]
         self.image_shape: tuple[int, int, int] = (channels, height, width)
         self._state = {name: tensor.detach().clone() for name, tensor in state.items()}
-        with torch.device("meta"):  # no random weights that would move the global generator
+        with torch.device("meta"):  # no random initialisation, which would advance the global generator
             self._network = _Features(channels)
         self._network.load_state_dict(self._state, assign=True)
         self._network.eval().requires_grad_(False)
@@ -75,7 +76,7 @@ class FeatureExtractor:
         for _ in range(steps):
             labels = torch.randint(len(classes), (batch_size,), generator=draws)
             offsets = (torch.rand(batch_size, generator=draws) * counts[labels]).long()
-            scores = head(features(_to_float(images[starts[labels] + offsets])))
+            scores = head(features(to_float(images[starts[labels] + offsets])))
             loss = F.cross_entropy(scores, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -91,7 +92,7 @@ class FeatureExtractor:
             "seed": seed,
             "training_accuracy": round(correct / (1 - 0.95**steps), 4),
         }
-        features.eval().standardise(_to_float(images[_every(len(images), 4096)]))
+        features.eval().standardise(to_float(images[_every(len(images), 4096)]))
         logger.info("trained the feature classifier: %s", record)
         return cls(features.state_dict(), record)
 
@@ -117,14 +118,14 @@ class FeatureExtractor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FeatureExtractor:
-        """Read what `save` wrote; CheckpointError for another file."""
+        """Read a file that `save` wrote; CheckpointError for another file."""
         state, metadata = checkpoint.read(path)
         with checkpoint.contents_of(f"the feature classifier of {path} (delete it to train one)"):
             return cls(state, metadata["features"])
 
 
 class _Features(nn.Module):
-    """Three convolutions with batch norm; features are mean and standard deviation of each last channel."""
+    """Three convolutions with batch norm; features are mean and standard deviation of each output channel."""
 
     mean: Tensor
     scale: Tensor
@@ -153,18 +154,14 @@ class _Features(nn.Module):
 
     @torch.no_grad()
     def standardise(self, images: Tensor) -> None:
-        """Set mean 0 and standard deviation 1 over `images`, so that KID's kernel weighs features alike."""
+        """Scale features to mean 0 and standard deviation 1 over `images`, so that KID weighs them equally."""
         features = torch.cat([self(part) for part in images.split(512)])
         self.mean.copy_(features.mean(0))
         self.scale.copy_(1 / features.std(0).clamp_min(1e-3))
 
 
-def _to_float(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
-
-
 def _every(count: int, most: int) -> slice:
-    """Return a slice that takes at most `most` of `count` elements, evenly."""
+    """Return a slice of at most `most` evenly spaced of `count` elements."""
     return slice(None, None, -(-count // most))
 
 

@@ -1,4 +1,4 @@
-"""Data sets as distributions of tasks: a class is a task, its images are drawn into support and query."""
+"""Data sets as distributions of tasks: a class is a task, with support and query images drawn from the class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch of tasks: what one meta-step adapts to."""
+"""Batches of tasks, the input of a meta-step."""
 
 from __future__ import annotations
 
@@ -22,20 +22,30 @@ _RANGE_TOLERANCE = 1e-3  # interpolated or bf16 images may overshoot [-1, 1] by 
 
 @dataclass(frozen=True, eq=False)
 class TaskBatch:
-    """Hold the images of several tasks.
+    """Images of several tasks.
 
     Attributes:
-        support: `[tasks, shots, channels, height, width]`, floating, in [-1, 1]; they adapt the GAN. NumPy arrays
-            become tensors.
-        query: the same layout, dtype and device, its own number of shots, or None; they judge it.
+        support: `[tasks, shots, channels, height, width]`, floating, in [-1, 1]; the images that adapt the GAN.
+            NumPy arrays become tensors.
+        query: the same layout, dtype and device, any number of shots, or None; the images that judge the adapted GAN.
         classes: one name a task, or None.
-        first_task: index of the first task in its meta-batch. A slice of a meta-batch keeps it, so that the
-            noise of a task does not depend on how the meta-batch was cut.
+        first_task: index of the first task in its meta-batch. Slices keep the index, so the noise of a task does not
+            depend on how the meta-batch is split.
 
     Raises:
         TypeError: the images are not floating tensors or arrays.
         ValueError: wrong rank, empty, disagreeing shapes, a value that is not finite or lies outside [-1, 1];
             the message names the task and the image.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import TaskBatch
+        >>> images = torch.rand(3, 6, 1, 8, 8) * 2 - 1  # three tasks of six images
+        >>> batch = TaskBatch(support=images[:, :4], query=images[:, 4:])
+        >>> batch.tasks, batch.shots, batch.query_shots, batch.image_shape
+        (3, 4, 2, (1, 8, 8))
+        >>> batch.slice(1, 3).first_task
+        1
     """
 
     support: Tensor
@@ -58,7 +68,7 @@ class TaskBatch:
 
     @classmethod
     def trusted(cls, support: Tensor, query: Tensor | None) -> TaskBatch:
-        """Make a batch of images that were checked before: on a GPU each check waits for the device."""
+        """Build a batch of checked images without checking again: on a GPU each check waits for the device."""
         batch = object.__new__(cls)
         for field, value in zip(fields(cls), (support, query, None, 0), strict=True):
             object.__setattr__(batch, field.name, value)
@@ -66,27 +76,27 @@ class TaskBatch:
 
     @property
     def tasks(self) -> int:
-        """Return the number of tasks."""
+        """Number of tasks."""
         return self.support.shape[0]
 
     @property
     def shots(self) -> int:
-        """Return the number of support images of a task."""
+        """Number of support images of a task."""
         return self.support.shape[1]
 
     @property
     def query_shots(self) -> int:
-        """Return the number of query images of a task, 0 without query."""
+        """Number of query images of a task, 0 without query."""
         return 0 if self.query is None else self.query.shape[1]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (channels, height, width)."""
+        """Shape of an image, (channels, height, width)."""
         channels, height, width = self.support.shape[2:]
         return channels, height, width
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
-        """Return the batch on another device, in another floating dtype, or both, for autograd to take."""
+        """Return the batch on another device, in another floating dtype, or both, usable by autograd."""
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"images are floating tensors, got dtype {dtype}")
         query = None if self.query is None else ordinary(self.query.to(device=device, dtype=dtype))
@@ -105,7 +115,7 @@ class TaskBatch:
         )
 
     def _with(self, **changes: object) -> TaskBatch:
-        """Copy without checking the values again: on a GPU each check waits for the device."""
+        """Copy with changes, without checking values again: on a GPU each check waits for the device."""
         copy = object.__new__(TaskBatch)
         for field in fields(self):
             object.__setattr__(copy, field.name, changes.get(field.name, getattr(self, field.name)))
@@ -113,7 +123,7 @@ class TaskBatch:
 
 
 def as_tensor(name: str, images: Tensor | NDArray[Any]) -> Tensor:
-    """Return images as a tensor, a copy of a NumPy array's in float64 or float32; TypeError for anything else."""
+    """Return images as a tensor; copy a NumPy array in float64 or float32, raise TypeError for other types."""
     if isinstance(images, Tensor):
         return images
     if not isinstance(images, np.ndarray):

@@ -28,7 +28,7 @@ from .images import Pixels
 IMAGE_SIZE = 32
 DRAWINGS_A_CLASS = 150
 FEWEST_DRAWINGS = 60
-# In the order of preference when two are folded into one class.
+# In order of preference: the first names the class of characters that are folded together.
 CHARACTERS = string.ascii_uppercase + string.digits + string.ascii_lowercase + string.punctuation + "Ææ"
 
 LEAST_INK = 0.065  # of the image, in the median typeface: below it a drawing is specks (".", "-", ":")
@@ -38,7 +38,7 @@ FOLD_OTHERS = 0.65  # the same for any other two characters
 REPEATED = 0.95  # correlation above which a typeface repeats itself for a later class
 DUPLICATE = 0.97  # correlation above which two drawings of a class are one
 NEIGHBOURS = 10
-JUDGES = 3  # every third typeface judges the others: enough neighbours, a third of the time
+JUDGES = 3  # every third typeface provides neighbours, which are enough at a third of the time
 LEGIBLE_TYPEFACE = 0.4  # mean share of a typeface's drawings' neighbours that belong to their class
 LEGIBLE_DRAWING = 0.2  # the same share for one drawing
 
@@ -114,7 +114,7 @@ def fold(table: Table, characters: list[str]) -> dict[str, list[str]]:
 
 
 def label(table: Table, classes: dict[str, list[str]]) -> list[tuple[str, str, Pixels]]:
-    """Return (typeface, class, drawing): one a class and typeface, without what a typeface repeats."""
+    """Return (typeface, class, drawing), one a class and typeface, without repeated drawings of a typeface."""
     rows: list[tuple[str, str, Pixels]] = []
     for typeface, drawings in table.items():
         kept: list[tuple[str, Pixels]] = []
@@ -131,7 +131,7 @@ def label(table: Table, classes: dict[str, list[str]]) -> list[tuple[str, str, P
 
 
 def legibility(typefaces: NDArray[np.int64], labels: NDArray[np.int64], rows: Features) -> NDArray[np.float64]:
-    """Return for each drawing the share of its nearest drawings by other typefaces that are of its class."""
+    """Return for each drawing the share of its nearest neighbours, in other typefaces, of the same class."""
     judges = np.flatnonzero(typefaces % JUDGES == 0)
     shares = []
     for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // 1000)):
@@ -143,7 +143,7 @@ def legibility(typefaces: NDArray[np.int64], labels: NDArray[np.int64], rows: Fe
 
 
 def diverse(rows: Features, preference: NDArray[np.float64], count: int) -> list[int]:
-    """Return at most `count` different rows: of the two most alike the less legible goes, again and again."""
+    """Return at most `count` distinct rows: drop the less legible of the two most alike until they fit."""
     likeness = correlation(rows, rows)
     np.fill_diagonal(likeness, -2)
     kept = set(range(len(rows)))
@@ -158,7 +158,7 @@ def diverse(rows: Features, preference: NDArray[np.float64], count: int) -> list
 
 
 def choose(table: Table, classes: dict[str, list[str]]) -> dict[str, list[Pixels]]:
-    """Return class -> drawings that are legible and differ."""
+    """Return class -> legible, distinct drawings."""
     rows = label(table, classes)
     names = list(classes)
     faces = {typeface: index for index, typeface in enumerate(table)}

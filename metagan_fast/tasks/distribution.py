@@ -1,4 +1,4 @@
-"""A distribution over tasks: draw classes, then disjoint support and query images of each."""
+"""Distribution over tasks: classes are drawn, then disjoint support and query images of each."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from torch import Tensor
 from .._utils import coerce
 from . import draws
 from .batch import TaskBatch
-from .images import ImageSet
+from .images import ImageSet, to_float
 
 
 class TaskDistribution:
-    """Draw task batches from labelled images, each draw a function of (seed, step) alone.
+    """Distribution of tasks over labelled images; a batch is a function of (seed, step) alone.
 
-    Where classes have groups, a group is drawn first, each with the same chance, then a class in it.
-    No class comes twice in a batch unless the batch has more tasks than there are classes; then all classes
-    come before any comes again.
+    Where classes have groups, a group is drawn uniformly first, then a class in the group. Classes of a batch
+    differ, unless it has more tasks than there are classes; then every class comes before any repeats.
     """
 
     def __init__(self, images: ImageSet, *, seed: int = 0, name: str = "images") -> None:
@@ -38,7 +37,7 @@ class TaskDistribution:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (channels, height, width)."""
+        """Shape of an image, (channels, height, width)."""
         channels, height, width = self._images.shape[1:]
         return channels, height, width
 
@@ -55,7 +54,7 @@ class TaskDistribution:
         Args:
             tasks: number of tasks. Up to the number of classes, a smaller batch begins a larger one.
             shots: support images of a task.
-            query: query images of a task, none of them among its support images; 0 for none.
+            query: query images of a task, disjoint from its support images; 0 for none.
             step: the draw's counter; the same (seed, step) gives the same batch on any machine.
 
         Returns:
@@ -91,8 +90,3 @@ class TaskDistribution:
                 f"shots={shots} and query={query} need {shots + query}; "
                 f"min_images={shots + query} when loading leaves such classes out"
             )
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Map uint8 0..255 to float32 [-1, 1]."""
-    return pixels.to(torch.float32).div_(127.5).sub_(1)

@@ -1,6 +1,6 @@
 """Random choices that depend on (seed, stream, counter) alone.
 
-They are made from the raw words of Philox, which no release of NumPy changes, unlike its Generator.
+They use the raw words of NumPy's Philox, which are stable across releases, unlike its Generator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 
 class Stream(enum.IntEnum):
-    """What words are drawn for: each use has words of its own."""
+    """Purpose of a draw; every purpose has its own words."""
 
     CLASSES = 0
     IMAGES = 1
@@ -29,7 +29,7 @@ def words(seed: int, stream: Stream, counter: int, shape: tuple[int, ...]) -> Wo
 
 
 def weighted_orders(weights: NDArray[np.float64], drawn: Words) -> Indices:
-    """Return for each row of words `[rows, n]` an order of n items, drawn in proportion to weight.
+    """Return for each row of words `[rows, n]` a random order of n items, weighted.
 
     The items are sorted by exponential variates of rate `weights` (Efraimidis & Spirakis 2006).
     """
@@ -38,7 +38,7 @@ def weighted_orders(weights: NDArray[np.float64], drawn: Words) -> Indices:
 
 
 def subsets(sizes: Indices, count: int, drawn: Words) -> Indices:
-    """Return for each of `[rows]` sizes `count` different indices below it, in random order: `[rows, count]`.
+    """Return for each of `[rows]` sizes `count` distinct indices below it, in random order: `[rows, count]`.
 
     Floyd's algorithm (Bentley & Floyd 1987), vectorised over rows; `drawn` is `[rows, 2, count]`.
     """

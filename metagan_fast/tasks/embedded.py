@@ -1,4 +1,4 @@
-"""The data sets inside the package: `glyphs` (see `build_glyphs.py`) and `digits` (see `build_digits.py`)."""
+"""Embedded data sets: `glyphs` (see `build_glyphs.py`) and `digits` (see `build_digits.py`)."""
 
 from __future__ import annotations
 

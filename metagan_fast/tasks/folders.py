@@ -1,4 +1,4 @@
-"""A tree of folders of images: a leaf folder is a class, its parent a group."""
+"""Trees of image folders: a leaf folder is a class, its parent a group."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"
 )  # fmt: skip
 
-_SIXTEEN_BITS_AS_32 = ("PPM", "PNG")  # formats whose mode I holds 16 bits: PNG's before Pillow 11
+_SIXTEEN_BITS_AS_32 = ("PPM", "PNG")  # formats whose mode I holds 16 bits; PNG before Pillow 11
 
-_ORIENTATION = 0x0112  # EXIF tag; its values beside 1, upright, and what each needs:
+_ORIENTATION = 0x0112  # EXIF tag; the transposition that each value needs, 1 (upright) none:
 _TURNS: Mapping[object, str] = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -37,12 +37,12 @@ _TURNS: Mapping[object, str] = {
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is a folder."""
+    """Return whether the path is a folder."""
     return path.is_dir()
 
 
 Resize = Callable[["Image.Image", tuple[int, int]], "Image.Image"]
-"""How an image is brought to (height, width)."""
+"""Function that resizes an image to (height, width)."""
 
 
 def read(
@@ -50,15 +50,15 @@ def read(
 ) -> ImageSet:
     """Read a tree of class folders; torchvision's ImageFolder, FIGR-8 and Omniglot are such trees.
 
-    A class is called by its path below `path`. Where all classes lie directly in `path` there are no groups.
-    A folder that several links lead to is one class. Names that begin with "." or "__", links to a folder that is read
-    already or to nothing, and files that are no images are passed over; the set counts them in `left_out`.
+    A class is named by its path below `path`. Where all classes lie directly in `path` there are no groups.
+    A folder behind several links is one class. Names that begin with "." or "__", links to a folder that is read
+    already or to nothing, and files of other kinds are skipped and counted in `left_out`.
 
     Args:
         path: the tree.
         image_size: (height, width); None if all images have one size already.
         channels: 1 or 3; None for 1 if all images are grey, else 3.
-        resize: how an image is brought to that size.
+        resize: resizes an image to `image_size`.
 
     Raises:
         ValueError: no class folder, a folder without images, images beside folders, an image that cannot be
@@ -79,7 +79,7 @@ def read(
 
 
 def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Return the images directly in a folder, sorted by name; folders and what is no image go to `left_out`."""
+    """Return the images directly in a folder, sorted by name; other entries go to `left_out`."""
     below, files = _scan(folder, folder, left_out)
     for path in below:
         left_out.add(Reason.FOLDER, path.name)
@@ -103,7 +103,7 @@ def read_files(
 
 
 def _scan(folder: Path, root: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the images directly in a folder, each sorted; anything else goes to `left_out`."""
+    """Return the folders and the images directly in a folder, each sorted; other entries go to `left_out`."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -132,7 +132,7 @@ def _scan(folder: Path, root: Path, left_out: LeftOut) -> tuple[list[Path], list
 def _leaves(root: Path, left_out: LeftOut) -> list[tuple[Path, list[Path]]]:
     """Return the class folders below `root` with their images, sorted by path.
 
-    A folder is read once: by its own name where that lies in the tree, else by the first link to it.
+    A folder is read once: under its real path if that lies in the tree, else under the first link.
     """
     leaves: list[tuple[Path, list[Path]]] = []
     seen: set[Path] = set()
@@ -165,7 +165,7 @@ def _leaves(root: Path, left_out: LeftOut) -> list[tuple[Path, list[Path]]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; an error names it."""
+    """Open an image; errors name the file."""
     from PIL import Image
 
     try:
@@ -212,7 +212,7 @@ def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int, re
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """Return the image as its EXIF orientation says; unlike `ImageOps.exif_transpose` without writing EXIF again."""
+    """Apply the EXIF orientation; unlike `ImageOps.exif_transpose`, do not rewrite the EXIF data."""
     from PIL import Image
 
     turn = _TURNS.get(image.getexif().get(_ORIENTATION))

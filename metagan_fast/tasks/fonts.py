@@ -1,4 +1,4 @@
-"""Characters as classes: each typeface's drawing of a character is one image of its class."""
+"""Characters as classes: every typeface draws one image of each."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".ttf", ".otf", ".ttc", ".otc", ".pfb")
-_OVERSAMPLING = 6  # pixels of the outline's rendering to a pixel of the image
+_OVERSAMPLING = 6  # rendered pixels to a pixel of the image, a side
 _TYPICAL = 28 / 32  # share of the image's side that a typical character fills
-_LARGEST = 30 / 32  # and the largest
-_MISSING = "\U0010fffe"  # a noncharacter: every typeface answers it with its .notdef shape
+_LARGEST = 30 / 32  # share that the largest character fills
+_MISSING = "\U0010fffe"  # a noncharacter, which every typeface draws as .notdef
 _SCALE_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 def font_folders() -> list[Path]:
     """Return the folders in which this machine keeps its fonts."""
-    home = Path(os.path.expanduser("~"))  # Path.home raises where nobody knows the user
+    home = Path(os.path.expanduser("~"))  # Path.home raises for an unknown user
     if sys.platform == "darwin":
         folders = [Path("/System/Library/Fonts"), Path("/Library/Fonts"), home / "Library/Fonts"]
     elif sys.platform == "win32":
@@ -43,7 +43,7 @@ def font_folders() -> list[Path]:
 
 
 def find_typefaces(places: Iterable[str | Path]) -> list[Path]:
-    """Return the font files in folders (searched to the bottom) and among files given by name, sorted."""
+    """Return the font files given by name or found in folders, recursively, sorted."""
     found: set[Path] = set()
     for place in map(Path, places):
         if place.is_dir():
@@ -78,9 +78,9 @@ def _is_visible(character: str) -> bool:
 
 
 class Typeface:
-    """Draw the characters of one font file in white on black, at one scale, each centred in its image.
+    """Renderer of one font file: characters in white on black, at one scale, centred.
 
-    The scale is the typeface's: its capitals and digits fill 28/32 of the image in the median, and only a
+    The scale belongs to the typeface: its capitals and digits fill 28/32 of the image in the median, and only a
     character that would not fit is made smaller.
     """
 
@@ -106,7 +106,7 @@ class Typeface:
             return None
         try:
             outline = self._outline(character)
-        except OSError:  # FreeType refuses a broken glyph
+        except OSError:  # FreeType rejects a broken glyph
             return None
         if outline is None or (self._missing is not None and _same(outline, self._missing)):
             return None
@@ -128,7 +128,7 @@ class Typeface:
 
         width, height = outline.size
         side = max(self._side, max(width, height) / _LARGEST)
-        margin = int(side)  # room for the box below whatever the character's shape
+        margin = int(side)  # room for any character's box
         canvas = Image.new("L", (width + 2 * margin, height + 2 * margin))
         canvas.paste(outline, (margin, margin))
         x, y = canvas.width / 2, canvas.height / 2
@@ -142,7 +142,7 @@ def _same(first: Image.Image, second: Image.Image) -> bool:
 
 
 def draw_all(path: Path, image_size: int, characters: Iterable[str]) -> dict[str, Pixels]:
-    """Return a typeface's drawings in code point order; a repeated one under its first character only."""
+    """Return a typeface's drawings in code point order; a repeated drawing counts for its first character only."""
     typeface = Typeface(path, image_size)
     drawings: dict[str, Pixels] = {}
     seen: set[bytes] = set()
@@ -169,8 +169,8 @@ def read(
         min_drawings: fewest different drawings of a class that is kept.
 
     Raises:
-        ValueError: no typeface, or no character with enough drawings. A font that cannot be read is passed
-            over with a log line.
+        ValueError: no typeface, or no character with enough drawings. A font that cannot be read is
+            skipped, with a log line.
     """
     height, width = image_size or (32, 32)
     if height != width:

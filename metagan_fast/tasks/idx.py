@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and its relatives, gzip-compressed or not."""
+"""IDX files of MNIST and its relatives, gzip-compressed or not."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .images import ImageSet, Pixels, as_channels_first, gather
 from .left_out import LeftOut, Reason
 
 _UNSIGNED_BYTES = 0x08
-_PART_WORDS = frozenset({"train", "t10k", "test", "validation", "images", "idx3", "ubyte"})  # do not name a set
+_PART_WORDS = frozenset({"train", "t10k", "test", "validation", "images", "idx3", "ubyte"})  # not names of a set
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is an IDX file of images, or a folder that holds one."""
+    """Return whether the path is an IDX file of images, or a folder with one."""
     return _is_images(path) if path.is_file() else path.is_dir() and any(map(_is_images, _image_files(path)))
 
 
@@ -29,11 +29,11 @@ def read(path: Path, labels: str | Path | None = None, subset: str | None = None
 
     Args:
         path: a file of images, or a folder, of which all files with "images" in the name are read (so MNIST's
-            training and test files together), one of each that lies there packed and unpacked.
-        labels: the file of labels, if it does not stand beside the images under MNIST's naming
+            training and test files together), one of each that is there packed and unpacked.
+        labels: the file of labels, if it is not beside the images under MNIST's naming
             (`train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, with or without `.gz`).
-        subset: which of several sets in a folder, as EMNIST's "emnist-letters" or "letters"; the labels of one
-            mean nothing in another, so they are never read together.
+        subset: which of several sets in a folder, such as EMNIST's "emnist-letters" or "letters"; their labels
+            differ in meaning, so several sets are never read together.
 
     Raises:
         ValueError: a file is truncated, of another kind, or has no partner; the message names it. A folder of
@@ -81,14 +81,14 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _files_of_one_set(folder: Path, subset: str | None, left_out: LeftOut) -> list[Path]:
-    """Return one file of images of each part (training, test) of one set."""
+    """Return the image files of one set, one each part (training, test)."""
     sets: dict[str, dict[tuple[str, ...], Path]] = {}
     for words, _, file in sorted((_words(file), file.suffix == ".gz", file) for file in _image_files(folder)):
         if not _is_images(file):
             left_out.add(Reason.OTHER, file.name)
             continue
         name = "-".join(word for word in words if word not in _PART_WORDS)
-        sets.setdefault(name, {}).setdefault(words, file)  # the unpacked one of two
+        sets.setdefault(name, {}).setdefault(words, file)  # prefers the unpacked of two
     chosen = [subset] if subset in sets else [n for n in sets if subset is None or n.endswith(f"-{subset}")]
     if len(chosen) == 1:
         return list(sets[chosen[0]].values())

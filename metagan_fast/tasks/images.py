@@ -1,4 +1,4 @@
-"""A labelled set of images in memory, and the conversions that every loader shares."""
+"""Labelled images in memory, and the conversions of all loaders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .left_out import LeftOut
 
@@ -19,14 +21,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Hold images sorted by class.
+    """Labelled images, sorted by class.
 
     Attributes:
         images: `[n, channels, height, width]` uint8; class after class.
         counts: number of images of each class, in the order of `classes`.
         classes: names, each once.
         groups: the group of each class, or None.
-        left_out: what the loader passed over.
+        left_out: names that the loader skipped.
     """
 
     images: Pixels
@@ -37,7 +39,7 @@ class ImageSet:
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """Return where each class begins; one more entry than there are classes."""
+        """Start of each class in `images`, and the end of the last."""
         return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]).astype(np.int64)
 
     def select(self, names: Iterable[str]) -> ImageSet:
@@ -73,9 +75,9 @@ class ImageSet:
 def gather(
     images: Pixels, labels: NDArray[np.integer], names: Sequence[str], groups: Sequence[str] | None = None
 ) -> ImageSet:
-    """Sort `[n, C, H, W]` images by label into a set; `names[label]` and `groups[label]` describe a label.
+    """Return `[n, C, H, W]` images as a set sorted by label, with class `names[label]` in group `groups[label]`.
 
-    Labels without images are left out.
+    Labels without images are dropped.
     """
     counts = np.bincount(labels, minlength=len(names))
     kept = np.flatnonzero(counts).tolist()
@@ -104,6 +106,11 @@ def as_channels_first(array: Pixels, source: str) -> Pixels:
     raise ValueError(
         f"{source}: images must be [n, H, W], or [n, H, W, C] or [n, C, H, W] with C 1 or 3, got {list(array.shape)}"
     )
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Return uint8 images, 0 to 255, as float32 in [-1, 1]."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1)
 
 
 def convert(images: Pixels, image_size: tuple[int, int] | None, channels: int | None) -> Pixels:

@@ -1,4 +1,4 @@
-"""Names that a loader passes over, counted for one log line."""
+"""Names that a loader skips, counted for one log line."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import Enum
 
 _logger = logging.getLogger(__name__)
 
-_SHOWN = 3  # names of each kind
+_SHOWN = 3  # names listed for each reason
 
 
 class Reason(Enum):
-    """Why a name is left out, for one and for several."""
+    """Reason to skip a name, in singular and plural."""
 
     HIDDEN = 'name that begins with "." or "__"', 'names that begin with "." or "__"'
     DANGLING = "link that leads nowhere", "links that lead nowhere"
@@ -23,17 +23,17 @@ class Reason(Enum):
 
 
 class LeftOut:
-    """Collect names by reason."""
+    """Skipped names, by reason."""
 
     def __init__(self) -> None:
         self._names: dict[Reason, list[str]] = defaultdict(list)
 
     def add(self, reason: Reason, name: str) -> None:
-        """Count a name."""
+        """Record a skipped name."""
         self._names[reason].append(name)
 
     def log(self, source: str, **numbers: int) -> None:
-        """Log one line, unless nothing was left out; `numbers` are named in the reasons' texts."""
+        """Log one line, unless nothing was skipped; `numbers` fill the reasons' placeholders."""
         phrases = [
             f"{len(names)} {reason.value[len(names) > 1].format(**numbers)} ({_some(names)})"
             for reason, names in self._names.items()

@@ -1,4 +1,4 @@
-"""Load a data set by name or path and divide its classes."""
+"""Loader of data sets by name or path, with their classes split."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, from_numpy
 
 from .._utils import coerce
 from . import embedded, folders, fonts, idx, npz
-from .distribution import TaskDistribution, to_float
-from .images import ImageSet, convert
+from .distribution import TaskDistribution
+from .images import ImageSet, convert, to_float
 from .left_out import LeftOut, Reason
 from .split import PARTS, Split, record, split_classes
 
@@ -22,7 +22,7 @@ Size = tuple[int, int] | None
 
 @dataclass(frozen=True)
 class Source:
-    """Tell how data is read: `read(path, image_size, channels, options)`, and which options it knows."""
+    """Reader of one kind of data: `read(path, image_size, channels, options)`, and the options it knows."""
 
     read: Callable[[Path, Size, int | None, Mapping[str, Any]], ImageSet]
     options: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ NAMED: Mapping[str, Source] = {
         ("fonts", "characters", "min_drawings"),
     ),
 }
-"""What can be loaded by name."""
+"""Readers of data sets by name."""
 
 NAMES = tuple(NAMED)
 
@@ -53,7 +53,7 @@ FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
 
 @dataclass(frozen=True, eq=False)
 class Tasks:
-    """Hold a data set's training, validation and test tasks; no class is in two of them."""
+    """Training, validation and test tasks of a data set; the three have disjoint classes."""
 
     name: str
     train: TaskDistribution
@@ -63,7 +63,7 @@ class Tasks:
     _record: Mapping[str, Any]
 
     def split_record(self) -> dict[str, Any]:
-        """Return which class is where, JSON-able; `load(..., split=record)` divides the same way again."""
+        """Return the classes of each part, JSON-able; `load(..., split=record)` repeats the split."""
         return {key: list(value) if key in PARTS else value for key, value in self._record.items()}
 
 
@@ -90,13 +90,13 @@ def load(
         channels: 1 (grey) or 3 (colour); None keeps the data's own.
         invert: exchange black and white.
         seed: of the split and of the tasks drawn.
-        split: shares of the classes for train, validation and test; or a mapping of those to class names, as
-            from a former `split_record()`, followed whatever the seed; without "train" the rest trains.
+        split: shares of the classes for train, validation and test; or a mapping of those to class names, such
+            as an earlier `split_record()`, for which the seed has no effect; without "train" the rest trains.
         rotations: turn each class by 90, 180 and 270 degrees into three further classes ("A@90", ...), in the
             same part of the split.
-        min_images: leave out classes with fewer. One log line counts these and whatever else a loader leaves out.
+        min_images: leave out classes with fewer images. One log line counts these and what else the loader skips.
         **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`, a file, and `subset`,
-            which of several sets in a folder, as "letters" of EMNIST's.
+            one of several sets in a folder, such as "letters" of EMNIST.
 
     Returns:
         Tasks with `.train`, `.validation`, `.test`, `.image_shape`, `.name`, `.split_record()`.
@@ -105,6 +105,18 @@ def load(
         ValueError: an unknown name, data that cannot be read, a split that does not fit; the message names
             the file or class.
         TypeError: an option that this data set does not have.
+
+    Example:
+        >>> from metagan_fast import tasks
+        >>> digits = tasks.load("digits", split=(0.6, 0.2, 0.2))
+        >>> digits.image_shape, len(digits.train.classes), len(digits.test.classes)
+        ((1, 8, 8), 6, 2)
+        >>> batch = digits.train.sample(tasks=3, shots=4, query=2, step=0)
+        >>> batch.support.shape, batch.query.shape
+        (torch.Size([3, 4, 1, 8, 8]), torch.Size([3, 2, 1, 8, 8]))
+        >>> again = tasks.load("digits", split=digits.split_record())
+        >>> again.train.classes == digits.train.classes
+        True
     """
     size = _checked_size(image_size)
     _check_channels(channels)
@@ -113,7 +125,7 @@ def load(
     source = _find(name_or_path)
     unknown = sorted(set(options) - set(source.options))
     if unknown:
-        known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options of its own"
+        known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options"
         raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
     found = source.read(Path(name_or_path), size, channels, options)
     name = str(name_or_path)

@@ -1,4 +1,4 @@
-"""Labelled images in one `.npz` file."""
+"""Labelled images in an `.npz` file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .images import ImageSet, as_channels_first, gather
 
 
 def recognises(path: Path) -> bool:
-    """Tell whether this is an `.npz` file, by its name."""
+    """Return whether the path is an `.npz` file, by its name."""
     return path.is_file() and path.suffix.lower() == ".npz"
 
 
@@ -21,11 +21,11 @@ def read(path: Path) -> ImageSet:
     """Read the arrays `images`, `labels` and, if there, `groups`.
 
     Images are uint8, `[n, H, W]`, `[n, H, W, C]` or `[n, C, H, W]`; labels and groups `[n]` integers or
-    strings. Classes of different groups are different, whatever their labels: with groups a class is called
+    strings. Equal labels in different groups are different classes: with groups a class is named
     "group/label".
 
     Raises:
-        ValueError: not such a file; the message names it.
+        ValueError: not such a file; the message names the file.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -39,11 +39,11 @@ def read(path: Path) -> ImageSet:
     labels = _names(arrays["labels"], len(images), "labels", path)
     if "groups" not in arrays:
         names, indices = np.unique(labels, return_inverse=True)
-        return gather(images, indices, _in_words(names))
+        return gather(images, indices, _as_strings(names))
     groups = _names(arrays["groups"], len(images), "groups", path)
     pairs, indices = np.unique(np.stack([_as_index(groups), _as_index(labels)]), axis=1, return_inverse=True)
-    group_names = _in_words(np.unique(groups))
-    label_names = _in_words(np.unique(labels))
+    group_names = _as_strings(np.unique(groups))
+    label_names = _as_strings(np.unique(labels))
     names_of_pairs = [f"{group_names[group]}/{label_names[label]}" for group, label in pairs.T]
     return gather(images, indices.ravel(), names_of_pairs, [group_names[group] for group in pairs[0]])
 
@@ -60,5 +60,5 @@ def _as_index(array: NDArray[np.generic]) -> NDArray[np.intp]:
     return np.unique(array, return_inverse=True)[1]
 
 
-def _in_words(array: NDArray[np.generic]) -> list[str]:
+def _as_strings(array: NDArray[np.generic]) -> list[str]:
     return [str(name) for name in array.tolist()]

@@ -1,4 +1,4 @@
-"""Divide classes between training, validation and test, and write down how."""
+"""Splits of classes into training, validation and test, and their records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PARTS = ("train", "validation", "test")
 Split = Sequence[float] | Mapping[str, Any]
 """Shares of the classes for each part, or the classes of each part by name (a record)."""
 
-_DESCRIPTION = ("data", "seed", "shares")  # keys of a record that tell where it comes from
+_DESCRIPTION = ("data", "seed", "shares")  # keys of a record that describe its origin
 
 
 def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) -> dict[str, tuple[str, ...]]:
@@ -22,13 +22,13 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
 
     Args:
         classes: all names.
-        split: three shares that add up to 1, drawn by `seed`; or a mapping of part to names, followed
-            whatever the seed. A mapping without `train` trains on the classes that it does not name.
+        split: three shares that add up to 1, drawn by `seed`; or a mapping of part to names, for
+            which the seed has no effect. Without `train`, the classes that the mapping does not name train.
         seed: of the draw, 0 .. 2**64 - 1. The draw depends on the set of names, not on their order.
-        source: where the classes come from, for errors.
+        source: name of the data, for errors.
 
     Raises:
-        ValueError: the shares are no shares or leave nothing to train on; the mapping names classes that do
+        ValueError: the shares are invalid or leave nothing to train on; the mapping names classes that do
             not exist, names one twice or leaves some out.
     """
     named = _named(classes, split, source) if isinstance(split, Mapping) else _drawn(classes, split, seed, source)
@@ -36,7 +36,7 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
 
 
 def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str) -> dict[str, Any]:
-    """Return a JSON-able record; given back as `split` it gives the same parts and the same record."""
+    """Return a JSON-able record; passed as `split` it reproduces the parts and the record."""
     origin = {"data": source, "seed": seed, "shares": None if isinstance(split, Mapping) else list(split)}
     if isinstance(split, Mapping):
         origin |= {key: split[key] for key in _DESCRIPTION if key in split}
@@ -44,7 +44,7 @@ def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: 
 
 
 def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
-    if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # so that NaN is none either
+    if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # NaN fails too
         raise ValueError(
             f"split must be three shares for train, validation and test that add up to 1, got {tuple(shares)}"
         )
@@ -85,7 +85,7 @@ def _named(classes: Sequence[str], split: Mapping[str, Any], source: str) -> dic
 
 
 def _some(names: Sequence[str]) -> str:
-    """Name at most three classes."""
+    """List at most three classes."""
     shown = ", ".join(map(repr, names[:3]))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"the class{'es' if len(names) > 1 else ''} {shown}{more}"
