@@ -12,7 +12,7 @@ parameter tensor, in the order of `layout.slots`). Tensors are not checked for s
 **Results.** A function returns new tensors; its twin with a trailing underscore overwrites the tensors it
 names and returns those. A twin refuses tensors that require grad while grad mode is on, memory that overlaps,
 and `torch.func` transforms. On every backend, instruction set and number of threads the result has the bits
-of `metagan_fast.ops.reference`, except for `clip_grad_norm` and what `max_norm` clips. A step with `max_norm` has
+of `metagan_fast.ops.reference`, except for `clip_grad_norm` and steps with `max_norm`. A step with `max_norm` has
 the bits of the same backend's `clip_grad_norm` followed by the step; Triton saves a launch: one for rows of at most
 8192 elements (two with `zero_grads`), two for longer ones.
 
@@ -22,7 +22,20 @@ torch.compile. `sgd_step` and `adam_step` keep the fused kernel then; the others
 torch.compile, become plain PyTorch. The derivative of a square root at 0 is defined as 0, as in the library
 `higher`.
 
-`use_backend("native" | "triton" | "cuda" | "reference")` is a context manager that chooses who computes.
+`use_backend("native" | "triton" | "cuda" | "reference")` is a context manager that chooses the backend.
+
+Example:
+    >>> import torch
+    >>> from metagan_fast import functional
+    >>> params, grads = torch.zeros(2, 3), torch.ones(2, 3)  # two tasks
+    >>> functional.sgd_step(params, grads, lr=torch.tensor([0.5, 1.0])).tolist()  # a learning rate a task
+    [[-0.5, -0.5, -0.5], [-1.0, -1.0, -1.0]]
+    >>> functional.sgd_step_(params, grads, lr=0.5) is params  # in place
+    True
+    >>> with functional.use_backend("reference"):
+    ...     clipped, norms = functional.clip_grad_norm(torch.tensor([3.0, 4.0]), max_norm=1.0)
+    >>> round(norms.item(), 4)
+    5.0
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What parameters become by others: an initialisation by those adapted from it, an average by the next."""
+"""Reptile and EMA updates of an initialisation."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ def reptile_interpolate(
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> adapted = torch.tensor([[1.0, 2.0], [3.0, 4.0]])  # two tasks
+        >>> functional.reptile_interpolate(torch.zeros(2), adapted, step_size=0.5)
+        tensor([1.0000, 1.5000])
     """
     return _reptile_interpolate.call("reptile_interpolate", initial, adapted, step_size, weights)
 
@@ -51,7 +58,13 @@ def reptile_gradient(initial: Tensor, adapted: Tensor, weights: Tensor | None = 
     Args and Raises as in `reptile_interpolate`.
 
     Returns:
-        `[numel]`, to hand to an optimizer.
+        `[numel]`, the gradient for an optimizer.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> functional.reptile_gradient(torch.zeros(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([-2., -3.])
     """
     return _reptile_gradient.call("reptile_gradient", None, initial, adapted, weights)
 
@@ -78,8 +91,8 @@ def meta_adam_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Take one step of Adam along Reptile's meta-gradient, in one pass over memory.
 
-    Equal to `adam_step(params, reptile_gradient(params, adapted, weights), ...)`, except that in bfloat16 the
-    gradient in between is not rounded.
+    Equal to `adam_step(params, reptile_gradient(params, adapted, weights), ...)`, but in bfloat16 the
+    intermediate gradient is not rounded.
 
     Args:
         params: the initialisation, `[numel]`.
@@ -93,6 +106,15 @@ def meta_adam_step(
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> initial, adapted = torch.zeros(2), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> state = torch.zeros(2), torch.zeros(2)
+        >>> params, *state = functional.meta_adam_step(initial, adapted, *state, lr=0.25, step=1)
+        >>> params
+        tensor([0.2500, 0.2500])
     """
     return _meta_adam_step.call(
         "meta_adam_step",
@@ -145,9 +167,7 @@ def meta_adam_step_(
 
 
 def ema_update(average: Tensor, params: Tensor, decay: float) -> Tensor:
-    """Return the exponential moving average after one more value.
-
-    That is `average + (1 - decay) * (params - average)`.
+    """Return the exponential moving average, `average + (1 - decay) * (params - average)`.
 
     Args:
         average: `[numel]` or `[tasks, numel]`.
@@ -156,6 +176,12 @@ def ema_update(average: Tensor, params: Tensor, decay: float) -> Tensor:
 
     Raises:
         ValueError: shapes, dtypes, devices or `decay` do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> functional.ema_update(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]), decay=0.75)
+        tensor([0.2500, 1.0000])
     """
     return _ema_update.call("ema_update", average, params, decay)
 

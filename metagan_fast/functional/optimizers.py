@@ -1,4 +1,4 @@
-"""Steps of optimizers along a gradient, and its clipping."""
+"""Optimizer steps and gradient clipping."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def sgd_step(
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> functional.sgd_step(torch.tensor([1.0, 2.0]), torch.tensor([1.0, -1.0]), lr=0.5)
+        tensor([0.5000, 2.5000])
+        >>> lr = torch.tensor(0.5, requires_grad=True)
+        >>> functional.sgd_step(torch.ones(2), torch.tensor([3.0, 4.0]), lr).sum().backward()
+        >>> lr.grad
+        tensor(-7.)
     """
     return _sgd_step.call(
         "sgd_step",
@@ -79,8 +89,8 @@ def sgd_step_(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Overwrite `params` and `momentum_buffer` with the result of `sgd_step`.
 
-    With momentum the buffer is required: zeros before the first step, and `dampening=0.0` in it. With `zero_grads`
-    `grads` ends as zeros, else it is left as it is; what is clipped is not stored.
+    With momentum the buffer is required: zeros before the first step, which needs `dampening=0.0`. With `zero_grads`
+    `grads` ends as zeros, otherwise it is unchanged: the clipped gradient is not stored.
     """
     return _sgd_step.call(
         "sgd_step_",
@@ -138,6 +148,16 @@ def adam_step(
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> params, grads = torch.zeros(2), torch.tensor([1.0, -2.0])
+        >>> params, exp_avg, exp_avg_sq = functional.adam_step(
+        ...     params, grads, torch.zeros(2), torch.zeros(2), lr=0.25, step=1
+        ... )
+        >>> params
+        tensor([-0.2500,  0.2500])
     """
     return _adam_step.call(
         "adam_step",
@@ -211,7 +231,7 @@ def rmsprop_step(
 ) -> tuple[Tensor, ...]:
     """Take one step of RMSprop (Hinton 2012; centered as in Graves 2013), as `torch.optim.RMSprop` does.
 
-    Where the centered variance `square_avg - grad_avg**2` comes out below 0 by rounding it counts as 0.
+    A centered variance `square_avg - grad_avg**2` that rounding leaves below 0 counts as 0.
 
     Args:
         params: `[numel]` or `[tasks, numel]`.
@@ -233,6 +253,15 @@ def rmsprop_step(
 
     Raises:
         ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> params, square_avg = functional.rmsprop_step(
+        ...     torch.zeros(2), torch.tensor([1.0, -2.0]), torch.zeros(2), lr=0.1, alpha=0.75
+        ... )
+        >>> params, square_avg
+        (tensor([-0.2000,  0.2000]), tensor([0.2500, 1.0000]))
     """
     return _rmsprop_step.call(
         "rmsprop_step",
@@ -266,9 +295,9 @@ def rmsprop_step_(
     grad_avg: Tensor | None = None,
     layout: FlatLayout | None = None,
 ) -> tuple[Tensor, ...]:
-    """Overwrite `params` and the state that is in use with the result of `rmsprop_step`.
+    """Overwrite `params` and the state in use with the result of `rmsprop_step`.
 
-    The state must be there: zeros before the first step.
+    The state is required: zeros before the first step.
     """
     return _rmsprop_step.call(
         "rmsprop_step_",
@@ -293,9 +322,9 @@ def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     The norm is accumulated in float64 over fixed blocks: the same bits for any number of threads, within
     2 ulp of the reference (4 for scaled float64 rows). Rows are multiplied by
     `min(1, max_norm / (norm + 1e-6))`. As in torch, a row whose norm is infinite becomes 0 (NaN where it was
-    infinite), one whose norm is NaN becomes NaN: look at the norms. On a GPU rows of at most 8192 elements take one
-    launch, longer ones two, the only op here that does: a row's norm must be known before its first element is scaled,
-    and blocks wait for one another at the end of a launch alone. So a short row is one block's, read twice.
+    infinite), one whose norm is NaN becomes NaN: look at the norms. On a GPU, rows of at most 8192 elements take one
+    launch, in which one block reads its row twice; longer rows take two (no other op does), because scaling needs
+    the whole norm and blocks synchronise only between launches.
 
     Args:
         grads: `[numel]` or `[tasks, numel]`.
@@ -306,6 +335,14 @@ def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: `grads` or `max_norm` do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> grads, norms = functional.clip_grad_norm(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), max_norm=1.0)
+        >>> grads, norms
+        (tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]]), tensor([5.0000, 0.5000]))
     """
     return _clip_grad_norm.call("clip_grad_norm", grads, max_norm)
 

@@ -1,4 +1,4 @@
-"""What the ops accept. One line says what was expected, what came and what to do."""
+"""Argument checks of the ops; every error says in one line what was expected, what came and what to do."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayou
 
 
 def number(op: str, name: str, value: float) -> float:
-    """Return a number of any library as Python's."""
+    """Return a Python, NumPy or PyTorch number as a float."""
     if type(value) is float or type(value) is int:
         return value
     try:
@@ -102,7 +102,7 @@ def number(op: str, name: str, value: float) -> float:
 
 
 def numbers(op: str, values: Mapping[str, float]) -> list[float]:
-    """Return numbers that are read as they are."""
+    """Return numbers of any value."""
     return [number(op, name, value) for name, value in values.items()]
 
 
@@ -156,7 +156,7 @@ def adam(
 
 
 def step_number(op: str, step: int | Tensor) -> int:
-    """Return the number of a step."""
+    """Return the number of a step, from 1."""
     if type(step) is not int:
         try:
             step = coerce.count("step", step)
@@ -196,7 +196,7 @@ def max_norm(op: str, value: float | None) -> float | None:
 def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
     """Return None for a functional op, and for an in-place one the tensors to write.
 
-    Checks that no derivative is wanted of them and that they share no memory.
+    Checks that they need no derivative and share no memory.
     """
     if not op.endswith("_"):
         return None
@@ -217,7 +217,7 @@ def step_targets(
     lr: float | Tensor,
     zero_grads: bool,
 ) -> tuple[Tensor, ...] | None:
-    """Return `targets` of a step along gradients that are clipped before and with `zero_grads` written after it."""
+    """Return the `targets` of a step; `zero_grads` adds the gradients, which are then written too."""
     if not zero_grads:
         return targets(op, written, grads=grads, lr=lr)
     out = targets(op, {**written, "grads": grads}, lr=lr)

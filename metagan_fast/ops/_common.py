@@ -1,4 +1,4 @@
-"""What the ops share: the route of a call, and operands as rows, under vmap too."""
+"""Helpers of the ops: the route of a call, and operands as rows, also under vmap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Route(enum.Enum):
-    """How a call is computed; see the package's docstring."""
+    """Route of a call; see the package's docstring."""
 
     KERNEL = enum.auto()
     DIFFERENTIABLE = enum.auto()
@@ -34,8 +34,8 @@ def run(
     """Run a checked op by the route that the call needs.
 
     The first tensor decides device and dtype; a learning rate comes last. With `out` the op works in place:
-    the caller has made sure that no derivative is wanted. `differentiable` is the op around a kernel, if
-    there is one.
+    the caller has checked that no derivative is wanted. `differentiable` runs the op as an `autograd.Function`
+    around the kernel, if it has one.
     """
     way = route(*tensors, *options.values())
     if way is Route.KERNEL:
@@ -52,7 +52,7 @@ def run(
 
 
 def route(*operands: object) -> Route:
-    """Return how a call over these operands must be computed."""
+    """Return the route of a call over these operands."""
     if is_traced():
         return Route.TRACED
     wanted = in_transform()
@@ -66,12 +66,12 @@ def route(*operands: object) -> Route:
 
 
 def is_traced() -> bool:
-    """Tell whether torch.compile or another tracer looks on."""
+    """Return whether torch.compile or another tracer is active."""
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def in_transform() -> bool:
-    """Tell whether a `torch.func` transform or a level of forward-mode differentiation is active."""
+    """Return whether a `torch.func` transform or a level of forward-mode differentiation is active."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
@@ -94,9 +94,9 @@ def fold_into_rows(
     in_dims: tuple[int | None, ...],
     operands: tuple[Any, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Serve as the vmap rule of an element-wise op over rows: a batch of rows is more rows.
+    """Apply an element-wise op over rows under vmap, the batch folded into the rows.
 
-    The first operand has all rows; others may have one, which every row shares. What is not batched is
+    The first operand has all rows; others may have one, which every row shares. Operands that are not batched are
     expanded.
     """
     first, dim = operands[0], in_dims[0]
@@ -113,11 +113,11 @@ def fold_into_rows(
 
 
 def zeros_for_none(tangents: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """Return the tangents of buffers, zeros where there is none."""
+    """Return the tangents of buffers, zeros for None."""
     return tuple(torch.zeros_like(like) if tangent is None else tangent for tangent in tangents)
 
 
 def sum_over_rate(x: Tensor, lr: Tensor) -> Tensor:
-    """Return the sum of `x [rows, numel]` over what shares an element of `lr [1 or rows, 1 or numel]`."""
+    """Sum `x [rows, numel]` over the dimensions that `lr [1 or rows, 1 or numel]` broadcasts."""
     shared = [dim for dim in (0, 1) if lr.shape[dim] == 1]
     return (x.sum(shared, keepdim=True) if shared else x).to(lr.dtype)

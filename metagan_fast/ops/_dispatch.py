@@ -1,7 +1,7 @@
-"""Which code runs an op: a table, read from the top, first match wins.
+"""Dispatch table of the ops, read from the top: the first match wins.
 
-A backend that was asked for by name (`use_backend`) and cannot run raises and says why. Without a name, one
-that could have served but is not available is passed over, which is logged once.
+A backend chosen by name (`use_backend`) that cannot run raises and says why. Automatic choice skips a matching backend
+that is not available, and logs that once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ANY = "any"
 
 @dataclass(frozen=True)
 class Implementation:
-    """One row of the table: what runs `op` for buffers of `dtypes` on `device`.
+    """Row of the table: the function that runs `op` for buffers of `dtypes` on `device`.
 
     `is_available()` returns whether it can run here, and if not, why. `function` takes the op's tensors and
     options and `out`, a tuple of tensors to write (inputs among them), or None for new ones; it returns a
@@ -54,7 +54,7 @@ def expand_rate(lr: float | Tensor, layout: FlatLayout | None) -> float | Tensor
 
 
 def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the op of `reference` in the form that the table holds."""
+    """Return the op of `reference` with the signature of the table."""
     formula = getattr(reference, op)
 
     def run(*tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any) -> tuple:
@@ -74,7 +74,7 @@ def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
 def with_clipping(
     step: Callable[..., tuple[Tensor, ...]], clip: Callable[..., tuple[Tensor, ...]]
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """Return a step that also takes `max_norm` and `zero_grads`, which are passes of their own before and after it."""
+    """Return a step with `max_norm` and `zero_grads`, as separate passes before and after it."""
 
     def run(
         params: Tensor,
@@ -95,7 +95,7 @@ def with_clipping(
 
 FLOATING = frozenset(_native.DTYPES)
 CLIPPING = ("sgd_step", "adam_step")
-"""The ops that take `max_norm` and `zero_grads`; only Triton's kernels do all in one."""
+"""Ops with `max_norm` and `zero_grads`; only Triton's kernels fuse them."""
 NATIVE = dict(native_ops.OPS)
 PLAIN = {op: plain(op) for op in OPS}
 for forms in (NATIVE, PLAIN):
@@ -106,7 +106,7 @@ IMPLEMENTATIONS: tuple[Implementation, ...] = (
     *(Implementation(op, "triton", "cuda", FLOATING, _triton.is_available, _triton.implementation(op)) for op in OPS),
     *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, NATIVE[op]) for op in OPS),
     *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
-    # After the reference, so by name only: Triton's interpreter, which is slow and serves tests.
+    # After the reference, so reached by name only: Triton's slow interpreter, for tests.
     *(Implementation(op, "triton", "cpu", FLOATING, _triton.is_interpreted, _triton.implementation(op)) for op in OPS),
 )
 BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
@@ -118,7 +118,7 @@ _requested: ContextVar[str | None] = ContextVar("metagan_fast_backend", default=
 def use_backend(name: str | None) -> Iterator[None]:
     """Run the fused ops on one backend within a `with` block, in this thread.
 
-    Under torch.compile, and where an op without a derivative of its own is differentiated, ops are plain
+    Under torch.compile, and where an op without an `autograd.Function` is differentiated, ops are plain
     PyTorch whatever the backend.
 
     Args:

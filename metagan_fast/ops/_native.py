@@ -1,7 +1,7 @@
-"""The fused ops behind the signatures of `reference`.
+"""Fused ops of the compiled extension, with the signatures of `reference`.
 
 Each function takes an op's validated tensors (`[numel]` or `[rows, numel]`, any strides) and writes to `out`,
-which may hold some of the inputs, or to new tensors when `out` is None. It returns what it wrote.
+which may hold some of the inputs, or to new tensors when `out` is None. It returns the written tensors.
 """
 
 from __future__ import annotations
@@ -232,11 +232,10 @@ def meta_adam_step(
 
 
 SHORT_ROW = 8192
-"""Elements at most of a row that a GPU clips in one launch, in which one multiprocessor does all of the row.
+"""Longest row, in elements, that a GPU clips in one launch, on one multiprocessor.
 
-In two launches others would help, but a launch costs 2 to 4 microseconds. This is the largest power of two that one
-multiprocessor of an A100, H100 or H200 reads and writes in float32 within 4, at its share of the device's bandwidth: a
-model (`benchmarks/gpu_model.py`), not a measurement. `csrc/cuda/clip_grad_norm.cu` has the number, too.
+A second launch costs more than it saves up to this length (docs/tuning.md#clipping-rows-of-one-launch). The constant is
+repeated in `csrc/cuda/clip_grad_norm.cu`.
 """
 
 

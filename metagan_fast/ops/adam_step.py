@@ -1,4 +1,4 @@
-"""`adam_step`: the checked call, and the derivatives (m and v as Kingma and Ba 2015 call them)."""
+"""`adam_step`: argument checks and derivatives (m and v as in Kingma and Ba 2015)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def call(
     max_norm: float | None,
     zero_grads: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments of `adam_step` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `adam_step` or its in-place twin `adam_step_`."""
     _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)
     step, betas, eps, eps_root, weight_decay = _check.adam(op, step, betas, eps, eps_root, weight_decay, params.device)
@@ -71,13 +71,13 @@ def differentiable(
     layout: FlatLayout | None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
-    """Run the op where a derivative is wanted."""
+    """Run the op as an `autograd.Function`."""
     buffers = map(as_rows, (params, grads, exp_avg, exp_avg_sq))
     return tuple(x.view_as(params) for x in _AdamStep.apply(*buffers, rate_as_rows(lr, layout, params.device), options))
 
 
 class _AdamStep(torch.autograd.Function):
-    """The fused step over `[rows, numel]`; the learning rate is `[1 or rows, 1 or numel]`."""
+    """Fused step over `[rows, numel]`; the learning rate is `[1 or rows, 1 or numel]`."""
 
     @staticmethod
     def forward(
@@ -139,19 +139,19 @@ class _AdamStep(torch.autograd.Function):
 
 
 class _Linearisation(NamedTuple):
-    """The partial derivatives that backward and jvp share, themselves differentiable."""
+    """Partial derivatives, themselves differentiable, that backward and jvp share."""
 
     grads: Tensor  # with L2 weight decay added
     update_by_m: Tensor
     update_by_v: Tensor  # 0 where v is 0
-    direction: Tensor  # what the learning rate multiplies
+    direction: Tensor  # factor of the learning rate
     rate: Tensor  # the learning rate in the arithmetic dtype
-    lr: Tensor  # and as it came
+    lr: Tensor  # the learning rate as passed
     dtype: torch.dtype  # of the buffers
 
 
 def _linearise(ctx: Any) -> _Linearisation:
-    """Recompute what the derivative needs from the inputs and the new moments."""
+    """Recompute the partial derivatives from the inputs and the new moments."""
     params, grads, lr, *_ = ctx.saved_tensors
     dtype = params.dtype
     params, grads, _, m, v = map(widen, ctx.saved_tensors)

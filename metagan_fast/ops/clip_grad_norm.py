@@ -1,4 +1,4 @@
-"""`clip_grad_norm`: the checked call."""
+"""`clip_grad_norm`: argument checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._common import run
 
 
 def call(op: str, grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
-    """Check the arguments of `clip_grad_norm` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `clip_grad_norm` or its in-place twin `clip_grad_norm_`."""
     _check.buffers(op, grads=grads)
     (max_norm,) = _check.non_negative(op, max_norm=max_norm)
     clipped, norms = run("clip_grad_norm", grads, max_norm, out=_check.targets(op, {"grads": grads}))

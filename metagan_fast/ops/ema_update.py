@@ -1,4 +1,4 @@
-"""`ema_update`: the checked call."""
+"""`ema_update`: argument checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._common import run
 
 
 def call(op: str, average: Tensor, params: Tensor, decay: float) -> Tensor:
-    """Check the arguments of `ema_update` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `ema_update` or its in-place twin `ema_update_`."""
     _check.buffers(op, average=average, params=params)
     decay = _check.number(op, "decay", decay)
     if not 0 <= decay <= 1:

@@ -1,4 +1,4 @@
-"""`meta_adam_step`: the checked call."""
+"""`meta_adam_step`: argument checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def call(
     weights: Tensor | None,
     layout: FlatLayout | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments of `meta_adam_step` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `meta_adam_step` or its in-place twin `meta_adam_step_`."""
     _check.tasks(op, "params", params, adapted, weights)
     _check.buffers(op, params=params, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
     lr = _check.learning_rate(op, lr, params, layout)

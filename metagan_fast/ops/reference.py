@@ -1,7 +1,7 @@
-"""Every fused op in plain PyTorch: the executable specification.
+"""Executable specification of the fused ops, in plain PyTorch.
 
-The kernels in `csrc/ops/formulas.h` and `kernels/` follow these lines operation by operation, and tests hold them
-to the same bits. For that, three rules hold here:
+The kernels in `csrc/ops/formulas.h` and `kernels/` follow it operation by operation, and tests hold them to the
+same bits. Therefore:
 
 - One torch call is one rounding: never `alpha=`, `addcmul`, `addcdiv`, `lerp`, and never `number / tensor`,
   which PyTorch computes as a reciprocal and a product.
@@ -65,7 +65,7 @@ def adam_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `(params, exp_avg, exp_avg_sq)` after step number `step`, counted from 1.
 
-    In its place may stand its inverse bias corrections, `[2]`: a recorded step reads new ones each time.
+    `step` may also be its inverse bias corrections, `[2]`, which a recorded step reads anew at each replay.
     """
     p, g, m, v = widen(params), widen(grads), widen(exp_avg), widen(exp_avg_sq)
     rate = widen(lr, like=p)
@@ -163,8 +163,8 @@ def meta_adam_step(
 def clip_grad_norm(grads: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """Return the rows of `grads` scaled to a norm of at most `max_norm`, and the norms before that.
 
-    Norm and scale are computed in float64 and rounded to the arithmetic dtype; the order of the sum is the
-    one thing that is not specified here.
+    Norm and scale are computed in float64 and rounded to the arithmetic dtype; only the order
+    of the sum is unspecified.
     """
     g = widen(grads)
     wide = g.double()
@@ -182,7 +182,7 @@ def ema_update(average: Tensor, params: Tensor, decay: float) -> Tensor:
 def inverse_bias_corrections(step: int | Tensor, betas: tuple[float, float]) -> tuple[Any, Any]:
     """Return `1 / (1 - beta**step)` for both betas, so that the kernels multiply instead of dividing.
 
-    A tensor in the place of `step` holds them already.
+    A tensor as `step` holds the corrections already.
     """
     if isinstance(step, Tensor):
         return step[0], step[1]
@@ -192,8 +192,8 @@ def inverse_bias_corrections(step: int | Tensor, betas: tuple[float, float]) -> 
 def safe_sqrt(x: Tensor) -> Tensor:
     """Return the square root, correctly rounded in float32, with every derivative at 0 defined as 0.
 
-    On a CPU `torch.sqrt` may be MKL's, which misses the nearest number now and then. By way of float64 it is
-    found always: no root of a float32 number lies within 4 ulp (of float64) of the middle between two others.
+    On a CPU `torch.sqrt` may be MKL's, which is not always correctly rounded. Computed in float64 and rounded it
+    is: no root of a float32 number lies within 4 ulp (of float64) of the middle between two others.
     """
     zero = x == 0
     x = torch.where(zero, 1.0, x)
@@ -202,7 +202,7 @@ def safe_sqrt(x: Tensor) -> Tensor:
 
 
 def widen(x: float | Tensor, like: Tensor | None = None) -> Tensor:
-    """Return `x` in the arithmetic dtype: that of `like` if given, else its own or float32."""
+    """Return `x` in the arithmetic dtype: the dtype of `like` if given, else its own, float32 for bfloat16."""
     if not isinstance(x, Tensor):
         assert like is not None
         return torch.full((), x, dtype=like.dtype, device=like.device)

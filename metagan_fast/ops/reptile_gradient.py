@@ -1,4 +1,4 @@
-"""`reptile_gradient`: the checked call."""
+"""`reptile_gradient`: argument checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._common import run
 
 
 def call(op: str, gradient: Tensor | None, initial: Tensor, adapted: Tensor, weights: Tensor | None) -> Tensor:
-    """Check the arguments of `reptile_gradient` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `reptile_gradient` or its in-place twin `reptile_gradient_`."""
     _check.tasks(op, "initial", initial, adapted, weights)
     _check.buffers(op, initial=initial, gradient=gradient)
     out = _check.targets(op, {"gradient": gradient}, initial=initial, adapted=adapted, weights=weights)

@@ -1,4 +1,4 @@
-"""`rmsprop_step`: the checked call."""
+"""`rmsprop_step`: argument checks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(
     grad_avg: Tensor | None,
     layout: FlatLayout | None,
 ) -> tuple[Tensor, ...]:
-    """Check the arguments of `rmsprop_step` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `rmsprop_step` or its in-place twin `rmsprop_step_`."""
     (alpha,) = _check.below_one(op, alpha=alpha)
     weight_decay, momentum = _check.non_negative(op, weight_decay=weight_decay, momentum=momentum)
     (eps,) = _check.positive(op, eps=eps)

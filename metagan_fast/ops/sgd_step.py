@@ -1,4 +1,4 @@
-"""`sgd_step`: the checked call, and the derivatives of a step that is linear but for `lr * direction`."""
+"""`sgd_step`: argument checks and derivatives; the step is linear except for `lr * direction`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(
     max_norm: float | None,
     zero_grads: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Check the arguments of `sgd_step` or, as `op` says, of its in-place twin, and run it."""
+    """Check the arguments and run `op`: `sgd_step` or its in-place twin `sgd_step_`."""
     _check.buffers(op, params=params, grads=grads, momentum_buffer=momentum_buffer)
     lr = _check.learning_rate(op, lr, params, layout)
     momentum, weight_decay = _check.non_negative(op, momentum=momentum, weight_decay=weight_decay)
@@ -73,14 +73,14 @@ def differentiable(
     layout: FlatLayout | None,
     **options: Any,
 ) -> tuple[Tensor, ...]:
-    """Run the op where a derivative is wanted."""
+    """Run the op as an `autograd.Function`."""
     buffer = None if momentum_buffer is None else as_rows(momentum_buffer)
     results = _SGDStep.apply(as_rows(params), as_rows(grads), rate_as_rows(lr, layout, params.device), buffer, options)
     return tuple(x.view_as(params) for x in results)
 
 
 class _SGDStep(torch.autograd.Function):
-    """The fused step over `[rows, numel]`; the learning rate is `[1 or rows, 1 or numel]`."""
+    """Fused step over `[rows, numel]`; the learning rate is `[1 or rows, 1 or numel]`."""
 
     @staticmethod
     def forward(
@@ -130,7 +130,7 @@ class _SGDStep(torch.autograd.Function):
 
 
 def _direction(ctx: Any) -> Tensor:
-    """Return what the learning rate multiplies."""
+    """Return the update direction, the factor of the learning rate."""
     params, grads, _, *state = map(widen, ctx.saved_tensors)
     options = ctx.options
     if state and not options["nesterov"]:
