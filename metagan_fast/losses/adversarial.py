@@ -1,4 +1,4 @@
-"""The adversarial losses, each as its paper has it."""
+"""Adversarial losses, as defined in their papers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .penalties import GradientPenalty, Penalty
 
 
 class _Term(NamedTuple):
-    """A function of each score, and its derivative."""
+    """Function of a score, and its derivative."""
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ class _Term(NamedTuple):
         return _Term(lambda s: -self.value(s), lambda s: -self.slope(s))
 
     def mirrored(self) -> _Term:
-        """The term at the negative score."""
+        """Return the term at the negated score."""
         return _Term(lambda s: self.value(-s), lambda s: -self.slope(-s))
 
 
@@ -45,7 +45,7 @@ _HINGE = _Term(lambda s: F.relu(1 + s), lambda s: (s > -1).to(s.dtype))
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """A pair of losses: the discriminator's, and the generator's.
+    """Base class: the adversarial losses of discriminator and generator.
 
     Args:
         separate_batches: pass real and fake images through the discriminator apart, not as one batch;
@@ -62,12 +62,12 @@ class Loss(ABC):
 
     @property
     def penalty(self) -> Penalty | None:
-        """What the discriminator's loss adds for its input gradient."""
+        """Penalty on the input gradient, added to the discriminator's loss; None: none."""
         return None
 
     @property
     def clip(self) -> float | None:
-        """Bound to which every discriminator parameter is clamped after each update."""
+        """Bound to which every discriminator parameter is clamped after each update; None: none."""
         return None
 
     @abstractmethod
@@ -83,7 +83,7 @@ class Loss(ABC):
     def generator_loss(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
         """Return the generator's loss: `[..., samples]` -> `[...]`.
 
-        `real_scores` are read, and needed, only where `generator_needs_real`.
+        `real_scores` are required only where `generator_needs_real`, and ignored elsewhere.
         """
         return self._terms()[2].value(fake_scores).mean(-1)
 
@@ -108,7 +108,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class _WithPenalty(Loss):
-    """A loss that takes any penalty."""
+    """Loss with an optional penalty."""
 
     penalty: Penalty | None = field(default=None, kw_only=True)
 
@@ -170,7 +170,7 @@ class LeastSquares(_WithPenalty):
     Args:
         fake_label: a.
         real_label: b.
-        generator_label: c, what the generator wants its scores to be.
+        generator_label: c, the generator's target.
     """
 
     fake_label: float = 0.0
@@ -230,11 +230,11 @@ class WGANGP(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         convert(self, non_negative, "weight")
-        _ = self.penalty  # which checks the norm
+        _ = self.penalty  # checks the norm
 
     @property
     def penalty(self) -> Penalty:
-        """The penalty that `weight` and `penalty_norm` describe."""
+        """Gradient penalty of `weight` and `penalty_norm`."""
         return GradientPenalty(self.weight, self.penalty_norm)
 
     def _terms(self) -> tuple[_Term, _Term, _Term]:
@@ -243,10 +243,10 @@ class WGANGP(Loss):
 
 @dataclass(frozen=True)
 class FIGR(Loss):
-    """WGAN-GP as the code of FIGR has it (Clouâtre & Demers 2019, arXiv:1901.02199).
+    """WGAN-GP as in FIGR's code (Clouâtre & Demers 2019, arXiv:1901.02199).
 
-    The signs are the other way round; the mean runs over real and fake scores together, which halves their
-    scale against the penalty; the norm is taken at each pixel: discriminator `(mean real - mean fake) / 2`
+    Signs are reversed; the mean runs over real and fake scores together, which halves their scale against the penalty;
+    the norm is taken at each pixel: discriminator `(mean real - mean fake) / 2`
     and `GradientPenalty(weight, "pixel")`, generator `mean fake`.
     """
 
@@ -260,7 +260,7 @@ class FIGR(Loss):
 
     @property
     def penalty(self) -> Penalty:
-        """The penalty per pixel."""
+        """Gradient penalty per pixel."""
         return GradientPenalty(self.weight, "pixel")
 
     def _terms(self) -> tuple[_Term, _Term, _Term]:

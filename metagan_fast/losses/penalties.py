@@ -18,7 +18,7 @@ Location = Literal["interpolate", "real", "fake"]
 
 @dataclass(frozen=True)
 class Penalty(ABC):
-    """A penalty on the gradient of each score by its own image."""
+    """Base class: a penalty on the gradient of each score by its own image."""
 
     weight: float = 10.0
 
@@ -30,7 +30,7 @@ class Penalty(ABC):
     @property
     @abstractmethod
     def location(self) -> Location:
-        """Where the gradient is taken: at interpolates `w real + (1 - w) fake`, at real or at fake images."""
+        """Images at which the gradient is taken: interpolates `w real + (1 - w) fake`, real or fake ones."""
 
     @abstractmethod
     def value(self, input_gradient: Tensor) -> Tensor:
@@ -47,12 +47,12 @@ class Penalty(ABC):
 
 @dataclass(frozen=True)
 class GradientPenalty(Penalty):
-    """Pull the norm of the input gradient to 1 at interpolates: `weight * mean (norm - 1)^2`.
+    """Penalty that pulls the norm of the input gradient at interpolates to 1: `weight * mean (norm - 1)^2`.
 
     Args:
         weight: factor of the penalty.
         norm: "sample", one norm for each image (Gulrajani et al. 2017, arXiv:1704.00028, equation 3), or
-            "pixel", one norm over the channels for each pixel, as FIGR's code has it.
+            "pixel", one norm over the channels for each pixel, as in FIGR's code.
 
     A norm has derivative 0 where it is 0, of every order. Squared norms up to `tiny / eps` of the dtype
     (norms up to 3e-16 in float32) count as 0, so that second derivatives never overflow.
@@ -86,7 +86,7 @@ class GradientPenalty(Penalty):
 
 @dataclass(frozen=True)
 class ZeroCenteredPenalty(Penalty):
-    """Pull the input gradient to 0: `weight / 2 * mean |gradient|^2`, |.| over each image.
+    """Penalty that pulls the input gradient to 0: `weight / 2 * mean |gradient|^2`, |.| over each image.
 
     R1 at real images, R2 at fake ones (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10).
 
