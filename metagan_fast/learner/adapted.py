@@ -17,13 +17,13 @@ from ..noise import draw_sample_latents
 
 
 class AdaptedGAN:
-    """Hold a generator and a discriminator adapted to one class; `MetaGAN.adapt` makes it.
+    """Generator and discriminator adapted to one class, as `MetaGAN.adapt` returns them.
 
     Attributes:
-        generator, discriminator: modules of their own, in the structure of the learner's.
+        generator, discriminator: independent modules with the learner's structure.
         metrics: losses of the last inner step, as in `MetaGAN.meta_step`; empty after 0 steps.
 
-    Each parameter has memory of its own. Copies, pickled ones too, give the same images.
+    Each parameter owns its memory. Copies, pickled ones included, generate the same images.
     """
 
     def __init__(
@@ -54,17 +54,17 @@ class AdaptedGAN:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the executor, which copies make anew."""
+        """Return the state without the executor; a copy chooses its own."""
         return self.__dict__ | {"_executor": None}
 
     @torch.inference_mode(False)
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Generate images.
 
-        Batch norm uses the statistics of the batch that is generated.
+        Batch norm uses the statistics of the generated batch.
 
         Args:
-            count: how many, at least 1.
+            count: number of images, at least 1.
             seed: decides the latents; the same seed gives the same images.
 
         Returns:
@@ -85,7 +85,7 @@ class AdaptedGAN:
         return images
 
     def _choose_executor(self, generator: Tensor) -> Executor:
-        """Return what runs the generator; chosen anew in a copy, after `.to()` or `.double()`, for a changed module."""
+        """Return the generator's executor; a copy, `.to()`, `.double()` or a changed module choose again."""
         kind = generator.dtype, generator.device
         if self._executor is None or kind != self._kind or not self._snapshot.is_current():
             self._kind = kind
@@ -96,7 +96,7 @@ class AdaptedGAN:
                 layouts=self._layouts,
                 params=params,
                 latent_dim=self._latent_dim,
-                loss=WGANGP(),  # which generating images does not read, nor the inner loop
+                loss=WGANGP(),  # unused, as is the inner loop: sampling trains nothing
                 inner=InnerLoop(),
                 second_order=False,
                 **self._executor_settings,

@@ -1,9 +1,8 @@
 """Reptile, first-order MAML and MAML: a task batch becomes a meta-gradient, the meta-gradient an update.
 
 The meta-gradient of Reptile is `theta - mean(phi)`; FOMAML's is the mean of the query losses' gradients at `phi`;
-MAML's is the same taken through the inner loop: for the generator the total derivative of the generator's query loss by
-the initial generator, for the discriminator that of the discriminator's query loss by the initial discriminator, the
-adapted opponent not detached.
+MAML's is the same taken through the inner loop: for each network the total derivative of its own query loss by its
+own initial parameters, the adapted opponent not detached.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 
 @dataclass(frozen=True)
 class MetaAlgorithm:
-    """Set how a meta-gradient updates the initialisation.
+    """Base class of the algorithms: the meta-gradient, and the meta-optimizer that applies it.
 
     Args:
         optimizer: "sgd", "adam" or "adamw". SGD on Reptile's difference is Reptile's own update with
@@ -92,16 +91,16 @@ class MetaAlgorithm:
 
     @property
     def needs_query_adaptation(self) -> bool:
-        """Whether noise is drawn for adapting a discriminator to the query images."""
+        """Whether noise is drawn to adapt a discriminator to the query images."""
         return False
 
     @property
     def multi_step(self) -> bool:
-        """Whether the query losses after every inner step count, and noise is drawn for each."""
+        """Whether the query losses after every inner step count, each with its own noise."""
         return False
 
     def check(self, inner: InnerLoop) -> None:
-        """Raise ValueError where the inner loop's settings make no sense with this algorithm."""
+        """Raise ValueError if the inner loop's settings contradict this algorithm."""
 
     def meta_gradient(
         self,
@@ -112,7 +111,7 @@ class MetaAlgorithm:
         meta_step: int,
         carried: TrainStates | None = None,
     ) -> MetaGradient:
-        """Return the meta-gradient of one task batch; `carried` continues the inner optimizers of another."""
+        """Return the meta-gradient of one task batch; `carried` is the inner optimizers' state to start from."""
         raise NotImplementedError
 
     def initial_state(self, params: Tensor) -> tuple[Tensor, ...]:
@@ -135,13 +134,13 @@ class MetaAlgorithm:
         self._step(params, gradient, state, rate_at(self.lr, meta_step), update, in_place=True)
 
     def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
-        """Return all that an update reads and that changes from one to the next: rate, inverse bias corrections."""
+        """Return the numbers that change from update to update: learning rate and inverse bias corrections."""
         return (rate_at(self.lr, meta_step), *reference.inverse_bias_corrections(update, self.betas))
 
     def updated(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Tensor) -> tuple[Tensor, ...]:
-        """Return what `apply` makes of the initialisation and the state, as new tensors.
+        """Return the initialisation and state that `apply` would write, as new tensors.
 
-        `numbers` is float64 [3] on the parameters' device, `self.numbers(...)`: nothing is read from it on the host.
+        `numbers` is `self.numbers(...)` as float64 [3] on the parameters' device; the host does not read it.
         """
         return self._step(params, gradient, state, numbers[0], numbers[1:], in_place=False)
 
@@ -155,7 +154,7 @@ class MetaAlgorithm:
         *,
         in_place: bool,
     ) -> tuple[Tensor, ...]:
-        """Return initialisation and state after an update; `step` is a number or `adam_step`'s corrections."""
+        """Return initialisation and state after an update; `step` is its number or `adam_step`'s bias corrections."""
         if self.optimizer == "sgd":
             sgd_step = functional.sgd_step_ if in_place else functional.sgd_step
             result = sgd_step(
@@ -185,7 +184,7 @@ class MetaAlgorithm:
         )
 
     def settings_at(self, meta_step: int, steps: int) -> Hashable:
-        """Return what of a meta-gradient's computation, beyond the fields, depends on the meta-step."""
+        """Return the settings that the meta-step changes, as a key: meta-steps of one key share a recording."""
         return None
 
     def to_config(self) -> dict[str, Any]:
@@ -196,7 +195,7 @@ class MetaAlgorithm:
 
 @dataclass(frozen=True)
 class Reptile(MetaAlgorithm):
-    """Meta-train by Reptile (Nichol et al. 2018, arXiv:1803.02999): the meta-gradient is `theta - mean(phi)`.
+    """Reptile (Nichol et al. 2018, arXiv:1803.02999), whose meta-gradient is `theta - mean(phi)`.
 
     With `optimizer="sgd"` this is `theta + lr (mean(phi) - theta)`; the default feeds the difference to Adam, as FIGR
     does (arXiv:1901.02199).
@@ -205,6 +204,12 @@ class Reptile(MetaAlgorithm):
         serial: update after each task of the batch instead of once with their mean; a meta-step still counts one.
 
     The other arguments are `MetaAlgorithm`'s.
+
+    Example:
+        >>> from metagan_fast import Reptile, schedules
+        >>> meta = Reptile(optimizer="sgd", lr=schedules.Linear(1.0, 0.0, steps=1000), clip_norm=10.0)
+        >>> meta.needs_query
+        False
     """
 
     serial: bool = False
@@ -239,7 +244,7 @@ class Reptile(MetaAlgorithm):
 
 @dataclass(frozen=True)
 class FOMAML(MetaAlgorithm):
-    """Meta-train by first-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2): query gradients at `phi`.
+    """First-order MAML (Finn et al. 2017, arXiv:1703.03400, section 5.2): query gradients at `phi`.
 
     Args:
         generator_objective: the discriminator that judges the adapted generator on the query set: "support" (adapted on
@@ -247,9 +252,14 @@ class FOMAML(MetaAlgorithm):
             generator, in as many steps, as DAWSON does, arXiv:2001.00576) or "initial" (not adapted).
         step_weights: None for the query loss after the last step alone; "uniform", one weight a step, or a callable of
             the meta-step that returns them, for MAML++'s multi-step loss (Antoniou et al. 2019, arXiv:1810.09502,
-            section 4), see `annealed_step_weights`.
+            section 4), see `AnnealedStepWeights`.
 
     The other arguments are `MetaAlgorithm`'s.
+
+    Example:
+        >>> from metagan_fast import FOMAML
+        >>> FOMAML(lr=1e-3, step_weights="uniform").weights_at(meta_step=0, steps=4)
+        (0.25, 0.25, 0.25, 0.25)
     """
 
     generator_objective: GeneratorObjective = "support"
@@ -290,7 +300,7 @@ class FOMAML(MetaAlgorithm):
         return True
 
     def weights_at(self, meta_step: int, steps: int) -> tuple[float, ...]:
-        """Return the weight of the query losses after each of `steps` inner steps; ValueError for a wrong number."""
+        """Return the weight of the query losses after each of `steps` inner steps; ValueError for another count."""
         if self.step_weights is None:
             return (0.0,) * (steps - 1) + (1.0,)
         if self.step_weights == "uniform":
@@ -347,15 +357,26 @@ class FOMAML(MetaAlgorithm):
 
 @dataclass(frozen=True)
 class MAML(FOMAML):
-    """Meta-train by MAML (Finn et al. 2017, arXiv:1703.03400): query gradients through the inner loop.
+    """MAML (Finn et al. 2017, arXiv:1703.03400): query gradients through the inner loop.
 
     Memory holds one inner step's graph and K parameter states, not K graphs: the steps are replayed in reverse.
 
     Args:
-        first_order_steps: this many meta-steps use first-order gradients before the second order begins (MAML++'s
-            derivative-order annealing, Antoniou et al. 2019, section 4).
+        first_order_steps: number of first-order meta-steps before second-order ones begin (MAML++'s derivative-order
+            annealing, Antoniou et al. 2019, section 4).
 
     The other arguments are `FOMAML`'s.
+
+    Example:
+        >>> import torch
+        >>> import metagan_fast as mgf
+        >>> generator, discriminator = mgf.models.mlp((1, 4, 4), latent_dim=2, hidden=(8,))
+        >>> inner, meta = mgf.InnerLoop(lr=1e-2, steps=2), mgf.MAML(lr=1e-3)
+        >>> learner = mgf.MetaGAN(generator, discriminator, latent_dim=2, inner=inner, meta=meta)
+        >>> images = torch.rand(3, 8, 1, 4, 4) * 2 - 1  # three tasks of eight images
+        >>> metrics = learner.meta_step(mgf.TaskBatch(support=images[:, :4], query=images[:, 4:]))
+        >>> sorted(name for name in metrics if name.startswith("query"))
+        ['query_loss_discriminator', 'query_loss_generator']
     """
 
     first_order_steps: int = 0
@@ -372,10 +393,16 @@ class MAML(FOMAML):
 
 @dataclass(frozen=True)
 class AnnealedStepWeights:
-    """Weigh the query losses after each inner step, from uniform to the last one alone over `meta_steps` meta-steps.
+    """Weights of the query losses after each inner step, annealed from uniform to the last step alone.
 
-    Every earlier step's weight falls linearly to 0 and the last one takes what they lose (MAML++'s multi-step loss
-    annealing, Antoniou et al. 2019, arXiv:1810.09502, section 4).
+    Over `meta_steps` meta-steps the weights of earlier steps fall linearly to 0, and the last step gains what they lose
+    (MAML++'s multi-step loss annealing, Antoniou et al. 2019, arXiv:1810.09502, section 4).
+
+    Example:
+        >>> from metagan_fast import AnnealedStepWeights
+        >>> weights = AnnealedStepWeights(steps=4, meta_steps=100)
+        >>> weights(0), weights(100)
+        ((0.25, 0.25, 0.25, 0.25), (0.0, 0.0, 0.0, 1.0))
     """
 
     steps: int
@@ -393,10 +420,10 @@ ALGORITHMS: dict[str, type[MetaAlgorithm]] = {cls.algorithm: cls for cls in (Rep
 
 
 def get(algorithm: str | MetaAlgorithm) -> MetaAlgorithm:
-    """Return an algorithm by name, with its defaults; an object is returned as it is.
+    """Return the algorithm of a name with its defaults; return an algorithm unchanged.
 
     Raises:
-        ValueError: an unknown name, or no algorithm.
+        ValueError: an unknown name, or another object.
     """
     if isinstance(algorithm, MetaAlgorithm):
         return algorithm

@@ -1,4 +1,4 @@
-"""What a learner refuses: arguments of another kind, batches that do not fit, networks that diverged."""
+"""Checks of a learner: argument types, batches that do not fit, networks that diverged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REMEDY = "lower the inner learning rate, take fewer steps, or check the images 
 
 
 def modules(generator: nn.Module, discriminator: nn.Module) -> None:
-    """Raise ValueError unless there are two modules."""
+    """Raise ValueError unless generator and discriminator are two modules."""
     for role, module in (("generator", generator), ("discriminator", discriminator)):
         if not isinstance(module, nn.Module):
             raise ValueError(f"expected {role} to be an nn.Module, got {module!r}")
@@ -28,7 +28,7 @@ def modules(generator: nn.Module, discriminator: nn.Module) -> None:
 
 
 def batch_and_noise(batch: TaskBatch, noise: Noise | None = None) -> None:
-    """Raise TypeError for something else than a task batch and its noise."""
+    """Raise TypeError unless the arguments are a `TaskBatch` and a `Noise` or None."""
     if not isinstance(batch, TaskBatch):
         raise TypeError(
             f"expected a TaskBatch, got {type(batch).__name__}; make one of images [tasks, shots, channels, height, "
@@ -39,13 +39,13 @@ def batch_and_noise(batch: TaskBatch, noise: Noise | None = None) -> None:
 
 
 def result(value: Any, kind: type[InnerLoopResult] | type[MetaGradient], maker: str) -> None:
-    """Raise TypeError unless `value` is what the method called `maker` returns."""
+    """Raise TypeError unless `value` is a result of the method named `maker`."""
     if not isinstance(value, kind):
         raise TypeError(f"expected what {maker} returns, got {type(value).__name__}")
 
 
 def query(meta: MetaAlgorithm, batch: TaskBatch) -> None:
-    """Raise ValueError where the algorithm needs query images that are not there."""
+    """Raise ValueError if the algorithm needs query images and the batch has none."""
     if meta.needs_query and batch.query is None:
         raise ValueError(
             f"{meta.algorithm.upper()} needs query images, got none; sample with query=n or pass "
@@ -54,7 +54,7 @@ def query(meta: MetaAlgorithm, batch: TaskBatch) -> None:
 
 
 def persistent_state(inner: InnerLoop, batch: TaskBatch) -> None:
-    """Raise ValueError where optimizer state would be carried on from several tasks."""
+    """Raise ValueError if optimizer state would persist across several tasks."""
     if inner.inner_state == "persist" and batch.tasks != 1:
         raise ValueError(
             f'expected one task a meta-step with inner_state="persist", got {batch.tasks}; sample(tasks=1, ...) '
@@ -63,7 +63,7 @@ def persistent_state(inner: InnerLoop, batch: TaskBatch) -> None:
 
 
 def gradient_norm(norm: float, meta_step: int) -> None:
-    """Raise FloatingPointError for a meta-gradient that is not finite."""
+    """Raise FloatingPointError if the meta-gradient is not finite."""
     if not norm < float("inf"):
         raise FloatingPointError(
             f"the meta-gradient of meta-step {meta_step} is not finite; the initialisation is unchanged: {_REMEDY}"
@@ -71,7 +71,7 @@ def gradient_norm(norm: float, meta_step: int) -> None:
 
 
 def adapted_parameters(adapted: InnerLoopResult) -> None:
-    """Raise FloatingPointError for adapted networks that are not finite."""
+    """Raise FloatingPointError if adapted parameters are not finite."""
     if not all(params.isfinite().all() for params in (adapted.generator, adapted.discriminator)):
         raise FloatingPointError(f"the adapted networks have parameters that are NaN or infinite: {_REMEDY}")
 

@@ -1,4 +1,4 @@
-"""A whole meta-step as one recorded function: noise, inner loops, meta-gradient, meta-optimizer."""
+"""Meta-steps as CUDA graphs: noise, inner loops, meta-gradient and meta-optimizer in one recording."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWITCH = "METAGAN_FAST_GRAPHS"
 
 
 def why_not(device: torch.device, inner: InnerLoop) -> str | None:
-    """Return why meta-steps on a device are not recorded, or None."""
+    """Return the reason not to record meta-steps on a device, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, the networks are on {device}"
     if os.environ.get(SWITCH) == "0":
@@ -30,17 +30,16 @@ def why_not(device: torch.device, inner: InnerLoop) -> str | None:
 
 
 class MetaStepGraphs:
-    """Run meta-steps of one initialisation, replayed as graphs where they repeat.
+    """Meta-steps of one initialisation, replayed as graphs where they repeat.
 
-    Nothing is read back while a meta-step runs. So it cannot stop at a meta-gradient that is not finite: it leaves the
-    initialisation and the state as they are, and the norm says so. Settings of torch that change later, such as the
-    precision of matrix products, are not seen by a meta-step that is recorded already.
+    The host reads nothing back during a meta-step, so a meta-gradient that is not finite cannot stop it: the update
+    then keeps the initialisation and the state, and the returned norm is not finite. A recorded meta-step ignores later
+    changes of torch's settings, such as the precision of matrix products.
 
     Args:
-        executor: what runs the inner loops.
-        initial, state: the initialisation and the meta-optimizer's state; updated in place, they must stay where
-            they are.
-        recorder: how to record; None: CUDA graphs.
+        executor: runs the inner loops.
+        initial, state: the initialisation and the meta-optimizer's state; updated in place, at fixed addresses.
+        recorder: records and replays a function; None: CUDA graphs.
     """
 
     def __init__(
@@ -55,10 +54,10 @@ class MetaStepGraphs:
         self._state = state
         self._recorder = recorder or CudaRecorder(initial.generator.device)
         self._recordings = Recordings(self._recorder)
-        self._meta: MetaAlgorithm | None = None  # what the recordings are of
+        self._meta: MetaAlgorithm | None = None  # algorithm of the recordings
 
     def describe(self) -> str:
-        """Say what is recorded."""
+        """Describe the recordings."""
         return self._recordings.describe()
 
     def update(
@@ -76,7 +75,7 @@ class MetaStepGraphs:
         Args:
             meta: algorithm and meta-optimizer.
             batch: the tasks, on the initialisation's device.
-            noise: to use as it is, or the sizes of what is drawn from `counters`.
+            noise: the noise, or the sizes of the noise to draw from `counters`.
             counters: `noise.noise_counters(...)`.
             meta_step: from 0, for schedules.
             update: number of this update, from 1, for bias corrections.
@@ -103,7 +102,7 @@ class MetaStepGraphs:
         return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
     def _run(self, meta: MetaAlgorithm, given: Inputs, shape: NoiseShape | None, meta_step: int) -> Outputs:
-        """Take a meta-step on what is given; `meta_step` decides nothing but what `settings_at` tells apart."""
+        """Run one meta-step; it may depend on `meta_step` only through `settings_at`."""
         batch = TaskBatch.trusted(given["support"], given.get("query"))
         if shape is None:
             prefix = "noise."

@@ -1,4 +1,4 @@
-"""MetaGAN: a GAN whose initialisation is meta-trained; the API most people call."""
+"""`MetaGAN`, a GAN with a meta-trained initialisation: the main API."""
 
 from __future__ import annotations
 
@@ -27,48 +27,68 @@ from .adapted import AdaptedGAN
 from .algorithms import FOMAML, MAML, MetaAlgorithm, Reptile
 from .graphs import MetaStepGraphs, why_not
 from .settings import LearnerSettings
-from .state import Before, LearnerState
+from .state import LearnerState, RollbackPoint
 
 
 class MetaGAN:
-    """Meta-train a generator and a discriminator so that a few gradient steps adapt them to a new class.
+    """GAN whose initialisation is meta-trained, so that a few gradient steps adapt it to a new class.
 
     The modules' parameters become views of two flat buffers, `generator_parameters` and `discriminator_parameters`: the
     initialisation. They are updated in place, so the modules are always the current initialisation, and loading a
-    state dict into them changes it. After `.to()` or `.double()` the next call binds them again. It follows changed
-    attributes and replaced layers too, as long as parameters keep their names and shapes; it does not see changes
-    inside objects of one's own that a module holds.
+    state dict into them changes it. After `.to()` or `.double()` the next call binds them again. Changed attributes and
+    replaced layers take effect too, as long as parameters keep their names and shapes; changes inside custom objects
+    that a module holds are not detected.
 
     Args:
         generator: maps latents `[n, latent_dim]` to images `[n, channels, height, width]` in [-1, 1].
         discriminator: maps images to scores `[n]` or `[n, 1]`.
         latent_dim: size of a latent, standard normal.
         loss: a name of `losses.NAMES` or a `losses` object.
-        inner: how a task adapts the networks.
+        inner: settings of the inner loop.
         meta: the algorithm and its meta-optimizer: `Reptile`, `FOMAML` or `MAML`, or a name for its defaults:
             "reptile", "fomaml" or "maml".
         executor: "native", the compiled engine for float32 modules on a CPU; "torch", any module on any device; "auto",
             "native" where it can run these networks and settings, else "torch". See `explain`.
         precision: "float32", or "bf16": parameters and updates stay float32; the torch executor runs the networks in
             bf16, the native one rounds the operands of matrix products to bf16.
-            The modules' own dtype rules otherwise: float64 modules compute in float64.
+            Otherwise the modules' dtype decides: float64 modules compute in float64.
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
 
     Batch norm always uses the statistics of the batch at hand, in `sample` too, and raises ValueError for a batch with
     a single value a channel. Other buffers are read and never written: a `forward` that writes one starts each call
-    from the module's own value, and what it writes is dropped, as one log line says. So the vectors of spectral norm
-    stay, and each call refines them anew: `n_power_iterations` decides how exact the norm is.
+    from the module's value, and the write is dropped, which is logged once. So spectral norm keeps its vectors and
+    refines them anew in each call: `n_power_iterations` decides how exact the norm is.
 
     Several threads may use one learner. Meta-steps run one after another; `adapt`, `inner_loop` and `meta_gradient`
-    take the initialisation as it is between two updates. All methods work under `torch.inference_mode()` too.
+    read the initialisation between two updates. All methods work under `torch.inference_mode()` too.
 
-    A copy (`copy.deepcopy`, `pickle`, `torch.save`, a worker's result) is a learner with modules of its own, which goes
-    on with the same bytes.
+    A copy (`copy.deepcopy`, `pickle`, `torch.save`, a worker's result) is an independent learner that continues to the
+    same bytes.
 
     Raises:
-        ValueError: an unknown name, settings that make no sense together, a parameter that both networks have, or
-            something that the native executor cannot run where it is asked for by name.
+        ValueError: an unknown name, contradictory settings, a parameter shared by both networks, or networks that
+            `executor="native"` cannot run.
+
+    Example:
+        >>> import torch
+        >>> import metagan_fast as mgf
+        >>> generator, discriminator = mgf.models.mlp((1, 8, 8), latent_dim=4, hidden=(16,))
+        >>> learner = mgf.MetaGAN(
+        ...     generator,
+        ...     discriminator,
+        ...     latent_dim=4,
+        ...     loss="wgan-gp",
+        ...     inner=mgf.InnerLoop(optimizer="sgd", lr=1e-3, steps=3),
+        ...     meta=mgf.Reptile(optimizer="adam", lr=1e-3),
+        ... )
+        >>> batch = mgf.TaskBatch(support=torch.rand(2, 4, 1, 8, 8) * 2 - 1)
+        >>> sorted(learner.meta_step(batch)), learner.step
+        (['gradient_norm', 'loss_discriminator', 'loss_generator', 'penalty'], 1)
+        >>> learner.meta_gradient(batch).generator.shape == learner.generator_parameters.shape
+        True
+        >>> learner.adapt(batch.support[0], steps=5).sample(16).shape
+        torch.Size([16, 1, 8, 8])
     """
 
     @torch.inference_mode(False)
@@ -109,19 +129,19 @@ class MetaGAN:
         self._updates = 0
         self._training = Lock()  # held for a whole meta-step
         self._lock = Lock()  # held while the initialisation changes or is copied
-        self._before: Before | None = None  # of an update that is not complete
+        self._rollback: RollbackPoint | None = None  # set while an update is incomplete
         self._state = LearnerState(generator, discriminator, self.meta, self.inner)
-        self._take_up_state()
+        self._derive()
 
-    def _take_up_state(self) -> None:
-        """Set what follows from the settings and the state."""
+    def _derive(self) -> None:
+        """Set the attributes derived from the settings and the state."""
         self._is_chosen = False
         self.generator, self.discriminator = self._state.modules
         self.generator_layout, self.discriminator_layout = self._state.layouts
         self._bind()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the settings and the state, without what `_take_up_state` makes of them."""
+        """Return the settings and the state, without the attributes that `_derive` sets."""
         derived = ("generator", "discriminator", "_executor", "_why_torch", "_why_eager", "_graphs", "_is_chosen")
         with self._training:  # a whole meta-step or none of it
             self._bind()
@@ -129,7 +149,7 @@ class MetaGAN:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._take_up_state()
+        self._derive()
 
     # The initialisation
 
@@ -156,14 +176,14 @@ class MetaGAN:
                 self._is_chosen = True
 
     def _start(self) -> tuple[Executor, Parameters, TrainStates | None]:
-        """Return the executor, a copy of the initialisation, and the inner loop that is carried on."""
+        """Return the executor, a copy of the initialisation, and the persistent inner state."""
         with self._lock:
             self._bind()
             initial = Parameters(*(params.clone() for params in self._state.initial))
             return self._executor, initial, self._state.carried
 
     def _choose_executor(self) -> None:
-        """Set the executor that the settings ask for, or the best one that can run them, and what records it."""
+        """Set the executor, by its name in the settings or the best that can run them, and its graph recorder."""
         state = self._state
         self._executor, self._why_torch = choose(
             self.executor_name,
@@ -181,14 +201,14 @@ class MetaGAN:
         self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
 
     def explain(self, shots: int = 4) -> str:
-        """Describe what runs the inner loops.
+        """Describe the executor of the inner loops.
 
         Args:
             shots: support images of a task, for the figures of an inner step.
 
         Returns:
-            With the native executor its plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
-            task; otherwise why the torch executor runs them, and whether meta-steps are replayed as CUDA graphs.
+            For the native executor the plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
+            task; for the torch executor the reason, and whether meta-steps are replayed as CUDA graphs.
         """
         shots = coerce.count("shots", shots, least=1)
         self._bind()
@@ -207,11 +227,11 @@ class MetaGAN:
     def meta_step(self, batch: TaskBatch, noise: Noise | None = None) -> dict[str, float]:
         """Adapt the initialisation to each task of the batch and update it once, whole or not at all.
 
-        Whatever ends it early, Ctrl-C too, leaves networks, optimizer state and counters as they were.
+        Any exception, Ctrl-C included, leaves networks, optimizer state and counters unchanged.
 
         Args:
             batch: the tasks; FOMAML and MAML need query images.
-            noise: what `draw_noise` returns, the default.
+            noise: all random numbers of the meta-step; None: `draw_noise(batch)`.
 
         Returns:
             Means over tasks: `loss_discriminator`, `loss_generator` and `penalty` of the last inner step,
@@ -220,13 +240,13 @@ class MetaGAN:
 
         Raises:
             ValueError: the batch does not fit the networks or the algorithm.
-            FloatingPointError: the meta-gradient is not finite; the initialisation is left as it was.
+            FloatingPointError: the meta-gradient is not finite; nothing is changed.
         """
         checks.batch_and_noise(batch, noise)
         checks.persistent_state(self.inner, batch)
         with self._training:
             self._bind()
-            if self._graphs is not None and noise is None:  # a graph draws its own
+            if self._graphs is not None and noise is None:  # the graph draws it
                 checks.query(self.meta, batch)
                 batch = self._fit_images(batch)
             else:
@@ -241,7 +261,7 @@ class MetaGAN:
             return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
     def check(self, batch: TaskBatch) -> None:
-        """Raise ValueError where `meta_step` would, without a meta-step."""
+        """Raise the ValueError that `meta_step` would raise for this batch; change nothing."""
         checks.batch_and_noise(batch)
         checks.persistent_state(self.inner, batch)
         self._bind()
@@ -253,27 +273,27 @@ class MetaGAN:
 
     @contextlib.contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Undo the updates of a meta-step that does not come to its end."""
+        """Roll back the updates of a meta-step that an exception ends."""
         self._roll_back()
         try:
             yield
-            self._before = None
+            self._rollback = None
         except BaseException:
-            while self._before is not None:
-                with contextlib.suppress(KeyboardInterrupt):  # the first one is raised below
+            while self._rollback is not None:
+                with contextlib.suppress(KeyboardInterrupt):  # the first exception is raised below
                     self._roll_back()
             raise
 
     def _begin_update(self) -> None:
-        """Keep the state from before the meta-step's first update."""
-        if self._before is None:
-            self._before = self._state.before(self.step, self._updates)
+        """Save the state before the meta-step's first update."""
+        if self._rollback is None:
+            self._rollback = self._state.rollback_point(self.step, self._updates)
 
     def _roll_back(self) -> None:
-        if self._before is not None:
-            self._state.roll_back(self._before)
-            self.step, self._updates = self._before.step, self._before.updates
-            self._before = None
+        if self._rollback is not None:
+            self._state.roll_back(self._rollback)
+            self.step, self._updates = self._rollback.step, self._rollback.updates
+            self._rollback = None
 
     def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
         if self._graphs is not None:
@@ -298,7 +318,7 @@ class MetaGAN:
 
     @torch.inference_mode(False)
     def apply(self, gradient: MetaGradient) -> dict[str, float]:
-        """Hand a meta-gradient to the meta-optimizer and count a meta-step, for inner loops run apart from it.
+        """Apply a meta-gradient by the meta-optimizer and count a meta-step, for inner loops that run elsewhere.
 
         Whole or not at all, as `meta_step`.
 
@@ -337,7 +357,7 @@ class MetaGAN:
         """Return the meta-gradient of a task batch, `.generator` and `.discriminator` `[numel]`, and change nothing.
 
         Raises:
-            ValueError: as `meta_step`; serial Reptile, which has one after each task.
+            ValueError: as `meta_step`; serial Reptile, which has one meta-gradient a task.
         """
         checks.batch_and_noise(batch, noise)
         if self._serial and batch.tasks > 1:
@@ -350,7 +370,7 @@ class MetaGAN:
 
     @torch.inference_mode(False)
     def draw_noise(self, batch: TaskBatch) -> Noise:
-        """Draw what the current meta-step uses for this batch when it is given no noise; see `noise.Noise`."""
+        """Draw the noise that the current meta-step uses for this batch by default; see `noise.Noise`."""
         checks.batch_and_noise(batch)
         self._bind()
         return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
@@ -381,12 +401,12 @@ class MetaGAN:
         )
 
     def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
-        """Check a training batch, and fit it and its noise to the networks."""
+        """Check a training batch and convert it and its noise for the networks."""
         checks.query(self.meta, batch)
         return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
 
     def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
-        """Bring a batch and its noise, drawn if there is none, to the networks' dtype and device."""
+        """Convert a batch and its noise, drawn if None, to the networks' dtype and device."""
         batch = self._fit_images(batch)
         like = self._state.initial.generator
         if noise is None:
@@ -404,8 +424,8 @@ class MetaGAN:
         """Adapt the initialisation to each task of the batch, and change nothing.
 
         Args:
-            batch: the tasks; query images are not looked at.
-            noise: what `draw_noise` returns, the default; it decides the number of steps.
+            batch: the tasks; query images are ignored.
+            noise: all random numbers, which decide the number of steps; None: `draw_noise(batch)`.
             steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
 
         Returns:
@@ -423,7 +443,7 @@ class MetaGAN:
             steps: inner steps, `InnerLoop.steps` by default, 0 for the initialisation as it is.
 
         Returns:
-            An `AdaptedGAN` with networks of its own; the same images give the same one.
+            An independent `AdaptedGAN`; equal images give equal networks.
 
         Raises:
             TypeError, ValueError: as `TaskBatch`; images of another shape than the generator makes.
@@ -461,10 +481,10 @@ class MetaGAN:
         """Generate `count` images for each task of an inner loop's result.
 
         Args:
-            adapted: what `inner_loop` returned.
+            adapted: the result of `inner_loop`.
             count: images a task.
             seed: decides the latents.
-            first_task: index of the first task, as in `TaskBatch`: a slice of a batch gets the batch's images.
+            first_task: index of the first task, as in `TaskBatch`: a slice of a batch keeps the batch's images.
 
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
@@ -488,13 +508,13 @@ class MetaGAN:
     # Saving
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return everything needed to go on exactly: tensors by name, and metadata that JSON can hold.
+        """Return the complete training state: tensors by name, and JSON-able metadata.
 
         Raises:
-            ValueError: a schedule that is a function of one's own, which cannot be written down.
-            RuntimeError: called from within an update, when only a part of the state is new.
+            ValueError: a schedule is a custom function, which cannot be saved.
+            RuntimeError: called during an update, when the state is partly new.
         """
-        if self._before is not None:
+        if self._rollback is not None:
             raise RuntimeError(
                 "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
             )
@@ -505,7 +525,7 @@ class MetaGAN:
 
     @torch.inference_mode(False)
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Take up what `state` returned: networks, optimizers and counters; the settings stay this learner's.
+        """Load the result of `state`: networks, optimizers and counters; the settings stay this learner's.
 
         Raises:
             checkpoint.CheckpointError, a ValueError: the tensors belong to other networks or another meta-optimizer, or
@@ -521,11 +541,11 @@ class MetaGAN:
             with checkpoint.contents_of(source):
                 step, updates = (coerce.count(name, metadata[name]) for name in ("step", "updates"))
                 self._state.load(tensors, metadata["inner_updates"])
-            self._before = None
+            self._rollback = None
             self.step, self._updates = step, updates
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything needed to go on exactly to one file, atomically.
+        """Write the complete training state to one file, atomically.
 
         Raises:
             checkpoint.CheckpointError: the file cannot be written; a previous one stays.
@@ -538,11 +558,11 @@ class MetaGAN:
     def load(
         cls, path: str | os.PathLike[str], generator: nn.Module, discriminator: nn.Module, **settings: Any
     ) -> MetaGAN:
-        """Build the learner that `save` wrote.
+        """Rebuild the learner that `save` wrote.
 
         Args:
             path: the file.
-            generator, discriminator: modules with the saved ones' parameters; their values are overwritten.
+            generator, discriminator: modules with the parameters of the saved ones; their values are overwritten.
             settings: arguments of `MetaGAN` that replace the saved ones.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a learner is set to, checked and in a form that JSON can hold."""
+"""Settings of a learner: checked, and convertible to JSON."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Check the settings of a `MetaGAN`, its arguments of the same names.
+    """Checked settings of a `MetaGAN`, named as its arguments.
 
     Raises:
-        ValueError: an unknown name, a value of another kind, or settings that make no sense together.
+        ValueError: an unknown name, a value of another type, or contradictory settings.
     """
 
     latent_dim: int
@@ -52,12 +52,12 @@ class LearnerSettings:
 
     @classmethod
     def of(cls, learner: MetaGAN) -> LearnerSettings:
-        """Return the settings that a learner has now."""
+        """Return the current settings of a learner."""
         attributes = {"executor": "executor_name"}
         return cls(**{f.name: getattr(learner, attributes.get(f.name, f.name)) for f in dataclasses.fields(cls)})
 
     def to_config(self) -> dict[str, Any]:
-        """Return the settings as JSON-able data; ValueError for a callable that is no schedule of this package."""
+        """Return the settings as JSON-able data; ValueError for a rate that is a custom function."""
         return {
             **vars(self),
             "loss": self.loss.to_config(),
@@ -67,7 +67,7 @@ class LearnerSettings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> LearnerSettings:
-        """Build what `to_config` described; other keys are not looked at."""
+        """Build the settings that `to_config` described; other keys are ignored."""
         return cls(
             latent_dim=config["latent_dim"],
             loss=losses.from_config(config["loss"]),

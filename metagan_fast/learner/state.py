@@ -1,4 +1,4 @@
-"""What meta-training changes: the initialisation, the meta-optimizer's buffers, inner loops that go on."""
+"""State of meta-training: the initialisation, the meta-optimizer's buffers, persistent inner optimizers."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ ROLES = ("generator", "discriminator")
 
 
 @dataclass(frozen=True)
-class Before:
-    """A learner's state from before a meta-step's updates, with which they are undone."""
+class RollbackPoint:
+    """Copy of a learner's state before a meta-step's updates."""
 
     step: int
     updates: int
     carried: TrainStates | None
-    tensors: Sequence[Tensor]  # copies
+    tensors: Sequence[Tensor]
 
 
 class LearnerState:
-    """Hold the tensors of a learner, which follow its modules from device to device and are saved by name.
+    """Tensors of a learner: they follow its modules across devices and are saved by name.
 
-    The modules' parameters become views of `initial`. A copy, a pickled one too, has modules and buffers of its own.
+    The modules' parameters become views of `initial`. A copy, pickled ones included, owns its modules and buffers.
 
     Args:
         generator, discriminator: the modules.
-        meta: the algorithm, whose optimizer has the buffers.
-        inner: the inner loop, which may carry its optimizers' state on.
+        meta: the algorithm; its optimizer defines the buffers.
+        inner: the inner loop, whose optimizer state may persist.
 
     Attributes:
         modules, layouts: the generator's and the discriminator's.
         initial: the initialisation of both, `[numel]` each.
-        buffers: the meta-optimizer's, those of each network.
-        carried: with `inner_state="persist"`, what the last inner loop ended with.
+        buffers: buffers of the meta-optimizer, by network.
+        carried: with `inner_state="persist"`, the final state of the last inner loop.
 
     Raises:
-        ValueError: the modules' parameters do not fit in buffers of one dtype on one device, or both have one.
+        ValueError: parameters of several dtypes or devices, or one that both networks share.
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaAlgorithm, inner: InnerLoop) -> None:
@@ -72,18 +72,18 @@ class LearnerState:
         self._snapshots = [Snapshot(module) for module in self.modules]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LearnerState:
-        """Copy the modules as they are copied elsewhere in the same structure, so that they stay the same ones."""
+        """Copy the modules through `memo`, so that modules shared with the enclosing structure stay shared."""
         copied = memo[id(self)] = object.__new__(type(self))
         copied.__setstate__(copy.deepcopy({**self.__dict__, "initial": None, "_snapshots": None}, memo))
         return copied
 
     def follow_modules(self) -> bool:
-        """Follow what became of the modules, and tell whether anything did.
+        """Rebind modules that have changed and return whether any has.
 
-        They are bound again if `.to()`, `.double()` or `assign=True` ended the binding.
+        Modules are bound again if `.to()`, `.double()` or `assign=True` ended the binding.
 
         Raises:
-            ValueError: they have other parameters than before.
+            ValueError: a module has other parameters than before.
         """
         places = zip(self.layouts, self.modules, self.initial, strict=True)
         bound = all(layout.is_bound(module, params) for layout, module, params in places)
@@ -98,8 +98,8 @@ class LearnerState:
         for role, layout, module in zip(ROLES, self.layouts, self.modules, strict=True):
             if FlatLayout.from_module(module) != layout:
                 raise ValueError(
-                    f"the {role}'s parameters are no longer those that MetaGAN was built with, by name and shape; "
-                    "build another MetaGAN for the changed module"
+                    f"expected the {role}'s parameters to keep the names and shapes that MetaGAN was built with; "
+                    "they have changed: build another MetaGAN for the module"
                 )
         _check_not_shared(*self.modules)
         self.initial = self._bind()
@@ -123,22 +123,22 @@ class LearnerState:
         return initial
 
     def _updated(self) -> list[Tensor]:
-        """Return the tensors that an update writes in place."""
+        """Return the tensors that an update overwrites."""
         return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
 
-    def before(self, step: int, updates: int) -> Before:
+    def rollback_point(self, step: int, updates: int) -> RollbackPoint:
         """Copy everything that an update changes, with the learner's counters."""
-        return Before(step, updates, self.carried, [tensor.detach().clone() for tensor in self._updated()])
+        return RollbackPoint(step, updates, self.carried, [tensor.detach().clone() for tensor in self._updated()])
 
-    def roll_back(self, before: Before) -> None:
-        """Undo what was done since `before`; may be repeated where it was interrupted itself."""
+    def roll_back(self, point: RollbackPoint) -> None:
+        """Restore the state of `point`; idempotent, so an interrupted rollback can be repeated."""
         with torch.no_grad():
-            for live, old in zip(self._updated(), before.tensors, strict=True):
+            for live, old in zip(self._updated(), point.tensors, strict=True):
                 live.copy_(old)
-        self.carried = before.carried
+        self.carried = point.carried
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name everything that is saved; they are the very tensors in use."""
+        """Return the tensors of a checkpoint by name; they are the live ones, not copies."""
         tensors = self._live_tensors()
         if self.carried is not None:
             for role, network in zip(ROLES, self.carried, strict=True):
@@ -155,14 +155,14 @@ class LearnerState:
 
     @property
     def inner_updates(self) -> list[int] | None:
-        """How many updates the carried inner loops have behind them; None without."""
+        """Update counts of the persistent inner optimizers; None without."""
         return None if self.carried is None else [network.updates for network in self.carried]
 
     def load(self, saved: Mapping[str, Tensor], inner_updates: Any) -> None:
-        """Take up what `tensors` and `inner_updates` were.
+        """Load saved `tensors` and `inner_updates`.
 
         Raises:
-            ValueError: names, shapes or kinds of numbers differ; nothing is changed.
+            ValueError: names, shapes or kinds of dtype differ; nothing is changed.
         """
         live = self._live_tensors()
         carried = self._carried_names() if inner_updates is not None else []
@@ -182,7 +182,7 @@ class LearnerState:
             self.carried = TrainStates(*networks)
 
     def _carried_names(self) -> list[list[str]]:
-        """Name each network's parameters and buffers that the inner loop carries on; none where it does not."""
+        """Return the names of each network's persistent inner state; none without."""
         if self._inner.inner_state != "persist":
             return []
         tensors = range(1 + OPTIMIZERS[self._inner.optimizer].buffers(self._inner))
@@ -190,24 +190,24 @@ class LearnerState:
 
 
 def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
-    """Raise ValueError where both networks have one parameter, or one tensor under two parameters."""
-    places = {_place(p): name for name, p in generator.named_parameters() if p.numel()}
+    """Raise ValueError if both networks hold one parameter, or two parameters on one tensor."""
+    places = {_memory(p): name for name, p in generator.named_parameters() if p.numel()}
     for name, parameter in discriminator.named_parameters():
-        if _place(parameter) in places and parameter.numel():
+        if _memory(parameter) in places and parameter.numel():
             raise ValueError(
-                f"the generator's parameter {places[_place(parameter)]!r} is the discriminator's {name!r} too; each "
+                f"the generator's parameter {places[_memory(parameter)]!r} is the discriminator's {name!r} too; each "
                 "network adapts on its own: give the discriminator a copy, by copy.deepcopy(layer)"
             )
 
 
-def _place(parameter: Tensor) -> tuple[object, int]:
-    """Identify a tensor by its memory, or by itself where it has none."""
+def _memory(parameter: Tensor) -> tuple[object, int]:
+    """Return a key of a tensor's memory, or of the tensor if it has none."""
     address = parameter.data_ptr()
     return parameter.device, address or id(parameter)
 
 
 def _check_fit(live: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where saved tensors have other names, shapes or kinds of numbers than those in use."""
+    """Raise ValueError if saved tensors differ from the live ones in names, shapes or kinds of dtype."""
     different = live.keys() ^ saved.keys()
     if different:
         name = min(different)
