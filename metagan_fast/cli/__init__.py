@@ -13,26 +13,26 @@ from .. import __version__
 from . import adapt, bench, evaluate, info, sample, streams, train
 
 COMMANDS = (train, adapt, sample, evaluate, bench, info)
-"""The modules of the commands, in the order of the help."""
+"""Modules of the commands, in the order of the help."""
 
 _FAILED = 2
 _INTERRUPTED = 130
-_UNREAD = 141  # as shells report a program that SIGPIPE ended
+_UNREAD = 141  # exit code in shells of a program that SIGPIPE ended
 
 
 class _Parser(argparse.ArgumentParser):
-    """Report a wrong command line in one line."""
+    """Argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(_FAILED, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Write help, version or error, for argparse, which fails where there is no standard error."""
+        """Write help, version or error; argparse's own method fails without standard error."""
         streams.write(message, file)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the command's parser."""
+    """Build the parser of the command line."""
     top = _Parser(prog="metagan-fast", description="Meta-train GANs on many small tasks, and adapt them to new ones.")
     top.add_argument("--version", action="version", version=__version__)
     top.add_argument("--debug", action="store_true", help="show where an error came from")
@@ -43,7 +43,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 2 for an error, 130 after Ctrl-C, 141 if nobody reads on."""
+    """Run the command line and return the exit code.
+
+    The code is 0, 2 for an error, 130 after Ctrl-C, 141 if the reader of the output has gone.
+    """
     streams.open_closed_descriptors()
     try:
         code = _run(arguments)
@@ -59,11 +62,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     top = parser()
     given, rest = top.parse_known_args(arguments)
     if given.command == "bench":
-        given.arguments = rest  # the benchmarks read their own
+        given.arguments = rest  # the benchmarks parse their own
     elif rest:
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no UTF-8, as standard error does
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that are not UTF-8, as standard error does
     logging.basicConfig(format="%(message)s", level=logging.DEBUG if given.debug else logging.WARNING)
     try:
         code: int = given.run(given)

@@ -16,7 +16,7 @@ _WEIGHTS = "adapted.safetensors"
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser(
         "adapt",
         help="generate images of a new class from a few examples",
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Adapt and generate."""
+    """Adapt to the images and write generated ones."""
     from ..tasks import read_images
 
     out = OutputFolder(given.out or given.run_folder / "adapted" / given.folder.resolve().name, "adapt")

@@ -1,4 +1,4 @@
-"""`metagan-fast bench`: hand over to the benchmarks, which read their own options."""
+"""`metagan-fast bench`: run the benchmarks, which parse their own options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser("bench", help="time this machine against plain PyTorch", add_help=False)
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`metagan-fast evaluate`: judge a run on held-out classes."""
+"""`metagan-fast evaluate`: evaluate a run on held-out classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runs import open_run
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser(
         "evaluate",
         help="judge a run on classes that it has never seen",
@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Judge, print a table and write `evaluation.json`."""
+    """Evaluate, print a table and write `evaluation.json`."""
     folder, record, learner = open_run(given.run_folder)
     folder.check_evaluation()
     folder.check_writable()
@@ -67,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
-    """Return the run's feature classifier, trained on the training classes at the first call."""
+    """Return the run's feature classifier; train it on the training classes at the first call."""
     if folder.features.exists():
         return FeatureExtractor.load(folder.features)
     streams.say("training the feature classifier on the training classes ...")
@@ -77,7 +77,7 @@ def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
 
 
 def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, per_class: bool) -> None:
-    """Print and write what was found."""
+    """Print and write the evaluation."""
     folder.write_evaluation({**evaluation.to_dict(), "split": split, "meta_step": step})
     print(f"{len(evaluation.classes)} {split} classes, after {step} meta-steps\n\n{evaluation.table()}")
     if per_class:

@@ -15,9 +15,9 @@ from ..training import config as configuration
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser(
-        "info", help="say what this installation can use", description="Say what can be used."
+        "info", help="show what this installation can use", description="Show versions, threads and backends."
     )
     parser.set_defaults(run=run)
 

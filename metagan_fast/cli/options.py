@@ -1,4 +1,4 @@
-"""The options of `train`, as a table: flag, the setting it changes, how it is read, what it means."""
+"""Table of the options of `train`: flag, setting, parser, meaning."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def size(text: str) -> int | list[int]:
 
 
 def place(text: str) -> str:
-    """Read a name or a path; what lies there is written down so that it is found from any folder."""
+    """Read a name or a path; make existing paths absolute, so that they are found from any folder."""
     path = argument_types.path(text)
     return str(path.absolute()) if text not in tasks.NAMES and path.exists() else text
 
 
 def device(text: str) -> str:
-    """Read a device that this machine has."""
+    """Read a device of this machine."""
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:  # an unknown name; PyTorch without CUDA
@@ -89,7 +89,7 @@ def key_value(text: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class Option:
-    """One flag and the setting that it changes; `none` is a value of those that may be None."""
+    """Row of the table: a flag and the setting that it changes; with `none`, the word none sets None."""
 
     flag: str
     path: str
@@ -101,7 +101,7 @@ class Option:
     none: bool = False
 
     def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
-        """Declare the flag; what is not given stays out of the namespace."""
+        """Add the flag to a parser; flags that are not given stay out of the namespace."""
         text = f"{self.help} (default: {_shown(default)})"
         if self.type is bool:
             group.add_argument(
@@ -195,7 +195,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--inner-optimizer",
             "inner.optimizer",
-            "what adapts the networks",
+            "optimizer of the inner loop",
             choices=tuple(INNER_OPTIMIZERS),
         ),
         Option(
@@ -221,8 +221,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
     ),
     "meta-training": (
-        Option("--algorithm", "meta.algorithm", "how the initialisation learns", choices=tuple(algorithms.ALGORITHMS)),
-        Option("--meta-optimizer", "meta.optimizer", "what applies the meta-gradient", choices=algorithms.OPTIMIZERS),
+        Option("--algorithm", "meta.algorithm", "meta-learning algorithm", choices=tuple(algorithms.ALGORITHMS)),
+        Option(
+            "--meta-optimizer",
+            "meta.optimizer",
+            "optimizer that applies the meta-gradient",
+            choices=algorithms.OPTIMIZERS,
+        ),
         Option("--meta-lr", "meta.lr", "a number or a schedule, as --inner-lr", **_RATE),
         Option("--meta-momentum", "meta.momentum", "of sgd", float),
         Option("--meta-betas", "meta.betas", "of adam and adamw", **_PAIR),
@@ -269,7 +274,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--log-every", "training.log_every", "meta-steps between lines of metrics", int),
     ),
     "machine": (
-        Option("--executor", "executor", "what runs the inner loops", choices=EXECUTORS),
+        Option("--executor", "executor", "executor of the inner loops", choices=EXECUTORS),
         Option("--precision", "precision", "of the networks", choices=PRECISIONS),
         Option("--device", "device", "cpu, cuda, cuda:1", device),
         Option("--seed", "seed", "of weights and noise", argument_types.seed),
@@ -281,7 +286,7 @@ PLACES = tuple(option for option in OPTIONS if option.type is place)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the whole table, with the default preset's values in the help."""
+    """Add all options to a parser, with the default preset's values in the help."""
     defaults: dict[str, Any] = {}
     for algorithm in reversed(algorithms.ALGORITHMS):
         config = from_preset("default")
@@ -294,7 +299,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def changes(given: argparse.Namespace, table: Iterable[Option] = OPTIONS) -> dict[str, Any]:
-    """Return the settings that the options of a table were given, nested as a configuration."""
+    """Return the settings given by the options of a table, nested as a configuration."""
     nested: dict[str, Any] = {}
     for option in table:
         if not hasattr(given, option.path):
@@ -315,10 +320,10 @@ def changes(given: argparse.Namespace, table: Iterable[Option] = OPTIONS) -> dic
 
 
 def applied(given: argparse.Namespace, use: Callable[[dict[str, Any]], Result]) -> Result:
-    """Return what `use` makes of the settings given on the command line.
+    """Return the result of `use` for the settings of the command line.
 
     Raises:
-        ValueError: of `use`, with the options in front without which it would say something else.
+        ValueError: raised by `use`; prefixed by the options whose removal changes the error.
     """
     try:
         return use(changes(given))
@@ -340,10 +345,10 @@ def _problem(use: Callable[[dict[str, Any]], object], settings: dict[str, Any]) 
 
 @contextlib.contextmanager
 def data_options(given: argparse.Namespace) -> Iterator[None]:
-    """Put the options in front of an error of the data that it mentions, else all of them; data are read only once.
+    """Prefix an error of the data by the options that it mentions, or by all of them; the data are read only once.
 
     Raises:
-        ValueError: of the block.
+        ValueError: raised by the block.
     """
     try:
         yield
@@ -356,7 +361,7 @@ def data_options(given: argparse.Namespace) -> Iterator[None]:
 
 
 def _named(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """Gather `NAME KEY=VALUE ...`; `none` alone is None."""
+    """Merge `NAME KEY=VALUE ...` into one setting; `none` alone is None."""
     names = [value for key, value in pairs if key == "name"]
     if len(names) > 1:
         raise ValueError(f"{flag} takes one name and KEY=VALUE options, got {' '.join(names)}")

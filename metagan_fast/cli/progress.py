@@ -1,4 +1,4 @@
-"""How training is shown: a live bar on a terminal, plain lines elsewhere."""
+"""Display of training progress: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,73 +9,73 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..training.trainer import Progress, Silence
+from ..training.trainer import NullProgress, Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 def make(stream: TextIO | None = None) -> Progress:
-    """Return what suits the stream, standard error by default."""
+    """Return the display that suits a stream, standard error by default."""
     stream = sys.stderr if stream is None else stream
     if stream is None:  # a program without a console
-        return Silence()
+        return NullProgress()
     return Bar(stream) if _is_terminal(stream) else Lines(stream)
 
 
 def _is_terminal(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    except (AttributeError, ValueError):  # a stand-in that only writes; a closed stream
+    except (AttributeError, ValueError):  # an object with only write(); a closed stream
         return False
 
 
 def losses(metrics: Mapping[str, float]) -> str:
-    """Return the losses worth watching as one short text."""
+    """Format the losses in one short text."""
     return ", ".join(
         f"{name.removeprefix('loss_')} {value:+.3f}" for name, value in metrics.items() if name.startswith("loss_")
     )
 
 
 class Bar:
-    """A live progress bar: rate, time left, losses."""
+    """Live progress bar: rate, time left, losses."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: tqdm | None = None
 
     def start(self, done: int, total: int) -> None:
-        """Training begins."""
+        """Show the start."""
         self._bar = tqdm(total=total, initial=done, file=self._stream, unit=" meta-steps", dynamic_ncols=True)
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        """A meta-step is done."""
+        """Show a finished meta-step."""
         if self._bar is not None:
             self._bar.set_postfix_str(losses(metrics), refresh=False)
             self._bar.update(done - self._bar.n)
 
     def message(self, text: str) -> None:
-        """Show a line."""
+        """Show a line of text."""
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
-        """Training is over."""
+        """Show the end."""
         if self._bar is not None:
             self._bar.close()
 
 
 class Lines:
-    """A line every few seconds, and one for the first and the last meta-step."""
+    """Progress lines: one every few seconds, and one for the first and the last meta-step."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def start(self, done: int, total: int) -> None:
-        """Training begins."""
+        """Show the start."""
         self._first, self._total = done, total
         self._begun, self._shown = time.monotonic(), 0.0
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        """A meta-step is done."""
+        """Show a finished meta-step."""
         now = time.monotonic()
         if done not in (self._first + 1, self._total) and now - self._shown < _SECONDS_BETWEEN_LINES:
             return
@@ -85,8 +85,8 @@ class Lines:
         self.message(f"meta-step {done}/{self._total}, {rate:.2f} a second, {left} left, {losses(metrics)}")
 
     def message(self, text: str) -> None:
-        """Show a line."""
+        """Show a line of text."""
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Training is over."""
+        """Show the end."""

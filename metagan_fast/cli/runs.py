@@ -1,4 +1,4 @@
-"""Runs and outputs that several commands share."""
+"""Runs and sample options, common to several commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
 
 
 def add_sample_options(parser: argparse.ArgumentParser, count: int) -> None:
-    """Declare the options of commands that write samples, `count` of them by default."""
+    """Add the options of a command that writes samples, `count` of them by default."""
     parser.add_argument(
         "--out",
         type=path,

@@ -17,7 +17,7 @@ from .runs import add_sample_options, open_run
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser(
         "sample",
         help="generate images from the initialisation or from adapted networks",
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Generate."""
+    """Write generated images."""
     default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
     out = OutputFolder(given.out or given.run_folder / default, "sample")
     out.check(image_grids.sample_names(given.samples))
@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def load_weights(learner: MetaGAN, path: Path) -> None:
-    """Put adapted networks in the place of the initialisation.
+    """Replace the initialisation by adapted networks.
 
     Raises:
         CheckpointError: the file is not what `adapt --save-weights` wrote for these networks.

@@ -1,4 +1,4 @@
-"""Standard output and error, either of which may be closed, full, or a pipe that nobody reads."""
+"""Standard output and error, where either may be closed, full, or a pipe without a reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 def open_closed_descriptors() -> None:
-    """Give descriptors 0 to 2 that are closed to the null device, lest files take their numbers and print's text."""
+    """Open closed descriptors 0 to 2 on the null device, or files would take their numbers and receive printed text."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -22,17 +22,17 @@ def open_closed_descriptors() -> None:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line that the command can do without, on standard output by default: no failure ends the command."""
+    """Print an optional line, on standard output by default; a failure to print is ignored."""
     write(f"{text}\n", sys.stdout if stream is None else stream)
 
 
 def complain(text: str) -> None:
-    """Print a line on standard error, if there is one."""
+    """Print a line on standard error, if it is open."""
     write(f"{text}\n", sys.stderr)
 
 
 def write(text: str, stream: TextIO | None) -> None:
-    """Write text to a stream; what cannot be written is dropped, with everything after it."""
+    """Write text to a stream; after a failure, drop this and all later text."""
     if stream is None:
         return
     try:
@@ -43,10 +43,10 @@ def write(text: str, stream: TextIO | None) -> None:
 
 
 def finish() -> OSError | None:
-    """Write out what is buffered, so that the interpreter need not fail to as it ends.
+    """Flush both streams, so that the interpreter does not fail to at exit.
 
     Returns:
-        Why a part of standard output is lost; None where nothing is, or where its reader went away.
+        The reason why part of standard output is lost; None if nothing is, or if its reader has gone.
     """
     problem: OSError | None = None
     for stream in (sys.stderr, sys.stdout):
@@ -63,7 +63,7 @@ def finish() -> OSError | None:
 
 
 def nobody_reads() -> bool:
-    """Whether standard output is a pipe whose reader went away."""
+    """Return whether standard output is a pipe whose reader has gone."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
@@ -73,7 +73,7 @@ def nobody_reads() -> bool:
 
 
 def _silence(stream: TextIO) -> None:
-    """Connect a stream that cannot be written to the null device."""
+    """Redirect a stream that cannot be written to the null device."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no descriptor
         null = os.open(os.devnull, os.O_WRONLY)
         try:

@@ -1,4 +1,4 @@
-"""`metagan-fast train`."""
+"""`metagan-fast train`: meta-train a GAN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..training.run_folder import RunFolder
 from ..training.trainer import Outcome, Trainer
 from . import options, progress, streams
 
-# What a resumed run may change without changing what it has computed.
+# Settings that a resumed run may change: they do not affect finished meta-steps.
 _FREE = {
     "training.meta_steps",
     "training.validate_every",
@@ -30,11 +30,11 @@ _FREE = {
     "threads",
 }
 _PLACES = {option.path for option in options.PLACES}
-_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+_INTERRUPTED = 130  # exit code in shells of a program ended by Ctrl-C
 
 
 def add_parser(subparsers: Any) -> None:
-    """Declare the command."""
+    """Add the command's parser."""
     parser = subparsers.add_parser(
         "train",
         help="meta-train a GAN",
@@ -51,7 +51,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Train, and say where things are."""
+    """Train, and print where the outputs are."""
     path = given.out or Path("runs") / (given.preset or "default")
     folder = RunFolder.open(path) if given.resume else RunFolder(path)
     with folder.lock() if folder.config.is_file() else contextlib.nullcontext():
@@ -68,7 +68,7 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         return configuration.resolve(configuration.merge(preset, changes))
 
     config = options.applied(given, settings)
-    if stored is None:  # before the data take their time
+    if stored is None:  # before the data, which take time
         RunFolder.check_free(folder.path, overwrite=given.overwrite)
     folder.check_writable()
     if config["threads"] is not None:
@@ -102,7 +102,7 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
 
 
 def load_data(settings: dict[str, Any], split: dict[str, Any] | None) -> Tasks:
-    """Load a run's data; FileNotFoundError says what to do where a former run's are gone."""
+    """Load a run's data; raise FileNotFoundError if the data of an earlier run have moved."""
     source = settings["data"]["source"]
     if split is not None and source not in NAMES and not Path(source).exists():
         raise FileNotFoundError(f"the run's data are no longer at {source}; say where they are with --data")
@@ -110,13 +110,13 @@ def load_data(settings: dict[str, Any], split: dict[str, Any] | None) -> Tasks:
 
 
 def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored settings with changes that a resumed run may make.
+    """Return the stored settings with the changes that a resumed run may make.
 
     Raises:
-        ValueError: a setting differs that would make it another run; the message names it.
+        ValueError: a change that a resumed run may not make; the message names the setting.
     """
     base = stored if preset is None else configuration.from_preset(preset)
-    # More meta-steps do not stretch a schedule that is under way: lengths are those of the run.
+    # More meta-steps do not stretch a running schedule: schedules keep the run's length.
     length = {"training": {"meta_steps": stored["training"]["meta_steps"]}}
     config = configuration.resolve(configuration.merge(configuration.merge(base, changes), length))
     old, new, asked = (configuration.flatten(settings) for settings in (stored, config, changes))
@@ -134,12 +134,12 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
 
 
 def _is_moved(key: str, old: Any, new: Any) -> bool:
-    """Whether a setting names another place of the same data: the split's classes must be there."""
+    """Return whether a setting is the data's new path; the split's classes must exist there."""
     return key in _PLACES and old not in NAMES and new not in NAMES
 
 
 def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
-    """Say how it went and where things are."""
+    """Return a text on the outcome and the places of the outputs."""
     took = time.strftime("%H:%M:%S", time.gmtime(outcome.seconds))
     if outcome.interrupted:
         head = (

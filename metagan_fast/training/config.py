@@ -1,4 +1,4 @@
-"""A run's settings as plain nested data: merged from a preset and changes, checked, turned into objects."""
+"""Settings of a run as nested plain data: merged from a preset and changes, checked, built into objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def from_preset(name: str) -> dict[str, Any]:
 
 
 def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` with nested `changes`; another model, loss or algorithm drops the former's options."""
+    """Return `config` with nested `changes`; another model, loss or algorithm drops the options of the previous one."""
     merged = copy.deepcopy(dict(config))
     for key, value in changes.items():
         if not isinstance(merged.get(key), dict):
@@ -46,10 +46,10 @@ def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check settings and write out every one: defaults, query images, the length of schedules.
+    """Check settings and fill in every one: defaults, query images, the length of schedules.
 
     Raises:
-        ValueError: an unknown setting or a value that makes no sense.
+        ValueError: an unknown setting or an invalid value.
     """
     resolved = copy.deepcopy(dict(config))
     training = resolved["training"]
@@ -58,30 +58,30 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"expected an algorithm of {', '.join(algorithms.ALGORITHMS)}; got {algorithm!r}")
     if training["query"] is None:
         training["query"] = training["shots"] if algorithms.ALGORITHMS[algorithm]().needs_query else 0
-    with _one_error("training"):
+    with _as_value_error("training"):
         training = resolved["training"] = dataclasses.asdict(Training(**training))
     _set_length(resolved["meta"], training["meta_steps"])
     _set_length(resolved["inner"], resolved["inner"].get("steps", InnerLoop.steps))
-    with _one_error("inner"):
+    with _as_value_error("inner"):
         resolved["inner"] = InnerLoop.from_config(InnerLoop().to_config() | resolved["inner"]).to_config()
-    with _one_error("meta"):
+    with _as_value_error("meta"):
         defaults = algorithms.ALGORITHMS[algorithm]().to_config()
         resolved["meta"] = algorithms.from_config(defaults | resolved["meta"]).to_config()
-    with _one_error("loss"):
+    with _as_value_error("loss"):
         resolved["loss"] = losses.from_config(resolved["loss"]).to_config()
     return resolved
 
 
 def _set_length(section: dict[str, Any], steps: int) -> None:
-    """Let schedules without a length of their own last as long as the loop they belong to."""
+    """Set the length of schedules without one to the length of their loop."""
     for rate in section.values():
         if isinstance(rate, dict) and "schedule" in rate:
             rate.setdefault("steps", steps)
 
 
 @contextlib.contextmanager
-def _one_error(section: str) -> Iterator[None]:
-    """Turn a constructor's complaint about an unknown argument into a ValueError."""
+def _as_value_error(section: str) -> Iterator[None]:
+    """Turn a constructor's TypeError or KeyError into a ValueError that names the section."""
     try:
         yield
     except KeyError as error:
@@ -102,18 +102,18 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = None) -> Tasks:
-    """Load the data; `split` is a former run's record of which class is where."""
+    """Load the data; `split` is the split record of an earlier run."""
     options = {name: value for name, value in config["data"].items() if value is not None}
     source = options.pop("source")
     options["split"] = tuple(options["split"])
     if split is not None:
         options["split"] = split
-    with _one_error("data"):
+    with _as_value_error("data"):
         return tasks.load(source, **options)
 
 
 def build_networks(config: Mapping[str, Any], image_shape: Sequence[int], *, seed: int) -> tuple[nn.Module, nn.Module]:
-    """Build generator and discriminator for images (channels, height, width), fresh weights from `seed`."""
+    """Build generator and discriminator for images (channels, height, width), initialised from `seed`."""
     options = {"latent_dim": config["latent_dim"], **config["model"]}
     name = options.pop("name")
     if name == "mlp":
@@ -132,7 +132,7 @@ def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weig
     Args:
         config: resolved settings.
         image_shape: (channels, height, width).
-        weights_seed: seed of the fresh weights, 0 to 2**64 - 1; None: the run's own.
+        weights_seed: seed of the initial weights, 0 to 2**64 - 1; None: the run's own.
     """
     seed = config["seed"]
     generator, discriminator = build_networks(config, image_shape, seed=seed if weights_seed is None else weights_seed)

@@ -1,4 +1,4 @@
-"""Images in [-1, 1] as PNG files: single ones and grids."""
+"""PNG files of images in [-1, 1], single or in grids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAMPLE_GRID = "grid.png"
 
 _GAP = 2  # pixels between images, before enlarging
 _BACKGROUND = 0.25
-_SHOWN_SIDE = 64  # in grids, smaller images are enlarged by a whole factor to about this side
+_SHOWN_SIDE = 64  # pixels; grids enlarge smaller images by a whole factor to about this side
 
 
 def to_bytes(images: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def grid(images: Tensor) -> Tensor:
-    """Lay out images `[rows, columns, C, H, W]` with gaps; returns one image `[C, height, width]`."""
+    """Return images `[rows, columns, C, H, W]` laid out with gaps as one image `[C, height, width]`."""
     rows, columns, channels, height, width = images.shape
     padded = F.pad(images.detach().float().cpu(), (0, _GAP, 0, _GAP), value=_BACKGROUND)
     laid_out = padded.permute(2, 0, 3, 1, 4).reshape(channels, rows * (height + _GAP), columns * (width + _GAP))
@@ -66,7 +66,7 @@ def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
 
 
 def png(image: Tensor) -> bytes:
-    """Return one image `[C, H, W]`, C 1 or 3, in [-1, 1] as the content of a PNG file."""
+    """Return one image `[C, H, W]` in [-1, 1], C 1 or 3, as a PNG file."""
     data = io.BytesIO()
     array = to_bytes(image).permute(1, 2, 0).numpy()
     Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(data, format="PNG")
@@ -74,24 +74,24 @@ def png(image: Tensor) -> bytes:
 
 
 def grid_png(laid_out: Tensor, side: int) -> bytes:
-    """Return a grid of images of side `side` as PNG, enlarged by a whole factor if they are small."""
+    """Return a grid of images of side `side` as a PNG file, enlarged by a whole factor if small."""
     factor = max(1, round(_SHOWN_SIDE / side))
     return png(laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
 
 
 def save_grid(path: str | os.PathLike[str], laid_out: Tensor, side: int) -> None:
-    """Write what `grid_png` returns, whole or not at all."""
+    """Write the result of `grid_png`, atomically."""
     checkpoint.write_bytes(path, grid_png(laid_out, side))
 
 
 def sample_names(count: int) -> list[str]:
-    """Return the names of the files of `count` samples, in their order, and of their grid."""
+    """Return the file names of `count` samples, in order, and of their grid."""
     digits = len(str(count - 1))
     return [*(f"{index:0{digits}}.png" for index in range(count)), SAMPLE_GRID]
 
 
 def sample_files(samples: Tensor) -> dict[str, bytes]:
-    """Return samples `[n, C, H, W]` as one PNG file each and a grid of all."""
+    """Return PNG files of samples `[n, C, H, W]` and of their grid, by name."""
     whole = grid_png(sample_grid(samples), samples.shape[-1])
     return dict(zip(sample_names(len(samples)), [*map(png, samples), whole], strict=True))
 

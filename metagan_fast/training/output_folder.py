@@ -1,4 +1,4 @@
-"""A folder of a command's outputs: it replaces and removes what it wrote there, and nothing else."""
+"""Output folders of commands: a command replaces and removes only files that it wrote."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RECORD = ".metagan-fast.json"
 
 
 class OutputFolder:
-    """Write files to a folder that may hold a user's own.
+    """Folder of a command's output files, which may also hold a user's files.
 
     `.metagan-fast.json` in the folder records the command and the SHA-256 of each file that it wrote. Any other file,
-    or one whose content has changed since, is the user's.
+    and any whose content has changed since, belongs to the user.
 
     Args:
         path: the folder; it need not exist.
-        command: who writes, by name; one command's files are not another's.
+        command: name of the writing command; it does not touch other commands' files.
     """
 
     def __init__(self, path: str | os.PathLike[str], command: str) -> None:
@@ -39,7 +39,7 @@ class OutputFolder:
                 )
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write files in the place of those that the command wrote before.
+        """Write files and remove those that the command wrote before.
 
         Raises:
             FileExistsError: as `check`; then nothing is changed.
@@ -49,7 +49,7 @@ class OutputFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         old = self._written()
         new = {name: [hashlib.sha256(data).hexdigest()] for name, data in files.items()}
-        # Both until all is done: after a crash the next call knows what either wrote.
+        # Old and new digests until all is written: after a crash the next call recognises both.
         self._record({name: [*old.get(name, []), *new.get(name, [])] for name in (*old, *new)})
         for name in old.keys() - new.keys():
             if self._is_own(name, old):
@@ -63,7 +63,7 @@ class OutputFolder:
         return name in written and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in written[name]
 
     def _written(self) -> dict[str, list[str]]:
-        """Return the digests of what the command wrote here, by name."""
+        """Return the digests of the command's files, by name."""
         path = self.path / _RECORD
         if not os.path.lexists(path):
             return {}

@@ -1,4 +1,4 @@
-"""Named settings of a run, as data: each preset is what it changes of `DEFAULT`.
+"""Presets of a run's settings, as data: each lists its changes of `DEFAULT`.
 
 Another choice of `model.name`, `loss.name` or `meta.algorithm` starts from that choice's own defaults.
 """
@@ -20,9 +20,7 @@ DEFAULT: dict[str, Any] = {
     },
     "latent_dim": 32,
     "model": {"name": "dcgan", "width": 4, "blocks": 2},
-    # Chosen on the validation classes, per-class KID after 500 meta-steps for seeds 0, 1, 2: 1.06, 1.00, 1.05. WGAN-GP
-    # came to 1.21, 1.29, 1.15 with epsilon from 0.5 after 600; Adam at 1e-3 on the difference to 1.17 after 1000; width
-    # 8 or 12 changed nothing. Copies of the support images: 0.64.
+    # Lowest per-class KID of the validation classes (docs/tuning.md#presets-default-loss-and-optimizers).
     "loss": {"name": "r1"},
     "inner": {"optimizer": "adam", "lr": 2e-3, "betas": [0.0, 0.9], "steps": 10},
     "meta": {

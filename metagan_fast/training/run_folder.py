@@ -1,4 +1,4 @@
-"""The folder that a run writes: its files, their names, and what is kept."""
+"""Folder of a training run: its files, their names, and which are kept."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ except ImportError:  # no such locks on Windows
 
 logger = logging.getLogger(__name__)
 
-# Exact names of what a run writes to its folders.
+# Exact names of a run's files.
 _SAMPLE = re.compile(r"step-\d{8,}\.png")
 _CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
 _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
-_UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # of a process that was killed
+_UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # left by a killed process
 _LOCK = ".lock"
 
 
 class RunFolder:
-    """Name and write the files of one run.
+    """Files of one run.
 
     Attributes:
         path: the folder.
@@ -43,9 +43,9 @@ class RunFolder:
         checkpoints: the last few states; `latest.safetensors` points to the newest.
         events: for TensorBoard.
         metrics: one JSON object a line: `step` and numbers.
-        config: how the run was made, JSON.
-        features: the classifier in whose feature space the run is judged.
-        evaluation: what the judgement found, JSON.
+        config: settings, split and versions of the run, JSON.
+        features: the classifier whose feature space `evaluate` uses.
+        evaluation: result of `evaluate`, JSON.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -64,8 +64,8 @@ class RunFolder:
         """Make the folder of a new run.
 
         Args:
-            path: it may exist if it holds no file.
-            overwrite: delete the files of the run that is there, by their exact names; other files stay.
+            path: may exist if it holds no file.
+            overwrite: delete the files of an existing run, by their exact names; other files stay.
 
         Raises:
             FileExistsError: as `check_free`.
@@ -113,7 +113,7 @@ class RunFolder:
         return self._written(self.samples, _SAMPLE)
 
     def _is_empty(self) -> bool:
-        """Tell whether there is nothing but the lock and empty folders of a run that ended before it had a config."""
+        """Return whether the folder holds only the lock and empty folders of a run that ended before its config."""
         parts = {self.samples, self.checkpoints, self.events}
         others = (path for path in self.path.iterdir() if path.name != _LOCK)
         return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in others)
@@ -123,7 +123,7 @@ class RunFolder:
         return isinstance(versions, dict) and "metagan_fast" in versions
 
     def check_writable(self) -> None:
-        """Raise OSError, whose message names the folder, if no file can be made in it or in the place where it goes."""
+        """Raise OSError, whose message names the folder, if no file can be created in it or its parent."""
         place = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
         try:
             with tempfile.TemporaryFile(dir=place):
@@ -137,7 +137,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other processes from training in the folder; a process that dies releases it.
 
-        A holder may take it again. Where the file system or the platform has no such locks, nothing is kept out.
+        The lock is reentrant. Without file locks on the platform or file system, other processes are not kept out.
 
         Raises:
             BlockingIOError: another process trains here; the message names it.
@@ -165,12 +165,12 @@ class RunFolder:
         with contextlib.suppress(CheckpointError):
             checkpoint.read(self.features)
             written.append(self.features)
-        for file in (*written, self.config):  # the config last: what a crash leaves is still a run
+        for file in (*written, self.config):  # the config last: after a crash the rest is still recognised as a run
             file.unlink(missing_ok=True)
 
     @staticmethod
     def _written(folder: Path, name: re.Pattern[str]) -> list[Path]:
-        """Return the files whose whole names are of a kind that a run writes, by step; others are somebody's own."""
+        """Return the files with exact names of a run's outputs, by step; other files belong to the user."""
         if not folder.is_dir():
             return []
         found = (path for path in folder.iterdir() if name.fullmatch(path.name) and not path.is_dir())
@@ -193,7 +193,7 @@ class RunFolder:
         return config
 
     def check_evaluation(self) -> None:
-        """Raise FileExistsError if `evaluation.json` is somebody's own."""
+        """Raise FileExistsError if `evaluation.json` belongs to the user."""
         if os.path.lexists(self.evaluation) and "meta_step" not in _read_object(self.evaluation):
             raise FileExistsError(f"{self.evaluation} exists and `evaluate` did not write it: move it")
 
@@ -203,7 +203,7 @@ class RunFolder:
         write_json(self.evaluation, content)
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a line to `metrics.jsonl`, whole or not at all.
+        """Append a line to `metrics.jsonl`, whole or not at all.
 
         Raises:
             OSError: it cannot be written.
@@ -211,12 +211,12 @@ class RunFolder:
         line = (json.dumps({"step": step, **metrics}) + "\n").encode()
         with open(self.metrics, "ab", buffering=0) as file:
             written = file.write(line)
-            if written != len(line):  # they took what was left of the disk
+            if written != len(line):  # the disk is full; remove the partial line
                 file.truncate(file.tell() - written)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of `metrics.jsonl`; one that a crash cut short is left out."""
+        """Return the lines of `metrics.jsonl`; a line that a crash cut short is dropped."""
         lines = []
         if self.metrics.exists():
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -245,7 +245,7 @@ class RunFolder:
         return path
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read the newest state that is whole; a damaged one is passed over with a warning.
+        """Read the newest state that is whole; a damaged one is skipped, with a warning.
 
         Raises:
             CheckpointError: there is none.
@@ -261,7 +261,7 @@ class RunFolder:
         return self._written(self.checkpoints, _CHECKPOINT)
 
     def _point_to(self, path: Path) -> None:
-        """Keep a link to the newest state for people; nothing here reads it."""
+        """Update the link to the newest state, for people; the code never reads it."""
         link, temporary = self.checkpoints / "latest.safetensors", self.checkpoints / ".latest.tmp"
         with contextlib.suppress(OSError):  # a file system without links
             temporary.unlink(missing_ok=True)
@@ -280,7 +280,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock file of a folder; as `RunFolder.lock`, but a second time in a process is refused too."""
+    """Hold the lock file of a folder; as `RunFolder.lock`, but not reentrant."""
     if fcntl is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The outer loop: batches, meta-steps, validation, logging, checkpoints."""
+"""Outer loop: batches, meta-steps, validation, logging, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _VALIDATION_ROWS = 4  # generated images shown below each support image
-_PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # outputs that training can do without
+_PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # optional outputs
 
 
 @dataclass(frozen=True)
 class Training:
-    """Set the outer loop.
+    """Settings of the outer loop.
 
     Args:
-        meta_steps: how many in all, those before a resume included.
+        meta_steps: total number, including those before a resume.
         tasks: tasks a meta-step.
         shots: support images a task.
         query: query images a task.
@@ -63,23 +63,23 @@ class Training:
 
 
 class Progress(Protocol):
-    """What is told how training goes on."""
+    """Observer of training."""
 
     def start(self, done: int, total: int) -> None:
-        """Training begins with `done` of `total` meta-steps behind it."""
+        """Show the start, after `done` of `total` meta-steps."""
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        """A meta-step is done."""
+        """Show a finished meta-step."""
 
     def message(self, text: str) -> None:
-        """Something worth a line happened."""
+        """Show a line of text."""
 
     def close(self) -> None:
-        """Training is over."""
+        """Show the end."""
 
 
-class Silence:
-    """Progress that nobody watches."""
+class NullProgress:
+    """Observer that shows nothing."""
 
     def start(self, done: int, total: int) -> None:
         """Do nothing."""
@@ -95,20 +95,20 @@ class Silence:
 
 
 def _warn(message: str, *arguments: object) -> None:
-    """Log a warning, if the log can be written: logging raises where its stream is closed."""
+    """Log a warning if possible: logging raises when its stream is closed."""
     with contextlib.suppress(Exception):
         logger.warning(message, *arguments)
 
 
 class Dispensable:
-    """Run what training can do without, such as its display; say of each such output once why it failed."""
+    """Guard of optional outputs, such as the progress display: a failure is logged once an output."""
 
     def __init__(self) -> None:
         self._failed: set[str] = set()
 
     @contextlib.contextmanager
     def __call__(self, output: str) -> Iterator[None]:
-        """Log an error of the block and go on."""
+        """Suppress an exception of the block; log the first of each output."""
         try:
             yield
         except Exception as error:
@@ -120,7 +120,7 @@ class Dispensable:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Say how training ended."""
+    """Result of training."""
 
     step: int
     seconds: float
@@ -129,18 +129,18 @@ class Outcome:
 
 
 class Trainer:
-    """Meta-train a learner and write one folder.
+    """Outer loop that meta-trains a learner and writes one run folder.
 
     Args:
-        learner: it goes on from its own `step`.
+        learner: continues from its `step`.
         tasks: the data; `tasks.train` and, where it has classes, `tasks.validation`.
-        folder: where the run is written.
+        folder: the run's folder.
         training: the outer loop.
         record: plain data stored with each checkpoint, such as the run's configuration and its split.
-        progress: what is told how it goes.
+        progress: observer; None: no display.
 
     Raises:
-        ValueError: the data cannot give such batches.
+        ValueError: the data have too few classes or images for these batches.
     """
 
     def __init__(
@@ -158,18 +158,18 @@ class Trainer:
         self.folder = folder
         self.training = training
         self.record = dict(record or {})
-        self.progress = progress or Silence()
-        learner.check(self._batch(0))  # what cannot be drawn or used is told before training
+        self.progress = progress or NullProgress()
+        learner.check(self._batch(0))  # raises before training if a batch cannot be drawn or used
         self._validation_batch = self._draw_validation_batch()
         self._saved_step: int | None = None
         self._dispensable = Dispensable()
 
     def resume(self) -> None:
-        """Take up the newest checkpoint of the folder, as if training had never stopped.
+        """Load the newest checkpoint of the folder and continue as if training had never stopped.
 
         Raises:
             BlockingIOError: another process trains in the folder.
-            CheckpointError: there is none that can be read.
+            CheckpointError: no checkpoint can be read.
             ValueError: it belongs to other networks.
         """
         with self.folder.lock():
@@ -180,8 +180,8 @@ class Trainer:
     def run(self) -> Outcome:
         """Train until `meta_steps` are done, or Ctrl-C, SIGTERM or SIGHUP asks to stop; save either way.
 
-        A second Ctrl-C ends the process at once. Progress, metrics, events and pictures that cannot be written are
-        named in one log line each, and training goes on. Any exception first saves the last complete meta-step.
+        A second Ctrl-C ends the process at once. Failures to write progress, metrics, events or pictures are
+        logged once each, and training continues. Any exception first saves the last complete meta-step.
 
         Raises:
             BlockingIOError: another process trains in the folder.
@@ -219,7 +219,7 @@ class Trainer:
         writer, report = None, threading.excepthook
 
         def report_others(arguments: threading.ExceptHookArgs) -> None:
-            """Leave out TensorBoard's own thread, whose error the next call of its writer raises again."""
+            """Ignore TensorBoard's own thread: the next call of its writer raises the error again."""
             if not type(arguments.thread).__module__.startswith("tensorboard."):
                 report(arguments)
 
@@ -269,7 +269,7 @@ class Trainer:
         self._saved_step = self.learner.step
 
     def _save_after(self, error: BaseException) -> None:
-        """Save the last complete meta-step before `error` ends training; a failure to do so does not hide it."""
+        """Save the last complete meta-step before `error` ends training; a failure to save does not hide `error`."""
         name, step = type(error).__name__, self.learner.step
         try:
             self._save()
@@ -279,7 +279,7 @@ class Trainer:
             _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
 
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """Adapt to the same held-out classes each time; draw support images above generated ones."""
+        """Adapt to fixed held-out classes and save a grid of support images above generated ones."""
         batch = self._validation_batch
         if batch is None:
             return
@@ -309,8 +309,8 @@ class Trainer:
 def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect.
 
-    A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. It comes again from the shell and
-    from the terminal, so a repeated one has no effect.
+    A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. Shell and terminal both send
+    one, so repeated hang-ups have no effect.
     """
     requested = threading.Event()
     previous: dict[int, Any] = {}
@@ -323,7 +323,7 @@ def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
             for each in previous.keys() - {hang_up}:
                 signal.signal(each, signal.SIG_DFL)
         if not repeated:
-            with contextlib.suppress(Exception):  # the signal came while something was being printed, or nobody reads
+            with contextlib.suppress(Exception):  # the signal interrupted a print, or the reader has gone
                 announce()
 
     if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
