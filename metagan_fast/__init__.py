@@ -1,7 +1,7 @@
 """metagan_fast: meta-train GANs on many small tasks, fast.
 
 A few gradient steps on 4 to 20 images of a new class make a meta-trained GAN generate that class. `MetaGAN` is the
-way in; `functional` holds the fused operations for trainers of one's own.
+entry point; `functional` holds the fused operations for custom training loops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m metagan_fast` is `metagan-fast`."""
+"""Entry point of `python -m metagan_fast`, the command `metagan-fast`."""
 
 from __future__ import annotations
 

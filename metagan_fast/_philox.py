@@ -2,7 +2,7 @@
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 
-Words depend on a key and a counter alone, so any device and any slicing gives the same ones.
+Words depend on key and counter alone, so any device and any slicing give the same words.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Key = tuple[int, int] | tuple[Tensor, Tensor]
 
 
 class Grid(NamedTuple):
-    """A block of random words `[outer, inner, tasks, words]`; `role` (below 256) keeps the grids of one key apart.
+    """Grid of random words `[outer, inner, tasks, words]`; `role` (below 256) separates the grids of one key.
 
-    A word depends on its own indices alone, not on the sizes.
+    A word depends on its indices alone, not on the sizes.
     """
 
     role: int
@@ -46,8 +46,8 @@ def philox(counter: tuple[Any, ...], key: Key) -> tuple[Any, ...]:
     Returns:
         Four of the same kind, words uniform and independent.
     """
-    # The product of two 32-bit words fills 64 bits and wraps into int64's sign: the bits stay right, and the masks
-    # after each shift undo the sign.
+    # The product of two 32-bit words wraps into int64's sign: its bits are right, and the masks after each shift
+    # remove the sign extension.
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
@@ -63,13 +63,13 @@ def philox(counter: tuple[Any, ...], key: Key) -> tuple[Any, ...]:
 
 
 def derive_key(seed: int, index: int, stream: int) -> Key:
-    """Return the key of (seed, index, stream) by Philox itself: neighbouring seeds and indices share nothing."""
+    """Return the key of (seed, index, stream), hashed by Philox: neighbouring seeds and indices are unrelated."""
     k0, k1, _, _ = philox((index & _MASK, index >> 32, stream, 0), (seed & _MASK, seed >> 32))
     return k0, k1
 
 
 def derive_key_on_device(seed: Tensor, index: Tensor, stream: Tensor) -> Key:
-    """Return what `derive_key` does without leaving the device: `seed` and `index` are [2], low words first."""
+    """Return the key of `derive_key`, computed on the device: `seed` and `index` are [2], low words first."""
     k0, k1, _, _ = philox((index[0], index[1], stream, torch.zeros_like(stream)), (seed[0], seed[1]))
     return k0, k1
 

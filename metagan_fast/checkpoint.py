@@ -18,16 +18,16 @@ from ._utils import coerce
 
 FORMAT_VERSION = 1
 
-# One key holds everything: safetensors writes several in random order, and equal states give equal bytes.
+# Single metadata key: safetensors writes several in random order, and equal states must give equal bytes.
 _KEY = "metagan_fast"
 
 
-# What code that expects names and numbers raises where there are others; RuntimeError is PyTorch's.
+# Errors of code that reads malformed contents; RuntimeError is PyTorch's.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or read; the message is one line and names the file."""
+    """Failure to write or read a checkpoint; the message is one line and names the file."""
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> byte
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write` wrote.
+    """Read a file that `write` wrote.
 
     Returns:
         The tensors, on the CPU, and the metadata.
@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
             metadata = document["metadata"]
             if not isinstance(metadata, dict):
                 raise TypeError(f"its metadata are {type(metadata).__name__}")
-            # Copied, so that nothing depends on the mapped file any more.
+            # Copies, so that no tensor refers to the mapped file.
             return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118
     except CheckpointError:
         raise
@@ -95,17 +95,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
 
 @contextlib.contextmanager
 def contents_of(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what odd contents of a file raise in a `with` block into a CheckpointError in one line that names it."""
+    """Turn errors from malformed contents, raised in a `with` block, into a one-line CheckpointError that names it."""
     try:
         yield
     except _DAMAGE as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        reason = reason if len(reason) <= 300 else f"{reason[:300]} ..."  # what is quoted may be of any length
+        reason = reason if len(reason) <= 300 else f"{reason[:300]} ..."  # quoted contents may be long
         raise CheckpointError(f"cannot load {source}: {reason}") from error
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write any file as `write` does: whole or not at all.
+    """Write a file atomically, as `write` does.
 
     Raises:
         CheckpointError: as `write`.

@@ -17,7 +17,7 @@ ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one parameter lies: `numel` elements from `offset`, zeros up to the next multiple of ALIGNMENT.
+    """Position of one parameter in the buffer: `numel` elements from `offset`, zero-padded to ALIGNMENT.
 
     `names` holds every name of the parameter (several when it is tied), `name` is the first of them.
     """
@@ -31,12 +31,28 @@ class Slot:
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """The places of a module's parameters in one buffer, `[numel]` or one row a task `[tasks, numel]`.
+    """Layout of a module's parameters in one buffer, `[numel]`, or in one row a task, `[tasks, numel]`.
 
     Parameters lie in the order of `named_parameters()`, each in logical (row-major) order whatever its
     strides in the module. Offsets and `numel` are multiples of 32 elements, the same for every dtype; the
     padding is zero. A parameter that the module holds under several names (tied weights) has one slot.
     Buffers have none.
+
+    Example:
+        >>> from torch import nn
+        >>> from metagan_fast import FlatLayout
+        >>> model = nn.Linear(3, 2)
+        >>> layout = FlatLayout.from_module(model)
+        >>> [(slot.name, slot.offset, slot.numel) for slot in layout.slots], layout.numel
+        ([('weight', 0, 6), ('bias', 32, 2)], 64)
+        >>> flat = layout.flatten(model)
+        >>> layout.bind(model, flat)  # from here on the parameters are views of the buffer
+        >>> _ = flat.zero_()
+        >>> model.bias.tolist()
+        [0.0, 0.0]
+        >>> adapted = flat.repeat(5, 1)  # one row a task
+        >>> layout.views(adapted)["weight"].shape
+        torch.Size([5, 2, 3])
     """
 
     slots: tuple[Slot, ...]
@@ -62,12 +78,12 @@ class FlatLayout:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """The first element of each slot."""
+        """Offset of each slot."""
         return tuple(slot.offset for slot in self.slots)
 
     @cached_property
     def _split(self) -> tuple[list[int], list[int]]:
-        """Sizes that cover the buffer, padding included, and which of them are the slots'."""
+        """Split sizes that cover the buffer, padding included, and the index of each slot among them."""
         sizes: list[int] = []
         chunks: list[int] = []
         ends = (*self.offsets, self.numel)[1:]
@@ -80,11 +96,11 @@ class FlatLayout:
 
     @cached_property
     def segment_ends(self) -> Tensor:
-        """Where the slots end, int64 `[slots]` on the CPU; the padding after a slot counts as its own."""
+        """End of each slot, its padding included, int64 `[slots]` on the CPU."""
         return torch.tensor([*self.offsets[1:], self.numel], dtype=torch.int64)
 
     def segment_ends_on(self, device: torch.device) -> Tensor:
-        """Return `segment_ends` on a device, where the copy stays: a captured graph may read it at any time."""
+        """Return `segment_ends` on a device; the copy is kept, since a captured graph may read it at any time."""
         if device.type == "cpu":
             return self.segment_ends
         if device not in self._segment_ends:
@@ -192,9 +208,9 @@ class FlatLayout:
         return self.flatten(values)
 
     def bind(self, module: nn.Module, flat: Tensor) -> None:
-        """Make the parameters of `module` contiguous views of `flat`: whoever writes one writes the other.
+        """Make the parameters of `module` contiguous views of `flat`: a write to either shows in both.
 
-        The values are those of `flat`; the module's own are dropped (`bind(module, flatten(module))` keeps
+        The module takes the values of `flat` and drops its own (`bind(module, flatten(module))` keeps
         them). The `nn.Parameter` objects stay, so optimizers and ties that hold them stay valid. A binding
         survives `load_state_dict`; `.to()`, `.double()` and `load_state_dict(assign=True)` may end it: ask
         `is_bound`.
@@ -222,10 +238,9 @@ class FlatLayout:
             parameter.data = views[slot.name]
 
     def instantiate(self, module: nn.Module, flat: Tensor) -> nn.Module:
-        """Return a copy of `module` with the values of `flat`, each parameter in memory of its own.
+        """Return a copy of `module` with the values of `flat`, whose parameters own their memory.
 
-        Such a module is saved and sent in its own size. A parameter with several names stays one, gradients are not
-        copied, buffers are.
+        The copy is saved and sent in its own size. Tied parameters stay tied; buffers are copied, gradients are not.
 
         Args:
             module: a module with this layout.
@@ -240,7 +255,7 @@ class FlatLayout:
         return copy_module(module, lambda parameter: values[id(parameter)])
 
     def is_bound(self, module: nn.Module, flat: Tensor) -> bool:
-        """Tell whether each parameter of `module` still is the view of `flat` that `bind` made; cheap."""
+        """Return whether every parameter of `module` is still the view of `flat` that `bind` made; cheap."""
         parameters = dict(module.named_parameters(remove_duplicate=False))
         if sum(len(slot.names) for slot in self.slots) != len(parameters):
             return False

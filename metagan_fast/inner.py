@@ -1,4 +1,4 @@
-"""The inner loop's settings and its optimizers, each a row of a table over the fused ops."""
+"""Settings of the inner loop, and the table of inner optimizers over the fused ops."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_conf
 
 
 class TrainState(NamedTuple):
-    """One network of every task on its way through the inner loop: parameters and its optimizer's state."""
+    """Parameters and optimizer state of one network, for every task of an inner loop."""
 
     params: Tensor  # [tasks, numel]
-    buffers: tuple[Tensor, ...] = ()  # of the optimizer, [tasks, numel] each
-    updates: int = 0  # how many the optimizer has made, for bias corrections
+    buffers: tuple[Tensor, ...] = ()  # optimizer buffers, [tasks, numel] each
+    updates: int = 0  # optimizer updates so far, for bias corrections
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -28,13 +28,13 @@ class TrainState(NamedTuple):
         return (self.params, *self.buffers)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> TrainState:
-        """Return the same network with other parameters and buffers."""
+        """Return the state with other parameters and buffers."""
         return TrainState(tensors[0], tuple(tensors[1:]), self.updates)
 
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """Set the K gradient steps that adapt the two networks to a task.
+    """Settings of the inner loop: the K gradient steps that adapt both networks to a task.
 
     One inner step is `critic_steps` discriminator updates, each on fresh latents, then one generator update on fresh
     latents against the updated discriminator. Defaults are FIGR's (arXiv:1901.02199, section 4).
@@ -55,6 +55,16 @@ class InnerLoop:
 
     Raises:
         ValueError: a value out of range, or a setting that the optimizer does not read.
+
+    Example:
+        >>> from metagan_fast import InnerLoop, schedules
+        >>> inner = InnerLoop("sgd", lr=schedules.Linear(0.5, 0.25, steps=10), discriminator_lr=0.1, steps=10)
+        >>> inner.generator_rate(0), inner.generator_rate(10), inner.discriminator_rate(0)
+        (0.5, 0.25, 0.1)
+        >>> InnerLoop(optimizer="sgd", momentum=0.9)
+        Traceback (most recent call last):
+        ...
+        ValueError: ...
     """
 
     optimizer: str = "sgd"
@@ -100,13 +110,13 @@ class InnerLoop:
 
     @property
     def momentum_factor(self) -> float:
-        """The momentum in use: 0 where there is none, 0.9 where "momentum" was given no other."""
+        """Momentum in use: 0 without momentum, 0.9 where "momentum" sets no other."""
         return 0.9 if self.optimizer == "momentum" and self.momentum is None else self.momentum or 0.0
 
     def start(self, params: Tensor, carried: TrainState | None = None) -> TrainState:
-        """Return parameters [tasks, numel] with fresh optimizer state, or with a copy of what `carried` has.
+        """Return parameters [tasks, numel] with fresh optimizer state, or with a copy of the state in `carried`.
 
-        A carried state of one task serves them all.
+        A carried state of one task is expanded to all tasks.
         """
         if carried is not None:
             return TrainState(params, tuple(b.expand_as(params).clone() for b in carried.buffers), carried.updates)
@@ -117,10 +127,10 @@ class InnerLoop:
         """Apply the optimizer once to every task's row.
 
         Args:
-            network: what to update.
+            network: the state to update.
             grads: [tasks, numel].
             lr: learning rate.
-            in_place: write into the network's tensors; otherwise make new ones, differentiable to any order.
+            in_place: overwrite the state's tensors; otherwise return new ones, differentiable to any order.
         """
         network = network._replace(updates=network.updates + 1)
         return network.with_tensors(OPTIMIZERS[self.optimizer].update(self, network, grads, lr, in_place))
@@ -150,7 +160,7 @@ _Op = Callable[..., Any]  # a fused op or its in-place twin
 
 @dataclass(frozen=True)
 class _Optimizer:
-    """A row of the table: how many buffers, and the update over a fused op or its in-place twin.
+    """Row of the optimizer table: number of buffers, and update by a fused op or its in-place twin.
 
     The update returns the new parameters and buffers.
     """

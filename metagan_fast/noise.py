@@ -1,8 +1,8 @@
-"""Noise that belongs to the task: counter-based draws of latents, interpolation weights and mini-batches.
+"""Counter-based noise of each task: latents, interpolation weights and mini-batches.
 
 Every number is a pure function of (seed, stream, meta-step, task, inner step, role, element), see `_philox`. So a draw
-is the same whatever executor uses it, however many tasks share a call, and on every device: normals are computed in
-float64 and rounded once, which leaves devices within 2 ulp of each other.
+does not depend on the executor, on the number of tasks in a call or on the device: normals are computed in float64 and
+rounded once, which leaves devices within 2 ulp of each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ._utils.tensors import ordinary
 
 
 class Stream(IntEnum):
-    """What a draw is for; streams of one seed never share a block."""
+    """Purpose of a draw; streams of one seed never share a counter block."""
 
     TRAINING = 0
     ADAPTATION = 1
@@ -31,11 +31,11 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Noise:
-    """Hold every random number that one meta-step uses.
+    """All random numbers of one meta-step.
 
     Rows of latents are images: `shots`, or the inner loop's `batch_size` where it draws mini-batches. A weight w of
-    `interpolation` makes the point w real + (1 - w) fake. Query draws are None without query images, and those
-    of the query adaptation are None unless the generator objective is "query".
+    `interpolation` makes the point w real + (1 - w) fake. Query draws are None without query images;
+    query-adaptation draws are None unless the generator objective is "query".
     """
 
     discriminator_latents: Tensor  # [steps, critic_steps, tasks, rows, latent]
@@ -50,7 +50,7 @@ class Noise:
 
     @property
     def steps(self) -> int:
-        """The number of inner steps it serves."""
+        """Number of inner steps."""
         return self.generator_latents.shape[0]
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Noise:
@@ -66,11 +66,11 @@ class Noise:
         return self._map(lambda name, value: value.narrow(_DRAWS[name].task_dimension, start, stop - start))
 
     def drawn(self) -> dict[str, Tensor]:
-        """Return the tensors that are there, by name."""
+        """Return the tensors that are not None, by name."""
         return {name: value for name in _DRAWS if (value := getattr(self, name)) is not None}
 
     def check(self, shape: NoiseShape) -> None:
-        """Raise ValueError unless every tensor that `shape` asks for is there, in its shape."""
+        """Raise ValueError unless the tensors have the names and shapes that `shape` requires."""
         for name, expected in shape.tensors().items():
             value = getattr(self, name)
             if value is None or tuple(value.shape) != expected:
@@ -86,7 +86,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class NoiseShape:
-    """Say how much noise a meta-step needs; see `Noise` for the meaning of each size."""
+    """Sizes of the noise of one meta-step; see `Noise` for the tensors."""
 
     tasks: int
     shots: int
@@ -126,9 +126,9 @@ class NoiseShape:
         return shapes
 
     def grid(self, name: str) -> Grid:
-        """Return the random words that the named tensor is made of."""
+        """Return the grid of random words behind the named tensor."""
         draw, size = _DRAWS[name], self.tensors()[name]
-        if draw.kind is _Kind.ORDER:  # a fresh order of all images an epoch
+        if draw.kind is _Kind.ORDER:  # every epoch shuffles all images anew
             images_drawn = self.steps * self.critic_steps * size[-1]
             return Grid(draw.role, -(-images_drawn // self.shots), 1, self.tasks, self.shots)
         inner = 1 if draw.task_dimension == 1 else size[1]
@@ -143,7 +143,7 @@ class _Kind(Enum):
 
 
 class _Draw(NamedTuple):
-    """How one tensor of `Noise` is drawn; a role must never change, or old runs draw other numbers."""
+    """Draw of one tensor of `Noise`; roles are frozen, or earlier runs would draw other numbers."""
 
     role: int
     kind: _Kind
@@ -180,8 +180,8 @@ def draw_noise(
         shape: the sizes.
         seed: the run's seed, 0 to 2**64 - 1.
         meta_step: index of the meta-step, from 0.
-        first_task: index in the meta-batch of the first task drawn for, so that a slice of a batch gets its own noise.
-        stream: what the draw is for.
+        first_task: index of the first task in its meta-batch, so that a slice of a batch draws its own noise.
+        stream: purpose of the draw.
         device, dtype: of the result; the numbers are the same on every device, to 2 ulp.
 
     Returns:
@@ -197,7 +197,7 @@ def draw_noise(
 def noise_counters(
     *, seed: int, meta_step: int, first_task: int = 0, stream: Stream = Stream.TRAINING
 ) -> tuple[int, int, int, int, int, int]:
-    """Return what a draw depends on as six numbers of an int64 tensor, for `draw_noise_at`."""
+    """Return the counters of a draw, six int64 numbers for `draw_noise_at`."""
     low = 2**32 - 1
     seed, meta_step = coerce.seed(seed), coerce.count("meta_step", meta_step)
     return (
@@ -211,9 +211,9 @@ def noise_counters(
 
 
 def draw_noise_at(shape: NoiseShape, counters: Tensor, *, dtype: torch.dtype = torch.float32) -> Noise:
-    """Draw what `draw_noise` does, with seed, meta-step, stream and first task read from a tensor on the device.
+    """Draw the noise of `draw_noise` with seed, meta-step, stream and first task read from a device tensor.
 
-    Nothing goes through the host, so a recorded draw makes new noise whenever the tensor holds new numbers.
+    The host takes no part, so a recorded draw follows the tensor's values at each replay.
 
     Args:
         shape: the sizes.
@@ -258,7 +258,7 @@ def draw_sample_latents(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Draw the latents [tasks, count, latent_dim] of samples; a task's depend on its index, not on `tasks`."""
+    """Draw latents [tasks, count, latent_dim] of samples; a task's draw depends on its index, not on `tasks`."""
     tasks, count, latent_dim = (
         coerce.count(name, value, least=1)
         for name, value in (("tasks", tasks), ("count", count), ("latent_dim", latent_dim))
@@ -271,7 +271,7 @@ def draw_sample_latents(
 
 
 def _support_index(words: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Order each task's images by their words `[epochs, 1, tasks, shots]`, and deal them out without replacement.
+    """Shuffle each task's images by their words `[epochs, 1, tasks, shots]` and deal them out without replacement.
 
     Mini-batches cycle through the task (Nichol et al. 2018, section 6).
     """

@@ -1,16 +1,32 @@
 """`SGD`, `Adam`, `AdamW` and `RMSprop` of `torch.optim`, with one native call a step.
 
-Each is a subclass of torch's optimizer of the same name: the same arguments, parameter groups, hooks and state, so
-that checkpoints go from one to the other and back. What differs is `step`: all tensors of a group on a CPU in float32,
-bfloat16 or float64 are updated by one call of the compiled extension, whose threads share the elements. bfloat16 is
-widened to float32, and each result is rounded once.
+Each subclasses torch's optimizer of the same name: same arguments, parameter groups, hooks and state, so checkpoints
+move freely between the two. Only `step` differs: one call of the compiled extension updates all CPU tensors of a group
+in float32, bfloat16 or float64, and its threads share the elements. bfloat16 is widened to float32, and each result is
+rounded once.
 
-Parameters, or steps, for which there is no native call are updated by torch's own function, which is logged once at
-level INFO: other dtypes and devices, sparse gradients, tensors whose gradient or state lies otherwise in memory than
-they do or has gaps, subclasses of `Tensor`, parameters that overlap; `differentiable`, `capturable`, tensors as
-hyperparameters (but for a learning rate on a CPU that needs no gradient), gradients that `torch.amp.GradScaler` leaves
-to the optimizer to unscale; torch.compile and `torch.func`; installations without the extension, and PyTorch before it
-had DLPack's C interface. `foreach` and `fused` choose among torch's own functions and have no say in the native call.
+Where no native call exists, torch's own function runs, which is logged once at level INFO: for other dtypes and
+devices; sparse gradients; gradients or state whose memory layout differs from the parameter's or has gaps; subclasses
+of `Tensor`; overlapping parameters; `differentiable` and `capturable`; hyperparameters that are tensors (except a CPU
+learning rate that needs no gradient); gradients that `torch.amp.GradScaler` leaves to the optimizer to unscale;
+torch.compile and `torch.func`; installations without the extension, and PyTorch without DLPack's C interface. `foreach`
+and `fused` choose among torch's own functions and do not affect the native call.
+
+Example:
+    >>> import torch
+    >>> from metagan_fast import optim
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = optim.Adam(model.parameters(), lr=0.1)
+    >>> inputs = torch.randn(16, 4)
+    >>> losses = []
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     loss = model(inputs).square().mean()
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     losses.append(loss.item())
+    >>> losses[-1] < losses[0]
+    True
 """
 
 from __future__ import annotations
@@ -44,10 +60,10 @@ def __getattr__(name: str) -> Any:
 
 
 class _NativeStep(torch.optim.Optimizer):
-    """The step that the four have in common; in the order of inheritance before torch's class.
+    """Mixin with the `step` of all four optimizers; it precedes torch's class in the bases.
 
-    A subclass says which tensors of the state its native step reads (`_keys`), runs it (`_native`), and runs torch's
-    function (`_torch`) over a group.
+    A subclass names the state tensors that its native step reads (`_keys`), runs that step (`_native`), and runs
+    torch's function over a group (`_torch`).
     """
 
     _counted = True  # whether the state has a "step"
@@ -62,16 +78,16 @@ class _NativeStep(torch.optim.Optimizer):
         raise NotImplementedError
 
     def _initialize(self, group: Group) -> None:
-        """Give a group's parameters the state that they lack; raise what torch raises where it cannot be."""
+        """Create missing state of a group's parameters; raise torch's errors where it cannot be created."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient.
 
         Args:
-            closure: computes the loss and its gradients anew; called first, with gradients enabled.
+            closure: recomputes the loss and its gradients; called first, with gradients enabled.
 
         Returns:
-            What `closure` returned, or None.
+            The value of `closure`, or None.
         """
         loss = None
         if closure is not None:
@@ -79,19 +95,19 @@ class _NativeStep(torch.optim.Optimizer):
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group in self.param_groups:
-                why_not = self._obstacle(group)
-                if why_not:
-                    log_once(logger, logging.INFO, f"{type(self).__name__}: torch's own step is used: {why_not}")
+                reason = self._obstacle(group)
+                if reason:
+                    log_once(logger, logging.INFO, f"{type(self).__name__}: torch's own step is used: {reason}")
                     self._torch(group)
                 else:
                     self._step_group(group)
         return loss
 
     def _step_group(self, group: Group) -> None:
-        """Update what fits by one native call, and leave the rest to torch."""
+        """Update supported parameters by one native call, and the rest by torch."""
         keys, threads = self._keys(group), _native.threads()
         batch = _native.gather(group["params"], self.state, keys, self._counted)
-        if batch.rest:  # first of all: this may raise, as long as nothing has changed
+        if batch.rest:  # first: it may raise, and nothing has changed yet
             self._initialize({**group, "params": batch.rest})
             batch = _native.gather(group["params"], self.state, keys, self._counted)
         if batch.rest:
@@ -181,8 +197,8 @@ class SGD(_NativeStep, torch.optim.SGD):
 class Adam(_NativeStep, torch.optim.Adam):
     """Update parameters by Adam, as `torch.optim.Adam` does: same arguments, state and errors.
 
-    Numerics: `reference.adam_step`, with the largest second moment so far in the place of the second moment if
-    `amsgrad`; bias corrections in float64, the rest as in `SGD`.
+    Numerics: `reference.adam_step`, with `amsgrad` on the running maximum of the second moment; bias corrections in
+    float64, the rest as in `SGD`.
     """
 
     def _keys(self, group: Group) -> tuple[str | None, ...]:
@@ -289,7 +305,7 @@ def _options(group: Group, names: str) -> Group:
 
 
 def _check_capture(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse, as torch does, to be captured in a graph unless all groups are `capturable`."""
+    """Raise, as torch does, under graph capture unless all groups are `capturable`."""
     check = getattr(optimizer, "_accelerator_graph_capture_health_check", None)
     if check is None:  # its name in earlier versions
         check = optimizer._cuda_graph_capture_health_check

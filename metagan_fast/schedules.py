@@ -1,4 +1,13 @@
-"""Learning rates as functions of the step, plain data so that they are saved with a run."""
+"""Learning-rate schedules: functions of the step that are plain data, so a run can save them.
+
+Example:
+    >>> from metagan_fast import schedules
+    >>> rate = schedules.Linear(1.0, 0.0, steps=100)
+    >>> rate(0), rate(50), rate(1000)
+    (1.0, 0.5, 0.0)
+    >>> round(schedules.Cosine(1.0, 0.0, steps=100)(25), 3)
+    0.854
+"""
 
 from __future__ import annotations
 
@@ -15,7 +24,7 @@ Rate = float | Callable[[int], float]
 
 @dataclass(frozen=True)
 class _Schedule:
-    """Go from `initial` at step 0 to `final` at step `steps`, which is at least 1."""
+    """Schedule from `initial` at step 0 to `final` at step `steps`, at least 1."""
 
     initial: float
     final: float
@@ -28,7 +37,7 @@ class _Schedule:
 
 @dataclass(frozen=True)
 class Linear(_Schedule):
-    """Go linearly from `initial` at step 0 to `final` at step `steps`, then stay (Nichol et al. 2018: 1 to 0)."""
+    """Linear schedule from `initial` at step 0 to `final` at step `steps`, then constant (Nichol et al. 2018)."""
 
     def __call__(self, step: int) -> float:
         return self.initial + (self.final - self.initial) * min(step / self.steps, 1.0)
@@ -36,7 +45,7 @@ class Linear(_Schedule):
 
 @dataclass(frozen=True)
 class Cosine(_Schedule):
-    """Go from `initial` to `final` along half a cosine in `steps`, then stay (Loshchilov & Hutter 2017, equation 5)."""
+    """Half-cosine schedule from `initial` to `final` in `steps`, then constant (Loshchilov & Hutter 2017, eq. 5)."""
 
     def __call__(self, step: int) -> float:
         progress = min(step / self.steps, 1.0)
@@ -67,7 +76,7 @@ def rate_to_config(rate: Rate) -> Any:
 def rate_from_config(config: Any) -> Rate:
     """Build the rate that `rate_to_config` described."""
     if not isinstance(config, dict):
-        return config  # which is checked where it is used
+        return config  # a number; its user checks it
     arguments = dict(config)
     return _SCHEDULES[arguments.pop("schedule")](**arguments)
 
