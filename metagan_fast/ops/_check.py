@@ -232,7 +232,7 @@ def _writable(op: str, written: dict[str, Tensor], inputs: dict[str, Tensor]) ->
         for name, x in (*written.items(), *inputs.items()):
             if x.requires_grad:
                 raise RuntimeError(
-                    f"{op}: {name} requires grad, and what happens in place has no derivative; "
+                    f"{op}: {name} requires grad, and in-place ops have no derivative; "
                     f"call it under torch.no_grad(), or use {functional}"
                 )
     for name, x in written.items():

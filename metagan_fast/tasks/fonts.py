@@ -202,7 +202,7 @@ def _characters_or_none(path: Path) -> frozenset[str]:
     try:
         return characters_of(path)
     except ValueError as error:
-        _logger.warning("%s; passed over", error)
+        _logger.warning("%s; skipped", error)
         return frozenset()
 
 
@@ -210,5 +210,5 @@ def _draw_or_nothing(path: Path, image_size: int, characters: Iterable[str]) -> 
     try:
         return draw_all(path, image_size, characters)
     except ValueError as error:
-        _logger.warning("%s; passed over", error)
+        _logger.warning("%s; skipped", error)
         return {}
