@@ -169,16 +169,16 @@ class _Optimizer:
     update: Callable[[InnerLoop, TrainState, Tensor, float, bool], Sequence[Tensor]]
 
 
-def _sgd(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _sgd(inner: InnerLoop, state: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
-    return (op(network.params, grads, lr, weight_decay=inner.weight_decay),)
+    return (op(state.params, grads, lr, weight_decay=inner.weight_decay),)
 
 
-def _momentum(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _momentum(inner: InnerLoop, state: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.sgd_step_ if in_place else functional.sgd_step
-    (buffer,) = network.buffers
+    (buffer,) = state.buffers
     return op(
-        network.params,
+        state.params,
         grads,
         lr,
         momentum_buffer=buffer,
@@ -187,25 +187,25 @@ def _momentum(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, i
     )
 
 
-def _adam(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _adam(inner: InnerLoop, state: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.adam_step_ if in_place else functional.adam_step
     return op(
-        network.params,
+        state.params,
         grads,
-        *network.buffers,
+        *state.buffers,
         lr,
-        step=network.updates,
+        step=state.updates,
         betas=inner.betas,
         eps=inner.eps,
         weight_decay=inner.weight_decay,
     )
 
 
-def _rmsprop(inner: InnerLoop, network: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
+def _rmsprop(inner: InnerLoop, state: TrainState, grads: Tensor, lr: float, in_place: bool) -> Sequence[Tensor]:
     op: _Op = functional.rmsprop_step_ if in_place else functional.rmsprop_step
-    square_avg, *momentum_buffer = network.buffers
+    square_avg, *momentum_buffer = state.buffers
     return op(
-        network.params,
+        state.params,
         grads,
         square_avg,
         lr,

@@ -141,8 +141,8 @@ class LearnerState:
         """Return the tensors of a checkpoint by name; they are the live ones, not copies."""
         tensors = self._live_tensors()
         if self.carried is not None:
-            for role, network in zip(ROLES, self.carried, strict=True):
-                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(network.tensors)}
+            for role, state in zip(ROLES, self.carried, strict=True):
+                tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(state.tensors)}
         return tensors
 
     def _live_tensors(self) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ class LearnerState:
     @property
     def inner_updates(self) -> list[int] | None:
         """Update counts of the persistent inner optimizers; None without."""
-        return None if self.carried is None else [network.updates for network in self.carried]
+        return None if self.carried is None else [state.updates for state in self.carried]
 
     def load(self, saved: Mapping[str, Tensor], inner_updates: Any) -> None:
         """Load saved `tensors` and `inner_updates`.
@@ -178,8 +178,8 @@ class LearnerState:
         self.carried = None
         if carried:
             rows = [[saved[name].to(self.initial.generator) for name in names] for names in carried]
-            networks = (TrainState(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
-            self.carried = TrainStates(*networks)
+            states = (TrainState(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
+            self.carried = TrainStates(*states)
 
     def _carried_names(self) -> list[list[str]]:
         """Return the names of each network's persistent inner state; none without."""
