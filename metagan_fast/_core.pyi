@@ -128,7 +128,7 @@ def rmsprop_step(
     weight_decay: float,
     momentum: float,
 ) -> None:
-    """The momentum buffers are None exactly when `momentum` is 0; `grad_avg` makes the variance centered."""
+    """Take an RMSprop step; momentum buffers are None exactly when `momentum` is 0; `grad_avg` centers the variance."""
 
 def reptile_interpolate(
     dtype: int,

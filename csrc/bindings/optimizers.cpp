@@ -135,10 +135,9 @@ TensorReader::TensorReader(const py::capsule& exchange_api, py::type tensor, py:
     : api_(exchange_api.get_pointer<dlpack::ExchangeApi>()),
       tensor_(std::move(tensor)),
       parameter_(std::move(parameter)) {
-    if (std::string(exchange_api.name()) != dlpack::kCapsule || api_->major_version != dlpack::kMajorVersion ||
-        !api_->read)
-        throw py::value_error(std::string("expected a DLPack exchange API of version 1 that can read tensors, got '") +
-                              exchange_api.name() + "'");
+    const std::string name = exchange_api.name() ? exchange_api.name() : "";
+    if (name != dlpack::kCapsule || api_->major_version != dlpack::kMajorVersion || !api_->read)
+        throw py::value_error("expected a DLPack exchange API of version 1 that can read tensors, got '" + name + "'");
 }
 
 OptimizerBatch TensorReader::gather(const py::list& params, const py::dict& state, const py::tuple& keys,
