@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import keyword
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import package_names
-from prose import CPP, FOLDERS, PYTHON, cpp_code, files, prose, python_words, source
+from prose import CPP, FOLDERS, PYTHON, cpp_code, files, nodes, prose, python_words, source
 from support import ROOT
 
 ALLOWED = {
@@ -94,18 +95,25 @@ def name_exists(name: str, path: Path) -> bool:
 
 
 def quoted_name_exists(name: str, path: Path) -> bool:
-    """Hold names to what they say that begin with a module or a class of the package; others are somebody else's."""
+    """Look up names that begin with a module or class of the package; others belong to libraries or are variables."""
     if name.endswith((*CPP, *PYTHON, ".md", *DATA)):
         return True  # a file, which another test looks for
     first, *rest = name.split(".")
     if first in VARIABLES and package_names.class_has(VARIABLES[first], rest):
         return True
-    candidates = package_names.homes(first) if first not in LIBRARIES else []
+    candidates = package_names.homes(first) if first not in LIBRARIES and first not in arguments(path) else []
     if not candidates and first not in package_names.classes():
         return True
     return package_names.class_has(first, rest) or any(
         package_names.exists(".".join([home, *rest])) for home in candidates
     )
+
+
+@cache
+def arguments(path: Path) -> frozenset[str]:
+    """Return the names of all arguments in a Python file."""
+    known = nodes(path) if path.suffix in PYTHON else ()
+    return frozenset(node.arg for node in known if isinstance(node, ast.arg))
 
 
 @cache
@@ -122,7 +130,8 @@ def code_words() -> frozenset[str]:
 
 
 def identifier_exists(name: str, path: Path) -> bool:
-    return set(name.split("::")) <= code_words()
+    """Take names of one or two letters for symbols of a formula."""
+    return all(part in code_words() for part in name.split("::") if len(part) > 2)
 
 
 def slugs(page: Path) -> set[str]:
