@@ -4,7 +4,7 @@
 #include <atomic>
 #include <set>
 
-#include "cpu/simd/dispatch.h"
+#include "cpu/dispatch.h"
 
 namespace metagan {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/dispatch.h"
 #include "cpu/runtime/profile.h"
-#include "cpu/simd/dispatch.h"
 
 namespace metagan {
 namespace {

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <chrono>
 
-#include "cpu/simd/dispatch.h"
+#include "cpu/dispatch.h"
 #include "parallel.h"
 
 namespace metagan {

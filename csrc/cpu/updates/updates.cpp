@@ -5,8 +5,8 @@
 #include <cmath>
 #include <vector>
 
+#include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
-#include "cpu/simd/dispatch.h"
 #include "ops/launch.h"
 
 namespace metagan {

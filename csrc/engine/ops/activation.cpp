@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "cpu/simd/dispatch.h"
 #include "engine/scratch.h"
 #include "operations.h"
 

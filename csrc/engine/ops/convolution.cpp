@@ -7,9 +7,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "cpu/simd/dispatch.h"
 #include "engine/scratch.h"
 #include "geometry.h"
 #include "indirection.h"

@@ -4,9 +4,9 @@
 #include <limits>
 #include <stdexcept>
 
+#include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
-#include "cpu/simd/dispatch.h"
 #include "operations.h"
 
 namespace metagan {

@@ -1,7 +1,7 @@
 // Run-time choice of the kernels by instruction set.
-#include "dispatch.h"
+#include "cpu/dispatch.h"
 
-#include "isa.h"
+#include "cpu/simd/isa.h"
 
 namespace metagan {
 namespace {
