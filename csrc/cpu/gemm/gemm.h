@@ -47,8 +47,8 @@ struct Weights {
     // The weights as bf16 pairs, converted beforehand by GemmKernels::to_bf16_pairs; null: not converted.
     const float* pairs = nullptr;
     int64_t pairs_row = 0, pairs_channel = 0;
-    // Tap count that fixes the summation order when the products of one result are computed in several calls; 0: the
-    // largest tap count of the products given.
+    // Tap count that fixes the summation order when the products of one result are computed in several calls; 0: as
+    // many as the products given read.
     int64_t taps = 0;
 };
 
