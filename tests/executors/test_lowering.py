@@ -245,7 +245,7 @@ REFUSALS: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
     "overwriting by an operator": (Call(_overwrites_by_operator), (4,), "overwrites a value that is read again"),
     "detached": (Call(lambda x: x.detach()), (4,), "detach.*does not support"),
     "another dtype": (Call(lambda x: x.half()), (4,), "changes torch.float32 to torch.float16"),
-    "two outputs": (Call(lambda x: (x, x)), (4,), "one tensor"),
+    "two outputs": (Call(lambda x: (x, x)), (4,), "a single tensor"),
     "another output": (Call(lambda x: x.flatten(2)), (2, 3, 4), r"only \[n\], \[n, features\] and \[n, C, H, W\]"),
     "wrong size": (nn.Sequential(nn.Linear(3, 2)), (4,), r"'0' \(Linear\): it takes 3 channels or features, not 4"),
 }
