@@ -22,7 +22,7 @@ ROLES = ("generator", "discriminator")
 
 @dataclass(frozen=True)
 class RollbackPoint:
-    """Copy of a learner's state before a meta-step's updates."""
+    """Copy of a learner's state before a meta-step's updates; the next one overwrites it."""
 
     step: int
     updates: int
@@ -58,13 +58,14 @@ class LearnerState:
         self._snapshots = [Snapshot(module) for module in self.modules]
         self.buffers = [meta.initial_state(params) for params in self.initial]
         self.carried: TrainStates | None = None
+        self._copies: list[Tensor] = []
         self._inner = inner
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with modules that own their parameters: views would each be pickled as the whole buffer."""
         pairs = zip(self.layouts, self.modules, self.initial, strict=True)
         modules = tuple(layout.instantiate(module, params) for layout, module, params in pairs)
-        return {**self.__dict__, "modules": modules, "initial": None, "_snapshots": None}
+        return {**self.__dict__, "modules": modules, "initial": None, "_snapshots": None, "_copies": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -74,7 +75,7 @@ class LearnerState:
     def __deepcopy__(self, memo: dict[int, Any]) -> LearnerState:
         """Copy the modules through `memo`, so that modules shared with the enclosing structure stay shared."""
         copied = memo[id(self)] = object.__new__(type(self))
-        copied.__setstate__(copy.deepcopy({**self.__dict__, "initial": None, "_snapshots": None}, memo))
+        copied.__setstate__(copy.deepcopy({**self.__dict__, "initial": None, "_snapshots": None, "_copies": []}, memo))
         return copied
 
     def follow_modules(self) -> bool:
@@ -127,8 +128,17 @@ class LearnerState:
         return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
 
     def rollback_point(self, step: int, updates: int) -> RollbackPoint:
-        """Copy everything that an update changes, with the learner's counters."""
-        return RollbackPoint(step, updates, self.carried, [tensor.detach().clone() for tensor in self._updated()])
+        """Copy everything that an update changes, with the learner's counters.
+
+        The copies' memory is kept from call to call: fresh pages would cost more than the copying.
+        """
+        live = self._updated()
+        if list(map(_kind, self._copies)) != list(map(_kind, live)):
+            self._copies = [torch.empty_like(tensor) for tensor in live]
+        with torch.no_grad():
+            for kept, tensor in zip(self._copies, live, strict=True):
+                kept.copy_(tensor)
+        return RollbackPoint(step, updates, self.carried, self._copies)
 
     def roll_back(self, point: RollbackPoint) -> None:
         """Restore the state of `point`; idempotent, so an interrupted rollback can be repeated."""
@@ -198,6 +208,10 @@ def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
                 f"the generator's parameter {places[_memory(parameter)]!r} is the discriminator's {name!r} too; each "
                 "network adapts on its own: give the discriminator a copy, by copy.deepcopy(layer)"
             )
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _memory(parameter: Tensor) -> tuple[object, int]:
