@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-Value = TypeVar("Value")
+from .coerce import LARGEST_SEED
 
-LARGEST_SEED = 2**64 - 1
+Value = TypeVar("Value")
 
 
 def path(text: str) -> Path:

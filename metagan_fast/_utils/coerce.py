@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+LARGEST_SEED = 2**64 - 1
 _LARGEST = 2**63 - 1  # of int64
 
 
@@ -41,7 +42,7 @@ def count(name: str, value: Any, *, least: int = 0, most: int = _LARGEST) -> int
 
 def seed(value: Any) -> int:
     """Return a seed as an int; ValueError unless it is a whole number from 0 to 2**64 - 1."""
-    return count("seed", value, most=2**64 - 1)
+    return count("seed", value, most=LARGEST_SEED)
 
 
 def real(name: str, value: Any) -> float:

@@ -131,11 +131,6 @@ class Plan:
         norms = (op.integers for op in self.operations if op.kind == "normalization")
         return not any(across and channels * positions == 1 for channels, positions, across, *_ in norms)
 
-    @property
-    def activation_bytes(self) -> int:
-        """Bytes of all values of one image in float32."""
-        return 4 * sum(math.prod(shape) for shape in self.values)
-
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
