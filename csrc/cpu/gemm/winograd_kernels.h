@@ -11,7 +11,6 @@
 namespace metagan {
 
 constexpr int kTileOutputs = 4;
-constexpr int kMostPoints = 8;
 
 // Number of interpolation points for a kernel width, which is the products of a tile; 0: no transform.
 constexpr int winograd_points(int64_t width) { return width == 5 ? 8 : width == 3 ? 6 : 0; }
