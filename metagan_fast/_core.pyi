@@ -333,9 +333,9 @@ class Engine:
         `query_discriminator_latents`, `query_generator_latents` `[evaluations, tasks, query_count, latent]`;
         `query_interpolation` `[evaluations, tasks, query_count]`; `step_weights`, one number a step; `multi_step`,
         `first_order` 0 or 1;
-        `objective` 0 (the adapted discriminator judges the generator), 1 (the initial one) or 2 (the initial one
-        adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks, query_count,
-        latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
+        `objective` "support" (the adapted discriminator judges the generator), "initial" (the initial one) or "query"
+        (the initial one adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks,
+        query_count, latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
         Written: `generator_gradient`, `discriminator_gradient` `[numel]`; `metrics` `[5, tasks]`: the metrics of
         `inner_loop`, then the query losses of discriminator and generator.
         """
@@ -352,7 +352,7 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
-    def workspace_bytes(self, batch: int, query: int, steps: int, objective: int, adjoint: bool) -> int:
+    def workspace_bytes(self, batch: int, query: int, steps: int, objective: str, adjoint: bool) -> int:
         """Return the bytes of one thread's workspace.
 
         `batch`: images of an update; `query`: query images; `steps`: inner steps; `objective`: as in `query_gradient`;

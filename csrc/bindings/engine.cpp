@@ -30,15 +30,14 @@ std::vector<T> list(const py::handle& sequence) {
     return values;
 }
 
-// Index of a name in a list of names.
-int one_of(const std::string& name, std::initializer_list<const char*> names, const char* what) {
-    int i = 0;
-    for (const char* candidate : names) {
-        if (name == candidate) return i;
-        ++i;
-    }
+// Enumerator of a name. `what`: the kind of name, for the error.
+template <class Enum, size_t count>
+Enum one_of(const Named<Enum> (&table)[count], const std::string& name, const char* what) {
     std::string known;
-    for (const char* candidate : names) known += (known.empty() ? "'" : ", '") + std::string(candidate) + "'";
+    for (const Named<Enum>& row : table) {
+        if (name == row.name) return row.value;
+        known += (known.empty() ? "'" : ", '") + std::string(row.name) + "'";
+    }
     throw py::value_error(std::string("unknown ") + what + " '" + name + "'; expected one of " + known);
 }
 
@@ -64,16 +63,42 @@ NetworkPlan network_plan(const py::dict& fields) {
     return plan;
 }
 
-Term term(const py::handle& fields) {
-    const auto values = py::reinterpret_borrow<py::tuple>(fields);
-    const int kind = one_of(values[0].cast<std::string>(),
-                            {"linear", "softplus", "negative_softplus", "hinge", "half_square"}, "term of a loss");
-    return {static_cast<Term::Kind>(kind), values[1].cast<double>(), values[2].cast<double>()};
+Term term(const py::dict& loss, const char* name) {
+    const auto fields = field<py::tuple>(loss, name);
+    return {one_of(Term::kKinds, fields[0].cast<std::string>(), "term of a loss"), fields[1].cast<double>(),
+            fields[2].cast<double>()};
 }
 
-Precision precision_of(const std::string& name) {
-    return static_cast<Precision>(one_of(name, {"float32", "bf16"}, "precision"));
+LossPlan loss_plan(const py::dict& fields) {
+    LossPlan loss;
+    loss.real = term(fields, "real");
+    loss.fake = term(fields, "fake");
+    loss.generator = term(fields, "generator");
+    loss.relativistic = field<int>(fields, "relativistic") != 0;
+    loss.separate_batches = field<int>(fields, "separate_batches") != 0;
+    loss.clip = field<double>(fields, "clip");
+    if (const auto penalty = field<py::object>(fields, "penalty"); !penalty.is_none()) {
+        const auto values = penalty.cast<py::tuple>();
+        loss.penalty = one_of(LossPlan::kPenalties, values[0].cast<std::string>(), "penalty");
+        loss.penalty_weight = values[1].cast<double>();
+        loss.location = one_of(LossPlan::kLocations, values[2].cast<std::string>(), "location of a penalty");
+    }
+    return loss;
 }
+
+OptimizerPlan optimizer_plan(const py::dict& inner) {
+    OptimizerPlan optimizer;
+    optimizer.kind = one_of(OptimizerPlan::kKinds, field<std::string>(inner, "optimizer"), "inner optimizer");
+    optimizer.momentum = field<double>(inner, "momentum");
+    optimizer.beta1 = field<double>(inner, "beta1");
+    optimizer.beta2 = field<double>(inner, "beta2");
+    optimizer.eps = field<double>(inner, "eps");
+    optimizer.alpha = field<double>(inner, "alpha");
+    optimizer.weight_decay = field<double>(inner, "weight_decay");
+    return optimizer;
+}
+
+Precision precision_of(const std::string& name) { return one_of(kPrecisions, name, "precision"); }
 
 std::unique_ptr<Engine> make_engine(const py::dict& generator, const py::dict& discriminator, const py::dict& loss,
                                     const py::dict& inner, const std::string& precision) {
@@ -81,25 +106,8 @@ std::unique_ptr<Engine> make_engine(const py::dict& generator, const py::dict& d
     plan.precision = precision_of(precision);
     plan.generator = network_plan(generator);
     plan.discriminator = network_plan(discriminator);
-    plan.loss.real = term(loss["real"]);
-    plan.loss.fake = term(loss["fake"]);
-    plan.loss.generator = term(loss["generator"]);
-    plan.loss.relativistic = field<int>(loss, "relativistic") != 0;
-    plan.loss.separate_batches = field<int>(loss, "separate_batches") != 0;
-    plan.loss.clip = field<double>(loss, "clip");
-    plan.loss.penalty = static_cast<LossPlan::Penalty>(
-        one_of(field<std::string>(loss, "penalty"), {"", "sample", "pixel", "zero_centered"}, "penalty"));
-    plan.loss.location = static_cast<LossPlan::Location>(
-        one_of(field<std::string>(loss, "penalty_location"), {"interpolate", "real", "fake"}, "location of a penalty"));
-    plan.loss.penalty_weight = field<double>(loss, "penalty_weight");
-    plan.optimizer.kind = static_cast<OptimizerPlan::Kind>(
-        one_of(field<std::string>(inner, "optimizer"), {"sgd", "momentum", "adam", "rmsprop"}, "inner optimizer"));
-    plan.optimizer.momentum = field<double>(inner, "momentum");
-    plan.optimizer.beta1 = field<double>(inner, "beta1");
-    plan.optimizer.beta2 = field<double>(inner, "beta2");
-    plan.optimizer.eps = field<double>(inner, "eps");
-    plan.optimizer.alpha = field<double>(inner, "alpha");
-    plan.optimizer.weight_decay = field<double>(inner, "weight_decay");
+    plan.loss = loss_plan(loss);
+    plan.optimizer = optimizer_plan(inner);
     plan.critic_steps = field<int64_t>(inner, "critic_steps");
     return std::make_unique<Engine>(std::move(plan));
 }
@@ -145,14 +153,7 @@ QueryData query_data(const py::dict& fields) {
     return data;
 }
 
-Opponent opponent(int objective) {
-    if (objective < 0 || objective > static_cast<int>(Opponent::on_query))
-        throw py::value_error(
-            "expected objective 0 (the adapted discriminator), 1 (the initial one) or 2 (one adapted to the query "
-            "images), got " +
-            std::to_string(objective));
-    return static_cast<Opponent>(objective);
-}
+Opponent opponent(const std::string& objective) { return one_of(kObjectives, objective, "objective"); }
 
 Outputs outputs(const py::dict& fields, const std::string& network) {
     Outputs result;
@@ -249,9 +250,9 @@ void define_engine(py::module_& module) {
                  const QueryData query = query_data(fields);
                  const QueryObjective objective{
                      list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
-                     field<int>(fields, "first_order") != 0, opponent(field<int>(fields, "objective"))};
+                     field<int>(fields, "first_order") != 0, opponent(field<std::string>(fields, "objective"))};
                  if (objective.opponent == Opponent::on_query && !query.adaptation_latents)
-                     throw py::value_error("expected query_adaptation_latents with objective 2, got none");
+                     throw py::value_error("expected query_adaptation_latents with objective 'query', got none");
                  if (objective.step_weights.size() != static_cast<size_t>(data.steps))
                      throw py::value_error("expected " + std::to_string(data.steps) + " step_weights, got " +
                                            std::to_string(objective.step_weights.size()));
@@ -284,15 +285,15 @@ void define_engine(py::module_& module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
-        .def("workspace_bytes",
-             [](const Engine& engine, int64_t batch, int64_t query, int64_t steps, int objective, bool adjoint) {
-                 TaskData data;
-                 data.batch = batch;
-                 data.steps = steps;
-                 QueryData of_query;
-                 of_query.query = query;
-                 return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
-             });
+        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t query, int64_t steps,
+                                   const std::string& objective, bool adjoint) {
+            TaskData data;
+            data.batch = batch;
+            data.steps = steps;
+            QueryData of_query;
+            of_query.query = query;
+            return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
+        });
 }
 
 }  // namespace metagan

@@ -11,10 +11,13 @@
 
 #include "cpu/runtime/per_process.h"
 #include "loss.h"
+#include "names.h"
 #include "network.h"
 #include "optimizer.h"
 
 namespace metagan {
+
+constexpr Named<Precision> kPrecisions[] = {{"float32", Precision::float32}, {"bf16", Precision::bf16}};
 
 // Networks, loss and inner optimizer of an engine.
 struct EnginePlan {
@@ -57,7 +60,10 @@ struct Outputs {
 
 // Discriminator of the generator's query loss: adapted with the generator, initial, or the initial one adapted to the
 // query images against the adapted generator.
-enum class Opponent : int { adapted, initial, on_query };
+enum class Opponent { adapted, initial, on_query };
+// Names of the generator's query objective that each discriminator makes.
+constexpr Named<Opponent> kObjectives[] = {
+    {"support", Opponent::adapted}, {"initial", Opponent::initial}, {"query", Opponent::on_query}};
 
 struct QueryObjective {
     std::vector<double> step_weights;

@@ -23,31 +23,33 @@ double mean(int64_t count, const float* values) {
 }  // namespace
 
 double Term::value(double s) const {
+    const double x = factor * s - label;
     switch (kind) {
         case Kind::softplus:
-            return softplus(factor * s);
+            return softplus(x);
         case Kind::negative_softplus:
-            return -softplus(factor * s);
+            return -softplus(x);
         case Kind::hinge:
-            return std::max(0.0, 1 + factor * s);
+            return std::max(0.0, 1 + x);
         case Kind::half_square:
-            return 0.5 * (s - label) * (s - label);
+            return 0.5 * x * x;
         case Kind::linear:
             break;
     }
-    return factor * s;
+    return x;
 }
 
 double Term::slope(double s) const {
+    const double x = factor * s - label;
     switch (kind) {
         case Kind::softplus:
-            return factor * sigmoid(factor * s);
+            return factor * sigmoid(x);
         case Kind::negative_softplus:
-            return -factor * sigmoid(factor * s);
+            return -factor * sigmoid(x);
         case Kind::hinge:
-            return 1 + factor * s > 0 ? factor : 0;
+            return 1 + x > 0 ? factor : 0;
         case Kind::half_square:
-            return s - label;
+            return factor * x;
         case Kind::linear:
             break;
     }
@@ -55,14 +57,14 @@ double Term::slope(double s) const {
 }
 
 double Term::curvature(double s) const {
-    const double p = sigmoid(factor * s);
+    const double x = factor * s - label, p = sigmoid(x);
     switch (kind) {
         case Kind::softplus:
             return factor * factor * p * (1 - p);
         case Kind::negative_softplus:
             return -factor * factor * p * (1 - p);
         case Kind::half_square:
-            return 1;
+            return factor * factor;
         case Kind::hinge:
         case Kind::linear:
             break;

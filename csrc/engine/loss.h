@@ -2,15 +2,21 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+
+#include "names.h"
 
 namespace metagan {
 
-// A function of one score, with its first and second derivative.
+// Function of a score s, with its first and second derivative: a kind of function at x = factor * s - label.
+// metagan_fast/losses/terms.py has the same kinds.
 struct Term {
     enum class Kind { linear, softplus, negative_softplus, hinge, half_square };
+    static constexpr Named<Kind> kKinds[] = {
+        {"linear", Kind::linear}, {"softplus", Kind::softplus},       {"negative_softplus", Kind::negative_softplus},
+        {"hinge", Kind::hinge},   {"half_square", Kind::half_square},
+    };
     Kind kind = Kind::linear;
-    double factor = 0, label = 0;
+    double factor = 1, label = 0;
 
     double value(double score) const;
     double slope(double score) const;
@@ -19,7 +25,11 @@ struct Term {
 
 struct LossPlan {
     enum class Penalty { none, sample, pixel, zero_centered };
+    static constexpr Named<Penalty> kPenalties[] = {
+        {"sample", Penalty::sample}, {"pixel", Penalty::pixel}, {"zero_centered", Penalty::zero_centered}};
     enum class Location { interpolate, real, fake };
+    static constexpr Named<Location> kLocations[] = {
+        {"interpolate", Location::interpolate}, {"real", Location::real}, {"fake", Location::fake}};
 
     Term real, fake, generator;
     bool relativistic = false;  // subtract the mean score of the other kind (real, fake) from each score

@@ -4,12 +4,15 @@
 #include <cstdint>
 #include <vector>
 
+#include "names.h"
 #include "network.h"
 
 namespace metagan {
 
 struct OptimizerPlan {
     enum class Kind { sgd, momentum, adam, rmsprop };
+    static constexpr Named<Kind> kKinds[] = {
+        {"sgd", Kind::sgd}, {"momentum", Kind::momentum}, {"adam", Kind::adam}, {"rmsprop", Kind::rmsprop}};
     Kind kind = Kind::sgd;
     double momentum = 0, beta1 = 0, beta2 = 0, eps = 0, alpha = 0, weight_decay = 0;
 

@@ -1,8 +1,8 @@
-"""GAN losses: values, closed-form derivatives by the scores, penalties on the discriminator's input gradient.
+"""GAN losses as data: terms of the scores, and penalties on the discriminator's input gradient.
 
 Scores are `[..., samples]`: every reduction is a mean over the last dimension, leading ones (tasks) stay. A
 penalty gets the gradient of each score by its own image, `[..., samples, C, H, W]`. Everything is differentiable to
-any order and works under torch.func. The closed forms serve executors without autograd.
+any order and works under torch.func. The engine reads the same data.
 
 Example:
     >>> import torch
@@ -11,8 +11,8 @@ Example:
     >>> real, fake = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 2.0]])  # one task, two samples
     >>> loss.discriminator_loss(real, fake), loss.generator_loss(fake)
     (tensor([-1.]), tensor([-1.]))
-    >>> loss.discriminator_score_gradients(real, fake)
-    (tensor([[-0.5000, -0.5000]]), tensor([[0.5000, 0.5000]]))
+    >>> loss.terms.generator, loss.penalty
+    (Term(kind='linear', factor=-1.0, label=0.0), GradientPenalty(weight=5.0, norm='sample'))
     >>> losses.from_config(loss.to_config()) == loss
     True
 """
@@ -23,11 +23,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .adversarial import FIGR, WGAN, WGANGP, Hinge, LeastSquares, Loss, Minimax, NonSaturating, RelativisticAverage
-from .penalties import GradientPenalty, Penalty, ZeroCenteredPenalty
+from .penalties import PENALTY_KINDS, GradientPenalty, Penalty, ZeroCenteredPenalty
+from .terms import TERM_KINDS, Term, Terms
 
 __all__ = [
     "FIGR",
     "NAMES",
+    "PENALTY_KINDS",
+    "TERM_KINDS",
     "WGAN",
     "WGANGP",
     "GradientPenalty",
@@ -38,6 +41,8 @@ __all__ = [
     "NonSaturating",
     "Penalty",
     "RelativisticAverage",
+    "Term",
+    "Terms",
     "ZeroCenteredPenalty",
     "from_config",
     "get",

@@ -4,48 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import ABC
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._utils.coerce import convert, flag, non_negative, real
 from .penalties import GradientPenalty, Penalty
+from .terms import Term, Terms
 
-
-class _Term(NamedTuple):
-    """Function of a score, and its derivative."""
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-
-    def __neg__(self) -> _Term:
-        return _Term(lambda s: -self.value(s), lambda s: -self.slope(s))
-
-    def mirrored(self) -> _Term:
-        """Return the term at the negated score."""
-        return _Term(lambda s: self.value(-s), lambda s: -self.slope(-s))
-
-
-def _linear(factor: float) -> _Term:
-    return _Term(lambda s: factor * s, lambda s: torch.full_like(s, factor))
-
-
-def _half_square(label: float) -> _Term:
-    return _Term(lambda s: 0.5 * (s - label).square(), lambda s: s - label)
-
-
-_SOFTPLUS = _Term(lambda s: -F.logsigmoid(-s), torch.sigmoid)  # F.softplus is cut off above 20
-_HINGE = _Term(lambda s: F.relu(1 + s), lambda s: (s > -1).to(s.dtype))
+_LINEAR, _MINUS_LINEAR = Term("linear"), Term("linear", -1)
+_SOFTPLUS, _SOFTPLUS_OF_MINUS = Term("softplus"), Term("softplus", -1)
+_WASSERSTEIN = Terms(_MINUS_LINEAR, _LINEAR, _MINUS_LINEAR)
 
 
 @dataclass(frozen=True)
 class Loss(ABC):
-    """Base class: the adversarial losses of discriminator and generator.
+    """Base class: the adversarial losses of discriminator and generator, stated as constant data.
 
     Args:
         separate_batches: pass real and fake images through the discriminator apart, not as one batch;
@@ -55,7 +31,15 @@ class Loss(ABC):
     separate_batches: bool = field(default=False, kw_only=True)
 
     name: ClassVar[str]
+    relativistic: ClassVar[bool] = False
+    """True to subtract the mean of the other scores (real, fake) from each score."""
     generator_needs_real: ClassVar[bool] = False
+    """True if `generator_loss` compares with real scores, as in every relativistic loss."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.relativistic:
+            cls.generator_needs_real = True
 
     def __post_init__(self) -> None:
         convert(self, flag, "separate_batches")
@@ -70,33 +54,42 @@ class Loss(ABC):
         """Bound to which every discriminator parameter is clamped after each update; None: none."""
         return None
 
-    @abstractmethod
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        """Return the discriminator's terms on real and on fake scores, and the generator's on fake scores."""
+    @property
+    def terms(self) -> Terms:
+        """Terms of the discriminator's and the generator's loss.
+
+        A subclass states them, or overrides `discriminator_loss` and `generator_loss`; only stated losses run on the
+        engine.
+        """
+        raise NotImplementedError(
+            f"expected {type(self).__name__} to state `terms`, or to override discriminator_loss and generator_loss"
+        )
 
     def discriminator_loss(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
         """Return the discriminator's loss without the penalty: `[..., samples]` twice -> `[...]`."""
-        _check(real_scores, fake_scores)
-        real, fake, _ = self._terms()
-        return real.value(real_scores).mean(-1) + fake.value(fake_scores).mean(-1)
+        if real_scores.shape[:-1] != fake_scores.shape[:-1]:
+            raise ValueError(
+                "expected real and fake scores [..., samples] with the same leading dimensions, got "
+                f"{list(real_scores.shape)} and {list(fake_scores.shape)}"
+            )
+        if self.relativistic:
+            real_scores, fake_scores = (
+                real_scores - fake_scores.mean(-1, keepdim=True),
+                fake_scores - real_scores.mean(-1, keepdim=True),
+            )
+        terms = self.terms
+        return terms.real.value(real_scores).mean(-1) + terms.fake.value(fake_scores).mean(-1)
 
     def generator_loss(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
         """Return the generator's loss: `[..., samples]` -> `[...]`.
 
         `real_scores` are required only where `generator_needs_real`, and ignored elsewhere.
         """
-        return self._terms()[2].value(fake_scores).mean(-1)
-
-    def discriminator_score_gradients(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivatives of `discriminator_loss` by the real and the fake scores, in their shapes."""
-        _check(real_scores, fake_scores)
-        real, fake, _ = self._terms()
-        by_real, by_fake = real.slope(real_scores), fake.slope(fake_scores)
-        return by_real / real_scores.shape[-1], by_fake / fake_scores.shape[-1]
-
-    def generator_score_gradient(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
-        """Return the derivative of `generator_loss` by the fake scores, in their shape."""
-        return self._terms()[2].slope(fake_scores) / fake_scores.shape[-1]
+        if not self.relativistic:
+            return self.terms.generator.value(fake_scores).mean(-1)
+        if real_scores is None:
+            raise ValueError("expected real_scores too: this generator loss compares with them")
+        return self.discriminator_loss(fake_scores, real_scores)  # with exchanged roles
 
     def to_config(self) -> dict[str, Any]:
         """Return the loss as JSON-able data, which `from_config` reads."""
@@ -127,9 +120,7 @@ class Minimax(_WithPenalty):
     """
 
     name: ClassVar[str] = "minimax"
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _SOFTPLUS.mirrored(), _SOFTPLUS, -_SOFTPLUS
+    terms: ClassVar[Terms] = Terms(_SOFTPLUS_OF_MINUS, _SOFTPLUS, Term("negative_softplus"))
 
 
 @dataclass(frozen=True)
@@ -140,9 +131,7 @@ class NonSaturating(_WithPenalty):
     """
 
     name: ClassVar[str] = "non-saturating"
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _SOFTPLUS.mirrored(), _SOFTPLUS, _SOFTPLUS.mirrored()
+    terms: ClassVar[Terms] = Terms(_SOFTPLUS_OF_MINUS, _SOFTPLUS, _SOFTPLUS_OF_MINUS)
 
 
 @dataclass(frozen=True)
@@ -154,9 +143,7 @@ class Hinge(_WithPenalty):
     """
 
     name: ClassVar[str] = "hinge"
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _HINGE.mirrored(), _HINGE, _linear(-1)
+    terms: ClassVar[Terms] = Terms(Term("hinge", -1), Term("hinge"), _MINUS_LINEAR)
 
 
 @dataclass(frozen=True)
@@ -183,12 +170,11 @@ class LeastSquares(_WithPenalty):
         super().__post_init__()
         convert(self, real, "fake_label", "real_label", "generator_label")
 
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return (
-            _half_square(self.real_label),
-            _half_square(self.fake_label),
-            _half_square(self.generator_label),
-        )
+    @property
+    def terms(self) -> Terms:
+        """Half squares of the distances from the labels."""
+        labels = self.real_label, self.fake_label, self.generator_label
+        return Terms(*(Term("half_square", label=label) for label in labels))
 
 
 @dataclass(frozen=True)
@@ -204,15 +190,13 @@ class WGAN(_WithPenalty):
     clip: float | None = 0.01
 
     name: ClassVar[str] = "wgan"
+    terms: ClassVar[Terms] = _WASSERSTEIN
 
     def __post_init__(self) -> None:
         super().__post_init__()
         convert(self, real, "clip", optional=True)
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"expected clip to be positive or None, got {self.clip}")
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _linear(-1), _linear(1), _linear(-1)
 
 
 @dataclass(frozen=True)
@@ -226,6 +210,7 @@ class WGANGP(Loss):
     penalty_norm: Literal["sample", "pixel"] = "sample"
 
     name: ClassVar[str] = "wgan-gp"
+    terms: ClassVar[Terms] = _WASSERSTEIN
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -236,9 +221,6 @@ class WGANGP(Loss):
     def penalty(self) -> Penalty:
         """Gradient penalty of `weight` and `penalty_norm`."""
         return GradientPenalty(self.weight, self.penalty_norm)
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _linear(-1), _linear(1), _linear(-1)
 
 
 @dataclass(frozen=True)
@@ -253,6 +235,7 @@ class FIGR(Loss):
     weight: float = 10.0
 
     name: ClassVar[str] = "figr"
+    terms: ClassVar[Terms] = Terms(Term("linear", 0.5), Term("linear", -0.5), _LINEAR)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -262,9 +245,6 @@ class FIGR(Loss):
     def penalty(self) -> Penalty:
         """Gradient penalty per pixel."""
         return GradientPenalty(self.weight, "pixel")
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _linear(0.5), _linear(-0.5), _linear(1)
 
 
 @dataclass(frozen=True)
@@ -276,45 +256,5 @@ class RelativisticAverage(_WithPenalty):
     """
 
     name: ClassVar[str] = "relativistic-average"
-    generator_needs_real: ClassVar[bool] = True
-
-    def _terms(self) -> tuple[_Term, _Term, _Term]:
-        return _SOFTPLUS.mirrored(), _SOFTPLUS, _SOFTPLUS.mirrored()
-
-    def discriminator_loss(self, real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-        """Return `mean softplus(-a) + mean softplus(b)`."""
-        return super().discriminator_loss(*_relative(real_scores, fake_scores))
-
-    def discriminator_score_gradients(self, real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the derivatives of `discriminator_loss` by the real and the fake scores."""
-        by_a, by_b = super().discriminator_score_gradients(*_relative(real_scores, fake_scores))
-        # Each real score also enters every b through their mean, and each fake score every a.
-        by_real = by_a - by_b.sum(-1, keepdim=True) / real_scores.shape[-1]
-        return by_real, by_b - by_a.sum(-1, keepdim=True) / fake_scores.shape[-1]
-
-    def generator_loss(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
-        """Return the discriminator's loss with the roles exchanged."""
-        return self.discriminator_loss(fake_scores, _given(real_scores))
-
-    def generator_score_gradient(self, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
-        """Return the derivative of `generator_loss` by the fake scores."""
-        return self.discriminator_score_gradients(fake_scores, _given(real_scores))[0]
-
-
-def _check(real_scores: Tensor, fake_scores: Tensor) -> None:
-    if real_scores.shape[:-1] != fake_scores.shape[:-1]:
-        raise ValueError(
-            "expected real and fake scores [..., samples] with the same leading dimensions, got "
-            f"{list(real_scores.shape)} and {list(fake_scores.shape)}"
-        )
-
-
-def _relative(real_scores: Tensor, fake_scores: Tensor) -> tuple[Tensor, Tensor]:
-    _check(real_scores, fake_scores)
-    return real_scores - fake_scores.mean(-1, keepdim=True), fake_scores - real_scores.mean(-1, keepdim=True)
-
-
-def _given(real_scores: Tensor | None) -> Tensor:
-    if real_scores is None:
-        raise ValueError("expected real_scores too: this generator loss compares with them")
-    return real_scores
+    relativistic: ClassVar[bool] = True
+    terms: ClassVar[Terms] = Terms(_SOFTPLUS_OF_MINUS, _SOFTPLUS, _SOFTPLUS_OF_MINUS)

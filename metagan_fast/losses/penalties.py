@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,30 @@ from torch import Tensor
 from .._utils.coerce import convert, non_negative
 
 Location = Literal["interpolate", "real", "fake"]
+
+
+def _to_one(weight: float, norms: Tensor) -> Tensor:
+    """Return `weight * mean (norm - 1)^2`."""
+    return weight * (norms - 1).square().mean((-4, -3, -2, -1))
+
+
+def _norm(gradient: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the L2 norm over `dims`, kept with size 1; all derivatives are 0 where it is 0."""
+    squares = gradient.square().sum(dims, keepdim=True)
+    limits = torch.finfo(gradient.dtype)
+    positive = squares > limits.tiny / limits.eps
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)
+
+
+_FUNCTIONS: dict[str, Callable[[float, Tensor], Tensor]] = {
+    "sample": lambda weight, gradient: _to_one(weight, _norm(gradient, (-3, -2, -1))),
+    "pixel": lambda weight, gradient: _to_one(weight, _norm(gradient, (-3,))),
+    "zero_centered": lambda weight, gradient: weight / 2 * gradient.square().sum((-3, -2, -1)).mean(-1),
+}
+"""Functions of weight and input gradient by kind; `penalty` in csrc/engine/loss.cpp has the same, with derivatives."""
+
+PENALTY_KINDS: tuple[str, ...] = tuple(_FUNCTIONS)
+"""Kinds of penalties."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +56,19 @@ class Penalty(ABC):
     def location(self) -> Location:
         """Images at which the gradient is taken: interpolates `w real + (1 - w) fake`, real or fake ones."""
 
-    @abstractmethod
+    @property
+    def kind(self) -> str:
+        """Kind of the function of the input gradient, one of `PENALTY_KINDS`, unless a subclass overrides `value`.
+
+        Only a penalty that states its kind runs on the engine.
+        """
+        raise NotImplementedError(f"expected {type(self).__name__} to state its `kind`, or to override value")
+
     def value(self, input_gradient: Tensor) -> Tensor:
         """Return the penalty, weight included: `[..., samples, C, H, W]` -> `[...]`."""
-
-    @abstractmethod
-    def cotangent(self, input_gradient: Tensor) -> Tensor:
-        """Return the derivative of `value` by `input_gradient`, in the same shape."""
+        if self.kind not in _FUNCTIONS:
+            raise ValueError(f"expected a kind of penalty of {', '.join(PENALTY_KINDS)}; got {self.kind!r}")
+        return _FUNCTIONS[self.kind](self.weight, input_gradient)
 
     def to_config(self) -> dict[str, Any]:
         """Return the penalty as JSON-able data."""
@@ -68,20 +98,10 @@ class GradientPenalty(Penalty):
         if self.norm not in ("sample", "pixel"):
             raise ValueError(f'expected a penalty norm of "sample" or "pixel", got {self.norm!r}')
 
-    def value(self, input_gradient: Tensor) -> Tensor:
-        """Return `weight * mean (norm - 1)^2`: `[..., samples, C, H, W]` -> `[...]`."""
-        norms = _norm(input_gradient, self._dims)
-        return self.weight * (norms - 1).square().mean((-4, -3, -2, -1))
-
-    def cotangent(self, input_gradient: Tensor) -> Tensor:
-        """Return the derivative of `value`, in the shape of `input_gradient`."""
-        norms = _norm(input_gradient, self._dims)
-        direction = torch.where(norms > 0, input_gradient / torch.where(norms > 0, norms, 1), 0)
-        return 2 * self.weight / math.prod(norms.shape[-4:]) * (norms - 1) * direction
-
     @property
-    def _dims(self) -> tuple[int, ...]:
-        return (-3, -2, -1) if self.norm == "sample" else (-3,)
+    def kind(self) -> str:
+        """The norm."""
+        return self.norm
 
 
 @dataclass(frozen=True)
@@ -98,24 +118,9 @@ class ZeroCenteredPenalty(Penalty):
     location: Literal["real", "fake"] = "real"
 
     name: ClassVar[str] = "zero-centered"
+    kind: ClassVar[str] = "zero_centered"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.location not in ("real", "fake"):
             raise ValueError(f'expected a penalty location of "real" or "fake", got {self.location!r}')
-
-    def value(self, input_gradient: Tensor) -> Tensor:
-        """Return `weight / 2 * mean |gradient|^2`: `[..., samples, C, H, W]` -> `[...]`."""
-        return self.weight / 2 * input_gradient.square().sum((-3, -2, -1)).mean(-1)
-
-    def cotangent(self, input_gradient: Tensor) -> Tensor:
-        """Return the derivative of `value`, in the shape of `input_gradient`."""
-        return self.weight / input_gradient.shape[-4] * input_gradient
-
-
-def _norm(gradient: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return the L2 norm over `dims`, kept with size 1; all derivatives are 0 where it is 0."""
-    squares = gradient.square().sum(dims, keepdim=True)
-    limits = torch.finfo(gradient.dtype)
-    positive = squares > limits.tiny / limits.eps
-    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), 0)

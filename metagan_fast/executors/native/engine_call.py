@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ... import _native
 from ...inner import InnerLoop
-from ...losses import (
-    FIGR,
-    WGAN,
-    WGANGP,
-    GradientPenalty,
-    Hinge,
-    LeastSquares,
-    Loss,
-    Minimax,
-    NonSaturating,
-    Penalty,
-    RelativisticAverage,
-    ZeroCenteredPenalty,
-)
+from ...losses import Loss, Penalty, Term
 from ...noise import Noise
 from ...tasks import TaskBatch
 from ..base import Parameters, one_image_error
@@ -33,36 +20,6 @@ _OPTIONAL_OUTPUTS = (
     "step_losses",
 )
 """Outputs of an inner loop that are not computed unless the call passes memory for them."""
-
-_Term = tuple[str, float, float]
-"""Function name, factor of the score and, for "half_square", the label."""
-
-
-class _Terms(NamedTuple):
-    """Terms of a loss: the discriminator's for real and for fake scores, and the generator's for fake scores."""
-
-    real: _Term
-    fake: _Term
-    generator: _Term
-
-
-def _linear(factor: float) -> _Term:
-    return "linear", factor, 0.0
-
-
-def _softplus(factor: float) -> _Term:
-    return "softplus", factor, 0.0
-
-
-_TERMS: dict[type[Loss], _Terms] = {
-    Minimax: _Terms(_softplus(-1), _softplus(1), ("negative_softplus", 1, 0.0)),
-    NonSaturating: _Terms(_softplus(-1), _softplus(1), _softplus(-1)),
-    RelativisticAverage: _Terms(_softplus(-1), _softplus(1), _softplus(-1)),
-    Hinge: _Terms(("hinge", -1, 0.0), ("hinge", 1, 0.0), _linear(-1)),
-    WGAN: _Terms(_linear(-1), _linear(1), _linear(-1)),
-    WGANGP: _Terms(_linear(-1), _linear(1), _linear(-1)),
-    FIGR: _Terms(_linear(0.5), _linear(-0.5), _linear(1)),
-}
 
 
 @dataclass(frozen=True)
@@ -169,33 +126,43 @@ def loss_settings(loss: Loss) -> dict[str, Any]:
     """Return the engine's settings of a loss and its penalty.
 
     Raises:
-        ValueError: the loss or the penalty is of a class outside `metagan_fast.losses`.
+        ValueError: the loss, a term or the penalty overrides a function, so its data may not describe it.
     """
-    if type(loss) is LeastSquares:
-        labels = loss.real_label, loss.fake_label, loss.generator_label
-        terms = _Terms(*(("half_square", 1.0, float(label)) for label in labels))
-    elif type(loss) in _TERMS:
-        terms = _TERMS[type(loss)]
-    else:
-        raise ValueError(f"it supports the losses of metagan_fast.losses, got {type(loss).__name__}")
-    return terms._asdict() | {
-        "relativistic": int(type(loss) is RelativisticAverage),
+    _check_not_overridden(loss, Loss, "discriminator_loss", "generator_loss")
+    if loss.generator_needs_real != loss.relativistic:
+        raise ValueError(
+            f"it passes real scores to the generator's loss exactly if the loss is relativistic, got "
+            f"{type(loss).__name__} with generator_needs_real={loss.generator_needs_real}"
+        )
+    if loss.clip is not None and not loss.clip > 0:
+        raise ValueError(f"it takes a positive clip or None, got {loss.clip}")
+    return {
+        **{name: _term_settings(term) for name, term in loss.terms._asdict().items()},
+        "relativistic": int(loss.relativistic),
         "separate_batches": int(loss.separate_batches),
-        "clip": float(loss.clip or 0.0),
-        **_penalty_settings(loss.penalty),
+        "clip": float(loss.clip or 0),
+        "penalty": None if loss.penalty is None else _penalty_settings(loss.penalty),
     }
 
 
-def _penalty_settings(penalty: Penalty | None) -> dict[str, Any]:
-    if penalty is None:
-        kind, weight, location = "", 0.0, "interpolate"
-    elif type(penalty) is GradientPenalty:
-        kind, weight, location = penalty.norm, penalty.weight, penalty.location
-    elif type(penalty) is ZeroCenteredPenalty:
-        kind, weight, location = "zero_centered", penalty.weight, penalty.location
-    else:
-        raise ValueError(f"it supports the penalties of metagan_fast.losses, got {type(penalty).__name__}")
-    return {"penalty": kind, "penalty_weight": float(weight), "penalty_location": location}
+def _term_settings(term: Term) -> tuple[str, float, float]:
+    _check_not_overridden(term, Term, "value")
+    return term.kind, term.factor, term.label
+
+
+def _penalty_settings(penalty: Penalty) -> tuple[str, float, str]:
+    _check_not_overridden(penalty, Penalty, "value")
+    return penalty.kind, float(penalty.weight), penalty.location
+
+
+def _check_not_overridden(stated: object, base: type, *functions: str) -> None:
+    """Raise ValueError if an object computes by functions of its own, and not by its base class's from its data."""
+    for name in functions:
+        if getattr(getattr(stated, name), "__func__", None) is not getattr(base, name):
+            raise ValueError(
+                f"it reads the data that a {base.__name__.lower()} states, got {type(stated).__name__}, which "
+                f"overrides {name}"
+            )
 
 
 def inner_settings(inner: InnerLoop) -> dict[str, Any]:

@@ -22,9 +22,6 @@ from ..base import (
 from .engine_call import CallBuilder, check_image_count, inner_settings, loss_settings
 from .lowering import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
-_OBJECTIVES: dict[GeneratorObjective, int] = {"support": 0, "initial": 1, "query": 2}
-"""Codes of the generator objectives in the engine."""
-
 _DIFFERENTIABLE = ("sgd", "momentum")
 """Inner optimizers that the engine differentiates through."""
 
@@ -85,6 +82,8 @@ class NativeExecutor:
             )
         if loss.penalty is not None:
             raise ValueError("the native executor does not differentiate through inner loops with a gradient penalty")
+        if loss.relativistic:
+            raise ValueError("the native executor does not differentiate through inner loops with a relativistic loss")
 
     def inner_loop(
         self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
@@ -141,7 +140,7 @@ class NativeExecutor:
             "step_weights": tuple(map(float, objective.step_weights)),
             "multi_step": int(objective.multi_step),
             "first_order": int(objective.first_order),
-            "objective": _OBJECTIVES[objective.generator_objective],
+            "objective": objective.generator_objective,
         }
         if objective.generator_objective == "query":
             updates = noise.steps, self._inner.critic_steps, batch.tasks, batch.query_shots
@@ -194,8 +193,7 @@ class NativeExecutor:
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * (self.generator.numel + self.discriminator.numel)
         query = images if second_order or generator_objective == "query" else 0
-        objective = _OBJECTIVES[generator_objective]
-        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, objective, second_order)
+        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, generator_objective, second_order)
         return (
             f"generator, {self.generator.numel:,} elements\n{describe_plan(self.generator, self._layouts[0])}\n\n"
             f"discriminator, {self.discriminator.numel:,} elements\n"
