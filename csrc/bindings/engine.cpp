@@ -3,6 +3,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "bindings.h"
@@ -41,6 +42,65 @@ Enum one_of(const Named<Enum> (&table)[count], const std::string& name, const ch
     throw py::value_error(std::string("unknown ") + what + " '" + name + "'; expected one of " + known);
 }
 
+void read(const py::handle& from, int64_t& to) { to = from.cast<int64_t>(); }
+void read(const py::handle& from, double& to) { to = from.cast<double>(); }
+void read(const py::handle& from, bool& to) { to = from.cast<bool>(); }
+void read(const py::handle& from, ParameterOffset& to) { to.value = from.is_none() ? -1 : from.cast<int64_t>(); }
+template <class T>
+void read(const py::handle& from, std::vector<T>& to) {
+    to = list<T>(from);
+}
+template <class Enum, size_t size>
+void read(const py::handle& from, Enum& to, const Named<Enum> (&names)[size]) {
+    to = one_of(names, from.cast<std::string>(), "value");
+}
+
+// Reads a struct whose fields have a visitor, by name, from a dictionary with exactly these fields.
+template <class Struct>
+void read(const py::handle& from, Struct& to) {
+    const auto fields = from.cast<py::dict>();
+    std::vector<std::string> known;
+    Struct::fields(to, [&](const char* name, auto& value, const auto&... names) {
+        const auto item = field<py::object>(fields, name);
+        try {
+            read(item, value, names...);
+        } catch (const py::cast_error&) {
+            throw py::value_error("expected another type of '" + std::string(name) + "', got " +
+                                  py::repr(item).cast<std::string>());
+        } catch (const py::value_error& error) {
+            throw py::value_error(std::string(name) + ": " + error.what());
+        }
+        known.emplace_back(name);
+    });
+    for (const auto& entry : fields)
+        if (const auto name = entry.first.cast<std::string>();
+            std::find(known.begin(), known.end(), name) == known.end())
+            throw py::value_error("unknown field '" + name + "'");
+}
+
+// Settings of the kind of operation with this name; `i` counts the kinds that had another.
+template <size_t i = 0>
+OperationSettings settings_of(const std::string& kind, const py::handle& fields) {
+    if constexpr (i < std::variant_size_v<OperationSettings>) {
+        std::variant_alternative_t<i, OperationSettings> settings;
+        if (kind != settings.kind) return settings_of<i + 1>(kind, fields);
+        read(fields, settings);
+        return settings;
+    } else {
+        throw py::value_error("unknown kind of operation '" + kind + "'");
+    }
+}
+
+OperationPlan operation_plan(const py::dict& fields) {
+    const auto name = field<std::string>(fields, "name");
+    try {
+        return {name, list<int>(field<py::object>(fields, "inputs")), field<int>(fields, "output"),
+                settings_of(field<std::string>(fields, "kind"), field<py::object>(fields, "settings"))};
+    } catch (const py::value_error& error) {
+        throw py::value_error(name + ": " + error.what());
+    }
+}
+
 NetworkPlan network_plan(const py::dict& fields) {
     NetworkPlan plan;
     for (const py::handle shape : fields["values"]) {
@@ -50,13 +110,8 @@ NetworkPlan network_plan(const py::dict& fields) {
                                   std::to_string(sides.size()) + " sizes");
         plan.values.push_back({sides[0], sides[1], sides[2]});
     }
-    for (const py::handle item : fields["operations"]) {
-        const auto operation = py::reinterpret_borrow<py::dict>(item);
-        plan.operations.push_back({field<std::string>(operation, "kind"), field<std::string>(operation, "name"),
-                                   list<int>(operation["inputs"]), field<int>(operation, "output"),
-                                   list<int64_t>(operation["parameters"]), list<int64_t>(operation["integers"]),
-                                   list<double>(operation["numbers"])});
-    }
+    for (const py::handle item : fields["operations"])
+        plan.operations.push_back(operation_plan(py::reinterpret_borrow<py::dict>(item)));
     plan.input = field<int>(fields, "input");
     plan.output = field<int>(fields, "output");
     plan.numel = field<int64_t>(fields, "numel");

@@ -11,8 +11,8 @@
 
 #include "cpu/runtime/per_process.h"
 #include "loss.h"
-#include "names.h"
 #include "network.h"
+#include "ops/names.h"
 #include "optimizer.h"
 
 namespace metagan {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "names.h"
+#include "ops/names.h"
 
 namespace metagan {
 

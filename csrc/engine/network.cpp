@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <set>
+#include <stdexcept>
+#include <type_traits>
 
 #include "cpu/dispatch.h"
 
@@ -10,6 +12,27 @@ namespace metagan {
 namespace {
 
 bool stopped(const Pass& pass) { return pass.stop && (*pass.stop)(); }
+
+std::unique_ptr<Operation> make_operation(const OperationPlan& plan, const std::vector<Shape>& shapes) {
+    const auto check = [&](int value) {
+        if (value < 0 || value >= static_cast<int>(shapes.size()))
+            throw std::invalid_argument(plan.name + ": expected values 0 to " + std::to_string(shapes.size()) +
+                                        " (exclusive), got " + std::to_string(value));
+    };
+    for (const int value : plan.inputs) check(value);
+    check(plan.output);
+    if (plan.inputs.empty()) throw std::invalid_argument(plan.name + ": expected an input, got none");
+    return std::visit([&](const auto& settings) { return settings.make(plan, shapes); }, plan.settings);
+}
+
+template <class Body>
+void for_each_parameter(const OperationPlan& plan, const Body& body) {
+    const auto visit_field = [&](const char*, const auto& field, const auto&...) {
+        if constexpr (std::is_same_v<decltype(field), const ParameterOffset&>)
+            if (field.exists()) body(field.value);
+    };
+    std::visit([&](const auto& settings) { settings.fields(settings, visit_field); }, plan.settings);
+}
 
 }  // namespace
 
@@ -39,8 +62,9 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
         operations_.push_back(make_operation(operation, plan.values));
         mixes_images_ = mixes_images_ || operations_.back()->mixes_images();
         for (const int value : operation.inputs) ++readers_[static_cast<size_t>(value)];
-        for (const int64_t offset : operation.parameters)
-            if (offset >= 0 && !parameters.insert(offset).second) shares_parameters_ = true;
+        for_each_parameter(operation, [&](int64_t offset) {
+            if (!parameters.insert(offset).second) shares_parameters_ = true;
+        });
     }
 }
 

@@ -19,37 +19,15 @@
 #include "cpu/gemm/gemm.h"
 #include "cpu/runtime/array.h"
 #include "memory_plan.h"
+#include "plan.h"
 
 namespace metagan {
-
-struct Shape {
-    int64_t channels = 0, height = 0, width = 0;
-
-    int64_t positions() const { return height * width; }
-    int64_t elements() const { return channels * positions(); }
-};
 
 // Images [first, first + count).
 struct Range {
     int64_t first = 0, count = 0;
 
     int64_t end() const { return first + count; }
-};
-
-// Settings of an operation; metagan_fast/executors/native/lowering/types.py documents the fields of each kind.
-struct OperationPlan {
-    std::string kind, name;
-    std::vector<int> inputs;
-    int output = 0;
-    std::vector<int64_t> parameters, integers;
-    std::vector<double> numbers;
-};
-
-struct NetworkPlan {
-    std::vector<Shape> values;
-    std::vector<OperationPlan> operations;
-    int input = 0, output = 0;
-    int64_t numel = 0;
 };
 
 // Consumer of parameter gradients, called with each part as soon as it is complete.
@@ -169,8 +147,6 @@ class Operation {
   private:
     OperationPlan plan_;
 };
-
-std::unique_ptr<Operation> make_operation(const OperationPlan&, const std::vector<Shape>& shapes);
 
 class Network;
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "names.h"
 #include "network.h"
+#include "ops/names.h"
 
 namespace metagan {
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,13 +104,49 @@ def test_whole_networks_and_wide_layers(name: str) -> None:
     assert all(torch.equal(found[key], again[key]) for key in WRITTEN)
 
 
-def test_bad_plans_name_the_operation() -> None:
+def _linear() -> dict[str, Any]:
     module = nn.Sequential(nn.Linear(3, 2))
-    plan = make_plan(module, mgf.FlatLayout.from_module(module), (3,)).to_core()
-    for key, value in {"kind": "dance", "integers": [1], "inputs": [7], "output": 5}.items():
-        network = plan | {"operations": [plan["operations"][0] | {key: value}]}
-        call = _native.EngineCall(images=2, threads=1, paired=0)
-        for name in (*READ, *WRITTEN):
-            call.arguments[name] = 0
-        with pytest.raises(ValueError, match=r"^0: "):
-            _core.network_passes(network, call.arguments)
+    return make_plan(module, mgf.FlatLayout.from_module(module), (3,)).to_core()
+
+
+_SETTINGS = _linear()["operations"][0]["settings"]
+BAD_OPERATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "kind": ({"kind": "dance"}, "unknown kind of operation 'dance'"),
+    "input": ({"inputs": [7]}, "expected values 0 to 2 .exclusive., got 7"),
+    "output": ({"output": 5}, "expected values 0 to 2 .exclusive., got 5"),
+    "unknown field": ({"settings": _SETTINGS | {"speed": 1}}, "unknown field 'speed'"),
+    "no weight": ({"settings": _SETTINGS | {"weight": None}}, "expected a weight, got none"),
+    "type": ({"settings": _SETTINGS | {"weight": "w"}}, "expected another type of 'weight', got 'w'"),
+    "missing field": (
+        {"settings": {name: value for name, value in _SETTINGS.items() if name != "bias"}},
+        "expected a field 'bias', got none",
+    ),
+    "missing field of a window": (
+        {"settings": _SETTINGS | {"y": {"kernel": 1, "stride": 1, "padding": 0}}},
+        "y: expected a field 'dilation', got none",
+    ),
+    "name of an enumeration": (
+        {"kind": "activation", "settings": {"function": "tan", "constants": (), "slope": None, "slopes": 0}},
+        "function: unknown value 'tan'; expected one of 'relu', .*'sigmoid'",
+    ),
+    "slopes": (
+        {"kind": "activation", "settings": {"function": "prelu", "constants": (), "slope": 0, "slopes": 3}},
+        "expected a slope, 1 or 2 numbers, got 3",
+    ),
+    "offsets of a sparse matrix": (
+        {"kind": "resample", "settings": {"offsets": (0, 2), "columns": (0,), "weights": (1.0,)}},
+        "expected 2 offsets from 0 to the number of columns, 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_OPERATIONS)
+def test_bad_plans_name_the_operation(what: str) -> None:
+    change, message = BAD_OPERATIONS[what]
+    plan = _linear()
+    network = plan | {"operations": [plan["operations"][0] | change]}
+    call = _native.EngineCall(images=2, threads=1, paired=0)
+    for name in (*READ, *WRITTEN):
+        call.arguments[name] = 0
+    with pytest.raises(ValueError, match=f"^0: {message}"):
+        _core.network_passes(network, call.arguments)

@@ -12,103 +12,89 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metagan_fast.executors.native.lowering import ACTIVATIONS
+Settings = dict[str, Any]
 
 
-def _convolution(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
-    kh, kw, sh, sw, ph, pw, dh, dw = op["integers"]
-    weight = _slice(params, op["parameters"][0], (out[0], x.shape[1], kh, kw))
-    bias = None if op["parameters"][1] < 0 else _slice(params, op["parameters"][1], (out[0],))
-    return F.conv2d(x, weight, bias, (sh, sw), (ph, pw), (dh, dw))
+def _sides(op: Settings, name: str) -> tuple[int, int]:
+    """Return a setting of both windows, height first."""
+    return op["y"][name], op["x"][name]
 
 
-def _transposed(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
-    kh, kw, sh, sw, ph, pw, dh, dw = op["integers"]
-    weight = _slice(params, op["parameters"][0], (x.shape[1], out[0], kh, kw))
-    bias = None if op["parameters"][1] < 0 else _slice(params, op["parameters"][1], (out[0],))
+def _convolution(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+    kernel, stride, padding, dilation = (_sides(op, name) for name in ("kernel", "stride", "padding", "dilation"))
+    channels = (x.shape[1], out[0]) if op["transposed"] else (out[0], x.shape[1])
+    weight = _slice(params, op["weight"], (*channels, *kernel))
+    bias = None if op["bias"] is None else _slice(params, op["bias"], (out[0],))
+    if not op["transposed"]:
+        return F.conv2d(x, weight, bias, stride, padding, dilation)
     extra = [
-        size - ((before - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
-        for size, before, stride, pad, dilation, kernel in zip(
-            out[1:], x.shape[2:], (sh, sw), (ph, pw), (dh, dw), (kh, kw), strict=True
-        )
+        size - ((before - 1) * s - 2 * p + d * (k - 1) + 1)
+        for size, before, k, s, p, d in zip(out[1:], x.shape[2:], kernel, stride, padding, dilation, strict=True)
     ]
-    return F.conv_transpose2d(x, weight, bias, (sh, sw), (ph, pw), extra, dilation=(dh, dw))
+    return F.conv_transpose2d(x, weight, bias, stride, padding, extra, dilation=dilation)
 
 
-def _normalization(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
-    channels, positions, across, affine, numel = op["integers"]
+def _normalization(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+    channels, positions = op["channels_a_set"], op["positions_a_set"]
     n, c, h, w = x.shape
     sets = x.reshape(n, c // channels, channels, h * w // positions, positions)
-    dims = (0, 2, 4) if across else (2, 4)
+    dims = (0, 2, 4) if op["across_images"] else (2, 4)
     centred = sets - sets.mean(dims, keepdim=True)
-    y = (centred / (centred.square().mean(dims, keepdim=True) + op["numbers"][0]).sqrt()).reshape(x.shape)
-    for offset, apply in zip(op["parameters"], (torch.mul, torch.add), strict=True):
-        if offset >= 0:
-            values = _slice(params, offset, (numel,))
-            each = values.repeat_interleave(h * w) if affine == 1 else values.repeat(c * h * w // numel)
+    y = (centred / (centred.square().mean(dims, keepdim=True) + op["eps"]).sqrt()).reshape(x.shape)
+    for offset, apply in ((op["weight"], torch.mul), (op["bias"], torch.add)):
+        if offset is not None:
+            values = _slice(params, offset, (op["numel"],))
+            per_channel = {"channel": True, "element": False}[op["granularity"]]
+            each = values.repeat_interleave(h * w) if per_channel else values.repeat(c * h * w // op["numel"])
             y = apply(y, each.view(c, h, w))
     return y
 
 
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "softplus": F.softplus,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-}
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+"""Activation functions that have another name in `torch.nn.functional`."""
 
 
-def _activation(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
-    code, slopes = op["integers"]
-    if ACTIVATIONS[code] == "prelu":
-        return F.prelu(x, _slice(params, op["parameters"][0], (slopes,)))
-    return _FUNCTIONS[ACTIVATIONS[code]](x, *op["numbers"])
+def _activation(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+    name = op["function"]
+    slopes = () if op["slope"] is None else (_slice(params, op["slope"], (op["slopes"],)),)
+    return (_FUNCTIONS.get(name) or getattr(F, name))(x, *slopes, *op["constants"])
 
 
-def _resample(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+def _resample(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+    offsets, columns, weights = op["offsets"], op["columns"], op["weights"]
     rows = out[1] * out[2]
-    offsets, columns = op["integers"][: rows + 1], op["integers"][rows + 1 :]
-    assert len(columns) == len(op["numbers"]) == offsets[-1]
+    assert len(offsets) == rows + 1 and len(columns) == len(weights) == offsets[-1]
     matrix = x.new_zeros(rows, x.shape[2] * x.shape[3])
     for row in range(rows):
         for entry in range(offsets[row], offsets[row + 1]):
-            matrix[row, columns[entry]] += op["numbers"][entry]
+            matrix[row, columns[entry]] += weights[entry]
     return (x.flatten(2) @ matrix.T).unflatten(2, out[1:])
 
 
-def _permute(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+def _permute(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
     flat = x.flatten(1)
-    return (flat[:, op["integers"]] if op["integers"] else flat).view(-1, *out)
+    return (flat[:, list(op["order"])] if op["order"] else flat).view(-1, *out)
 
 
-def _max_pool(op: dict[str, Any], params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
-    kh, kw, sh, sw, ph, pw, dh, dw = op["integers"]
-    needed = [
-        (size - 1) * s + d * (k - 1) + 1 for size, s, d, k in zip(out[1:], (sh, sw), (dh, dw), (kh, kw), strict=True)
-    ]
-    bottom, right = (max(0, need - size - pad) for need, size, pad in zip(needed, x.shape[2:], (ph, pw), strict=True))
-    padded = F.pad(x, (pw, right, ph, bottom), value=-torch.inf)
-    return F.max_pool2d(padded, (kh, kw), (sh, sw), 0, (dh, dw))[..., : out[1], : out[2]]
+def _max_pool(op: Settings, params: Tensor, x: Tensor, out: tuple[int, int, int]) -> Tensor:
+    kernel, stride, padding, dilation = (_sides(op, name) for name in ("kernel", "stride", "padding", "dilation"))
+    needed = [(size - 1) * s + d * (k - 1) + 1 for size, s, d, k in zip(out[1:], stride, dilation, kernel, strict=True)]
+    bottom, right = (max(0, need - size - pad) for need, size, pad in zip(needed, x.shape[2:], padding, strict=True))
+    padded = F.pad(x, (padding[1], right, padding[0], bottom), value=-torch.inf)
+    return F.max_pool2d(padded, kernel, stride, 0, dilation)[..., : out[1], : out[2]]
 
 
-def _combine(op: dict[str, Any], params: Tensor, *inputs: Any) -> Tensor:
+def _combine(op: Settings, params: Tensor, *inputs: Any) -> Tensor:
     *tensors, _ = inputs
-    *factors, constant = op["numbers"]
-    return sum(f * x for f, x in zip(factors, tensors, strict=True)) + constant
+    return sum(f * x for f, x in zip(op["factors"], tensors, strict=True)) + op["constant"]
 
 
-def _concatenate(op: dict[str, Any], params: Tensor, *inputs: Any) -> Tensor:
+def _concatenate(op: Settings, params: Tensor, *inputs: Any) -> Tensor:
     return torch.cat(inputs[:-1], 1)
 
 
 KINDS: dict[str, Callable[..., Tensor]] = {
     "convolution": _convolution,
-    "transposed_convolution": _transposed,
     "normalization": _normalization,
     "activation": _activation,
     "resample": _resample,
@@ -127,9 +113,9 @@ def interpret(network: dict[str, Any], params: Tensor, inputs: Tensor) -> Tensor
     """Run a plan on inputs `[n, ...]`; return `[n, C, H, W]`."""
     values = {network["input"]: inputs.reshape(-1, *network["values"][network["input"]])}
     for op in network["operations"]:
-        assert op.keys() == {"kind", "inputs", "output", "parameters", "integers", "numbers", "name"}
+        assert op.keys() == {"kind", "name", "inputs", "output", "settings"}
         assert op["output"] not in values
         shape = network["values"][op["output"]]
-        values[op["output"]] = KINDS[op["kind"]](op, params, *(values[i] for i in op["inputs"]), shape)
+        values[op["output"]] = KINDS[op["kind"]](op["settings"], params, *(values[i] for i in op["inputs"]), shape)
         assert values[op["output"]].shape[1:] == shape, op
     return values[network["output"]]

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 import metagan_fast as mgf
 from layer_cases import CASES, Call, Case
-from metagan_fast.executors.native.lowering import PlanError, describe_plan, inner_step_multiply_adds, make_plan
+from metagan_fast.executors.native.lowering import Plan, PlanError, describe_plan, inner_step_multiply_adds, make_plan
 from metagan_fast.executors.native.lowering.positions import position_map
 from plan_interpreter import interpret
 from support import assert_close
@@ -35,6 +35,11 @@ def check(module: nn.Module, input_shape: tuple[int, ...], images: int = 3) -> A
     expected = module.train()(inputs.clone()).detach()
     assert_close(found.reshape(expected.shape), expected, "float64-rounding")
     return plan
+
+
+def kinds_of(plan: Plan) -> list[str]:
+    """Return the kinds of a plan's operations."""
+    return [op.settings.kind for op in plan.operations]
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -119,15 +124,15 @@ def test_tied_parameters_and_repeated_modules_share_offsets() -> None:
     twin = nn.Linear(4, 4)
     twin.weight = layer.weight
     plan = check(nn.Sequential(layer, nn.Tanh(), layer, twin), (4,))
-    first, second, third = (op.parameters for op in plan.operations if op.kind == "convolution")
+    first, second, third = (op.settings.parameters for op in plan.operations if op.settings.kind == "convolution")
     assert first == second and third[0] == first[0] and third[1] != first[1]
 
 
 def test_views_become_one_permutation_at_most() -> None:
     module = nn.Sequential(Call(lambda x: x.flatten(1)), nn.Unflatten(1, (2, 3, 4)), nn.Identity(), nn.ReLU())
-    assert [op.kind for op in check(module, (2, 3, 4)).operations] == ["activation"]
+    assert kinds_of(check(module, (2, 3, 4))) == ["activation"]
     module = Call(lambda x: x.permute(0, 2, 1, 3).flip(1).flatten(1).relu())
-    assert [op.kind for op in check(module, (2, 3, 4)).operations] == ["permute", "activation"]
+    assert kinds_of(check(module, (2, 3, 4))) == ["permute", "activation"]
 
 
 def test_what_nobody_reads_is_left_out() -> None:
@@ -289,7 +294,7 @@ def test_arithmetic_counts_taps_inside_the_image() -> None:
     inputs = torch.randn(1, latent_dim), torch.randn(1, *image_shape)
     costs = [operations.cost(m, x) for m, x in zip((generator, discriminator), inputs, strict=True)]
     for plan, cost in zip(plans, costs, strict=True):
-        products = [plan.multiply_adds(op) for op in plan.operations if op.kind == "convolution"]
+        products = [plan.multiply_adds(op) for op in plan.operations if op.settings.kind == "convolution"]
         assert sum(products) == cost.forward
     for penalty in (False, True):
         expected = operations.inner_step(*costs, 4, penalty=penalty)

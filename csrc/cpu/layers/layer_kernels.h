@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "ops/names.h"
+
 namespace metagan {
 
 // `rows` rows of `length` adjacent elements, `stride` apart in every array of a call.
@@ -11,7 +13,15 @@ struct Rows {
     int64_t rows, length, stride;
 };
 
+// Activation functions and their names in plans; the first three have no curvature.
 enum class Activation : int { relu, leaky_relu, prelu, elu, silu, gelu, gelu_tanh, softplus, tanh, sigmoid };
+constexpr Named<Activation> kActivations[] = {
+    {"relu", Activation::relu},           {"leaky_relu", Activation::leaky_relu},
+    {"prelu", Activation::prelu},         {"elu", Activation::elu},
+    {"silu", Activation::silu},           {"gelu", Activation::gelu},
+    {"gelu_tanh", Activation::gelu_tanh}, {"softplus", Activation::softplus},
+    {"tanh", Activation::tanh},           {"sigmoid", Activation::sigmoid},
+};
 
 // An activation and its parameters.
 struct ActivationOptions {

@@ -5,27 +5,26 @@
 #include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
+#include "engine/network.h"
 #include "engine/scratch.h"
-#include "operations.h"
 
 namespace metagan {
 namespace {
 
 class ActivationOperation : public Operation {
   public:
-    ActivationOperation(const OperationPlan& plan, const std::vector<Shape>& shapes)
-        : Operation(plan), shape_(shapes[static_cast<size_t>(plan.output)]) {
-        if (plan.integers.empty() || plan.integers[0] < 0 || plan.integers[0] > static_cast<int>(Activation::sigmoid))
-            throw std::invalid_argument(plan.name + ": expected the code of an activation");
-        options_.function = static_cast<Activation>(plan.integers[0]);
-        if (!plan.numbers.empty()) options_.a = static_cast<float>(plan.numbers[0]);
-        if (plan.numbers.size() > 1) options_.b = static_cast<float>(plan.numbers[1]);
-        if (is_prelu()) {
-            slopes_ = plan.integers.at(1);
-            if (slopes_ != 1 && slopes_ != shape_.channels)
-                throw std::invalid_argument(plan.name + ": expected 1 or " + std::to_string(shape_.channels) +
-                                            " slopes, got " + std::to_string(slopes_));
-        }
+    ActivationOperation(const OperationPlan& plan, const ActivationPlan& settings, const std::vector<Shape>& shapes)
+        : Operation(plan),
+          shape_(shapes[static_cast<size_t>(plan.output)]),
+          slope_(settings.slope),
+          slopes_(settings.slopes) {
+        const std::vector<double>& constants = settings.constants;
+        options_.function = settings.function;
+        if (!constants.empty()) options_.a = static_cast<float>(constants[0]);
+        if (constants.size() > 1) options_.b = static_cast<float>(constants[1]);
+        if (is_prelu() && (!slope_.exists() || (slopes_ != 1 && slopes_ != shape_.channels)))
+            throw std::invalid_argument(plan.name + ": expected a slope, 1 or " + std::to_string(shape_.channels) +
+                                        " numbers, got " + std::to_string(slope_.exists() ? slopes_ : 0));
     }
 
     void forward(const Pass& pass, Activations& a, OperationState*, Range images) const override {
@@ -87,9 +86,9 @@ class ActivationOperation : public Operation {
             ActivationOptions options = options_;
             if (is_prelu()) {
                 options.slope_stride = slopes_ == 1 ? 0 : 1;
-                const int64_t at = plan().parameters[0] + first * options.slope_stride;
-                options.slopes = pass.params + at;
-                options.slopes_dot = pass.params_dot ? pass.params_dot + at : nullptr;
+                const ParameterOffset at{slope_.value + first * options.slope_stride};
+                options.slopes = at.in(pass.params);
+                options.slopes_dot = at.in(pass.params_dot);
             }
             body(options, Rows{last - first, length, stride}, first * stride);
         });
@@ -126,18 +125,19 @@ class ActivationOperation : public Operation {
                 sum += static_cast<double>(gradient[channel]);
             gradient[0] = static_cast<float>(sum);
         }
-        r.gradients->take(plan().parameters[0], 1, slopes_, slopes_, gradient, slopes_);
+        r.gradients->take(slope_.value, 1, slopes_, slopes_, gradient, slopes_);
     }
 
     Shape shape_;
     ActivationOptions options_;
-    int64_t slopes_ = 0;
+    ParameterOffset slope_;
+    int64_t slopes_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operation> make_activation(const OperationPlan& plan, const std::vector<Shape>& shapes) {
-    return std::make_unique<ActivationOperation>(plan, shapes);
+std::unique_ptr<Operation> ActivationPlan::make(const OperationPlan& plan, const std::vector<Shape>& shapes) const {
+    return std::make_unique<ActivationOperation>(plan, *this, shapes);
 }
 
 }  // namespace metagan

@@ -10,10 +10,10 @@
 #include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
+#include "engine/network.h"
 #include "engine/scratch.h"
 #include "geometry.h"
 #include "indirection.h"
-#include "operations.h"
 #include "winograd.h"
 
 namespace metagan {
@@ -28,16 +28,14 @@ struct ConvolutionState : OperationState {
 
 class Convolution : public Operation {
   public:
-    Convolution(const OperationPlan& plan, const std::vector<Shape>& shapes, bool transposed)
-        : Operation(plan), transposed_(transposed) {
+    Convolution(const OperationPlan& plan, const ConvolutionPlan& settings, const std::vector<Shape>& shapes)
+        : Operation(plan), transposed_(settings.transposed), weight_(settings.weight), bias_(settings.bias) {
+        if (!weight_.exists()) throw std::invalid_argument(plan.name + ": expected a weight, got none");
         const Shape& in = shapes[static_cast<size_t>(plan.inputs.at(0))];
         const Shape& out = shapes[static_cast<size_t>(plan.output)];
-        const Shape &large = transposed ? out : in, &small = transposed ? in : out;
-        const std::vector<int64_t>& v = plan.integers;
-        if (v.size() != 8)
-            throw std::invalid_argument(plan.name + ": expected 8 integers, got " + std::to_string(v.size()));
-        geometry_ = {{v[0], v[2], v[4], v[6], large.height, small.height},
-                     {v[1], v[3], v[5], v[7], large.width, small.width},
+        const Shape &large = transposed_ ? out : in, &small = transposed_ ? in : out;
+        geometry_ = {{settings.y, large.height, small.height},
+                     {settings.x, large.width, small.width},
                      large.channels,
                      small.channels};
         large_border_ = gather::border(geometry_);
@@ -87,7 +85,7 @@ class Convolution : public Operation {
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
         const Source source = padded(pass, a, state, transposed_, a.x(input(), 0), a.stride(input()), images);
-        apply(pass, a, state, source, images, pass.params, bias(pass.params), false, a.x(output(), images.first),
+        apply(pass, a, state, source, images, pass.params, bias_.in(pass.params), false, a.x(output(), images.first),
               output(), true);
     }
 
@@ -96,7 +94,7 @@ class Convolution : public Operation {
         float* const y = a.x(output(), tangent.first);
         if (pass.params_dot) {
             const Source of_primal = source_at(a, state, transposed_, a.x(input(), 0), a.stride(input()));
-            apply(pass, a, state, of_primal, primal, pass.params_dot, bias(pass.params_dot), false, y, output());
+            apply(pass, a, state, of_primal, primal, pass.params_dot, bias_.in(pass.params_dot), false, y, output());
         }
         apply(pass, a, state, of_tangent, tangent, pass.params, nullptr, pass.params_dot != nullptr, y, output());
     }
@@ -126,7 +124,7 @@ class Convolution : public Operation {
         }
         if (!r.gradients) return;
         weight_gradient(pass, a, state, all, *r.gradients);
-        if (plan().parameters[1] >= 0) {
+        if (bias_.exists()) {
             const Shape& shape = a.shape(output());
             const int64_t length = r.images.count * shape.positions(), stride = a.stride(output());
             const float* const y_bar = a.bar(output(), r.images.first);
@@ -135,7 +133,7 @@ class Convolution : public Operation {
             parallel_parts(shape.channels, shape.channels * length, pass.threads, [&](int64_t first, int64_t last) {
                 layer_kernels().row_sums({last - first, length, stride}, y_bar + first * stride, sums + first);
             });
-            r.gradients->take(plan().parameters[1], 1, shape.channels, shape.channels, sums, shape.channels);
+            r.gradients->take(bias_.value, 1, shape.channels, shape.channels, sums, shape.channels);
         }
     }
 
@@ -145,10 +143,6 @@ class Convolution : public Operation {
         const float* b;
         int64_t channel, image;
     };
-
-    const float* bias(const float* params) const {
-        return plan().parameters[1] < 0 ? nullptr : params + plan().parameters[1];
-    }
 
     const Border& border(bool small) const { return small ? small_border_ : large_border_; }
 
@@ -240,7 +234,7 @@ class Convolution : public Operation {
 
     Weights weights_of(const float* params, bool spreads) const {
         Weights weights;
-        weights.w = params + plan().parameters[0];
+        weights.w = params + weight_.value;
         weights.w_row = spreads ? geometry_.taps() : geometry_.weights_of_small();
         weights.w_channel = spreads ? geometry_.weights_of_small() : geometry_.taps();
         return weights;
@@ -255,7 +249,7 @@ class Convolution : public Operation {
                              float* uncached) const {
         if (state && state->transformed_version == pass.version) return state->transformed.data();
         float* const to = state ? state->transformed.at_least(winograd.weights_floats(pass.precision)) : uncached;
-        winograd.transform_weights(pass.threads, pass.precision, params + plan().parameters[0], to);
+        winograd.transform_weights(pass.threads, pass.precision, params + weight_.value, to);
         if (state) state->transformed_version = pass.version;
         return to;
     }
@@ -276,7 +270,7 @@ class Convolution : public Operation {
                 const Timed timed(Work::pack);
                 const Interval some{part * share, std::min(rows, (part + 1) * share)};
                 gemm_kernels(pass.precision)
-                    .to_bf16_pairs(pass.params + plan().parameters[0] + some.first * geometry_.weights_of_small(),
+                    .to_bf16_pairs(pass.params + weight_.value + some.first * geometry_.weights_of_small(),
                                    geometry_.weights_of_small(), some, {0, geometry_.large_channels}, geometry_.taps(),
                                    to);
             });
@@ -337,8 +331,8 @@ class Convolution : public Operation {
         if (gather_winograd_.suits_gradient(range.count)) {
             return gather_winograd_.weight_gradient(
                 pass.threads, pass.precision, {source.b + range.first * source.image, source.channel, source.image},
-                {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients,
-                plan().parameters[0], a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
+                {small, a.stride(small_value), a.shape(small_value).positions()}, range.count, gradients, weight_.value,
+                a.scratch(gather_winograd_.gradient_scratch_floats(range.count)));
         }
         const Patches patches = patches_of(gradient_table_, source, range, geometry_.large_channels);
         Result result{small, a.stride(small_value), a.shape(small_value).positions(),
@@ -357,11 +351,12 @@ class Convolution : public Operation {
             float* const pack = thread_scratch(kPackFloats + rows * chunk);
             float* const out = pack + kPackFloats;
             kernels.weight_gradient(patches, result, rows, {first, last}, false, out, chunk, pack);
-            gradients.take(plan().parameters[0] + first, rows, last - first, columns, out, chunk);
+            gradients.take(weight_.value + first, rows, last - first, columns, out, chunk);
         });
     }
 
     bool transposed_, one_pixel_;
+    ParameterOffset weight_, bias_;
     Geometry geometry_;
     Border large_border_, small_border_;
     std::vector<Groups> gather_, spread_;
@@ -371,9 +366,8 @@ class Convolution : public Operation {
 
 }  // namespace
 
-std::unique_ptr<Operation> make_convolution(const OperationPlan& plan, const std::vector<Shape>& shapes,
-                                            bool transposed) {
-    return std::make_unique<Convolution>(plan, shapes, transposed);
+std::unique_ptr<Operation> ConvolutionPlan::make(const OperationPlan& plan, const std::vector<Shape>& shapes) const {
+    return std::make_unique<Convolution>(plan, *this, shapes);
 }
 
 }  // namespace metagan

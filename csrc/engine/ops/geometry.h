@@ -4,11 +4,12 @@
 #include <cstdint>
 
 #include "cpu/gemm/winograd_kernels.h"
+#include "engine/plan.h"
 
 namespace metagan {
 
-struct Axis {
-    int64_t kernel, stride, padding, dilation, large, small;
+struct Axis : Window {
+    int64_t large, small;
 };
 
 struct Geometry {
@@ -17,6 +18,9 @@ struct Geometry {
 
     int64_t taps() const { return y.kernel * x.kernel; }
     int64_t weights_of_small() const { return large_channels * taps(); }
+    Shape shape(bool small) const {
+        return small ? Shape{small_channels, y.small, x.small} : Shape{large_channels, y.large, x.large};
+    }
 };
 
 // Zero border of an image.

@@ -5,8 +5,8 @@
 #include "cpu/dispatch.h"
 #include "cpu/runtime/parallel.h"
 #include "cpu/runtime/profile.h"
+#include "engine/network.h"
 #include "engine/scratch.h"
-#include "operations.h"
 
 namespace metagan {
 namespace {
@@ -19,19 +19,22 @@ struct Statistics : OperationState {
 
 class Normalization : public Operation {
   public:
-    Normalization(const OperationPlan& plan, const std::vector<Shape>& shapes)
-        : Operation(plan), shape_(shapes[static_cast<size_t>(plan.output)]) {
-        if (plan.integers.size() != 5 || plan.numbers.size() != 1)
-            throw std::invalid_argument(plan.name + ": expected 5 integers and 1 number, got " +
-                                        std::to_string(plan.integers.size()) + " and " +
-                                        std::to_string(plan.numbers.size()));
-        channels_ = plan.integers[0];
-        positions_ = plan.integers[1];
-        across_images_ = plan.integers[2] != 0;
-        affine_ = static_cast<Affine>(plan.integers[3]);
-        numel_ = plan.integers[4];
+    Normalization(const OperationPlan& plan, const NormalizationPlan& settings, const std::vector<Shape>& shapes)
+        : Operation(plan),
+          shape_(shapes[static_cast<size_t>(plan.output)]),
+          channels_(settings.channels_a_set),
+          positions_(settings.positions_a_set),
+          numel_(settings.numel),
+          across_images_(settings.across_images),
+          per_element_(settings.granularity == Granularity::element),
+          eps_(static_cast<float>(settings.eps)),
+          weight_(settings.weight),
+          bias_(settings.bias) {
         if (channels_ < 1 || positions_ < 1 || shape_.channels % channels_ || shape_.positions() % positions_)
             throw std::invalid_argument(plan.name + ": expected sets that divide channels and positions");
+        if (per_element_ && has_parameters() && numel_ < 1)
+            throw std::invalid_argument(plan.name + ": expected the size of its parameters, got " +
+                                        std::to_string(numel_));
         channel_groups_ = shape_.channels / channels_;
         position_groups_ = shape_.positions() / positions_;
     }
@@ -47,11 +50,10 @@ class Normalization : public Operation {
     bool mixes_images() const override { return across_images_; }
 
     void forward(const Pass& pass, Activations& a, OperationState* state, Range images) const override {
-        const float eps = static_cast<float>(plan().numbers[0]);
         for_each_set(pass, a, images,
                      [&](int64_t image, int64_t images_of_set, int64_t group, const NormSet& set, int64_t at) {
                          NormStatistics* const s = statistics(state, image, group);
-                         layer_kernels().norm_statistics(set, a.x(input(), image) + at, eps, s);
+                         layer_kernels().norm_statistics(set, a.x(input(), image) + at, eps_, s);
                          layer_kernels().norm(set, *s, a.x(input(), image) + at, a.x(output(), image) + at);
                          repeat(state, image, images_of_set, group);
                      });
@@ -84,12 +86,11 @@ class Normalization : public Operation {
                                              tilde);
             });
         }
-        if (r.gradients && affine_ != Affine::none) parameter_gradient(pass, a, state, r);
+        if (r.gradients && has_parameters()) parameter_gradient(pass, a, state, r);
     }
 
   private:
-    enum class Affine { none, per_channel, per_element };
-
+    bool has_parameters() const { return weight_.exists() || bias_.exists(); }
     int64_t sets() const { return channel_groups_ * position_groups_; }
 
     NormStatistics* statistics(OperationState* state, int64_t image, int64_t group) const {
@@ -108,7 +109,7 @@ class Normalization : public Operation {
     }
 
     int64_t parameter_offset(int64_t channel, int64_t position) const {
-        return affine_ == Affine::per_channel ? channel : (channel * shape_.positions() + position) % numel_;
+        return per_element_ ? (channel * shape_.positions() + position) % numel_ : channel;
     }
 
     NormSet set(const Pass& pass, const Activations& a, int64_t images, int64_t channel, int64_t position) const {
@@ -118,17 +119,18 @@ class Normalization : public Operation {
         set.length = positions_;
         set.channel_stride = a.stride(output());
         set.image_stride = shape_.positions();
-        if (affine_ == Affine::none) return set;
-        set.weight_channel = affine_ == Affine::per_channel ? 1 : shape_.positions();
-        set.weight_step = affine_ == Affine::per_channel ? 0 : 1;
-        const auto at = [&](const float* params, size_t i) -> const float* {
-            const int64_t offset = plan().parameters[i];
-            return params && offset >= 0 ? params + offset + parameter_offset(channel, position) : nullptr;
+        if (!has_parameters()) return set;
+        set.weight_channel = per_element_ ? shape_.positions() : 1;
+        set.weight_step = per_element_ ? 1 : 0;
+        const int64_t offset = parameter_offset(channel, position);
+        const auto at = [&](const ParameterOffset& parameter, const float* params) -> const float* {
+            const float* const first = parameter.in(params);
+            return first ? first + offset : nullptr;
         };
-        set.weight = at(pass.params, 0);
-        set.bias = at(pass.params, 1);
-        set.weight_dot = at(pass.params_dot, 0);
-        set.bias_dot = at(pass.params_dot, 1);
+        set.weight = at(weight_, pass.params);
+        set.bias = at(bias_, pass.params);
+        set.weight_dot = at(weight_, pass.params_dot);
+        set.bias_dot = at(bias_, pass.params_dot);
         return set;
     }
 
@@ -160,8 +162,8 @@ class Normalization : public Operation {
 
     // Divides channels among threads, unless they share parameters.
     void parameter_gradient(const Pass& pass, Activations& a, OperationState* state, const Reverse& r) const {
-        const int64_t own = affine_ == Affine::per_channel ? 1 : shape_.positions();  // parameters per channel
-        const bool shared = affine_ == Affine::per_element && numel_ < shape_.channels * own;
+        const int64_t own = per_element_ ? shape_.positions() : 1;  // parameters per channel
+        const bool shared = per_element_ && numel_ < shape_.channels * own;
         const int64_t numbers = r.images.count * shape_.elements();
         parallel_parts(shared ? 1 : shape_.channels, numbers, pass.threads, [&](int64_t first, int64_t last) {
             const Timed timed(Work::normalization);
@@ -173,7 +175,6 @@ class Normalization : public Operation {
     // Gradient of parameters [start, start + size), from these channels.
     void channels_gradient(Activations& a, OperationState* state, const Reverse& r, Range channels, int64_t start,
                            int64_t size) const {
-        const int64_t weight = plan().parameters[0], bias = plan().parameters[1];
         float* const gradient = thread_scratch(2 * size);
         std::fill_n(gradient, 2 * size, 0.f);
         for (int64_t channel = channels.first; channel < channels.end(); ++channel)
@@ -184,25 +185,26 @@ class Normalization : public Operation {
                     const int64_t offset = parameter_offset(channel, position) - start;
                     const int64_t pair = tangent_of(r, image);
                     layer_kernels().norm_parameters(
-                        positions_, affine_ == Affine::per_channel ? 0 : 1, *statistics(state, image, group),
-                        a.x(input(), image) + at, pair < 0 ? nullptr : a.x(input(), pair) + at,
-                        a.bar(output(), image) + at, pair < 0 ? nullptr : a.bar(output(), pair) + at,
-                        weight < 0 ? nullptr : gradient + offset, bias < 0 ? nullptr : gradient + size + offset);
+                        positions_, per_element_ ? 1 : 0, *statistics(state, image, group), a.x(input(), image) + at,
+                        pair < 0 ? nullptr : a.x(input(), pair) + at, a.bar(output(), image) + at,
+                        pair < 0 ? nullptr : a.bar(output(), pair) + at, weight_.exists() ? gradient + offset : nullptr,
+                        bias_.exists() ? gradient + size + offset : nullptr);
                 }
-        if (weight >= 0) r.gradients->take(weight + start, 1, size, size, gradient, size);
-        if (bias >= 0) r.gradients->take(bias + start, 1, size, size, gradient + size, size);
+        if (weight_.exists()) r.gradients->take(weight_.value + start, 1, size, size, gradient, size);
+        if (bias_.exists()) r.gradients->take(bias_.value + start, 1, size, size, gradient + size, size);
     }
 
     Shape shape_;
-    int64_t channels_, positions_, channel_groups_, position_groups_, numel_;
-    bool across_images_;
-    Affine affine_;
+    int64_t channels_, positions_, numel_, channel_groups_ = 0, position_groups_ = 0;
+    bool across_images_, per_element_;
+    float eps_;
+    ParameterOffset weight_, bias_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operation> make_normalization(const OperationPlan& plan, const std::vector<Shape>& shapes) {
-    return std::make_unique<Normalization>(plan, shapes);
+std::unique_ptr<Operation> NormalizationPlan::make(const OperationPlan& plan, const std::vector<Shape>& shapes) const {
+    return std::make_unique<Normalization>(plan, *this, shapes);
 }
 
 }  // namespace metagan

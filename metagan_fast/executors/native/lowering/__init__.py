@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .lower import make_plan
 from .report import describe_plan, inner_step_multiply_adds
-from .types import ACTIVATIONS, Operation, Plan, PlanError
+from .types import Plan, PlanError
 
-__all__ = ["ACTIVATIONS", "Operation", "Plan", "PlanError", "describe_plan", "inner_step_multiply_adds", "make_plan"]
+__all__ = ["Plan", "PlanError", "describe_plan", "inner_step_multiply_adds", "make_plan"]

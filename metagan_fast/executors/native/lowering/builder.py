@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .types import Operation, Shape
+from .types import OperationPlan, PermutePlan, Settings, Shape
 
 
 class Unsupported(Exception):
@@ -64,7 +64,7 @@ class Builder:
         self.images = images
         self.dtype = dtype
         self.values: list[Shape] = []
-        self.operations: list[Operation] = []
+        self.operations: list[OperationPlan] = []
         self.name = ""  # of the layer being lowered
         self.output_shape: tuple[int, ...] = ()  # of the layer being lowered, for one image
         self.input = self._new_value(tuple(input_shape))
@@ -74,34 +74,24 @@ class Builder:
         return PermutedView(len(self.values) - 1, shape)
 
     def emit(
-        self,
-        kind: str,
-        inputs: Sequence[PermutedView],
-        *,
-        shape: tuple[int, ...] | None = None,
-        parameters: Sequence[Parameter | None] = (),
-        integers: Sequence[int] = (),
-        numbers: Sequence[float] = (),
+        self, settings: Settings, inputs: Sequence[PermutedView], shape: tuple[int, ...] | None = None
     ) -> PermutedView:
         """Append an operation and return its output, of the traced shape unless `shape` is given."""
         read = tuple(self.materialize(x).value for x in inputs)
-        output = self._new_value(self.output_shape if shape is None else shape)
-        offsets = tuple(-1 if p is None else p.offset for p in parameters)
-        numbers = tuple(float(number) for number in numbers)
-        self.operations.append(
-            Operation(kind, read, output.value, offsets, tuple(map(int, integers)), numbers, self.name)
-        )
-        return output
+        return self._append(settings, read, self.output_shape if shape is None else shape)
 
     def materialize(self, x: PermutedView) -> PermutedView:
         """Return `x` as a contiguous value of its own shape, by a "permute" if it is not one already."""
         shape = as_value_shape(x.shape)
         if x.indices is None and shape == self.values[x.value]:
             return x
-        result = self._new_value(x.shape)
-        indices = () if x.indices is None else tuple(x.indices.flatten().tolist())
-        self.operations.append(Operation("permute", (x.value,), result.value, (), indices, (), self.name))
-        return result
+        order = () if x.indices is None else tuple(x.indices.flatten().tolist())
+        return self._append(PermutePlan(order), (x.value,), x.shape)
+
+    def _append(self, settings: Settings, inputs: tuple[int, ...], shape: tuple[int, ...]) -> PermutedView:
+        output = self._new_value(shape)
+        self.operations.append(OperationPlan(self.name, inputs, output.value, settings))
+        return output
 
 
 def as_value_shape(shape: tuple[int, ...]) -> Shape:

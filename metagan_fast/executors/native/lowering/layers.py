@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from .builder import Builder, Parameter, PermutedView, Unsupported
 from .positions import position_map
-from .registry import LoweringRule, LoweringRules, as_parameters, as_tensor, require, require_images
-from .types import ACTIVATIONS
+from .registry import LoweringRule, LoweringRules, as_tensor, offset_of, require, require_images
+from .types import ActivationPlan, ConvolutionPlan, MaxPoolPlan, NormalizationPlan, ResamplePlan, Window
 
 LAYERS = LoweringRules()
 """Rules of the functions that layers call."""
@@ -27,6 +27,11 @@ def _pair(value: Pair) -> tuple[int, int]:
         return value, value
     height, width = value if len(value) == 2 else (value[0], value[0])
     return height, width
+
+
+def _windows(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Window, Window]:
+    y, x = zip(*map(_pair, (kernel, stride, padding, dilation)), strict=True)
+    return Window(*y), Window(*x)
 
 
 # Linear maps
@@ -44,16 +49,15 @@ def _convolution(
     groups: int = 1,
 ) -> PermutedView:
     require(groups == 1, f"groups={groups}; only 1 is supported")
-    parameters = as_parameters(weight, bias)
+    offsets = offset_of(weight), offset_of(bias)
     kernel = weight.shape[2:]
-    strides, dilations = _pair(stride), _pair(dilation)
     if padding == "same":
-        total = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
+        total = [d * (k - 1) for d, k in zip(_pair(dilation), kernel, strict=True)]
         require(all(t % 2 == 0 for t in total), 'padding="same" with a kernel of even size pads asymmetrically')
         padding = [t // 2 for t in total]
-    pads = (0, 0) if isinstance(padding, str) else _pair(padding)
+    windows = _windows(kernel, stride, 0 if isinstance(padding, str) else padding, dilation)
     require_images(input)
-    return b.emit("convolution", [input], parameters=parameters, integers=(*kernel, *strides, *pads, *dilations))
+    return b.emit(ConvolutionPlan(*windows, *offsets), [input])
 
 
 @LAYERS.lowers(F.conv_transpose2d)
@@ -69,29 +73,28 @@ def _transposed_convolution(
     dilation: Pair = 1,
 ) -> PermutedView:
     require(groups == 1, f"groups={groups}; only 1 is supported")
-    parameters = as_parameters(weight, bias)
-    integers = (*weight.shape[2:], *_pair(stride), *_pair(padding), *_pair(dilation))
+    offsets = offset_of(weight), offset_of(bias)
+    windows = _windows(weight.shape[2:], stride, padding, dilation)
     require_images(input)
-    return b.emit("transposed_convolution", [input], parameters=parameters, integers=integers)
+    return b.emit(ConvolutionPlan(*windows, *offsets, transposed=True), [input])
 
 
-_ONE_BY_ONE = (1, 1, 1, 1, 0, 0, 1, 1)
+_ONE_BY_ONE = Window(1), Window(1)
 
 
 @LAYERS.lowers(F.linear)
 def _linear(b: Builder, input: PermutedView, weight: Parameter, bias: Parameter | None = None) -> PermutedView:
-    parameters = as_parameters(weight, bias)
+    offsets = offset_of(weight), offset_of(bias)
     require(len(as_tensor(input).shape) == 1, "it needs features [n, F]; flatten its input")
-    return b.emit("convolution", [input], parameters=parameters, integers=_ONE_BY_ONE)
+    return b.emit(ConvolutionPlan(*_ONE_BY_ONE, *offsets), [input])
 
 
 @LAYERS.lowers(torch.matmul, torch.mm, torch.mv, operator.matmul, "matmul", "mm", "mv")
 def _product(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
     """Lower `x @ w`: a matrix [in, out] is a transposed convolution, a vector [in] a convolution to one channel."""
-    parameters = as_parameters(weight)
+    offset = offset_of(weight)
     require(len(as_tensor(input).shape) == 1, "it needs features [n, F] on the left")
-    kind = "convolution" if len(weight.shape) == 1 else "transposed_convolution"
-    return b.emit(kind, [input], parameters=[*parameters, None], integers=_ONE_BY_ONE)
+    return b.emit(ConvolutionPlan(*_ONE_BY_ONE, offset, transposed=len(weight.shape) > 1), [input])
 
 
 # Normalisation
@@ -109,11 +112,11 @@ def _normalize(
     across_images: bool = False,
     per_element: bool = False,
 ) -> PermutedView:
-    parameters = as_parameters(weight, bias)
-    sizes = [math.prod(p.shape) for p in parameters if p is not None]
-    affine = (2 if per_element else 1) if sizes else 0
-    integers = (channels, positions, across_images, affine, max(sizes, default=0))
-    return b.emit("normalization", [x], parameters=parameters, integers=integers, numbers=[eps])
+    offsets = offset_of(weight), offset_of(bias)
+    numel = max((math.prod(p.shape) for p in (weight, bias) if p is not None), default=0)
+    granularity = "element" if per_element else "channel"
+    plan = NormalizationPlan(channels, positions, across_images, float(eps), *offsets, granularity, numel)
+    return b.emit(plan, [x])
 
 
 @LAYERS.lowers(F.layer_norm)
@@ -183,17 +186,8 @@ def _batch_norm(
 # Activations
 
 
-def _activation(
-    b: Builder, x: PermutedView, name: str, *numbers: float, slope: Parameter | None = None
-) -> PermutedView:
-    slopes = math.prod(slope.shape) if slope is not None else 0
-    return b.emit(
-        "activation",
-        [as_tensor(x)],
-        parameters=as_parameters(slope) if slope is not None else (),
-        integers=(ACTIVATIONS.index(name), slopes),
-        numbers=numbers,
-    )
+def _activation(b: Builder, x: PermutedView, function: str, *constants: float) -> PermutedView:
+    return b.emit(ActivationPlan(function, tuple(map(float, constants))), [as_tensor(x)])
 
 
 LAYERS.register(lambda b, input, inplace=False: _activation(b, input, "relu"), F.relu, torch.relu, torch.relu_)
@@ -223,8 +217,8 @@ LAYERS.register(lambda b, input: _activation(b, input, "sigmoid"), torch.sigmoid
 
 @LAYERS.lowers(F.prelu, torch.prelu, "prelu")
 def _prelu(b: Builder, input: PermutedView, weight: Parameter) -> PermutedView:
-    as_parameters(weight)
-    return _activation(b, input, "prelu", slope=weight)
+    slope = offset_of(weight)
+    return b.emit(ActivationPlan("prelu", slope=slope, slopes=math.prod(weight.shape)), [as_tensor(input)])
 
 
 @LAYERS.lowers(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
@@ -247,7 +241,7 @@ def _resampling_rule(function: Callable[..., Tensor]) -> LoweringRule:
             found = position_map(lambda images: function(images, *args, **kwargs), *shape[1:])
         if found is None:
             raise Unsupported("it is not a linear map along rows and columns")
-        return b.emit("resample", [input], integers=(*found.offsets, *found.columns), numbers=found.weights)
+        return b.emit(ResamplePlan(found.offsets, found.columns, found.weights), [input])
 
     return lower
 
@@ -268,9 +262,7 @@ def _max_pool(
     return_indices: bool = False,
 ) -> PermutedView:
     require_images(input)
-    kernel = _pair(kernel_size)
-    strides = _pair(stride) if stride else kernel
-    return b.emit("max_pool", [input], integers=(*kernel, *strides, *_pair(padding), *_pair(dilation)))
+    return b.emit(MaxPoolPlan(*_windows(kernel_size, stride or kernel_size, padding, dilation)), [input])
 
 
 @LAYERS.lowers(F.adaptive_max_pool2d)
@@ -279,4 +271,4 @@ def _adaptive_max_pool(b: Builder, input: PermutedView, output_size: Any, return
     sides = list(zip(input.shape[1:], b.output_shape[1:], strict=True))
     require(all(size % out == 0 for size, out in sides), "the output's size does not divide the input's")
     kernel = tuple(size // out for size, out in sides)
-    return b.emit("max_pool", [input], integers=(*kernel, *kernel, 0, 0, 1, 1))
+    return b.emit(MaxPoolPlan(*_windows(kernel, kernel, 0, 1)), [input])

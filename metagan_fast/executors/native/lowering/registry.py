@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .builder import Parameter, PermutedView, Unsupported
+from .types import Offset
 
 LoweringRule = Callable[..., PermutedView]
 """Function of the builder and the arguments of the lowered call; emits operations and returns the result."""
@@ -55,8 +56,7 @@ def require_images(x: Any) -> None:
     require(len(as_tensor(x).shape) == 3, "it needs images [n, C, H, W]")
 
 
-def as_parameters(*values: Any) -> list[Parameter | None]:
-    """Return arguments that must be parameters, or None."""
-    ours = all(value is None or isinstance(value, Parameter) for value in values)
-    require(ours, "its weights are computed, not parameters")
-    return list(values)
+def offset_of(value: Any) -> Offset:
+    """Return the offset of an argument that must be a parameter, or None."""
+    require(value is None or isinstance(value, Parameter), "its weights are computed, not parameters")
+    return None if value is None else value.offset

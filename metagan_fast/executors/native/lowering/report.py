@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ....flat import FlatLayout
-from .types import Operation, Plan
+from .types import Plan
 
 _HEADER = ("layer", "operation", "output", "parameters", "multiply-adds")
 
@@ -15,9 +15,9 @@ def describe_plan(plan: Plan, layout: FlatLayout) -> str:
     sizes = {slot.offset: slot.numel for slot in layout.slots}
     rows: list[tuple[str, ...]] = [_HEADER]
     for operation in plan.operations:
-        count = sum(sizes[offset] for offset in operation.parameters if offset >= 0)
+        count = sum(sizes[offset] for offset in operation.settings.parameters if offset is not None)
         numbers = (f"{number:,}" if number else "" for number in (count, plan.multiply_adds(operation)))
-        rows.append((operation.name, _title(operation), _shape(plan.values[operation.output]), *numbers))
+        rows.append((operation.name, operation.settings.title, _shape(plan.values[operation.output]), *numbers))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
 
@@ -44,12 +44,6 @@ def _costs(plan: Plan) -> tuple[int, int]:
     """Return the multiply-adds of all operations, and of the operations that read the input."""
     costs = [(plan.multiply_adds(op), plan.input in op.inputs) for op in plan.operations]
     return sum(cost for cost, _ in costs), sum(cost for cost, reads_input in costs if reads_input)
-
-
-def _title(operation: Operation) -> str:
-    kernel = operation.integers[:2]
-    sized = operation.kind in ("convolution", "transposed_convolution", "max_pool")
-    return f"{operation.title} {kernel[0]}x{kernel[1]}" if sized else operation.title
 
 
 def _shape(shape: Sequence[int]) -> str:

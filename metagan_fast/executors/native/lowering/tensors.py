@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .builder import Builder, PermutedView
 from .registry import LoweringRule, LoweringRules, as_tensor, require
+from .types import CombinePlan, ConcatenatePlan, ResamplePlan
 
 TENSORS = LoweringRules()
 """Rules of tensor methods, operators and functions."""
@@ -36,8 +37,8 @@ def _reduction_rule(mean: bool) -> LoweringRule:
         if source.indices is None and len(kept) == value[0]:
             source = PermutedView(input.value, value)
         weight = 1 / count if mean else 1.0
-        integers = (0, count, *range(count))
-        result = b.emit("resample", [source], shape=(len(kept), 1, 1), integers=integers, numbers=[weight] * count)
+        plan = ResamplePlan((0, count), tuple(range(count)), (weight,) * count)
+        result = b.emit(plan, [source], shape=(len(kept), 1, 1))
         return PermutedView(result.value, b.output_shape)
 
     return lower
@@ -95,7 +96,7 @@ def _to(b: Builder, input: PermutedView, *args: Any, **kwargs: Any) -> PermutedV
 def _combine(b: Builder, terms: Sequence[tuple[PermutedView, float]], constant: float = 0.0) -> PermutedView:
     same = all(x.shape == b.output_shape for x, _ in terms)
     require(same, f"it combines tensors of different shapes, {' and '.join(str(['n', *x.shape]) for x, _ in terms)}")
-    return b.emit("combine", [x for x, _ in terms], numbers=[*(factor for _, factor in terms), constant])
+    return b.emit(CombinePlan(tuple(float(factor) for _, factor in terms), float(constant)), [x for x, _ in terms])
 
 
 def _sum(b: Builder, x: Any, y: Any, of_x: float, of_y: float) -> PermutedView:
@@ -151,5 +152,5 @@ def _concatenate(b: Builder, tensors: Sequence[PermutedView], dim: int = 0) -> P
     inputs = [PermutedView.of(x.value, x.all_indices.movedim(axis, 0)) if axis else x for x in tensors]
     shape = list(b.output_shape)
     moved = (shape.pop(axis), *shape)
-    result = b.emit("concatenate", inputs, shape=moved)
+    result = b.emit(ConcatenatePlan(), inputs, shape=moved)
     return PermutedView.of(result.value, result.all_indices.movedim(0, axis)) if axis else result

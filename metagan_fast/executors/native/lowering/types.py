@@ -1,27 +1,18 @@
-"""Plan of a network for the native engine: values, and the operations that compute them."""
+"""Plan of a network for the native engine: values, and the operations that compute them.
+
+A kind of operation is a dataclass of settings. `csrc/engine/plan.h` has the same kinds and fields.
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image's slice of a value; F features are (F, 1, 1)."""
 
-ACTIVATIONS = (
-    "relu",
-    "leaky_relu",
-    "prelu",
-    "elu",
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "softplus",
-    "tanh",
-    "sigmoid",
-)
-"""Functions of an "activation"; the index is the function's code in the engine."""
+Offset = int | None
+"""Offset of a parameter in the flat buffer, None for an absent one."""
 
 
 class PlanError(ValueError):
@@ -34,46 +25,205 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True)
-class Operation:
-    """One operation of a plan.
+class Window:
+    """Window that slides along one axis."""
 
-    - "convolution", "transposed_convolution": parameters weight `[out, in, kh, kw]`, or `[in, out, kh, kw]` transposed,
-      and bias; integers kernel, strides, padding, dilation (height and width of each). Output padding is implied by
-      the output's shape; a linear layer is a 1x1 convolution.
-    - "normalization": subtract the mean and divide by sqrt(biased variance + eps) over groups of consecutive channels
-      and positions. Parameters weight and bias; integers channels a group, positions a group, 1 if a group spans all
-      images, granularity of the parameters (0: none; 1: a channel; 2: an element, modulo the last integer), their size;
-      numbers eps.
-    - "activation": parameters the slope (of "prelu"); integers index in `ACTIVATIONS`, number of slopes (1 or one a
-      channel); numbers the function's constants.
-    - "resample": one linear map of positions y * W + x for all channels, a sparse matrix in CSR form: integers row
-      offsets `[Hout * Wout + 1]`, then the input position of each entry; numbers the entries. A row may be empty.
-    - "permute": element j reads element integers[j] of the input, row-major in (C, H, W); no integers: identity order.
-    - "max_pool": integers kernel, strides, padding (with -inf), dilation.
-    - "combine": the sum of factor * input; numbers one factor an input, then a constant that is added.
-    - "concatenate": along the channels.
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
 
-    Attributes:
-        kind: one of the above.
-        inputs: indices of the values it reads.
-        output: index of the value it writes; each value is written once.
-        parameters: offsets in the flat buffer, -1 for an absent one.
-        integers, numbers: settings.
-        name: qualified name of the layer it is lowered from.
-    """
+    def taps(self, size: int, out: int) -> int:
+        """Count the taps that fall inside an image of `size` pixels, over all `out` positions."""
+        starts = (position * self.stride - self.padding for position in range(out))
+        return sum(0 <= start + tap * self.dilation < size for start in starts for tap in range(self.kernel))
 
-    kind: str
-    inputs: tuple[int, ...]
-    output: int
-    parameters: tuple[int, ...] = ()
-    integers: tuple[int, ...] = ()
-    numbers: tuple[float, ...] = ()
-    name: str = ""
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one kind of operation."""
+
+    kind: ClassVar[str]
 
     @property
     def title(self) -> str:
-        """The kind, or the function of an activation."""
-        return ACTIVATIONS[self.integers[0]] if self.kind == "activation" else self.kind
+        """What a report calls the operation."""
+        return self.kind
+
+    @property
+    def parameters(self) -> tuple[Offset, ...]:
+        """Offsets of the operation's parameters."""
+        return ()
+
+    def multiply_adds(self, input: Shape, output: Shape) -> int:
+        """Return the multiply-adds of a forward pass on one image; taps on padding do not count."""
+        return 0
+
+
+@dataclass(frozen=True)
+class ConvolutionPlan(Settings):
+    """Convolution, or its adjoint; a linear layer is one of 1x1 pixel.
+
+    Attributes:
+        y, x: windows along height and width; a transposed convolution's output padding is implied by its output.
+        weight: `[out, in, y.kernel, x.kernel]`, or `[in, out, y.kernel, x.kernel]` transposed.
+        bias: `[out]`.
+        transposed: whether it is the adjoint.
+    """
+
+    kind = "convolution"
+    y: Window
+    x: Window
+    weight: Offset
+    bias: Offset = None
+    transposed: bool = False
+
+    @property
+    def title(self) -> str:
+        """The kind and the size of the kernel."""
+        return f"{'transposed_' if self.transposed else ''}{self.kind} {self.y.kernel}x{self.x.kernel}"
+
+    @property
+    def parameters(self) -> tuple[Offset, ...]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+    def multiply_adds(self, input: Shape, output: Shape) -> int:
+        """Return one for each weight and position that its tap reaches."""
+        large, small = (output, input) if self.transposed else (input, output)
+        return large[0] * small[0] * self.y.taps(large[1], small[1]) * self.x.taps(large[2], small[2])
+
+
+@dataclass(frozen=True)
+class NormalizationPlan(Settings):
+    """Subtract the mean and divide by sqrt(biased variance + eps), over sets of adjacent channels and positions.
+
+    Attributes:
+        channels_a_set, positions_a_set: size of a set; they divide the channels and positions.
+        across_images: whether a set spans all images.
+        eps: added to the variance.
+        weight, bias: factor and addend.
+        granularity: "channel" for a weight a channel; "element" for one an element of the image, modulo `numel`.
+        numel: size of the weight and of the bias.
+    """
+
+    kind = "normalization"
+    channels_a_set: int
+    positions_a_set: int
+    across_images: bool
+    eps: float
+    weight: Offset = None
+    bias: Offset = None
+    granularity: str = "channel"
+    numel: int = 0
+
+    @property
+    def parameters(self) -> tuple[Offset, ...]:
+        """Weight and bias."""
+        return self.weight, self.bias
+
+
+@dataclass(frozen=True)
+class ActivationPlan(Settings):
+    """Function of each element.
+
+    Attributes:
+        function: its name, one of `kActivationNames` in `csrc/cpu/layers/layer_kernels.h`.
+        constants: slope of "leaky_relu", alpha of "elu", beta and threshold of "softplus".
+        slope: slopes of "prelu".
+        slopes: number of slopes, 1 or one a channel.
+    """
+
+    kind = "activation"
+    function: str
+    constants: tuple[float, ...] = ()
+    slope: Offset = None
+    slopes: int = 0
+
+    @property
+    def title(self) -> str:
+        """The function."""
+        return self.function
+
+    @property
+    def parameters(self) -> tuple[Offset, ...]:
+        """The slopes."""
+        return (self.slope,)
+
+
+@dataclass(frozen=True)
+class ResamplePlan(Settings):
+    """One linear map of positions y * W + x for all channels: a sparse matrix in CSR form.
+
+    Attributes:
+        offsets: first entry of each output position, then the number of entries; a row may be empty.
+        columns: input position of each entry.
+        weights: value of each entry.
+    """
+
+    kind = "resample"
+    offsets: tuple[int, ...]
+    columns: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def multiply_adds(self, input: Shape, output: Shape) -> int:
+        """Return one for each entry and channel."""
+        return input[0] * len(self.weights)
+
+
+@dataclass(frozen=True)
+class PermutePlan(Settings):
+    """Element j reads element `order[j]` of the input, row-major in (C, H, W); an empty order is the identity."""
+
+    kind = "permute"
+    order: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class MaxPoolPlan(Settings):
+    """Maximum over windows `y` along the height and `x` along the width, padded with -inf."""
+
+    kind = "max_pool"
+    y: Window
+    x: Window
+
+    @property
+    def title(self) -> str:
+        """The kind and the size of the kernel."""
+        return f"{self.kind} {self.y.kernel}x{self.x.kernel}"
+
+
+@dataclass(frozen=True)
+class CombinePlan(Settings):
+    """Sum of factor * input, with a factor an input, plus a constant."""
+
+    kind = "combine"
+    factors: tuple[float, ...]
+    constant: float = 0.0
+
+
+@dataclass(frozen=True)
+class ConcatenatePlan(Settings):
+    """Inputs behind each other along the channels."""
+
+    kind = "concatenate"
+
+
+@dataclass(frozen=True)
+class OperationPlan:
+    """One operation of a network.
+
+    Attributes:
+        name: qualified name of the layer it is lowered from.
+        inputs: indices of the values it reads.
+        output: index of the value it writes; each value is written once.
+        settings: its kind and settings.
+    """
+
+    name: str
+    inputs: tuple[int, ...]
+    output: int
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -88,7 +238,7 @@ class Plan:
     """
 
     values: tuple[Shape, ...]
-    operations: tuple[Operation, ...]
+    operations: tuple[OperationPlan, ...]
     input: int
     output: int
     numel: int
@@ -104,40 +254,18 @@ class Plan:
         return self.values[self.output]
 
     def to_core(self) -> dict[str, Any]:
-        """Return the plan as the extension reads it: dicts, lists and numbers."""
-        return {
-            "values": list(self.values),
-            "operations": [{k: _plain(v) for k, v in asdict(op).items()} for op in self.operations],
-            "input": self.input,
-            "output": self.output,
-            "numel": self.numel,
-        }
+        """Return the plan as the extension reads it: the fields as dicts, and the kind of each operation."""
+        fields = asdict(self)
+        for fields_of, operation in zip(fields["operations"], self.operations, strict=True):
+            fields_of["kind"] = operation.settings.kind
+        return fields
 
-    def multiply_adds(self, operation: Operation) -> int:
+    def multiply_adds(self, operation: OperationPlan) -> int:
         """Return the multiply-adds of an operation's forward pass on one image; taps on padding do not count."""
-        (channels, *sides), (out, *out_sides) = self.values[operation.inputs[0]], self.values[operation.output]
-        if operation.kind == "resample":
-            return channels * len(operation.numbers)
-        if "convolution" not in operation.kind:
-            return 0
-        settings = list(zip(*(operation.integers[i : i + 2] for i in range(0, 8, 2)), strict=True))
-        if operation.kind == "transposed_convolution":  # the adjoint convolution maps its output to its input
-            sides, out_sides = out_sides, sides
-        return channels * out * math.prod(_taps(*axis) for axis in zip(settings, sides, out_sides, strict=True))
+        return operation.settings.multiply_adds(self.values[operation.inputs[0]], self.values[operation.output])
 
     @property
     def takes_one_image(self) -> bool:
         """True if every batch norm has more than one value a channel on a single image."""
-        norms = (op.integers for op in self.operations if op.kind == "normalization")
-        return not any(across and channels * positions == 1 for channels, positions, across, *_ in norms)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _taps(settings: tuple[int, int, int, int], size: int, out: int) -> int:
-    """Count the taps along one axis that fall inside the image, over all output positions."""
-    kernel, stride, padding, dilation = settings
-    starts = (position * stride - padding for position in range(out))
-    return sum(0 <= start + tap * dilation < size for start in starts for tap in range(kernel))
+        norms = [op.settings for op in self.operations if isinstance(op.settings, NormalizationPlan)]
+        return not any(norm.across_images and norm.channels_a_set * norm.positions_a_set == 1 for norm in norms)
