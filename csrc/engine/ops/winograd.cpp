@@ -19,7 +19,7 @@ constexpr int64_t kSlack = 64;     // padding behind an array, for vectors that 
 constexpr int64_t kMostTaps = 64;  // most rows of a kernel
 // Positions of an image from which on transforms pay in bf16: with transformed weights that serve three products, and
 // one (docs/tuning.md#winograd-bf16-threshold).
-constexpr int64_t kKeptBf16Positions = 64, kBf16Positions = 256;
+constexpr int64_t kReusedBf16Positions = 64, kBf16Positions = 256;
 constexpr int64_t kWeightsAtATime = 4096;  // kernel rows that a thread transforms at a time
 
 }  // namespace
@@ -51,8 +51,8 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
     }
 }
 
-bool Winograd::suits(int64_t images, Precision precision, bool kept) const {
-    const int64_t least = kept ? kKeptBf16Positions : kBf16Positions;
+bool Winograd::suits(int64_t images, Precision precision, bool reused) const {
+    const int64_t least = reused ? kReusedBf16Positions : kBf16Positions;
     return (precision == Precision::float32 || height_ * width_ >= least) && suits_gradient(images);
 }
 
@@ -91,15 +91,30 @@ int64_t Winograd::small_plane(int64_t images) const { return height_ * images * 
 int64_t Winograd::gradient_row() const { return (steps() + kSlack - 1) / kSlack * kSlack; }
 int64_t Winograd::gradient_plane() const { return channels_ * gradient_row() + kSlack; }
 
-int64_t Winograd::weights_floats(Precision precision) const { return points_ * weights_plane(precision); }
+// bf16 pairs in bf16.
+int64_t Winograd::converted_floats(Precision precision) const { return points_ * weights_plane(precision); }
 
-int64_t Winograd::scratch_floats(int64_t images, int threads) const {
+int64_t Winograd::planes_floats(int64_t images, int threads) const {
     return points_ * source_channels_ * plane(batch_of_result(images, threads));
+}
+
+int64_t Winograd::scratch_floats(int64_t images, int threads, Precision precision) const {
+    return planes_floats(images, threads) + converted_floats(precision);
 }
 
 int64_t Winograd::gradient_scratch_floats(int64_t images) const {
     const int64_t at_a_time = batch_of_gradient(images);
     return points_ * (gradient_plane() + source_channels_ * plane(at_a_time) + channels_ * small_plane(at_a_time));
+}
+
+const float* Winograd::transformed_weights(const Filtering& f, ConvertedWeights& cache, float* uncached) const {
+    ConvertedWeights::Cache& own = cache.of(spreads_);
+    const bool cached = f.reused && f.version != 0;
+    if (cached && own.version == f.version) return own.weights.data();
+    float* const to = cached ? own.weights.at_least(converted_floats(f.precision)) : uncached;
+    transform_weights(f.threads, f.precision, f.weights, to);
+    if (cached) own.version = f.version;
+    return to;
 }
 
 void Winograd::transform_weights(int threads, Precision precision, const float* weights, float* transformed) const {
@@ -139,9 +154,12 @@ void Winograd::transform_to_bf16_pairs(int threads, const float* weights, float*
     });
 }
 
-void Winograd::apply(int threads, Precision precision, const Images<const float>& source, int64_t images,
-                     const float* transformed, const float* bias, bool accumulate, const Images<float>& y,
-                     float* planes) const {
+void Winograd::apply(const Filtering& f, ConvertedWeights& cache, float* scratch) const {
+    float* const planes = scratch;
+    const float* const transformed = transformed_weights(f, cache, scratch + planes_floats(f.images, f.threads));
+    const int threads = f.threads;
+    const int64_t images = f.images;
+    const Precision precision = f.precision;
     const WinogradKernels& kernels = winograd_kernels();
     const GemmKernels& gemm = gemm_kernels(precision);
     const int64_t of_small = (spreads_ ? channels_ : source_channels_) * kernel_height_;
@@ -175,12 +193,12 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
         const int64_t channel_plane = plane(count), point_plane = source_channels_ * channel_plane;
         parallel_for(source_channels_, threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
-            const float* const from = source.data + channel * source.channel + image * source.image + source_offset_ +
-                                      first_source * source_width_;
+            const float* const from =
+                f.x.data + channel * f.x.channel + image * f.x.image + source_offset_ + first_source * source_width_;
             float* const to = planes + channel * channel_plane + first_source * row_tiles;
             for (int64_t i = 0; i < count; ++i)
                 kernels.input(kernel_width_, last_source - first_source, tiles(), source_width_ / kTileOutputs,
-                              from + i * source.image, to + i * tiles(), row_tiles, point_plane);
+                              from + i * f.x.image, to + i * tiles(), row_tiles, point_plane);
         });
         const int64_t rows_at_a_time = threads == 1 ? height_ : std::max<int64_t>(1, 4 * kColumns / row_tiles);
         const int64_t strips = (height_ + rows_at_a_time - 1) / rows_at_a_time;
@@ -232,44 +250,42 @@ void Winograd::apply(int threads, Precision precision, const Images<const float>
                 for (int64_t row = first_row; row < last_row; ++row)
                     kernels.output(kernel_width_, count, tiles(),
                                    sums + (channel - first) * columns + (row - first_row) * row_tiles, sums_plane,
-                                   bias ? bias[channel] : 0, accumulate,
-                                   y.data + channel * y.channel + image * y.image + row * width_, y.image);
+                                   f.bias ? f.bias[channel] : 0, f.accumulate,
+                                   f.y.data + channel * f.y.channel + image * f.y.image + row * width_, f.y.image);
             begin_work(before);
         });
     }
 }
 
 // Accumulates sums over images in transformed space, one plane for each point, and transforms them back at the end.
-void Winograd::weight_gradient(int threads, Precision precision, const Images<const float>& large,
-                               const Images<const float>& small, int64_t images, GradientSink& gradients,
-                               int64_t offset, float* scratch) const {
+void Winograd::weight_gradient(const FilterGradient& g, float* scratch) const {
     const WinogradKernels& kernels = winograd_kernels();
-    const GemmKernels& gemm = gemm_kernels(precision);
-    const int64_t at_a_time = batch_of_gradient(images);
+    const GemmKernels& gemm = gemm_kernels(g.precision);
+    const int64_t at_a_time = batch_of_gradient(g.images);
     float* const from_large = scratch + points_ * gradient_plane();
     float* const from_small = from_large + points_ * source_channels_ * plane(at_a_time);
-    const int64_t chunk = std::min(kChunk, share_of(steps(), threads, gemm.tile_columns));
+    const int64_t chunk = std::min(kChunk, share_of(steps(), g.threads, gemm.tile_columns));
     const int64_t chunks = (steps() + chunk - 1) / chunk;
-    for (int64_t image = 0; image < images; image += at_a_time) {
-        const int64_t count = std::min(at_a_time, images - image), row_tiles = count * tiles();
+    for (int64_t image = 0; image < g.images; image += at_a_time) {
+        const int64_t count = std::min(at_a_time, g.images - image), row_tiles = count * tiles();
         const int64_t large_plane = plane(count), small_plane = this->small_plane(count);
-        parallel_for(source_channels_ + channels_, threads, [&](int64_t channel) {
+        parallel_for(source_channels_ + channels_, g.threads, [&](int64_t channel) {
             const Timed timed(Work::pack);
             for (int64_t i = 0; i < count; ++i) {
                 const int64_t at = i * tiles();
                 if (channel < source_channels_) {
                     kernels.input(kernel_width_, height_ + kernel_height_ - 1, tiles(), source_width_ / kTileOutputs,
-                                  large.data + channel * large.channel + (image + i) * large.image,
+                                  g.large.data + channel * g.large.channel + (image + i) * g.large.image,
                                   from_large + channel * large_plane + at, row_tiles, source_channels_ * large_plane);
                 } else {
                     const int64_t own = channel - source_channels_;
                     kernels.output_cotangent(kernel_width_, height_, tiles(), tiles(),
-                                             small.data + own * small.channel + (image + i) * small.image,
+                                             g.small.data + own * g.small.channel + (image + i) * g.small.image,
                                              from_small + own * small_plane + at, row_tiles, channels_ * small_plane);
                 }
             }
         });
-        parallel_for(points_ * chunks, threads, [&](int64_t index) {
+        parallel_for(points_ * chunks, g.threads, [&](int64_t index) {
             const Timed timed(Work::weight_gradient);
             const int64_t point = index / chunks, first = index % chunks * chunk;
             int32_t taps[kMostTaps];
@@ -290,13 +306,13 @@ void Winograd::weight_gradient(int threads, Precision precision, const Images<co
                                  thread_scratch(kPackFloats));
         });
     }
-    parallel_for(channels_, threads, [&](int64_t channel) {
+    parallel_for(channels_, g.threads, [&](int64_t channel) {
         const Timed timed(Work::pack);
         const int64_t size = steps() * kernel_width_;
         float* const gradient = thread_scratch(size);
         kernels.weights_gradient(kernel_width_, steps(), scratch + channel * gradient_row(), gradient_plane(),
                                  gradient);
-        gradients.take(offset + channel * size, 1, size, size, gradient, size);
+        g.sink.take(g.offset + channel * size, 1, size, size, gradient, size);
     });
 }
 

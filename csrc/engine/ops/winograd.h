@@ -4,43 +4,28 @@
 
 #include <vector>
 
+#include "convolution_method.h"
 #include "cpu/gemm/winograd_kernels.h"
-#include "engine/network.h"
 #include "geometry.h"
 #include "indirection.h"
 
 namespace metagan {
 
-// View of images: image 0 of channel 0, and the strides of channels and images.
-template <class T>
-struct Images {
-    T* data;
-    int64_t channel, image;
-};
-
-class Winograd {
+class Winograd final : public ConvolutionMethod {
   public:
-    Winograd() = default;
     // `spreads`: from the small image to the large one, else the reverse. The border is the source image's.
     Winograd(const Geometry&, const Border&, bool spreads);
 
-    // Whether the transform exists and is faster than plain products for this number of images. `kept`: several calls
-    // share the transformed weights.
-    bool suits(int64_t images, Precision, bool kept) const;
+    // Whether the transform exists and is faster than plain products for this number of images. `reused`: several
+    // calls share the transformed weights.
+    bool suits(int64_t images, Precision, bool reused) const;
     bool suits_gradient(int64_t images) const;
-    // Size of the transformed weights, which are bf16 pairs in bf16.
-    int64_t weights_floats(Precision) const;
-    void transform_weights(int threads, Precision, const float* weights, float* transformed) const;
-    int64_t scratch_floats(int64_t images, int threads) const;
-    // y (+)= the convolution of padded images.
-    void apply(int threads, Precision, const Images<const float>& source, int64_t images, const float* transformed,
-               const float* bias, bool accumulate, const Images<float>& y, float* scratch) const;
 
-    int64_t gradient_scratch_floats(int64_t images) const;
-    // Computes the weight gradient from the padded large image and the small one, and passes it to the sink; the
-    // weights begin at `offset` in the flat parameters.
-    void weight_gradient(int threads, Precision, const Images<const float>& large, const Images<const float>& small,
-                         int64_t images, GradientSink& gradients, int64_t offset, float* scratch) const;
+    int64_t converted_floats(Precision) const override;
+    int64_t scratch_floats(int64_t images, int threads, Precision) const override;
+    int64_t gradient_scratch_floats(int64_t images) const override;
+    void apply(const Filtering&, ConvertedWeights& cache, float* scratch) const override;
+    void weight_gradient(const FilterGradient&, float* scratch) const override;
 
   private:
     // Rows [first, last) of the result and the kernel rows that contribute to them.
@@ -55,8 +40,11 @@ class Winograd {
     int64_t batch(int64_t images, int64_t floats) const;
     int64_t batch_of_result(int64_t images, int threads) const;
     int64_t batch_of_gradient(int64_t images) const;
+    int64_t planes_floats(int64_t images, int threads) const;
     int64_t weights_plane(Precision) const;
     int64_t pairs_row() const;
+    const float* transformed_weights(const Filtering&, ConvertedWeights& cache, float* uncached) const;
+    void transform_weights(int threads, Precision, const float* weights, float* transformed) const;
     void transform_to_bf16_pairs(int threads, const float* weights, float* pairs) const;
     int64_t plane(int64_t images) const;  // size of a transformed padded channel
     int64_t small_plane(int64_t images) const;
