@@ -128,7 +128,7 @@ class ActivationPlan(Settings):
     """Function of each element.
 
     Attributes:
-        function: its name, one of `kActivationNames` in `csrc/cpu/layers/layer_kernels.h`.
+        function: its name, one of `kActivations` in `csrc/cpu/layers/layer_kernels.h`.
         constants: slope of "leaky_relu", alpha of "elu", beta and threshold of "softplus".
         slope: slopes of "prelu".
         slopes: number of slopes, 1 or one a channel.
