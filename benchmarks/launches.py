@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
-from metagan_fast.executors import Parameters
+from metagan_fast._utils.pair import Pair
 from metagan_fast.executors.torch.layers import task_passes
 from metagan_fast.noise import Noise, NoiseShape
 from metagan_fast.ops import _dispatch
@@ -224,8 +224,8 @@ def trace_executor_loop(shapes: Shapes, tasks: int, steps: int, *, fused: bool =
     for module in modules:
         module.vectorized = True  # skip the probe of vmap support
     with FakeTensorMode():
-        layouts = learner.generator_layout, learner.discriminator_layout
-        initial = Parameters(*(torch.empty(layout.numel) for layout in layouts))
+        layouts = Pair(learner.generator_layout, learner.discriminator_layout)
+        initial = layouts.map(lambda layout: torch.empty(layout.numel))
         support, *query = (torch.empty(size) for size in shapes.images(tasks))
         batch = mgf.TaskBatch.trusted(support, query[0] if query else None)
         noise = Noise(**{name: torch.empty(size) for name, size in shapes.noise(tasks, steps).items()})

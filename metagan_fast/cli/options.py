@@ -16,7 +16,7 @@ from .. import losses, models, tasks
 from .._utils import argument_types
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
-from ..learner import algorithms
+from ..learner import algorithms, meta_optimizer
 from ..training import presets
 from ..training.config import flatten, from_preset, resolve
 
@@ -226,7 +226,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "--meta-optimizer",
             "meta.optimizer",
             "optimizer that applies the meta-gradient",
-            choices=algorithms.OPTIMIZERS,
+            choices=meta_optimizer.OPTIMIZERS,
         ),
         Option("--meta-lr", "meta.lr", "a number or a schedule, as --inner-lr", **_RATE),
         Option("--meta-momentum", "meta.momentum", "of sgd", float),

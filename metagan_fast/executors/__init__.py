@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Parameters, QueryObjective, TrainStates
+from .base import Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
 from .native.executor import NativeExecutor
 from .native.lowering import PlanError
 from .torch.executor import TorchExecutor
@@ -13,9 +13,8 @@ __all__ = [
     "InnerLoopResult",
     "MetaGradient",
     "NativeExecutor",
-    "Parameters",
+    "Network",
     "PlanError",
     "QueryObjective",
     "TorchExecutor",
-    "TrainStates",
 ]

@@ -1,13 +1,17 @@
-"""The executor protocol: runs the inner loops of a task batch, with the types that go in and come out."""
+"""The executor's interface: runs the inner loops of a task batch, with the types that go in and come out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import functional
+from .._utils.pair import Pair
+from ..flat import FlatLayout
 from ..inner import TrainState
 from ..noise import Noise
 from ..tasks import TaskBatch
@@ -18,18 +22,36 @@ LOSSES = ("loss_discriminator", "loss_generator")
 """Metrics recorded for every inner step, the keys of `InnerLoopResult.history`."""
 
 
-class Parameters(NamedTuple):
-    """Flat parameters of both networks, each `[numel]` (one initialisation) or `[tasks, numel]` (one row a task)."""
-
-    generator: Tensor
-    discriminator: Tensor
+TrainStates = Pair
+"""Class name of `InnerLoopResult.networks` in older pickles."""
 
 
-class TrainStates(NamedTuple):
-    """Parameters and optimizer state of both networks during the inner loop."""
+class Network(NamedTuple):
+    """A module and the layout of its flat parameters `[numel]`."""
 
-    generator: TrainState
-    discriminator: TrainState
+    module: nn.Module
+    layout: FlatLayout
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Network:
+        """Lay out a module."""
+        return cls(module, FlatLayout.from_module(module))
+
+    def flatten(self) -> Tensor:
+        """Copy the module's parameters into a new buffer."""
+        return self.layout.flatten(self.module)
+
+    def bind(self, params: Tensor) -> None:
+        """Make the module's parameters views of a buffer."""
+        self.layout.bind(self.module, params)
+
+    def is_bound(self, params: Tensor) -> bool:
+        """Return whether the module's parameters are still views of a buffer."""
+        return self.layout.is_bound(self.module, params)
+
+    def instantiate(self, params: Tensor) -> Network:
+        """Return a copy whose module owns parameters with the values of a buffer."""
+        return Network(self.layout.instantiate(self.module, params), self.layout)
 
 
 @dataclass(frozen=True)
@@ -43,9 +65,14 @@ class InnerLoopResult:
         history: `[steps, tasks]` by name in `LOSSES`: the losses of every inner step.
     """
 
-    networks: TrainStates
+    networks: Pair[TrainState]
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     history: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def params(self) -> Pair[Tensor]:
+        """The adapted parameters, `[tasks, numel]` each."""
+        return self.networks.map(lambda network: network.params)
 
     @property
     def generator(self) -> Tensor:
@@ -73,7 +100,7 @@ class MetaGradient:
     generator: Tensor
     discriminator: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    networks: TrainStates | None = None
+    networks: Pair[TrainState] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +121,7 @@ class QueryObjective:
     multi_step: bool = False
 
 
-class Executor(Protocol):
+class Executor(ABC):
     """Runs the inner loops of a task batch; `native` and `torch` agree to rounding.
 
     Images are `[tasks, images, C, H, W]` in [-1, 1]. Parameters, images and noise share one dtype and device. Losses
@@ -102,12 +129,15 @@ class Executor(Protocol):
 
     Attributes:
         name: "native" or "torch".
+        is_recordable: True if a CUDA graph can capture its calls on a CUDA device.
     """
 
-    name: str
+    name: ClassVar[str]
+    is_recordable: ClassVar[bool]
 
+    @abstractmethod
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
     ) -> InnerLoopResult:
         """Adapt the initialisation to every task.
 
@@ -124,10 +154,28 @@ class Executor(Protocol):
         Raises:
             ValueError: the images or the noise do not fit the networks.
         """
-        ...
 
+    def reptile_gradient(
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
+    ) -> MetaGradient:
+        """Adapt to every task, then return the mean over tasks of initial - adapted parameters.
+
+        Args:
+            initial, batch, noise, carried: as in `inner_loop`; query images, if there are any, are judged after it.
+
+        Returns:
+            `[numel]` each, metrics `[tasks]`.
+        """
+        adapted = self.inner_loop(initial, batch, noise, carried)
+        difference = initial.map(functional.reptile_gradient, adapted.params)
+        metrics = dict(adapted.metrics)
+        if batch.query is not None:
+            metrics |= self.query_losses(adapted.params, batch, noise)
+        return MetaGradient(*difference, metrics, adapted.networks)
+
+    @abstractmethod
     def query_gradient(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
     ) -> MetaGradient:
         """Adapt to every task, then return the gradient of the query losses by the initialisation.
 
@@ -145,9 +193,9 @@ class Executor(Protocol):
             ValueError: the images or the noise do not fit the networks, or the executor cannot differentiate through
                 this inner loop.
         """
-        ...
 
-    def query_losses(self, params: Parameters, batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
+    @abstractmethod
+    def query_losses(self, params: Pair[Tensor], batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
         """Return `query_loss_generator` and `query_loss_discriminator`, `[tasks]` each.
 
         Args:
@@ -155,8 +203,8 @@ class Executor(Protocol):
             batch: query images `[tasks, query, C, H, W]`; support images are not read.
             noise: its last query evaluation is used.
         """
-        ...
 
+    @abstractmethod
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         """Return images `[tasks, n, C, H, W]`.
 
@@ -167,7 +215,16 @@ class Executor(Protocol):
         Raises:
             ValueError: n is 1 and the generator's batch norm needs at least 2 images.
         """
-        ...
+
+    @abstractmethod
+    def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
+        """Describe the executor: its plan of the networks, or the reason why no other runs them.
+
+        Args:
+            shots: support images of a task, for the figures of an inner step.
+            second_order: include the memory of a gradient through the inner loop, with as many query images.
+            generator_objective: as in `QueryObjective`.
+        """
 
 
 def one_image_error(name: str) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from .._utils.log import log_once
-from ..flat import FlatLayout
+from .._utils.pair import Pair
 from ..inner import InnerLoop
 from ..losses import Loss
-from .base import Executor, Parameters
+from .base import Executor, Network
 from .native.executor import NativeExecutor
 from .torch.executor import TorchExecutor
 
@@ -22,18 +21,10 @@ EXECUTORS = ("auto", "torch", "native")
 PRECISIONS = ("float32", "bf16")
 
 
-class Selection(NamedTuple):
-    """The executor, and why native was rejected ("" if it was not)."""
-
-    executor: Executor
-    rejection: str
-
-
 def choose(
     name: str,
-    modules: tuple[nn.Module, nn.Module],
-    layouts: tuple[FlatLayout, FlatLayout],
-    params: Parameters,
+    networks: Pair[Network],
+    like: Tensor,
     *,
     latent_dim: int,
     loss: Loss,
@@ -41,14 +32,13 @@ def choose(
     second_order: bool,
     precision: str,
     allow_random: bool,
-) -> Selection:
+) -> Executor:
     """Build the executor called `name`; for "auto", native if it supports the networks and settings, else torch.
 
     Args:
         name: one of `EXECUTORS`.
-        modules: generator and discriminator.
-        layouts: their flat layouts, in the same order.
-        params: flat parameters `[numel]` each; only their dtype and device are read.
+        networks: generator and discriminator.
+        like: flat parameters, of which dtype and device are read.
         latent_dim: elements of a latent vector.
         loss: the GAN loss of the inner loop.
         inner: the inner loop's settings.
@@ -59,29 +49,21 @@ def choose(
     Raises:
         ValueError: native was asked for by name and does not support them, or the torch executor does not.
     """
-    rejection = 'executor="torch" was asked for'
+    reason = 'executor="torch" was asked for'
     if name != "torch":
-        like = params.generator
+        is_float32_on_cpu = like.is_cpu and like.dtype == torch.float32
         try:
-            if not _is_float32_on_cpu(params):
+            if not is_float32_on_cpu:
                 raise ValueError(f"it takes float32 modules on a CPU, got {like.dtype} on {like.device}")
             if second_order:
                 NativeExecutor.check_second_order(loss, inner)
-            native = NativeExecutor(
-                *modules, *layouts, latent_dim=latent_dim, loss=loss, inner=inner, precision=precision
-            )
-            return Selection(native, "")
+            return NativeExecutor(networks, latent_dim=latent_dim, loss=loss, inner=inner, precision=precision)
         except ValueError as error:
             if name == "native":
                 raise ValueError(f'executor="native" cannot run this: {error}; use executor="auto"') from error
-            rejection = str(error)
-            if _is_float32_on_cpu(params):
+            reason = str(error)
+            if is_float32_on_cpu:
                 message = f"the torch executor runs the inner loops, expect less speed: {error}"
                 log_once(logger, logging.WARNING, message)
     autocast = precision == "bf16"
-    executor = TorchExecutor(*modules, *layouts, loss=loss, inner=inner, allow_random=allow_random, autocast=autocast)
-    return Selection(executor, rejection)
-
-
-def _is_float32_on_cpu(params: Parameters) -> bool:
-    return params.generator.is_cpu and params.generator.dtype == torch.float32
+    return TorchExecutor(networks, loss=loss, inner=inner, allow_random=allow_random, autocast=autocast, reason=reason)

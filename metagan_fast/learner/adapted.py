@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._utils.modules import Snapshot
-from ..executors import Executor, InnerLoopResult, Parameters
+from .._utils.pair import Pair
+from ..executors import Executor, InnerLoopResult, Network
 from ..executors.select import choose
-from ..flat import FlatLayout
 from ..inner import InnerLoop
 from ..losses import WGANGP
 from ..noise import draw_sample_latents
@@ -28,10 +28,7 @@ class AdaptedGAN:
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        generator_layout: FlatLayout,
-        discriminator_layout: FlatLayout,
+        networks: Pair[Network],
         adapted: InnerLoopResult,
         *,
         executor: Executor,
@@ -39,10 +36,10 @@ class AdaptedGAN:
         precision: str,
         allow_random: bool,
     ) -> None:
-        self.generator = generator_layout.instantiate(generator, adapted.generator[0])
-        self.discriminator = discriminator_layout.instantiate(discriminator, adapted.discriminator[0])
+        made = networks.map(lambda network, params: network.instantiate(params[0]), adapted.params)
+        self.generator, self.discriminator = (network.module for network in made)
         self.metrics = {name: value.item() for name, value in adapted.metrics.items()}
-        self._layouts = generator_layout, discriminator_layout
+        self._layouts = networks.map(lambda network: network.layout)
         self._snapshot = Snapshot(self.generator)
         self._latent_dim = latent_dim
         self._executor: Executor | None = executor
@@ -90,15 +87,13 @@ class AdaptedGAN:
         if self._executor is None or kind != self._kind or not self._snapshot.is_current():
             self._kind = kind
             self._snapshot = Snapshot(self.generator)
-            params = Parameters(generator[0], self._layouts[1].flatten(self.discriminator))
             self._executor = choose(
-                modules=(self.generator, self.discriminator),
-                layouts=self._layouts,
-                params=params,
+                networks=Pair(self.generator, self.discriminator).map(Network, self._layouts),
+                like=generator,
                 latent_dim=self._latent_dim,
                 loss=WGANGP(),  # unused, as is the inner loop: sampling trains nothing
                 inner=InnerLoop(),
                 second_order=False,
                 **self._executor_settings,
-            ).executor
+            )
         return self._executor

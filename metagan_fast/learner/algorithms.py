@@ -1,4 +1,4 @@
-"""Reptile, first-order MAML and MAML: a task batch becomes a meta-gradient, the meta-gradient an update.
+"""Reptile, first-order MAML and MAML: a task batch becomes a meta-gradient.
 
 The meta-gradient of Reptile is `theta - mean(phi)`; FOMAML's is the mean of the query losses' gradients at `phi`;
 MAML's is the same taken through the inner loop: for each network the total derivative of its own query loss by its
@@ -8,81 +8,27 @@ own initial parameters, the adapted opponent not detached.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from .. import functional
-from .._utils.coerce import convert, count, flag, non_negative, real, reals
-from ..executors import (
-    Executor,
-    GeneratorObjective,
-    MetaGradient,
-    NativeExecutor,
-    Parameters,
-    QueryObjective,
-    TrainStates,
-)
-from ..inner import InnerLoop
+from .._utils.coerce import convert, count, flag, reals
+from .._utils.pair import Pair
+from ..executors import Executor, GeneratorObjective, MetaGradient, QueryObjective
+from ..inner import InnerLoop, TrainState
 from ..noise import Noise
-from ..ops import reference
-from ..schedules import Rate, check_rate, rate_at, rate_from_config, rate_to_config
+from ..schedules import rate_from_config, rate_to_config
 from ..tasks import TaskBatch
-
-OPTIMIZERS = ("sgd", "adam", "adamw")
+from .meta_optimizer import MetaOptimizer
 
 
 @dataclass(frozen=True)
-class MetaAlgorithm:
-    """Base class of the algorithms: the meta-gradient, and the meta-optimizer that applies it.
-
-    Args:
-        optimizer: "sgd", "adam" or "adamw". SGD on Reptile's difference is Reptile's own update with
-            epsilon = lr (Nichol et al. 2018, equation 2).
-        lr: learning rate: a number of at least 0, or a callable of the meta-step (`schedules.Linear(1.0, 0.0, n)`).
-        momentum: of "sgd", in [0, 1).
-        betas, eps: of "adam" and "adamw".
-        weight_decay: L2 for "sgd" and "adam", decoupled for "adamw" (Loshchilov & Hutter 2019).
-        clip_norm: scale each network's meta-gradient down to this L2 norm; None: never.
-        clip_value: clamp each component to [-clip_value, clip_value] first; None: never.
-
-    Raises:
-        ValueError: a value out of range or a setting that the optimizer does not read.
-    """
-
-    optimizer: str = "adam"
-    lr: Rate = 1e-4
-    momentum: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    clip_value: float | None = None
+class MetaAlgorithm(MetaOptimizer):
+    """Base class of the algorithms: the meta-gradient, with the settings of the meta-optimizer that applies it."""
 
     algorithm: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"expected a meta-optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
-        convert(self, check_rate, "lr")
-        convert(self, real, "momentum")
-        convert(self, reals, "betas", length=2)
-        convert(self, non_negative, "eps", "weight_decay")
-        convert(self, real, "clip_norm", "clip_value", optional=True)
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f'expected no momentum with "{self.optimizer}", got {self.momentum}; use betas')
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"expected a momentum in [0, 1), got {self.momentum}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"expected betas in [0, 1), got {self.betas}")
-        for name in ("clip_norm", "clip_value"):
-            bound = getattr(self, name)
-            if bound is not None and not 0 < bound < math.inf:
-                raise ValueError(f"expected {name} to be positive and finite, or None, got {bound}")
 
     @property
     def needs_query(self) -> bool:
@@ -90,9 +36,24 @@ class MetaAlgorithm:
         return False
 
     @property
+    def serial(self) -> bool:
+        """Whether the initialisation is updated after each task of a batch, not once for all."""
+        return False
+
+    @property
+    def second_order(self) -> bool:
+        """Whether the meta-gradient may go through the inner loop."""
+        return False
+
+    @property
+    def generator_objective(self) -> GeneratorObjective:
+        """The discriminator that judges the adapted generator on the query set, as in `QueryObjective`."""
+        return "support"
+
+    @property
     def needs_query_adaptation(self) -> bool:
         """Whether noise is drawn to adapt a discriminator to the query images."""
-        return False
+        return self.generator_objective == "query"
 
     @property
     def multi_step(self) -> bool:
@@ -105,83 +66,14 @@ class MetaAlgorithm:
     def meta_gradient(
         self,
         executor: Executor,
-        initial: Parameters,
+        initial: Pair[Tensor],
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: TrainStates | None = None,
+        carried: Pair[TrainState] | None = None,
     ) -> MetaGradient:
         """Return the meta-gradient of one task batch; `carried` is the inner optimizers' state to start from."""
         raise NotImplementedError
-
-    def initial_state(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Return the meta-optimizer's zero state for parameters [numel]."""
-        buffers = 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
-        return tuple(torch.zeros_like(params) for _ in range(buffers))
-
-    def clamp(self, gradient: Tensor) -> Tensor:
-        """Clamp a meta-gradient [numel] to `clip_value` in place; return its L2 norm before that."""
-        norm = torch.linalg.vector_norm(gradient)
-        if self.clip_value is not None:
-            gradient.clamp_(-self.clip_value, self.clip_value)
-        return norm
-
-    def apply(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], meta_step: int, update: int) -> None:
-        """Update the initialisation [numel] and the state in place, along the gradient clipped to `clip_norm`.
-
-        `meta_step` counts from 0, for the schedule; `update` from 1, for Adam's bias correction.
-        """
-        self._step(params, gradient, state, rate_at(self.lr, meta_step), update, in_place=True)
-
-    def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
-        """Return the numbers that change from update to update: learning rate and inverse bias corrections."""
-        return (rate_at(self.lr, meta_step), *reference.inverse_bias_corrections(update, self.betas))
-
-    def updated(self, params: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Tensor) -> tuple[Tensor, ...]:
-        """Return the initialisation and state that `apply` would write, as new tensors.
-
-        `numbers` is `self.numbers(...)` as float64 [3] on the parameters' device; the host does not read it.
-        """
-        return self._step(params, gradient, state, numbers[0], numbers[1:], in_place=False)
-
-    def _step(
-        self,
-        params: Tensor,
-        gradient: Tensor,
-        state: Sequence[Tensor],
-        lr: float | Tensor,
-        step: int | Tensor,
-        *,
-        in_place: bool,
-    ) -> tuple[Tensor, ...]:
-        """Return initialisation and state after an update; `step` is its number or `adam_step`'s bias corrections."""
-        if self.optimizer == "sgd":
-            sgd_step = functional.sgd_step_ if in_place else functional.sgd_step
-            result = sgd_step(
-                params,
-                gradient,
-                lr,
-                momentum_buffer=state[0] if state else None,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                max_norm=self.clip_norm,
-            )
-            return result if isinstance(result, tuple) else (result,)
-        adam_step = functional.adam_step_ if in_place else functional.adam_step
-        exp_avg, exp_avg_sq = state
-        return adam_step(
-            params,
-            gradient,
-            exp_avg,
-            exp_avg_sq,
-            lr,
-            step=step,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            decoupled=self.optimizer == "adamw",
-            max_norm=self.clip_norm,
-        )
 
     def settings_at(self, meta_step: int, steps: int) -> Hashable:
         """Return the settings that the meta-step changes, as a key: meta-steps of one key share a recording."""
@@ -203,7 +95,7 @@ class Reptile(MetaAlgorithm):
     Args:
         serial: update after each task of the batch instead of once with their mean; a meta-step still counts one.
 
-    The other arguments are `MetaAlgorithm`'s.
+    The other arguments are `MetaOptimizer`'s.
 
     Example:
         >>> from metagan_fast import Reptile, schedules
@@ -223,23 +115,13 @@ class Reptile(MetaAlgorithm):
     def meta_gradient(
         self,
         executor: Executor,
-        initial: Parameters,
+        initial: Pair[Tensor],
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: TrainStates | None = None,
+        carried: Pair[TrainState] | None = None,
     ) -> MetaGradient:
-        if isinstance(executor, NativeExecutor) and batch.query is None and not executor.persists_state:
-            return executor.reptile_gradient(initial, batch, noise)
-        adapted = executor.inner_loop(initial, batch, noise, carried)
-        generator, discriminator = (
-            functional.reptile_gradient(start, network.params)
-            for start, network in zip(initial, adapted.networks, strict=True)
-        )
-        metrics = dict(adapted.metrics)
-        if batch.query is not None:
-            metrics |= executor.query_losses(Parameters(adapted.generator, adapted.discriminator), batch, noise)
-        return MetaGradient(generator, discriminator, metrics, adapted.networks)
+        return executor.reptile_gradient(initial, batch, noise, carried)
 
 
 @dataclass(frozen=True)
@@ -254,7 +136,7 @@ class FOMAML(MetaAlgorithm):
             the meta-step that returns them, for MAML++'s multi-step loss (Antoniou et al. 2019, arXiv:1810.09502,
             section 4), see `AnnealedStepWeights`.
 
-    The other arguments are `MetaAlgorithm`'s.
+    The other arguments are `MetaOptimizer`'s.
 
     Example:
         >>> from metagan_fast import FOMAML
@@ -286,10 +168,6 @@ class FOMAML(MetaAlgorithm):
     @property
     def needs_query(self) -> bool:
         return True
-
-    @property
-    def needs_query_adaptation(self) -> bool:
-        return self.generator_objective == "query"
 
     @property
     def multi_step(self) -> bool:
@@ -327,11 +205,11 @@ class FOMAML(MetaAlgorithm):
     def meta_gradient(
         self,
         executor: Executor,
-        initial: Parameters,
+        initial: Pair[Tensor],
         batch: TaskBatch,
         noise: Noise,
         meta_step: int,
-        carried: TrainStates | None = None,
+        carried: Pair[TrainState] | None = None,
     ) -> MetaGradient:
         objective = QueryObjective(
             first_order=self.is_first_order(meta_step),
@@ -386,6 +264,10 @@ class MAML(FOMAML):
     def __post_init__(self) -> None:
         super().__post_init__()
         convert(self, count, "first_order_steps")
+
+    @property
+    def second_order(self) -> bool:
+        return True
 
     def is_first_order(self, meta_step: int) -> bool:
         return meta_step < self.first_order_steps

@@ -72,7 +72,7 @@ def gradient_norm(norm: float, meta_step: int) -> None:
 
 def adapted_parameters(adapted: InnerLoopResult) -> None:
     """Raise FloatingPointError if adapted parameters are not finite."""
-    if not all(params.isfinite().all() for params in (adapted.generator, adapted.discriminator)):
+    if not all(params.isfinite().all() for params in adapted.params):
         raise FloatingPointError(f"the adapted networks have parameters that are NaN or infinite: {_REMEDY}")
 
 

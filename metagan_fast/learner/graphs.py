@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..executors import Executor, Parameters
+from .._utils.pair import Pair
+from ..executors import Executor
 from ..executors.torch.cuda_graphs import CudaRecorder, Inputs, Outputs, Recorder, Recordings
 from ..inner import InnerLoop
 from ..noise import Noise, NoiseShape, draw_noise_at
 from ..tasks import TaskBatch
 from .algorithms import MetaAlgorithm
+from .meta_optimizer import Buffers
 
 SWITCH = "METAGAN_FAST_GRAPHS"
 
@@ -38,20 +39,20 @@ class MetaStepGraphs:
 
     Args:
         executor: runs the inner loops.
-        initial, state: the initialisation and the meta-optimizer's state; updated in place, at fixed addresses.
+        initial, buffers: the initialisation and the meta-optimizer's state; updated in place, at fixed addresses.
         recorder: records and replays a function; None: CUDA graphs.
     """
 
     def __init__(
         self,
         executor: Executor,
-        initial: Parameters,
-        state: Sequence[Sequence[Tensor]],
+        initial: Pair[Tensor],
+        buffers: Pair[Buffers],
         recorder: Recorder | None = None,
     ) -> None:
         self._executor = executor
         self._initial = initial
-        self._state = state
+        self._buffers = buffers
         self._recorder = recorder or CudaRecorder(initial.generator.device)
         self._recordings = Recordings(self._recorder)
         self._meta: MetaAlgorithm | None = None  # algorithm of the recordings
@@ -110,12 +111,5 @@ class MetaStepGraphs:
         else:
             noise = draw_noise_at(shape, given["counters"], dtype=batch.support.dtype)
         gradient = meta.meta_gradient(self._executor, self._initial, batch, noise, meta_step)
-        directions = (gradient.generator, gradient.discriminator)
-        norm = torch.stack([meta.clamp(direction) for direction in directions]).norm()
-        with torch.no_grad():
-            for params, direction, state in zip(self._initial, directions, self._state, strict=True):
-                before = (params, *state)
-                after = meta.updated(params, direction, state, given["numbers"])
-                for old, new in zip(before, after, strict=True):
-                    old.copy_(torch.where(norm < float("inf"), new, old))
-        return {name: value.mean() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
+        lr, corrections = given["numbers"][0], given["numbers"][1:]
+        return meta.update(self._initial, self._buffers, gradient, lr, corrections, check=None)

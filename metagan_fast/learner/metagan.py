@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .. import checkpoint, losses
+from .. import checkpoint
 from .._utils import coerce
-from .._utils.lock import Lock
-from .._utils.tensors import ordinary
-from ..executors import Executor, InnerLoopResult, MetaGradient, NativeExecutor, Parameters, TrainStates
-from ..executors.select import choose
+from ..executors import InnerLoopResult, MetaGradient
 from ..inner import InnerLoop, TrainState
 from ..losses import Loss
-from ..noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents, noise_counters
+from ..noise import Noise, Stream, draw_sample_latents, noise_counters
+from ..schedules import rate_at
 from ..tasks import TaskBatch
 from ..tasks.batch import one_task
-from . import algorithms, checks
+from . import checks
 from .adapted import AdaptedGAN
-from .algorithms import FOMAML, MAML, MetaAlgorithm, Reptile
-from .graphs import MetaStepGraphs, why_not
+from .algorithms import MetaAlgorithm
+from .bound_gan import BoundGAN
 from .settings import LearnerSettings
-from .state import LearnerState, RollbackPoint
 
 
-class MetaGAN:
+class MetaGAN(BoundGAN):
     """GAN whose initialisation is meta-trained, so that a few gradient steps adapt it to a new class.
 
     The modules' parameters become views of two flat buffers, `generator_parameters` and `discriminator_parameters`: the
@@ -106,120 +103,17 @@ class MetaGAN:
         seed: int = 0,
         allow_random: bool = False,
     ) -> None:
-        settings = LearnerSettings(
-            latent_dim,
-            losses.get(loss),
-            InnerLoop() if inner is None else inner,
-            algorithms.get("reptile" if meta is None else meta),
-            executor,
-            precision,
-            seed,
-            allow_random,
-        )
-        checks.modules(generator, discriminator)
-        self.latent_dim = settings.latent_dim
-        self.loss = settings.loss
-        self.inner = settings.inner
-        self.meta = settings.meta
-        self.executor_name = settings.executor
-        self.precision = settings.precision
-        self.seed = settings.seed
-        self.allow_random = settings.allow_random
-        self.step = 0
-        self._updates = 0
-        self._training = Lock()  # held for a whole meta-step
-        self._lock = Lock()  # held while the initialisation changes or is copied
-        self._rollback: RollbackPoint | None = None  # set while an update is incomplete
-        self._state = LearnerState(generator, discriminator, self.meta, self.inner)
-        self._derive()
-
-    def _derive(self) -> None:
-        """Set the attributes derived from the settings and the state."""
-        self._is_chosen = False
-        self.generator, self.discriminator = self._state.modules
-        self.generator_layout, self.discriminator_layout = self._state.layouts
-        self._bind()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the settings and the state, without the attributes that `_derive` sets."""
-        derived = ("generator", "discriminator", "_executor", "_why_torch", "_why_eager", "_graphs", "_is_chosen")
-        with self._training:  # a whole meta-step or none of it
-            self._bind()
-            return {name: value for name, value in self.__dict__.items() if name not in derived}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._derive()
-
-    # The initialisation
-
-    @property
-    def generator_parameters(self) -> Tensor:
-        """The generator's initialisation `[numel]`; its module's parameters are views of it."""
-        self._bind()
-        return self._state.initial.generator
-
-    @property
-    def discriminator_parameters(self) -> Tensor:
-        """The discriminator's initialisation `[numel]`; its module's parameters are views of it."""
-        self._bind()
-        return self._state.initial.discriminator
-
-    @torch.inference_mode(False)
-    def _bind(self) -> None:
-        """Follow modules that have changed: `.to()`, `.double()`, `assign=True`, other attributes or layers."""
-        with self._lock:
-            if self._state.follow_modules():
-                self._is_chosen = False
-            if not self._is_chosen:
-                self._choose_executor()
-                self._is_chosen = True
-
-    def _start(self) -> tuple[Executor, Parameters, TrainStates | None]:
-        """Return the executor, a copy of the initialisation, and the persistent inner state."""
-        with self._lock:
-            self._bind()
-            initial = Parameters(*(params.clone() for params in self._state.initial))
-            return self._executor, initial, self._state.carried
-
-    def _choose_executor(self) -> None:
-        """Set the executor, by its name in the settings or the best that can run them, and its graph recorder."""
-        state = self._state
-        self._executor, self._why_torch = choose(
-            self.executor_name,
-            state.modules,
-            state.layouts,
-            state.initial,
-            latent_dim=self.latent_dim,
-            loss=self.loss,
-            inner=self.inner,
-            second_order=isinstance(self.meta, MAML),
-            precision=self.precision,
-            allow_random=self.allow_random,
-        )
-        self._why_eager = why_not(state.initial.generator.device, self.inner)
-        self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
-
-    def explain(self, shots: int = 4) -> str:
-        """Describe the executor of the inner loops.
-
-        Args:
-            shots: support images of a task, for the figures of an inner step.
-
-        Returns:
-            For the native executor the plan of both networks: layers, shapes, parameters, multiply-adds, memory of a
-            task; for the torch executor the reason, and whether meta-steps are replayed as CUDA graphs.
-        """
-        shots = coerce.count("shots", shots, least=1)
-        self._bind()
-        if isinstance(self._executor, NativeExecutor):
-            objective = self.meta.generator_objective if isinstance(self.meta, FOMAML) else "support"
-            plan = self._executor.explain(
-                shots, second_order=isinstance(self.meta, MAML), generator_objective=objective
-            )
-            return f"executor: native, {self.precision}\n\n{plan}"
-        way = f"one by one: {self._why_eager}" if self._graphs is None else f"as CUDA graphs: {self._graphs.describe()}"
-        return f"executor: torch, because {self._why_torch}\nmeta-steps run {way}"
+        settings: dict[str, Any] = {
+            "latent_dim": latent_dim,
+            "loss": loss,
+            "inner": InnerLoop() if inner is None else inner,
+            "meta": "reptile" if meta is None else meta,
+            "executor": executor,
+            "precision": precision,
+            "seed": seed,
+            "allow_random": allow_random,
+        }
+        super().__init__(generator, discriminator, LearnerSettings(**settings))
 
     # Meta-training
 
@@ -246,17 +140,16 @@ class MetaGAN:
         checks.persistent_state(self.inner, batch)
         with self._training:
             self._bind()
-            if self._graphs is not None and noise is None:  # the graph draws it
-                checks.query(self.meta, batch)
-                batch = self._fit_images(batch)
-            else:
-                batch, noise = self._prepare(batch, noise)
+            checks.query(self.meta, batch)
+            batch = self._fit(batch)
+            if self._graphs is None or noise is not None:  # a graph draws its own
+                noise = self._noise(batch, noise, self.inner.steps, Stream.TRAINING)
             parts = [(batch, noise)]
-            if self._serial:
+            if self.meta.serial:
                 each = range(batch.tasks)
                 parts = [(batch.slice(t, t + 1), None if noise is None else noise.slice(t, t + 1)) for t in each]
-            with self._atomic():
-                metrics = [self._update(*part) for part in parts]
+            with self._state.atomic():
+                metrics = [self._train_on(*part) for part in parts]
                 self.step += 1
             return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
@@ -265,56 +158,48 @@ class MetaGAN:
         checks.batch_and_noise(batch)
         checks.persistent_state(self.inner, batch)
         self._bind()
-        self._prepare(batch, None)
+        checks.query(self.meta, batch)
+        self._noise(batch, None, self.inner.steps, Stream.TRAINING)
 
-    @property
-    def _serial(self) -> bool:
-        return isinstance(self.meta, Reptile) and self.meta.serial
-
-    @contextlib.contextmanager
-    def _atomic(self) -> Iterator[None]:
-        """Roll back the updates of a meta-step that an exception ends."""
-        self._roll_back()
-        try:
-            yield
-            self._rollback = None
-        except BaseException:
-            while self._rollback is not None:
-                with contextlib.suppress(KeyboardInterrupt):  # the first exception is raised below
-                    self._roll_back()
-            raise
-
-    def _begin_update(self) -> None:
-        """Save the state before the meta-step's first update."""
-        if self._rollback is None:
-            self._rollback = self._state.rollback_point(self.step, self._updates)
-
-    def _roll_back(self) -> None:
-        if self._rollback is not None:
-            self._state.roll_back(self._rollback)
-            self.step, self._updates = self._rollback.step, self._rollback.updates
-            self._rollback = None
-
-    def _update(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
-        if self._graphs is not None:
-            self._begin_update()
-            with self._lock:
-                metrics = self._graphs.update(
-                    self.meta,
-                    batch,
-                    self._noise_shape(batch, self.inner.steps) if noise is None else noise,
-                    counters=noise_counters(seed=self.seed, meta_step=self.step, first_task=batch.first_task),
-                    meta_step=self.step,
-                    update=self._updates + 1,
-                )
-            checks.gradient_norm(metrics["gradient_norm"], self.step)
-            self._updates += 1
-            return metrics
-        assert noise is not None
+    def _train_on(self, batch: TaskBatch, noise: Noise | None) -> dict[str, float]:
+        """Adapt to the tasks and update once, by a graph if meta-steps are recorded; it draws the noise if None."""
         state = self._state
-        return self._apply(
-            self.meta.meta_gradient(self._executor, state.initial, batch, noise, self.step, state.carried)
-        )
+        if self._graphs is None:
+            assert noise is not None
+            return self._update(
+                self.meta.meta_gradient(self._executor, state.initial, batch, noise, self.step, state.carried)
+            )
+        state.begin_update()
+        with self._lock:
+            metrics = self._graphs.update(
+                self.meta,
+                batch,
+                self._settings.noise_shape(batch, self.inner.steps) if noise is None else noise,
+                counters=noise_counters(seed=self.seed, meta_step=self.step, first_task=batch.first_task),
+                meta_step=self.step,
+                update=state.updates + 1,
+            )
+        checks.gradient_norm(metrics["gradient_norm"], self.step)
+        state.updates += 1
+        return metrics
+
+    def _update(self, gradient: MetaGradient) -> dict[str, float]:
+        """Update the initialisation once by a meta-gradient, and keep its inner state if that persists."""
+        state = self._state
+        state.begin_update()
+        with self._lock:
+            state.updates += 1
+            metrics = self.meta.update(
+                state.initial,
+                state.buffers,
+                gradient,
+                rate_at(self.meta.lr, self.step),
+                state.updates,
+                check=partial(checks.gradient_norm, meta_step=self.step),
+            )
+            if self.inner.inner_state == "persist":
+                state.carried = gradient.networks
+        return {name: value.item() for name, value in metrics.items()}
 
     @torch.inference_mode(False)
     def apply(self, gradient: MetaGradient) -> dict[str, float]:
@@ -334,23 +219,10 @@ class MetaGAN:
         checks.result(gradient, MetaGradient, "meta_gradient")
         with self._training:
             self._bind()
-            with self._atomic():
-                metrics = self._apply(gradient)
+            with self._state.atomic():
+                metrics = self._update(gradient)
                 self.step += 1
         return metrics
-
-    def _apply(self, gradient: MetaGradient) -> dict[str, float]:
-        directions = (ordinary(gradient.generator), ordinary(gradient.discriminator))
-        norm = torch.stack([self.meta.clamp(direction) for direction in directions]).norm().item()
-        checks.gradient_norm(norm, self.step)
-        self._begin_update()
-        with self._lock:
-            self._updates += 1
-            for params, direction, state in zip(self._state.initial, directions, self._state.buffers, strict=True):
-                self.meta.apply(params, direction, state, self.step, self._updates)
-            if self.inner.inner_state == "persist":
-                self._state.carried = gradient.networks
-        return {name: value.mean().item() for name, value in gradient.metrics.items()} | {"gradient_norm": norm}
 
     @torch.inference_mode(False)
     def meta_gradient(self, batch: TaskBatch, noise: Noise | None = None) -> MetaGradient:
@@ -360,63 +232,23 @@ class MetaGAN:
             ValueError: as `meta_step`; serial Reptile, which has one meta-gradient a task.
         """
         checks.batch_and_noise(batch, noise)
-        if self._serial and batch.tasks > 1:
+        if self.meta.serial and batch.tasks > 1:
             raise ValueError(
                 f"expected one task with serial Reptile, which updates after each, got {batch.tasks}; "
                 "use Reptile(serial=False) for their mean"
             )
         executor, initial, carried = self._start()
-        return self.meta.meta_gradient(executor, initial, *self._prepare(batch, noise), self.step, carried)
+        checks.query(self.meta, batch)
+        batch = self._fit(batch)
+        noise = self._noise(batch, noise, self.inner.steps, Stream.TRAINING)
+        return self.meta.meta_gradient(executor, initial, batch, noise, self.step, carried)
 
     @torch.inference_mode(False)
     def draw_noise(self, batch: TaskBatch) -> Noise:
         """Draw the noise that the current meta-step uses for this batch by default; see `noise.Noise`."""
         checks.batch_and_noise(batch)
         self._bind()
-        return self._draw_noise(batch, self.inner.steps, Stream.TRAINING)
-
-    def _draw_noise(self, batch: TaskBatch, steps: int, stream: Stream) -> Noise:
-        like = self._state.initial.generator
-        return draw_noise(
-            self._noise_shape(batch, steps),
-            seed=self.seed,
-            meta_step=self.step if stream is Stream.TRAINING else 0,
-            first_task=batch.first_task,
-            stream=stream,
-            device=like.device,
-            dtype=like.dtype,
-        )
-
-    def _noise_shape(self, batch: TaskBatch, steps: int) -> NoiseShape:
-        return NoiseShape(
-            tasks=batch.tasks,
-            shots=batch.shots,
-            latent_dim=self.latent_dim,
-            steps=steps,
-            critic_steps=self.inner.critic_steps,
-            batch_size=self.inner.batch_size,
-            query=batch.query_shots,
-            evaluations=steps if self.meta.multi_step else 1,
-            query_adaptation=self.meta.needs_query_adaptation,
-        )
-
-    def _prepare(self, batch: TaskBatch, noise: Noise | None) -> tuple[TaskBatch, Noise]:
-        """Check a training batch and convert it and its noise for the networks."""
-        checks.query(self.meta, batch)
-        return self._fit(batch, noise, self.inner.steps, Stream.TRAINING)
-
-    def _fit(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> tuple[TaskBatch, Noise]:
-        """Convert a batch and its noise, drawn if None, to the networks' dtype and device."""
-        batch = self._fit_images(batch)
-        like = self._state.initial.generator
-        if noise is None:
-            return batch, self._draw_noise(batch, steps, stream)
-        noise.check(self._noise_shape(batch, steps))
-        return batch, noise.to(device=like.device, dtype=like.dtype)
-
-    def _fit_images(self, batch: TaskBatch) -> TaskBatch:
-        like = self._state.initial.generator
-        return batch.to(device=like.device, dtype=like.dtype)
+        return self._noise(batch, None, self.inner.steps, Stream.TRAINING)
 
     # Adaptation
 
@@ -452,10 +284,7 @@ class MetaGAN:
         adapted = self._adapt(TaskBatch(one_task(images)), None, steps, Stream.ADAPTATION)
         checks.adapted_parameters(adapted)
         return AdaptedGAN(
-            self.generator,
-            self.discriminator,
-            self.generator_layout,
-            self.discriminator_layout,
+            self._state.networks,
             adapted,
             executor=self._executor,
             latent_dim=self.latent_dim,
@@ -471,9 +300,9 @@ class MetaGAN:
         steps = coerce.count("steps", steps)
         executor, initial, carried = self._start()
         if steps == 0:
-            rows = (params.expand(batch.tasks, -1).clone() for params in initial)
-            return InnerLoopResult(TrainStates(*(TrainState(row) for row in rows)))
-        batch, noise = self._fit(batch, noise, steps, stream)
+            return InnerLoopResult(initial.map(lambda params: TrainState(params.expand(batch.tasks, -1).clone())))
+        batch = self._fit(batch)
+        noise = self._noise(batch, noise, steps, stream)
         return executor.inner_loop(initial, batch, noise, carried)
 
     @torch.inference_mode(False)
@@ -514,14 +343,9 @@ class MetaGAN:
             ValueError: a schedule is a custom function, which cannot be saved.
             RuntimeError: called during an update, when the state is partly new.
         """
-        if self._rollback is not None:
-            raise RuntimeError(
-                "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
-            )
         self._bind()
-        settings = LearnerSettings.of(self)
-        counters = {"updates": self._updates, "inner_updates": self._state.inner_updates}
-        return self._state.tensors(), settings.to_config() | counters | {"step": coerce.count("step", self.step)}
+        tensors, counters = self._state.save()
+        return tensors, self._settings.to_config() | counters
 
     @torch.inference_mode(False)
     def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -531,18 +355,10 @@ class MetaGAN:
             checkpoint.CheckpointError, a ValueError: the tensors belong to other networks or another meta-optimizer, or
                 a counter is damaged; nothing is changed.
         """
-        self._load_state("the saved state", tensors, metadata)
-
-    def _load_state(
-        self, source: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
-    ) -> None:
         with self._training, self._lock:
             self._bind()
-            with checkpoint.contents_of(source):
-                step, updates = (coerce.count(name, metadata[name]) for name in ("step", "updates"))
-                self._state.load(tensors, metadata["inner_updates"])
-            self._rollback = None
-            self.step, self._updates = step, updates
+            with checkpoint.contents_of("the saved state"):
+                self._state.load(tensors, metadata)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the complete training state to one file, atomically.
@@ -573,5 +389,6 @@ class MetaGAN:
         with checkpoint.contents_of(path):
             saved = LearnerSettings.from_config(metadata)
         learner = cls(generator, discriminator, **(vars(saved) | settings))
-        learner._load_state(path, tensors, metadata)
+        with checkpoint.contents_of(path):
+            learner._state.load(tensors, metadata)
         return learner

@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from .. import losses
 from .._utils import coerce
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import InnerLoop
 from ..losses import Loss
+from ..noise import NoiseShape
+from ..tasks import TaskBatch
 from . import algorithms
 from .algorithms import MetaAlgorithm
 
-if TYPE_CHECKING:
-    from .metagan import MetaGAN
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LearnerSettings:
-    """Checked settings of a `MetaGAN`, named as its arguments.
+    """Checked settings of a `MetaGAN`, named as its arguments; `loss` and `meta` may be given by name.
 
     Raises:
         ValueError: an unknown name, a value of another type, or contradictory settings.
@@ -37,6 +38,8 @@ class LearnerSettings:
     allow_random: bool
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", losses.get(self.loss))
+        object.__setattr__(self, "meta", algorithms.get(self.meta))
         coerce.convert(self, coerce.count, "latent_dim", least=1)
         if not isinstance(self.inner, InnerLoop):
             raise ValueError(
@@ -50,11 +53,19 @@ class LearnerSettings:
         coerce.convert(self, coerce.flag, "allow_random")
         self.meta.check(self.inner)
 
-    @classmethod
-    def of(cls, learner: MetaGAN) -> LearnerSettings:
-        """Return the current settings of a learner."""
-        attributes = {"executor": "executor_name"}
-        return cls(**{f.name: getattr(learner, attributes.get(f.name, f.name)) for f in dataclasses.fields(cls)})
+    def noise_shape(self, batch: TaskBatch, steps: int) -> NoiseShape:
+        """Return the sizes of a batch's noise for `steps` inner steps."""
+        return NoiseShape(
+            tasks=batch.tasks,
+            shots=batch.shots,
+            latent_dim=self.latent_dim,
+            steps=steps,
+            critic_steps=self.inner.critic_steps,
+            batch_size=self.inner.batch_size,
+            query=batch.query_shots,
+            evaluations=steps if self.meta.multi_step else 1,
+            query_adaptation=self.meta.needs_query_adaptation,
+        )
 
     def to_config(self) -> dict[str, Any]:
         """Return the settings as JSON-able data; ValueError for a rate that is a custom function."""
@@ -75,3 +86,23 @@ class LearnerSettings:
             meta=algorithms.from_config(config["meta"]),
             **{name: config[name] for name in ("executor", "precision", "seed", "allow_random")},
         )
+
+    @classmethod
+    def gathered(cls, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return attributes of an older learner with its settings gathered in `_settings`."""
+        names = {f.name: "executor_name" if f.name == "executor" else f.name for f in dataclasses.fields(cls)}
+        rest = {name: value for name, value in attributes.items() if name not in names.values()}
+        return rest | {"_settings": cls(**{field: attributes[name] for field, name in names.items()})}
+
+
+class Setting(Generic[T]):
+    """Attribute of an object with `LearnerSettings` in `_settings`: one field, checked when it is assigned."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __get__(self, instance: Any, owner: type | None = None) -> T:
+        return getattr(instance._settings, self._field)
+
+    def __set__(self, instance: Any, value: T) -> None:
+        instance._settings = dataclasses.replace(instance._settings, **{self._field: value})

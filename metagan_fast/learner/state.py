@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,65 +13,73 @@ from torch import Tensor, nn
 
 from .._utils import coerce
 from .._utils.modules import Snapshot
-from ..executors import Parameters, TrainStates
-from ..flat import FlatLayout
+from .._utils.pair import ROLES, Pair
+from ..executors import Network
 from ..inner import OPTIMIZERS, InnerLoop, TrainState
-from .algorithms import MetaAlgorithm
-
-ROLES = ("generator", "discriminator")
+from .meta_optimizer import MetaOptimizer
 
 
 @dataclass(frozen=True)
-class RollbackPoint:
+class _RollbackPoint:
     """Copy of a learner's state before a meta-step's updates; the next one overwrites it."""
 
     step: int
     updates: int
-    carried: TrainStates | None
+    carried: Pair[TrainState] | None
     tensors: Sequence[Tensor]
 
 
 class LearnerState:
-    """Tensors of a learner: they follow its modules across devices and are saved by name.
+    """Tensors and counters of a learner: they follow its modules across devices and are saved by name.
 
     The modules' parameters become views of `initial`. A copy, pickled ones included, owns its modules and buffers.
+    Updates in `with state.atomic():`, each after `begin_update`, happen together or not at all.
 
     Args:
-        generator, discriminator: the modules.
-        meta: the algorithm; its optimizer defines the buffers.
+        modules: generator and discriminator.
+        meta: the meta-optimizer, which defines the buffers.
         inner: the inner loop, whose optimizer state may persist.
 
     Attributes:
-        modules, layouts: the generator's and the discriminator's.
+        networks: the modules and their layouts.
         initial: the initialisation of both, `[numel]` each.
         buffers: buffers of the meta-optimizer, by network.
         carried: with `inner_state="persist"`, the final state of the last inner loop.
+        step, updates: completed meta-steps, and updates by the meta-optimizer (several in a serial meta-step).
 
     Raises:
         ValueError: parameters of several dtypes or devices, or one that both networks share.
     """
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, meta: MetaAlgorithm, inner: InnerLoop) -> None:
-        self.modules = generator, discriminator
-        self.layouts = FlatLayout.from_module(generator), FlatLayout.from_module(discriminator)
-        _check_not_shared(generator, discriminator)
+    def __init__(self, modules: Pair[nn.Module], meta: MetaOptimizer, inner: InnerLoop) -> None:
+        self.networks = modules.map(Network.of)
+        _check_not_shared(*modules)
         self.initial = self._bind()
-        self._snapshots = [Snapshot(module) for module in self.modules]
-        self.buffers = [meta.initial_state(params) for params in self.initial]
-        self.carried: TrainStates | None = None
+        self._snapshots = modules.map(Snapshot)
+        self.buffers = self.initial.map(meta.initial_state)
+        self.carried: Pair[TrainState] | None = None
+        self.step = self.updates = 0
+        self._rollback: _RollbackPoint | None = None  # set while an update is incomplete
         self._copies: list[Tensor] = []
         self._inner = inner
 
+    @property
+    def modules(self) -> Pair[nn.Module]:
+        """The generator and the discriminator."""
+        return self.networks.map(lambda network: network.module)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with modules that own their parameters: views would each be pickled as the whole buffer."""
-        pairs = zip(self.layouts, self.modules, self.initial, strict=True)
-        modules = tuple(layout.instantiate(module, params) for layout, module, params in pairs)
-        return {**self.__dict__, "modules": modules, "initial": None, "_snapshots": None, "_copies": []}
+        networks = self.networks.map(Network.instantiate, self.initial)
+        return {**self.__dict__, "networks": networks, "initial": None, "_snapshots": None, "_copies": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "networks" not in state:  # a pickle of 0.1: tuples of modules and layouts, and no counters
+            networks = Pair(*map(Network, state.pop("modules"), state.pop("layouts")))
+            state |= {"networks": networks, "buffers": Pair(*state["buffers"]), "_rollback": None}
         self.__dict__.update(state)
         self.initial = self._bind()
-        self._snapshots = [Snapshot(module) for module in self.modules]
+        self._snapshots = self.modules.map(Snapshot)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LearnerState:
         """Copy the modules through `memo`, so that modules shared with the enclosing structure stay shared."""
@@ -86,18 +95,17 @@ class LearnerState:
         Raises:
             ValueError: a module has other parameters than before.
         """
-        places = zip(self.layouts, self.modules, self.initial, strict=True)
-        bound = all(layout.is_bound(module, params) for layout, module, params in places)
+        bound = all(self.networks.map(Network.is_bound, self.initial))
         if bound and all(snapshot.is_current() for snapshot in self._snapshots):
             return False
         if not bound:
             self._bind_again()
-        self._snapshots = [Snapshot(module) for module in self.modules]
+        self._snapshots = self.modules.map(Snapshot)
         return True
 
     def _bind_again(self) -> None:
-        for role, layout, module in zip(ROLES, self.layouts, self.modules, strict=True):
-            if FlatLayout.from_module(module) != layout:
+        for role, network in self.networks.items():
+            if Network.of(network.module).layout != network.layout:
                 raise ValueError(
                     f"expected the {role}'s parameters to keep the names and shapes that MetaGAN was built with; "
                     "they have changed: build another MetaGAN for the module"
@@ -105,98 +113,129 @@ class LearnerState:
         _check_not_shared(*self.modules)
         self.initial = self._bind()
         like = self.initial.generator
-        self.buffers = [tuple(buffer.to(like) for buffer in buffers) for buffers in self.buffers]
+        self.buffers = self.buffers.map(lambda buffers: tuple(buffer.to(like) for buffer in buffers))
         if self.carried is not None:
-            self.carried = TrainStates(*(n.with_tensors([t.to(like) for t in n.tensors]) for n in self.carried))
+            self.carried = self.carried.map(lambda state: state.with_tensors([x.to(like) for x in state.tensors]))
 
-    def _bind(self) -> Parameters:
+    def _bind(self) -> Pair[Tensor]:
         """Flatten both modules and make their parameters views of the result."""
-        places = list(zip(self.layouts, self.modules, strict=True))
-        initial = Parameters(*(layout.flatten(module) for layout, module in places))
+        initial = self.networks.map(Network.flatten)
         generator, discriminator = initial
         if (generator.dtype, generator.device) != (discriminator.dtype, discriminator.device):
             raise ValueError(
                 f"expected both networks in one dtype on one device, got {generator.dtype} on {generator.device} and "
                 f"{discriminator.dtype} on {discriminator.device}; call .to() on one of them"
             )
-        for (layout, module), params in zip(places, initial, strict=True):
-            layout.bind(module, params)
+        self.networks.map(Network.bind, initial)
         return initial
 
-    def _updated(self) -> list[Tensor]:
-        """Return the tensors that an update overwrites."""
-        return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
+    # Atomic updates
 
-    def rollback_point(self, step: int, updates: int) -> RollbackPoint:
-        """Copy everything that an update changes, with the learner's counters.
+    @contextlib.contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Roll back the updates of a meta-step that an exception ends."""
+        if self._rollback is not None:
+            self.roll_back()
+        try:
+            yield
+            self._rollback = None
+        except BaseException:
+            while self._rollback is not None:
+                with contextlib.suppress(KeyboardInterrupt):  # the first exception is raised below
+                    self.roll_back()
+            raise
+
+    def begin_update(self) -> None:
+        """Copy everything that an update changes, before the meta-step's first one.
 
         The copies' memory is kept from call to call: fresh pages would cost more than the copying.
         """
+        if self._rollback is not None:
+            return
         live = self._updated()
         if list(map(_kind, self._copies)) != list(map(_kind, live)):
             self._copies = [torch.empty_like(tensor) for tensor in live]
         with torch.no_grad():
             for kept, tensor in zip(self._copies, live, strict=True):
                 kept.copy_(tensor)
-        return RollbackPoint(step, updates, self.carried, self._copies)
+        self._rollback = _RollbackPoint(self.step, self.updates, self.carried, self._copies)
 
-    def roll_back(self, point: RollbackPoint) -> None:
-        """Restore the state of `point`; idempotent, so an interrupted rollback can be repeated."""
+    def roll_back(self) -> None:
+        """Restore the state before the meta-step's updates; an interrupted rollback can be repeated."""
+        point = self._rollback
+        assert point is not None
         with torch.no_grad():
             for live, old in zip(self._updated(), point.tensors, strict=True):
                 live.copy_(old)
-        self.carried = point.carried
+        self.step, self.updates, self.carried = point.step, point.updates, point.carried
+        self._rollback = None
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of a checkpoint by name; they are the live ones, not copies."""
-        tensors = self._live_tensors()
+    def _updated(self) -> list[Tensor]:
+        """Return the tensors that an update overwrites."""
+        return [*self.initial, *(buffer for buffers in self.buffers for buffer in buffers)]
+
+    # Saving
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors of a checkpoint by name, live ones rather than copies, and the counters.
+
+        Raises:
+            RuntimeError: called during an update, when the state is partly new.
+        """
+        if self._rollback is not None:
+            raise RuntimeError(
+                "expected a complete meta-step, got one whose update is under way; save before meta_step or after it"
+            )
+        tensors, inner_updates = self._live_tensors(), None
         if self.carried is not None:
-            for role, state in zip(ROLES, self.carried, strict=True):
+            inner_updates = [state.updates for state in self.carried]
+            for role, state in self.carried.items():
                 tensors |= {f"inner.{role}.{i}": value for i, value in enumerate(state.tensors)}
-        return tensors
+        step = coerce.count("step", self.step)
+        return tensors, {"updates": self.updates, "inner_updates": inner_updates, "step": step}
 
     def _live_tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
-        for role, module in zip(ROLES, self.modules, strict=True):
+        for role, module in self.modules.items():
             tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
-        for role, buffers in zip(ROLES, self.buffers, strict=True):
+        for role, buffers in self.buffers.items():
             tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
         return tensors
 
-    @property
-    def inner_updates(self) -> list[int] | None:
-        """Update counts of the persistent inner optimizers; None without."""
-        return None if self.carried is None else [state.updates for state in self.carried]
-
-    def load(self, saved: Mapping[str, Tensor], inner_updates: Any) -> None:
-        """Load saved `tensors` and `inner_updates`.
+    def load(self, saved: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
+        """Load the result of `save`.
 
         Raises:
-            ValueError: names, shapes or kinds of dtype differ; nothing is changed.
+            KeyError, ValueError: a counter is missing or damaged, or names, shapes or kinds of dtype differ; nothing is
+                changed.
         """
-        live = self._live_tensors()
-        carried = self._carried_names() if inner_updates is not None else []
-        like = {
-            name: params.unsqueeze(0) for params, names in zip(self.initial, carried, strict=False) for name in names
-        }
+        step, updates = (coerce.count(name, counters[name]) for name in ("step", "updates"))
+        inner_updates = counters["inner_updates"]
         persists = self._inner.inner_state == "persist"
+        carried = self._carried_names() if persists and inner_updates is not None else None
+        live = self._live_tensors()
+        like: dict[str, Tensor] = {}
+        if carried is not None:
+            for params, names in zip(self.initial, carried, strict=True):
+                like |= dict.fromkeys(names, params.unsqueeze(0))
         _check_fit(live | like, {n: x for n, x in saved.items() if persists or not n.startswith("inner.")})
-        updates = coerce.counts("inner_updates", inner_updates, len(ROLES)) if carried else ()
+        if carried is not None:
+            inner_updates = coerce.counts("inner_updates", inner_updates, len(carried))
         with torch.no_grad():
             for name, value in live.items():
                 value.copy_(saved[name])
-        self.carried = None
-        if carried:
-            rows = [[saved[name].to(self.initial.generator) for name in names] for names in carried]
-            states = (TrainState(row[0], tuple(row[1:]), n) for row, n in zip(rows, updates, strict=True))
-            self.carried = TrainStates(*states)
 
-    def _carried_names(self) -> list[list[str]]:
-        """Return the names of each network's persistent inner state; none without."""
-        if self._inner.inner_state != "persist":
-            return []
+        def restore(names: list[str], count: int) -> TrainState:
+            params, *buffers = (saved[name].to(self.initial.generator) for name in names)
+            return TrainState(params, tuple(buffers), count)
+
+        self.carried = None if carried is None else carried.map(restore, inner_updates)
+        self.step, self.updates, self._rollback = step, updates, None
+
+    def _carried_names(self) -> Pair[list[str]]:
+        """Return the names of each network's persistent inner state."""
         tensors = range(1 + OPTIMIZERS[self._inner.optimizer].buffers(self._inner))
-        return [[f"inner.{role}.{i}" for i in tensors] for role in ROLES]
+        return ROLES.map(lambda role: [f"inner.{role}.{i}" for i in tensors])
 
 
 def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:

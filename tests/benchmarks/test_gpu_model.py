@@ -82,10 +82,12 @@ def test_a_clipped_meta_update_has_a_launch_less(numel: int, clipping: int) -> N
     meta = mgf.Reptile(clip_norm=0.5)
     params, gradient = torch.ones(numel), torch.ones(numel)
     numbers, state = torch.tensor(meta.numbers(0, 1), dtype=torch.float64), meta.initial_state(params)
+    lr, corrections = numbers[0], numbers[1:]
     with Trace() as together:
-        meta.updated(params, gradient, state, numbers)
+        meta.step(params, gradient, state, lr, corrections, in_place=False)
     with Trace() as apart:
-        mgf.Reptile().updated(params, functional.clip_grad_norm(gradient, 0.5)[0], state, numbers)
+        clipped = functional.clip_grad_norm(gradient, 0.5)[0]
+        mgf.Reptile().step(params, clipped, state, lr, corrections, in_place=False)
     assert (together.work.launches, apart.work.launches) == (clipping, clipping + 1)
 
 

@@ -112,7 +112,7 @@ def test_noise_that_is_given_is_an_input() -> None:
     recorder = recorded(replayed)
     for step in range(4):
         batch = tiny_batch(query=1)
-        noise = draw_noise(eager._noise_shape(batch, 3), seed=step, meta_step=7)
+        noise = draw_noise(eager._settings.noise_shape(batch, 3), seed=step, meta_step=7)
         assert eager.meta_step(batch, noise) == replayed.meta_step(batch, noise)
     assert recorder.replayed == 3
     assert torch.equal(everything(eager), everything(replayed))
@@ -151,7 +151,7 @@ def test_a_meta_gradient_that_is_not_finite_changes_nothing() -> None:
     with pytest.raises(FloatingPointError, match="meta-step 3 is not finite"):
         learner.meta_step(batch, noise)
     assert torch.equal(everything(learner), before)
-    assert learner._updates == 3
+    assert learner._state.updates == 3
 
 
 class Branching(nn.Module):

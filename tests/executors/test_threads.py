@@ -230,7 +230,7 @@ def test_other_threads_see_the_initialisation_between_two_updates(reader: str, t
     learner = mgf.MetaGAN(*tiny_gan(), latent_dim=6, inner=INNER)
     batch = tiny_batch(query=0)
     initial = learner.generator_parameters.clone(), learner.discriminator_parameters.clone()
-    original = mgf.Reptile.apply
+    original = mgf.Reptile.step
     started, threads, seen = threading.Event(), [], []
 
     def read() -> None:
@@ -243,15 +243,16 @@ def test_other_threads_see_the_initialisation_between_two_updates(reader: str, t
             saved = mgf.MetaGAN.load(tmp_path / "learner", *tiny_gan())
             seen.append((saved.generator_parameters, saved.discriminator_parameters))
 
-    def apply(meta: mgf.Reptile, *args: Any) -> None:
-        original(meta, *args)
+    def step(meta: mgf.Reptile, *args: Any, **options: Any) -> tuple[Tensor, ...]:
+        result = original(meta, *args, **options)
         if not threads:  # the generator has been updated, the discriminator has not
             threads.append(threading.Thread(target=read))
             threads[0].start()
             assert started.wait(PATIENCE)
             threads[0].join(0.3)
+        return result
 
-    with mock.patch.object(mgf.Reptile, "apply", apply):
+    with mock.patch.object(mgf.Reptile, "step", step):
         learner.meta_step(batch)
     threads[0].join(PATIENCE)
     final = learner.generator_parameters, learner.discriminator_parameters

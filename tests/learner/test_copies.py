@@ -17,7 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import metagan_fast as mgf
+from metagan_fast._utils.lock import Lock
+from metagan_fast._utils.pair import Pair
+from metagan_fast.executors import base
 from metagan_fast.flat import FlatLayout
+from metagan_fast.learner.state import LearnerState
 from networks import tiny_batch, tiny_gan
 from support import assert_close
 
@@ -67,6 +71,38 @@ def test_a_copied_learner_goes_on_alone_with_the_same_bytes(way: Callable[[Any],
     assert copied.explain() == learner.explain()
     images = batches[0].support[0]
     assert torch.equal(copied.adapt(images).sample(2), learner.adapt(images).sample(2))
+
+
+def older_state(learner: mgf.MetaGAN) -> dict[str, Any]:
+    """Return the attributes of a learner in an older pickle: settings and counters apart, tuples instead of pairs."""
+    state = copy.deepcopy(learner._state.__getstate__())
+    modules, layouts = zip(*state.pop("networks"), strict=True)
+    state |= {"modules": modules, "layouts": layouts, "buffers": list(state["buffers"])}
+    counters = {"step": state.pop("step"), "_updates": state.pop("updates"), "_rollback": state.pop("_rollback")}
+    older = object.__new__(LearnerState)
+    older.__setstate__(state)
+    settings = {**vars(learner._settings)}
+    settings["executor_name"] = settings.pop("executor")
+    return settings | counters | {"_state": older, "_training": Lock(), "_lock": Lock()}
+
+
+def test_an_older_pickle_goes_on_with_the_same_bytes() -> None:
+    learner = make_learner(inner=mgf.InnerLoop("adam", lr=0.01, steps=2, inner_state="persist"))
+    batch = tiny_batch(tasks=1, query=0)
+    learner.meta_step(batch)
+    older = object.__new__(mgf.MetaGAN)
+    older.__setstate__(older_state(learner))
+    assert older.meta_step(batch) == learner.meta_step(batch)
+    assert torch.equal(parameters(older), parameters(learner))
+    assert older.step == learner.step == 2
+    name = "TrainStates"  # class of adapted networks, which pickle builds by `__new__`
+    assert getattr(base, name).__new__(getattr(base, name), 1, 2) == Pair(1, 2)
+
+
+@ways
+def test_a_pair_is_copied(way: Callable[[Any], Any]) -> None:
+    copied = way(Pair([1], [2]))
+    assert type(copied) is Pair and (copied.generator, copied.discriminator) == ([1], [2])
 
 
 def test_a_deep_copy_keeps_the_modules_of_the_structure_around_it() -> None:

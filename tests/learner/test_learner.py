@@ -364,6 +364,23 @@ def test_settings_of_another_kind(settings: dict[str, Any], message: str) -> Non
         mgf.MetaGAN(tiny_gan()[0], nn.Linear, latent_dim=6)  # type: ignore[arg-type]
 
 
+def test_settings_are_assigned() -> None:
+    """As if the learner had been built with them, where the executor does not depend on them."""
+    learner = make_learner(seed=3)
+    learner.meta = mgf.Reptile(lr=0.02)
+    learner.seed = 5
+    built = make_learner(seed=5, meta=mgf.Reptile(lr=0.02))
+    batch = tiny_batch(query=0)
+    assert learner.meta_step(batch) == built.meta_step(batch)
+    assert torch.equal(parameters(learner), parameters(built))
+    assert learner.state()[1] == built.state()[1]
+    with pytest.raises(ValueError, match="seed"):
+        learner.seed = -1
+    with pytest.raises(ValueError, match="expected a loss of"):
+        learner.loss = "wasserstein"  # type: ignore[assignment]
+    assert learner.seed == 5 and learner.loss == built.loss
+
+
 def test_arguments_of_another_kind() -> None:
     learner, batch = make_learner(), tiny_batch(query=0)
     calls: list[Any] = [learner.meta_step, learner.meta_gradient, learner.inner_loop, learner.draw_noise]

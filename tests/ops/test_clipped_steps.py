@@ -186,7 +186,8 @@ def test_the_meta_optimizer_clips_in_its_step(optimizer: str, monkeypatch: pytes
     params, gradient = torch.randn(70), torch.randn(70)
     expected = [x.clone() for x in (params, *state)]
     clamped = gradient.clamp(-1.5, 1.5)
-    apart.apply(expected[0], functional.clip_grad_norm(clamped, 0.3)[0], expected[1:], 0, 3)
+    clipped = functional.clip_grad_norm(clamped, 0.3)[0]
+    apart.step(expected[0], clipped, tuple(expected[1:]), 0.1, 3, in_place=True)
 
     called = []
     for name in functional.__all__:
@@ -194,8 +195,9 @@ def test_the_meta_optimizer_clips_in_its_step(optimizer: str, monkeypatch: pytes
         monkeypatch.setattr(functional, name, lambda *a, f=function, **k: called.append(f.__name__) or f(*a, **k))
     assert together.clamp(gradient).item() == pytest.approx(gradient.norm().item(), abs=2.0)
     assert torch.equal(gradient, clamped)
-    updated = together.updated(params, gradient, state, torch.tensor(together.numbers(0, 3), dtype=torch.float64))
-    together.apply(params, gradient, state, 0, 3)
+    lr, *corrections = torch.tensor(together.numbers(0, 3), dtype=torch.float64).split([1, 2])
+    updated = together.step(params, gradient, state, lr[0], *corrections, in_place=False)
+    together.step(params, gradient, state, 0.1, 3, in_place=True)
     op = "sgd_step" if optimizer == "sgd" else "adam_step"
     assert called == [op, op + "_"]
     for a, b, c in zip((params, *state), updated, expected, strict=True):

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from test_trainer import Distribution, make_learner
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import metagan_fast as mgf
@@ -79,16 +80,16 @@ def test_any_exception_saves_the_last_meta_step(
 
 def test_half_an_update_is_not_saved(tmp_path: Path, straight: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tmp_path / "run")
-    apply, calls = mgf.Reptile.apply, 0
+    step, calls = mgf.Reptile.step, 0
 
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
         nonlocal calls
         calls += 1
         if calls == 8:  # the fourth meta-step's second network
             raise MemoryError
-        apply(*arguments)
+        return step(*arguments, **options)
 
-    monkeypatch.setattr(mgf.Reptile, "apply", fail)
+    monkeypatch.setattr(mgf.Reptile, "step", fail)
     with pytest.raises(MemoryError):
         trainer.run()
     assert [path.name for path in trainer.folder.checkpoints.glob("step-*")] == ["step-00000003.safetensors"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ... import checkpoint, functional
 from ..._utils.draws import draws_from_seed
+from ..._utils.pair import Pair
 from ...executors import MetaGradient
 from ...inner import InnerLoop
 from ...learner import MetaGAN
@@ -220,15 +221,12 @@ class FIGR:
         with self._dispensable(_EVENTS):
             self.writer.add_scalar("Training_discriminator_loss", discriminator_loss, self.eps)
             self.writer.add_scalar("Training_generator_loss", generator_loss, self.eps)
-        learners = self.learner, self._adapting
-        generator, discriminator = (
-            functional.reptile_gradient(initial, adapted.unsqueeze(0))
-            for initial, adapted in (
-                [learner.generator_parameters for learner in learners],
-                [learner.discriminator_parameters for learner in learners],
-            )
+        initial, adapted = (
+            Pair(learner.generator_parameters, learner.discriminator_parameters)
+            for learner in (self.learner, self._adapting)
         )
-        self.learner.apply(MetaGradient(generator, discriminator))
+        rows = adapted.map(lambda params: params.unsqueeze(0))
+        self.learner.apply(MetaGradient(*initial.map(functional.reptile_gradient, rows)))
 
     def validation_run(self) -> None:
         """Adapt to a held-out task; log the losses, and a grid of its images above three rows of generated ones."""

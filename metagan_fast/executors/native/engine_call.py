@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ... import _native
+from ..._utils.pair import Pair
 from ...inner import InnerLoop
 from ...losses import Loss, Penalty, Term
 from ...noise import Noise
 from ...tasks import TaskBatch
-from ..base import Parameters, one_image_error
+from ..base import one_image_error
 from .lowering import Plan
 
 _OPTIONAL_OUTPUTS = (
@@ -39,7 +41,7 @@ class CallBuilder:
     inner: InnerLoop
     latent_dim: int
 
-    def inner_call(self, initial: Parameters, batch: TaskBatch, noise: Noise) -> _native.EngineCall:
+    def inner_call(self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise) -> _native.EngineCall:
         """Return a call with the inputs of an inner loop and no outputs.
 
         Raises:

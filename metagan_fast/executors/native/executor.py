@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ... import _native
-from ...flat import FlatLayout
+from ..._utils.pair import ROLES, Pair
 from ...inner import OPTIMIZERS, InnerLoop, TrainState
 from ...losses import Loss
 from ...noise import Noise
 from ...tasks import TaskBatch
-from ..base import (
-    LOSSES,
-    GeneratorObjective,
-    InnerLoopResult,
-    MetaGradient,
-    Parameters,
-    QueryObjective,
-    TrainStates,
-)
+from ..base import LOSSES, Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
 from .engine_call import CallBuilder, check_image_count, inner_settings, loss_settings
 from .lowering import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
@@ -29,12 +21,12 @@ _INNER_METRICS = ("loss_discriminator", "penalty", "loss_generator")
 _QUERY_METRICS = ("query_loss_discriminator", "query_loss_generator")
 
 
-class NativeExecutor:
-    """Executor on the compiled engine; see `Executor` for the methods.
+class NativeExecutor(Executor):
+    """Executor on the compiled engine.
 
     Args:
-        generator, discriminator: the modules; only their structure is used, parameters are passed in flat.
-        generator_layout, discriminator_layout: the layouts of the flat parameters, float32 on a CPU.
+        networks: generator and discriminator, float32 on a CPU; only the modules' structure is used, parameters are
+            passed in flat.
         latent_dim: elements of a latent vector.
         loss: the GAN loss of the inner loop.
         inner: the inner loop's settings.
@@ -46,31 +38,23 @@ class NativeExecutor:
     """
 
     name = "native"
+    is_recordable = False
 
     def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        generator_layout: FlatLayout,
-        discriminator_layout: FlatLayout,
-        *,
-        latent_dim: int,
-        loss: Loss,
-        inner: InnerLoop,
-        precision: str = "float32",
+        self, networks: Pair[Network], *, latent_dim: int, loss: Loss, inner: InnerLoop, precision: str = "float32"
     ) -> None:
         available, reason = _native.is_available()
         if not available:
             raise ValueError(reason)
-        self.generator, self.discriminator = make_plans(
-            generator, discriminator, generator_layout, discriminator_layout, latent_dim
-        )
-        self._layouts = generator_layout, discriminator_layout
-        self._calls = CallBuilder(self.generator, self.discriminator, loss, inner, latent_dim)
+        self._networks = networks
+        self._plans = make_plans(networks, latent_dim)
+        self._calls = CallBuilder(*self._plans, loss, inner, latent_dim)
         self._inner = inner
         self._loss = loss
+        self._precision = precision
+        generator, discriminator = self._plans.map(Plan.to_core)
         settings = loss_settings(loss), inner_settings(inner), precision
-        self._engine = _native.make_engine(self.generator.to_core(), self.discriminator.to_core(), *settings)
+        self._engine = _native.make_engine(generator, discriminator, *settings)
 
     @staticmethod
     def check_second_order(loss: Loss, inner: InnerLoop) -> None:
@@ -86,50 +70,49 @@ class NativeExecutor:
             raise ValueError("the native executor does not differentiate through inner loops with a relativistic loss")
 
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
     ) -> InnerLoopResult:
         call = self._calls.inner_call(initial, batch, noise)
-        states = []
-        for role, plan, before, updates in zip(
-            ("generator", "discriminator"),
-            (self.generator, self.discriminator),
-            carried or (None, None),
-            (noise.steps, noise.steps * self._inner.critic_steps),
-            strict=True,
-        ):
+
+        def start(role: str, plan: Plan, before: TrainState | None, updates: int) -> TrainState:
             rows = call.write(role, batch.tasks, plan.numel)
             state = TrainState(rows)
-            if before is not None or self.persists_state:
+            if before is not None or self._persists_state:
                 state = self._inner.start(rows, before)
-            states.append(state._replace(updates=state.updates + updates))
-        call.update("generator_buffers", states[0].buffers)
-        call.update("discriminator_buffers", states[1].buffers)
+            call.update(f"{role}_buffers", state.buffers)
+            return state._replace(updates=state.updates + updates)
+
+        updates = noise.steps, noise.steps * self._inner.critic_steps
+        networks = ROLES.map(start, self._plans, carried or (None, None), updates)
         call.arguments["updates_done"] = tuple(before.updates for before in carried) if carried else (0, 0)
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
         losses = call.write("step_losses", noise.steps, len(LOSSES), batch.tasks)
         self._engine.inner_loop(call.arguments)
         history = dict(zip(LOSSES, losses.unbind(1), strict=True))
-        return InnerLoopResult(TrainStates(*states), self._metrics(metrics, _INNER_METRICS), history)
+        return InnerLoopResult(networks, self._metrics(metrics, _INNER_METRICS), history)
 
     @property
-    def persists_state(self) -> bool:
+    def _persists_state(self) -> bool:
         """True if the optimizer state is carried on to the next inner loop."""
         return self._inner.inner_state == "persist"
 
-    def reptile_gradient(self, initial: Parameters, batch: TaskBatch, noise: Noise) -> MetaGradient:
-        """Return the mean over tasks of initial - adapted parameters, without storing all adapted parameters.
+    def reptile_gradient(
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
+    ) -> MetaGradient:
+        """Fuse inner loop and difference, bitwise equal to the default, unless its adapted networks are needed.
 
-        Bitwise equal to `functional.reptile_gradient` on the result of `inner_loop`; optimizer state is not returned.
+        The fused call does not store all adapted parameters, and returns no optimizer state.
         """
+        if batch.query is not None or self._persists_state:
+            return super().reptile_gradient(initial, batch, noise, carried)
         call = self._calls.inner_call(initial, batch, noise)
-        generator = call.write("generator_difference", self.generator.numel)
-        discriminator = call.write("discriminator_difference", self.discriminator.numel)
+        difference = self._write(call, "difference")
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
         self._engine.inner_loop(call.arguments)
-        return MetaGradient(generator, discriminator, self._metrics(metrics, _INNER_METRICS))
+        return MetaGradient(*difference, self._metrics(metrics, _INNER_METRICS))
 
     def query_gradient(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
     ) -> MetaGradient:
         if not objective.first_order:
             self.check_second_order(self._loss, self._inner)
@@ -146,17 +129,15 @@ class NativeExecutor:
             updates = noise.steps, self._inner.critic_steps, batch.tasks, batch.query_shots
             call.read("query_adaptation_latents", noise.query_adaptation_latents, *updates, self._calls.latent_dim)
             call.read("query_adaptation_interpolation", noise.query_adaptation_interpolation, *updates)
-        generator = call.write("generator_gradient", self.generator.numel)
-        discriminator = call.write("discriminator_gradient", self.discriminator.numel)
+        gradient = self._write(call, "gradient")
         names = (*_INNER_METRICS, *_QUERY_METRICS)
         metrics = call.write("metrics", len(names), batch.tasks)
         self._engine.query_gradient(call.arguments)
-        return MetaGradient(generator, discriminator, self._metrics(metrics, names))
+        return MetaGradient(*gradient, self._metrics(metrics, names))
 
-    def query_losses(self, params: Parameters, batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
+    def query_losses(self, params: Pair[Tensor], batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
         call = _native.EngineCall(tasks=batch.tasks, threads=_native.threads())
-        call.read("generator", params.generator, batch.tasks, self.generator.numel)
-        call.read("discriminator", params.discriminator, batch.tasks, self.discriminator.numel)
+        ROLES.map(lambda role, rows, plan: call.read(role, rows, batch.tasks, plan.numel), params, self._plans)
         self._calls.read_query(call, batch, noise, slice(-1, None))
         metrics = call.write("metrics", len(_QUERY_METRICS), batch.tasks)
         self._engine.query_losses(call.arguments)
@@ -164,43 +145,38 @@ class NativeExecutor:
 
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         tasks, count = latents.shape[:2]
-        check_image_count("generator", self.generator, count)
+        plan = self._plans.generator
+        check_image_count("generator", plan, count)
         call = _native.EngineCall(tasks=tasks, count=count, threads=_native.threads())
-        call.read("generator", generator, tasks, self.generator.numel)
+        call.read("generator", generator, tasks, plan.numel)
         call.read("latents", latents, tasks, count, self._calls.latent_dim)
-        images = call.write("images", tasks, count, *self.generator.output_shape)
+        images = call.write("images", tasks, count, *plan.output_shape)
         self._engine.generate(call.arguments)
         return images
 
-    def explain(
-        self, shots: int, *, second_order: bool = False, generator_objective: GeneratorObjective = "support"
-    ) -> str:
-        """Describe both plans, the multiply-adds of an inner step and the bytes of a task.
-
-        Args:
-            shots: support images of the task.
-            second_order: include the memory of a gradient through the inner loop, with as many query images.
-            generator_objective: as in `QueryObjective`.
-        """
+    def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
+        """Describe both plans, the multiply-adds of an inner step and the bytes of a task."""
         images = min(shots, self._inner.batch_size or shots)
         arithmetic = inner_step_multiply_adds(
-            self.generator,
-            self.discriminator,
-            images,
-            critic_steps=self._inner.critic_steps,
-            penalty=self._loss.penalty is not None,
+            *self._plans, images, critic_steps=self._inner.critic_steps, penalty=self._loss.penalty is not None
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
-        rows = 4 * (1 + buffers) * (self.generator.numel + self.discriminator.numel)
+        rows = 4 * (1 + buffers) * sum(plan.numel for plan in self._plans)
         query = images if second_order or generator_objective == "query" else 0
         workspace = self._engine.workspace_bytes(images, query, self._inner.steps, generator_objective, second_order)
+        tables = [
+            f"{role}, {plan.numel:,} elements\n{describe_plan(plan, network.layout)}\n\n"
+            for role, plan, network in zip(ROLES, self._plans, self._networks, strict=True)
+        ]
         return (
-            f"generator, {self.generator.numel:,} elements\n{describe_plan(self.generator, self._layouts[0])}\n\n"
-            f"discriminator, {self.discriminator.numel:,} elements\n"
-            f"{describe_plan(self.discriminator, self._layouts[1])}\n\n"
+            f"executor: native, {self._precision}\n\n{''.join(tables)}"
             f"an inner step of a task, {images} images an update: {arithmetic:,} multiply-adds\n"
             f"memory of a task: {rows:,} bytes of parameters and optimizer state, {workspace:,} bytes of a thread's own"
         )
+
+    def _write(self, call: _native.EngineCall, name: str) -> Pair[Tensor]:
+        """Pass an output `[numel]` for each network, and return them."""
+        return ROLES.map(lambda role, plan: call.write(f"{role}_{name}", plan.numel), self._plans)
 
     def _metrics(self, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         metrics = dict(zip(names, rows.unbind(0), strict=True))
@@ -209,18 +185,13 @@ class NativeExecutor:
         return metrics
 
 
-def make_plans(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    generator_layout: FlatLayout,
-    discriminator_layout: FlatLayout,
-    latent_dim: int,
-) -> tuple[Plan, Plan]:
+def make_plans(networks: Pair[Network], latent_dim: int) -> Pair[Plan]:
     """Lower both networks of a GAN to plans.
 
     Raises:
         PlanError: the engine does not support a layer, the generator's output is not an image, or the
             discriminator's is not a score.
     """
-    images = make_plan(generator, generator_layout, (latent_dim,), "generator", output="images")
-    return images, make_plan(discriminator, discriminator_layout, images.output_shape, "discriminator", output="scores")
+    generator, discriminator = networks
+    images = make_plan(*generator, (latent_dim,), "generator", output="images")
+    return Pair(images, make_plan(*discriminator, images.output_shape, "discriminator", output="scores"))

@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...flat import FlatLayout
+from ..._utils.pair import Pair
 from ...inner import InnerLoop, TrainState
 from ...losses import Loss
 from ...noise import Noise
 from ...tasks import TaskBatch
-from ..base import LOSSES, InnerLoopResult, MetaGradient, Parameters, QueryObjective, TrainStates
+from ..base import LOSSES, Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
 from .batched import BatchedModule
 from .exact_norms import ExactWeightNorm
 from .objectives import Objectives
@@ -26,97 +26,93 @@ from .objectives import Objectives
 AdjointState = list[Tensor | None]
 """Cotangents of the tensors of `_tensors(state)`, pulled back through the inner loop; None stands for zero."""
 
-Step = Callable[[TrainStates], TrainStates]
+Step = Callable[[Pair[TrainState]], Pair[TrainState]]
 """One inner step, differentiable to any order."""
 
 
-class TorchExecutor:
-    """Executor in PyTorch; see `Executor` for the methods.
+class TorchExecutor(Executor):
+    """Executor in PyTorch.
 
     Args:
-        generator, discriminator: the modules; only their structure is used, parameters are passed in flat.
-        generator_layout, discriminator_layout: the layouts of the flat parameters.
+        networks: generator and discriminator; only the modules' structure is used, parameters are passed in flat.
         loss: the GAN loss of the inner loop.
         inner: the inner loop's settings.
         allow_random: let the modules draw random numbers.
         autocast: run the networks under bf16 autocast; parameters and updates keep their dtype.
+        reason: why this executor runs them, for `explain`.
     """
 
     name = "torch"
+    is_recordable = True
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        generator_layout: FlatLayout,
-        discriminator_layout: FlatLayout,
+        networks: Pair[Network],
         *,
         loss: Loss,
         inner: InnerLoop,
         allow_random: bool = False,
         autocast: bool = False,
+        reason: str,
     ) -> None:
         batched = partial(BatchedModule, allow_random=allow_random, autocast=autocast)
-        self._generator = batched(generator, generator_layout, "generator")
-        self._discriminator = batched(discriminator, discriminator_layout, "discriminator")
+        self._generator, self._discriminator = (batched(*network, role) for role, network in networks.items())
         self._objectives = Objectives(self._generator, self._discriminator, loss)
         self._clip = loss.clip
         self._inner = inner
+        self._reason = reason
 
     def inner_loop(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None = None
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
     ) -> InnerLoopResult:
         state, metrics, _ = self._adapt(initial, batch, noise, carried, keep=set())
         history = {name: torch.stack([step[name] for step in metrics]) for name in LOSSES}
         return InnerLoopResult(state, metrics[-1], history)
 
     def query_gradient(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
     ) -> MetaGradient:
         weights = objective.step_weights
         evaluated = {step + 1 for step in range(noise.steps) if weights[step] != 0}
         keep = evaluated if objective.first_order else set(range(noise.steps + 1))
         _, (*_, metrics), states = self._adapt(initial, batch, noise, None, keep)
-        of_generator: AdjointState = []
-        of_discriminator: AdjointState = []
+        adjoints: Pair[AdjointState] = Pair([], [])
         for step in reversed(range(noise.steps)):
             if step + 1 in evaluated:
                 gradients, losses = self._query_gradients(states[step + 1], initial, batch, noise, objective, step)
-                of_generator = _add(of_generator, gradients[0], weights[step])
-                of_discriminator = _add(of_discriminator, gradients[1], weights[step])
+                adjoints = adjoints.map(partial(_add, weight=weights[step]), gradients)
                 metrics = losses | metrics  # the last step's losses, evaluated first, take precedence
             if not objective.first_order:
                 replay = partial(self._step, batch=batch, noise=noise, step=step, create_graph=True)
-                of_generator, of_discriminator = _pull_back(replay, states[step], (of_generator, of_discriminator))
-        generator, discriminator = of_generator[_GENERATOR], of_discriminator[_DISCRIMINATOR]
+                adjoints = Pair(*_pull_back(replay, states[step], adjoints))
+        generator, discriminator = adjoints.generator[_GENERATOR], adjoints.discriminator[_DISCRIMINATOR]
         assert generator is not None and discriminator is not None
         return MetaGradient(generator.mean(0), discriminator.mean(0), metrics)
 
     @torch.enable_grad()
-    def query_losses(self, params: Parameters, batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
+    def query_losses(self, params: Pair[Tensor], batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
         assert noise.query_generator_latents is not None
         last = noise.query_generator_latents.shape[0] - 1
-        return _query_metrics(*self._query_losses(params, params.discriminator, batch, noise, last))
+        return _query_metrics(self._query_losses(params, params.discriminator, batch, noise, last))
 
     @torch.no_grad()
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         return self._generator(generator, latents)
 
+    def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
+        return f"executor: torch, because {self._reason}"
+
     @torch.enable_grad()
     def _adapt(
-        self, initial: Parameters, batch: TaskBatch, noise: Noise, carried: TrainStates | None, keep: set[int]
-    ) -> tuple[TrainStates, list[dict[str, Tensor]], dict[int, TrainStates]]:
+        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None, keep: set[int]
+    ) -> tuple[Pair[TrainState], list[dict[str, Tensor]], dict[int, Pair[TrainState]]]:
         """Run the inner loop in place; return the final states, each step's metrics, and the kept states.
 
         `keep` lists the steps whose initial state is copied; step K stands for the final state.
         """
-        state = TrainStates(
-            *(
-                self._inner.start(params.detach().expand(batch.tasks, -1).clone(), before)
-                for params, before in zip(initial, carried or (None, None), strict=True)
-            )
-        )
-        states: dict[int, TrainStates] = {}
+        rows = initial.map(lambda params: params.detach().expand(batch.tasks, -1).clone())
+        state = rows.map(self._inner.start, carried or (None, None))
+        states: dict[int, Pair[TrainState]] = {}
         metrics: list[dict[str, Tensor]] = []
         for step in range(noise.steps):
             if step in keep:
@@ -126,12 +122,14 @@ class TorchExecutor:
         states[noise.steps] = state
         return state, metrics, states
 
-    def _step(self, state: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool) -> TrainStates:
+    def _step(
+        self, state: Pair[TrainState], batch: TaskBatch, noise: Noise, step: int, create_graph: bool
+    ) -> Pair[TrainState]:
         return self._step_and_metrics(state, batch, noise, step, create_graph)[0]
 
     def _step_and_metrics(
-        self, state: TrainStates, batch: TaskBatch, noise: Noise, step: int, create_graph: bool
-    ) -> tuple[TrainStates, dict[str, Tensor]]:
+        self, state: Pair[TrainState], batch: TaskBatch, noise: Noise, step: int, create_graph: bool
+    ) -> tuple[Pair[TrainState], dict[str, Tensor]]:
         """Take one inner step: `critic_steps` discriminator updates, then one of the generator."""
         generator, discriminator = state
         for critic_step in range(self._inner.critic_steps):
@@ -151,7 +149,7 @@ class TorchExecutor:
         loss = self._objectives.generator_loss(opponent, params, noise.generator_latents[step], real)
         generator = self._update(generator, params, loss, self._inner.generator_rate(step), create_graph)
         metrics["loss_generator"] = loss.detach()
-        return TrainStates(generator, discriminator), metrics
+        return Pair(generator, discriminator), metrics
 
     def _update_discriminator(
         self,
@@ -189,9 +187,9 @@ class TorchExecutor:
             return self._inner.update(network, gradient, lr, in_place=not create_graph)
 
     def _query_losses(
-        self, params: Parameters, opponent: Tensor, batch: TaskBatch, noise: Noise, evaluation: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the query losses of generator and discriminator, `[tasks]` each; `opponent` judges the generator."""
+        self, params: Pair[Tensor], opponent: Tensor, batch: TaskBatch, noise: Noise, evaluation: int
+    ) -> Pair[Tensor]:
+        """Return the query losses, `[tasks]` each; `opponent` judges the generator."""
         assert batch.query is not None and noise.query_interpolation is not None
         assert noise.query_discriminator_latents is not None and noise.query_generator_latents is not None
         generator_loss = self._objectives.generator_loss(
@@ -201,47 +199,47 @@ class TorchExecutor:
         discriminator_loss, _ = self._objectives.discriminator_loss(
             params.discriminator, batch.query, fake, noise.query_interpolation[evaluation]
         )
-        return generator_loss, discriminator_loss
+        return Pair(generator_loss, discriminator_loss)
 
     @torch.enable_grad()
     def _query_gradients(
         self,
-        state: TrainStates,
-        initial: Parameters,
+        state: Pair[TrainState],
+        initial: Pair[Tensor],
         batch: TaskBatch,
         noise: Noise,
         objective: QueryObjective,
         step: int,
-    ) -> tuple[tuple[AdjointState, AdjointState], dict[str, Tensor]]:
-        """Return each query loss's cotangents of (generator, discriminator), and the losses as metrics."""
+    ) -> tuple[Pair[AdjointState], dict[str, Tensor]]:
+        """Return each query loss's cotangents of both networks' parameters, and the losses as metrics."""
         generator, discriminator = (network.params.detach().requires_grad_() for network in state)
         opponent = discriminator
-        on_query: list[tuple[Step, TrainStates]] = []
+        on_query: list[tuple[Step, Pair[TrainState]]] = []
         if objective.generator_objective != "support":
             opponent = initial.discriminator.detach().expand(batch.tasks, -1)
         if objective.generator_objective == "query":
             opponent, on_query = self._adapt_to_query(opponent, state.generator, batch, noise)
-        params = Parameters(generator, discriminator)
+        params = Pair(generator, discriminator)
         losses = self._query_losses(params, opponent, batch, noise, step if objective.multi_step else 0)
-        metrics = _query_metrics(*losses)
+        metrics = _query_metrics(losses)
         if objective.first_order:
-            (by_generator,) = torch.autograd.grad(losses[0].sum(), (generator,))
-            (by_discriminator,) = torch.autograd.grad(losses[1].sum(), (discriminator,))
-            return ([by_generator, None], [None, by_discriminator]), metrics
+            (by_generator,) = torch.autograd.grad(losses.generator.sum(), (generator,))
+            (by_discriminator,) = torch.autograd.grad(losses.discriminator.sum(), (discriminator,))
+            return Pair[AdjointState]([by_generator, None], [None, by_discriminator]), metrics
         of_discriminator: AdjointState = list(
-            torch.autograd.grad(losses[1].sum(), (generator, discriminator), retain_graph=True)
+            torch.autograd.grad(losses.discriminator.sum(), (generator, discriminator), retain_graph=True)
         )
         inputs = (generator, opponent) if opponent.requires_grad else (generator,)
-        of_generator: AdjointState = list(torch.autograd.grad(losses[0].sum(), inputs))
+        of_generator: AdjointState = list(torch.autograd.grad(losses.generator.sum(), inputs))
         for replay, before in reversed(on_query):
             (of_generator,) = _pull_back(replay, before, (of_generator,))
         if opponent is not discriminator:  # the rest is by the initial discriminator, a constant in this objective
             of_generator = [of_generator[_GENERATOR], None]
-        return (of_generator, of_discriminator), metrics
+        return Pair(of_generator, of_discriminator), metrics
 
     def _adapt_to_query(
         self, start: Tensor, generator: TrainState, batch: TaskBatch, noise: Noise
-    ) -> tuple[Tensor, list[tuple[Step, TrainStates]]]:
+    ) -> tuple[Tensor, list[tuple[Step, Pair[TrainState]]]]:
         """Adapt the initial discriminator to the query images against the adapted generator.
 
         Returns:
@@ -250,7 +248,7 @@ class TorchExecutor:
         assert batch.query is not None
         assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
 
-        def update(state: TrainStates, *, step: int, critic_step: int, create_graph: bool) -> TrainStates:
+        def update(state: Pair[TrainState], *, step: int, critic_step: int, create_graph: bool) -> Pair[TrainState]:
             assert batch.query is not None
             assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
             discriminator, _ = self._update_discriminator(
@@ -262,10 +260,10 @@ class TorchExecutor:
                 step,
                 create_graph,
             )
-            return TrainStates(state.generator, discriminator)
+            return Pair(state.generator, discriminator)
 
-        state = TrainStates(TrainState(generator.params.detach()), self._inner.start(start.clone()))
-        history: list[tuple[Step, TrainStates]] = []
+        state = Pair(TrainState(generator.params.detach()), self._inner.start(start.clone()))
+        history: list[tuple[Step, Pair[TrainState]]] = []
         for step in range(noise.steps):
             for critic_step in range(self._inner.critic_steps):
                 replay = partial(update, step=step, critic_step=critic_step, create_graph=True)
@@ -277,29 +275,29 @@ class TorchExecutor:
 _GENERATOR, _DISCRIMINATOR = 0, 1  # indices of the parameters' cotangents in an AdjointState; buffers follow
 
 
-def _tensors(state: TrainStates) -> tuple[Tensor, ...]:
+def _tensors(state: Pair[TrainState]) -> tuple[Tensor, ...]:
     """Return a state's tensors: both networks' parameters, then the generator's buffers, then the discriminator's."""
     generator, discriminator = state
     return (generator.params, discriminator.params, *generator.buffers, *discriminator.buffers)
 
 
-def _with_tensors(state: TrainStates, tensors: Sequence[Tensor]) -> TrainStates:
+def _with_tensors(state: Pair[TrainState], tensors: Sequence[Tensor]) -> Pair[TrainState]:
     generator, discriminator = state
     buffers = tensors[2 : 2 + len(generator.buffers)], tensors[2 + len(generator.buffers) :]
-    return TrainStates(
+    return Pair(
         generator._replace(params=tensors[_GENERATOR], buffers=tuple(buffers[0])),
         discriminator._replace(params=tensors[_DISCRIMINATOR], buffers=tuple(buffers[1])),
     )
 
 
-def _copy(state: TrainStates) -> TrainStates:
+def _copy(state: Pair[TrainState]) -> Pair[TrainState]:
     return _with_tensors(state, [tensor.clone() for tensor in _tensors(state)])
 
 
-def _query_metrics(generator_loss: Tensor, discriminator_loss: Tensor) -> dict[str, Tensor]:
+def _query_metrics(losses: Pair[Tensor]) -> dict[str, Tensor]:
     return {
-        "query_loss_discriminator": discriminator_loss.detach(),
-        "query_loss_generator": generator_loss.detach(),
+        "query_loss_discriminator": losses.discriminator.detach(),
+        "query_loss_generator": losses.generator.detach(),
     }
 
 
@@ -313,7 +311,7 @@ def _independent(params: Tensor, create_graph: bool) -> Tensor:
 
 
 @torch.enable_grad()
-def _pull_back(step: Step, before: TrainStates, adjoints: Sequence[AdjointState]) -> list[AdjointState]:
+def _pull_back(step: Step, before: Pair[TrainState], adjoints: Sequence[AdjointState]) -> list[AdjointState]:
     """Return the vector-Jacobian products of each adjoint with `step` at the state `before`."""
     inputs = [tensor.detach().requires_grad_() for tensor in _tensors(before)]
     with ExactWeightNorm():
