@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 import metagan_fast as mgf
 from metagan_fast._utils.pair import Pair
-from metagan_fast.executors.torch.layers import task_passes
+from metagan_fast.executors.torch.layers import dispatch as layers
 from metagan_fast.noise import Noise, NoiseShape
 from metagan_fast.ops import _dispatch
 from metagan_fast.ops._native import SHORT_ROW
@@ -36,7 +36,7 @@ SILENT = {
 }
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
 
-_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_dispatch.PLAIN, task_passes.PLAIN)
+_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_dispatch.PLAIN, layers.PLAIN)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch.func import functional_call, grad, vmap
 import metagan_fast as mgf
 from metagan_fast.executors.torch.batched import BatchedModule
 from metagan_fast.executors.torch.layers import task_layer_norm as ops
+from metagan_fast.executors.torch.layers.dispatch import PLAIN
 from metagan_fast.executors.torch.layers.layer_mode import task_layers
-from metagan_fast.executors.torch.layers.task_passes import PLAIN
 from metagan_fast.models import figr
 from networks import tiny_batch, with_norms_by_hand
 from support import assert_close

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.func import functional_call, grad, jvp, vjp, vmap
 
 import metagan_fast as mgf
 from metagan_fast.executors.torch.batched import BatchedModule
-from metagan_fast.executors.torch.layers import activated_layers
+from metagan_fast.executors.torch.layers import activated_layers, dispatch
 from metagan_fast.executors.torch.layers import task_layers as ops
 from metagan_fast.executors.torch.layers.layer_mode import task_layers
 from networks import batch_norm_dcgan, tiny_batch, tiny_gan
@@ -204,6 +205,25 @@ def test_compiled_code_has_pytorch_layers(on: None, calls: list[ops.Layer], monk
     with task_layers(torch.device("cpu")):
         vmap(F.linear)(torch.randn(2, 3, 4), torch.randn(2, 5, 4))
     assert not calls
+
+
+@pytest.mark.parametrize("case", SMALL.values(), ids=SMALL)
+def test_passes_run_on_the_first_backend_that_fits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = case[0]
+    monkeypatch.setattr(dispatch, "kernel", lambda *pass_and_precision: pass_and_precision)
+
+    def selected(device: str, dtype: torch.dtype = torch.float32, numel: int = 6, available: bool = True) -> Any:
+        monkeypatch.setattr(dispatch, "is_available", lambda: (available, ""))
+        operand: Any = SimpleNamespace(device=torch.device(device), dtype=dtype, numel=lambda: numel)
+        return dispatch.select(layer, "backward_data", operand)
+
+    plain = dispatch.PLAIN[layer.op, "backward_data"]
+    assert selected("cuda") == selected("cuda", torch.bfloat16) == (layer, "backward_data", "ieee")
+    for other in (selected("cpu"), selected("cuda", torch.float64), selected("cuda", numel=0)):
+        assert other.func is plain and other.args == (layer,)
+    assert selected("cuda", available=False).func is plain
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert selected("cuda") == (layer, "backward_data", "tf32")
 
 
 @pytest.mark.parametrize("setting", ["auto", "off", ""])

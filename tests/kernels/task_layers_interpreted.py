@@ -14,9 +14,9 @@ from metagan_fast.kernels.layers import task_layer_norm, task_linear, tiles
 from torch import Tensor
 
 import task_layer_norm_cases as norms
+from metagan_fast.executors.torch.layers.dispatch import kernel
 from metagan_fast.executors.torch.layers.task_layer_norm import LayerNorm
 from metagan_fast.executors.torch.layers.task_layers import Linear
-from metagan_fast.executors.torch.layers.task_passes import kernel
 from support import assert_close
 from task_layer_cases import ACTIVATED, ACTIVATIONS, CASES, expected, kept, operands, oracle, slopes
 

@@ -17,9 +17,9 @@ import ptx
 import ptx_triton
 import task_layer_norm_cases as norms
 from metagan_fast.executors.torch.layers.activations import Activation
+from metagan_fast.executors.torch.layers.dispatch import kernel
 from metagan_fast.executors.torch.layers.task_layer_norm import LayerNorm
 from metagan_fast.executors.torch.layers.task_layers import Convolution, Linear
-from metagan_fast.executors.torch.layers.task_passes import kernel
 from support import assert_close
 from task_layer_cases import ACTIVATED, ACTIVATIONS, CASES, Case, expected, kept, operands, oracle, slopes
 

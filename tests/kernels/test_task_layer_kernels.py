@@ -22,9 +22,9 @@ import task_layer_norm_cases as norms
 from metagan_fast import _triton
 from metagan_fast.executors.torch.layers import task_layer_norm, task_layers
 from metagan_fast.executors.torch.layers.activations import Activation
+from metagan_fast.executors.torch.layers.dispatch import kernel
 from metagan_fast.executors.torch.layers.layer_mode import task_layers as mode
 from metagan_fast.executors.torch.layers.task_layers import Convolution, Linear, TransposedConvolution
-from metagan_fast.executors.torch.layers.task_passes import kernel
 from support import assert_close
 from task_layer_cases import ACTIVATED, CASES, Case, expected, kept, operands, oracle, slopes
 

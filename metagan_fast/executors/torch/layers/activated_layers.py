@@ -22,8 +22,9 @@ from torch import Tensor
 
 from . import task_layers as plain
 from .activations import Activation, broadcast_outputs, sum_over_rows
+from .dispatch import select
 from .task_layers import Layer
-from .task_passes import Pass, select
+from .task_passes import Pass
 
 
 def run(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor | None = None) -> Tensor:

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .task_passes import PLAIN, Pass, select
+from .dispatch import define_plain, select
+from .task_passes import Pass
 
 
 @dataclass(frozen=True)
@@ -208,11 +209,10 @@ def _backward_twice(
 
 
 PASSES = ("forward", "backward_data", "backward_weights", "backward_twice")
-PLAIN.update(
-    {
-        ("task_layer_norm", "forward"): _forward,
-        ("task_layer_norm", "backward_data"): _backward_data,
-        ("task_layer_norm", "backward_weights"): _backward_weights,
-        ("task_layer_norm", "backward_twice"): _backward_twice,
-    }
+define_plain(
+    "task_layer_norm",
+    forward=_forward,
+    backward_data=_backward_data,
+    backward_weights=_backward_weights,
+    backward_twice=_backward_twice,
 )

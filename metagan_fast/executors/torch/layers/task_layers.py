@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from .activations import Activation, broadcast_outputs, sum_over_rows
-from .task_passes import PLAIN, Pass, select
+from .dispatch import define_plain, select
+from .task_passes import Pass
 
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16))
 
@@ -276,16 +277,21 @@ def _through_activation(
 
 
 PASSES = ("forward", "backward_data", "backward_weights")
-PLAIN.update(
-    {
-        ("task_linear", "forward"): _linear_forward,
-        ("task_linear", "backward_data"): _linear_backward_data,
-        ("task_linear", "backward_weights"): _linear_backward_weights,
-        ("task_convolution", "forward"): _convolution_forward,
-        ("task_convolution", "backward_data"): _convolution_backward_data,
-        ("task_convolution", "backward_weights"): _convolution_backward_weights,
-        ("task_transposed_convolution", "forward"): _transposed_forward,
-        ("task_transposed_convolution", "backward_data"): _transposed_backward_data,
-        ("task_transposed_convolution", "backward_weights"): _transposed_backward_weights,
-    }
+define_plain(
+    "task_linear",
+    forward=_linear_forward,
+    backward_data=_linear_backward_data,
+    backward_weights=_linear_backward_weights,
+)
+define_plain(
+    "task_convolution",
+    forward=_convolution_forward,
+    backward_data=_convolution_backward_data,
+    backward_weights=_convolution_backward_weights,
+)
+define_plain(
+    "task_transposed_convolution",
+    forward=_transposed_forward,
+    backward_data=_transposed_backward_data,
+    backward_weights=_transposed_backward_weights,
 )
