@@ -12,6 +12,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from metagan_fast._native.buffers import sizes
 from metagan_fast.flat import ALIGNMENT, FlatLayout
 
 BLOCK = 1024  # elements a program: 8 a thread (docs/tuning.md#gpu-update-blocks)
@@ -65,9 +66,9 @@ def matrices(*tensors: Tensor | None) -> tuple[Any, ...]:
     )
 
 
-def task_weights(weights: Tensor | None) -> Tensor | None:
-    """Return contiguous weights, or None."""
-    return None if weights is None else weights.contiguous()
+def tasks(adapted: Tensor, weights: Tensor | None) -> tuple[Any, ...]:
+    """Return the kernel arguments `adapted, adapted_stride, tasks, weights`."""
+    return *matrices(adapted), adapted.shape[0], None if weights is None else weights.contiguous()
 
 
 def arithmetic(like: Tensor) -> Any:
@@ -75,14 +76,10 @@ def arithmetic(like: Tensor) -> Any:
     return tl.float64 if like.dtype == torch.float64 else tl.float32
 
 
-def rows_of(x: Tensor) -> int:
-    """Return the number of rows of a buffer."""
-    return x.shape[0] if x.ndim == 2 else 1
-
-
 def blocks_of(x: Tensor) -> int:
     """Return the number of programs that cover a buffer."""
-    return rows_of(x) * -(-x.shape[-1] // BLOCK)
+    rows, columns = sizes(x)
+    return rows * -(-columns // BLOCK)
 
 
 def launch(kernel: Any, programs: int, like: Tensor, *arguments: Any, **constants: Any) -> None:

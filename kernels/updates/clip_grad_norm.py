@@ -21,7 +21,7 @@ from metagan_fast.kernels.blocks import PARTS, locate, read, row_norm, scale_to,
 from metagan_fast.kernels.updates import _launch
 from torch import Tensor
 
-from metagan_fast._native.buffers import arithmetic, inputs, new_results
+from metagan_fast._native.buffers import arithmetic, inputs, new_results, sizes
 from metagan_fast.ops._native import SHORT_ROW
 
 
@@ -108,7 +108,7 @@ class Clipping(NamedTuple):
     @classmethod
     def summed(cls, grads: Tensor, max_norm: float) -> Clipping:
         """Launch the partial sums of squares of each row."""
-        numel, rows = grads.shape[-1], _launch.rows_of(grads)
+        rows, numel = sizes(grads)
         blocks = -(-numel // _launch.BLOCK)
         blocks_a_part = max(1, blocks if numel <= SHORT_ROW else -(-blocks // PARTS.value))
         parts = -(-blocks // blocks_a_part)
@@ -138,8 +138,9 @@ def clip_grad_norm(grads: Tensor, max_norm: float, *, out: tuple[Tensor, ...] | 
 
 def in_one_launch(grads: Tensor, max_norm: float, clipped: Tensor, norms: Tensor) -> None:
     """Clip rows of at most `SHORT_ROW` elements."""
-    operands = (*_launch.matrices(grads, clipped), grads.shape[-1], float(max_norm), norms)
-    _launch.launch(clip_short_rows_kernel, _launch.rows_of(grads), grads, *operands)
+    rows, numel = sizes(grads)
+    operands = (*_launch.matrices(grads, clipped), numel, float(max_norm), norms)
+    _launch.launch(clip_short_rows_kernel, rows, grads, *operands)
 
 
 def in_two_launches(grads: Tensor, max_norm: float, clipped: Tensor, norms: Tensor) -> None:
