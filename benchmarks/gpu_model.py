@@ -11,7 +11,7 @@ from metagan_fast.benchmarks import launches, operations, ops, workload_networks
 from metagan_fast.benchmarks.launches import Shapes, Work
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from metagan_fast.ops._native import SHORT_ROW
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 TITLE = "model, not a measurement"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from types import SimpleNamespace
@@ -25,8 +26,8 @@ import metagan_fast as mgf
 from metagan_fast._utils.pair import Pair
 from metagan_fast.executors.torch.layers import dispatch as layers
 from metagan_fast.noise import Noise, NoiseShape
-from metagan_fast.ops import _dispatch
-from metagan_fast.ops._native import SHORT_ROW
+from metagan_fast.ops._op import OPS
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 # Operators that launch no kernel: views, bookkeeping, allocation.
 SILENT = {
@@ -35,8 +36,6 @@ SILENT = {
     *("_reshape_alias", "lift_fresh", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
 }
 MOVING = {"clone", "copy_", "_to_copy", "cat", "stack", "fill_", "zeros", "ones", "full", "zeros_like", "ones_like"}
-
-_PLAIN_FORMS: tuple[dict[Any, Any], ...] = (_dispatch.PLAIN, layers.PLAIN)
 
 
 @dataclass(frozen=True)
@@ -76,20 +75,20 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.work = Work()
         self._fused = fused
+        self._patches = ExitStack()
 
     def __enter__(self) -> Trace:
-        self._before: dict[int, dict[Any, Any]] = {}
-        for number, table in enumerate(_PLAIN_FORMS):
-            self._before[number] = dict(table)
-            if self._fused:
-                table.update({op: self._as_one(op, run) for op, run in table.items()})
+        if self._fused:
+            for name, op in OPS.items():
+                self._patches.enter_context(patch.object(op, "plain", self._as_one(name, op.plain)))
+            passes = {key: self._as_one(key, run) for key, run in layers.PLAIN.items()}
+            self._patches.enter_context(patch.dict(layers.PLAIN, passes))
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for number, table in enumerate(_PLAIN_FORMS):
-            table.update(self._before[number])
+        self._patches.close()
 
     def _as_one(self, op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*operands: Any, out: tuple[Tensor, ...] | None = None, **options: Any) -> Any:

@@ -43,7 +43,7 @@ from torch.optim.sgd import sgd
 
 from . import _native
 from ._utils.log import log_once
-from .ops._common import in_transform, is_traced
+from .ops._op import in_transform, is_traced
 
 if TYPE_CHECKING:
     from ._core import OptimizerBatch

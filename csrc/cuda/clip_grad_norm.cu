@@ -6,7 +6,7 @@
 namespace metagan::cuda {
 namespace {
 
-constexpr int64_t kShortRow = 8192;  // most columns of a row that one block clips; reason: metagan_fast/ops/_native.py
+constexpr int64_t kShortRow = 8192;  // most columns that one block clips; reason: metagan_fast/ops/clip_grad_norm.py
 constexpr int64_t kPart = 8192;      // fewest elements of a partial sum
 constexpr int64_t kMaxParts = 1024;  // most partial sums of a row, because every block of the second pass adds them all
 

@@ -22,7 +22,7 @@ from metagan_fast.kernels.updates import _launch
 from torch import Tensor
 
 from metagan_fast._native.buffers import arithmetic, inputs, new_results, sizes
-from metagan_fast.ops._native import SHORT_ROW
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 
 @triton.jit

@@ -33,8 +33,8 @@ def run(given: argparse.Namespace) -> int:
     print(f"{'threads':16} {_native.threads()}")
     print(f"{'instruction set':16} {_instruction_set()}")
     print(f"{'cuda':16} {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}")
-    for name in _dispatch.BACKENDS:
-        row = next(row for row in _dispatch.IMPLEMENTATIONS if row.backend == name)
+    for name in _dispatch.NAMES:
+        row = next(row for row in _dispatch.BACKENDS if row.name == name)
         available, reason = row.is_available()
         print(f"{'backend ' + name:16} {'available' if available else f'not available: {reason}'}")
     return 0

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..flat import ALIGNMENT, FlatLayout, Slot
-from ..ops._common import in_transform, is_traced
+from ..ops._op import in_transform, is_traced
 
 State = dict[str, Tensor]
 Rule = Callable[

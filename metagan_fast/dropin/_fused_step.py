@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _native, functional
 from ..ops import adam_step, sgd_step
-from ..ops._common import in_transform, is_traced
+from ..ops._op import in_transform, is_traced
 from ._flat_module import Layout, aliases, join, split
 
 

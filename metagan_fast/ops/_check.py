@@ -1,17 +1,21 @@
-"""Argument checks of the ops; every error says in one line what was expected, what came and what to do."""
+"""Argument checks of the ops; every error says in one line what was expected, what came and what to do.
+
+`op` is the name of the public function in the error. Checks of `options`, a call's keyword arguments, convert the
+numbers that they name in place.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .. import _native
 from .._utils import coerce
-from ._common import in_transform, is_traced
+from ._op import in_transform, is_traced
 
 if TYPE_CHECKING:
     from ..flat import FlatLayout
@@ -60,7 +64,7 @@ def tasks(op: str, name: str, initial: Tensor, adapted: Tensor, weights: Tensor 
 def learning_rate(op: str, lr: float | Tensor, params: Tensor, layout: FlatLayout | None) -> float | Tensor:
     """Return a learning rate that broadcasts against `params`, or with `layout` against `[tasks, slots]`."""
     if not isinstance(lr, Tensor):
-        (lr,) = non_negative(op, lr=lr)
+        lr = _non_negative(op, "lr", lr)
         if layout is not None:
             _fits_layout(op, params, layout)
         return lr
@@ -101,58 +105,44 @@ def number(op: str, name: str, value: float) -> float:
         raise ValueError(f"{op}: {error}") from None
 
 
-def numbers(op: str, values: Mapping[str, float]) -> list[float]:
-    """Return numbers of any value."""
-    return [number(op, name, value) for name, value in values.items()]
+def non_negative(op: str, options: dict[str, Any], *names: str) -> None:
+    """Convert options to numbers that are finite and not negative."""
+    for name in names:
+        options[name] = _non_negative(op, name, options[name])
 
 
-def non_negative(op: str, **values: float) -> list[float]:
-    """Return numbers that are finite and not negative."""
-    found = numbers(op, values)
-    for name, value in zip(values, found, strict=True):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{op}: {name} must be a finite number of at least 0, got {value}")
-    return found
+def below_one(op: str, options: dict[str, Any], *names: str) -> None:
+    """Convert options to numbers in [0, 1)."""
+    for name in names:
+        options[name] = _below_one(op, name, options[name])
 
 
-def below_one(op: str, **values: float) -> list[float]:
-    """Return numbers that lie in [0, 1)."""
-    found = numbers(op, values)
-    for name, value in zip(values, found, strict=True):
-        if not 0 <= value < 1:
-            raise ValueError(f"{op}: {name} must be in [0, 1), got {value}")
-    return found
-
-
-def positive(op: str, **values: float) -> list[float]:
-    """Return numbers that are finite and above 0."""
-    found = numbers(op, values)
-    for name, value in zip(values, found, strict=True):
+def positive(op: str, options: dict[str, Any], *names: str) -> None:
+    """Convert options to numbers that are finite and above 0."""
+    for name in names:
+        options[name] = value = number(op, name, options[name])
         if not 0 < value < math.inf:
             raise ValueError(f"{op}: {name} must be a finite number above 0, got {value}")
-    return found
 
 
-def adam(
-    op: str,
-    step: int | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    eps_root: float,
-    weight_decay: float,
-    device: torch.device,
-) -> tuple[int | Tensor, tuple[float, float], float, float, float]:
-    """Return the numbers of Adam in the order given; `step` may be inverse bias corrections, two in a tensor."""
+def max_norm(op: str, options: dict[str, Any]) -> None:
+    """Convert the norm to which gradients are clipped, None for no clipping."""
+    if options["max_norm"] is not None:
+        non_negative(op, options, "max_norm")
+
+
+def adam(op: str, options: dict[str, Any], device: torch.device) -> None:
+    """Convert the numbers of Adam; `step` may be inverse bias corrections, two in a tensor."""
+    step = options["step"]
     if isinstance(step, Tensor) and (step.ndim > 0 or step.is_floating_point()):
         corrections(op, step, device)
     else:
-        step = step_number(op, step)
-    beta1, beta2 = betas
-    beta1, beta2 = below_one(op, beta1=beta1, beta2=beta2)
-    eps, eps_root, weight_decay = non_negative(op, eps=eps, eps_root=eps_root, weight_decay=weight_decay)
-    if eps == 0 and eps_root == 0:  # padding, among others, would become 0 / 0
+        options["step"] = step_number(op, step)
+    beta1, beta2 = options["betas"]
+    options["betas"] = _below_one(op, "beta1", beta1), _below_one(op, "beta2", beta2)
+    non_negative(op, options, *(name for name in ("eps", "eps_root", "weight_decay") if name in options))
+    if options["eps"] == 0 and options.get("eps_root", 0) == 0:  # padding, among others, would become 0 / 0
         raise ValueError(f"{op}: eps and eps_root are both 0, and elements without a gradient would become NaN")
-    return step, (beta1, beta2), eps, eps_root, weight_decay
 
 
 def step_number(op: str, step: int | Tensor) -> int:
@@ -186,11 +176,6 @@ def step_size(op: str, value: float | Tensor) -> float | Tensor:
     if not math.isfinite(value):
         raise ValueError(f"{op}: step_size must be finite, got {value}")
     return value
-
-
-def max_norm(op: str, value: float | None) -> float | None:
-    """Return the norm to which gradients are clipped, None for no clipping."""
-    return None if value is None else non_negative(op, max_norm=value)[0]
 
 
 def targets(op: str, written: Mapping[str, Tensor | None], **read: object) -> tuple[Tensor, ...] | None:
@@ -243,6 +228,20 @@ def _writable(op: str, written: dict[str, Tensor], inputs: dict[str, Tensor]) ->
             raise ValueError(f"{op}: rows of {name} overlap in memory, got strides {strides}; clone it")
     if pair := _native.find_overlap(written, inputs):
         raise ValueError(f"{op}: {pair[0]} and {pair[1]} share memory; clone one of them")
+
+
+def _non_negative(op: str, name: str, value: float) -> float:
+    value = number(op, name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{op}: {name} must be a finite number of at least 0, got {value}")
+    return value
+
+
+def _below_one(op: str, name: str, value: float) -> float:
+    value = number(op, name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{op}: {name} must be in [0, 1), got {value}")
+    return value
 
 
 def _same_kind(op: str, name: str, x: Tensor, like: str, dtype: torch.dtype, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Dispatch table of the ops, read from the top: the first match wins.
+"""Dispatch of the ops: a row a backend, read from the top; the first match wins.
 
 A backend chosen by name (`use_backend`) that cannot run raises and says why. Automatic choice skips a matching backend
 that is not available, and logs that once.
@@ -12,104 +12,54 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import _native, _triton
 from .._utils.log import log_once
-from . import _native as native_ops
-from . import reference
 
 if TYPE_CHECKING:
-    from ..flat import FlatLayout
+    from ._op import Function, Op
 
 logger = logging.getLogger(__name__)
 
-OPS = tuple(native_ops.OPS)
 ANY = "any"
+FLOATING = frozenset(_native.DTYPES)
 
 
 @dataclass(frozen=True)
-class Implementation:
-    """Row of the table: the function that runs `op` for buffers of `dtypes` on `device`.
+class Backend:
+    """Row of the table: a backend that runs every op for buffers of `dtypes` on `device`.
 
-    `is_available()` returns whether it can run here, and if not, why. `function` takes the op's tensors and
-    options and `out`, a tuple of tensors to write (inputs among them), or None for new ones; it returns a
-    tuple.
+    `is_available()` returns whether it can run here, and if not, why. `function(op)` returns its function of an op.
     """
 
-    op: str
-    backend: str
+    name: str
     device: str
     dtypes: frozenset[torch.dtype]
     is_available: Callable[[], tuple[bool, str]]
-    function: Callable[..., tuple[Tensor, ...]]
+    function: Callable[[Op], Function]
 
 
-def expand_rate(lr: float | Tensor, layout: FlatLayout | None) -> float | Tensor:
-    """Return a learning rate that broadcasts against the buffers."""
-    return layout.expand(lr) if layout is not None and isinstance(lr, Tensor) and lr.ndim > 0 else lr
+def _native_function(op: Op) -> Function:
+    return op.native
 
 
-def plain(op: str) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the op of `reference` with the signature of the table."""
-    formula = getattr(reference, op)
-
-    def run(*tensors: Any, out: tuple[Tensor, ...] | None = None, layout: Any = None, **options: Any) -> tuple:
-        if layout is not None:
-            tensors = (*tensors[:-1], expand_rate(tensors[-1], layout))
-        results = formula(*tensors, **options)
-        results = results if isinstance(results, tuple) else (results,)
-        if out is None:
-            return results
-        for destination, result in zip(out, results[: len(out)], strict=True):
-            destination.copy_(result)
-        return (*out, *results[len(out) :])
-
-    return run
+def _triton_function(op: Op) -> Function:
+    return _triton.implementation(op.name)
 
 
-def with_clipping(
-    step: Callable[..., tuple[Tensor, ...]], clip: Callable[..., tuple[Tensor, ...]]
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Return a step with `max_norm` and `zero_grads`, as separate passes before and after it."""
-
-    def run(
-        params: Tensor,
-        grads: Tensor,
-        *others: Any,
-        max_norm: float | None = None,
-        zero_grads: bool = False,
-        **options: Any,
-    ) -> tuple[Tensor, ...]:
-        direction = grads if max_norm is None else clip(grads, max_norm, out=None)[0]
-        results = step(params, direction, *others, **options)
-        if zero_grads:
-            grads.zero_()
-        return results
-
-    return run
-
-
-FLOATING = frozenset(_native.DTYPES)
-CLIPPING = ("sgd_step", "adam_step")
-"""Ops with `max_norm` and `zero_grads`; only Triton's kernels fuse them."""
-NATIVE = dict(native_ops.OPS)
-PLAIN = {op: plain(op) for op in OPS}
-for forms in (NATIVE, PLAIN):
-    forms |= {op: with_clipping(forms[op], forms["clip_grad_norm"]) for op in CLIPPING}
-
-IMPLEMENTATIONS: tuple[Implementation, ...] = (
-    *(Implementation(op, "native", "cpu", FLOATING, _native.is_available, NATIVE[op]) for op in OPS),
-    *(Implementation(op, "triton", "cuda", FLOATING, _triton.is_available, _triton.implementation(op)) for op in OPS),
-    *(Implementation(op, "cuda", "cuda", FLOATING, _native.cuda_is_available, NATIVE[op]) for op in OPS),
-    *(Implementation(op, "reference", ANY, FLOATING, lambda: (True, ""), PLAIN[op]) for op in OPS),
+BACKENDS = (
+    Backend("native", "cpu", FLOATING, _native.is_available, _native_function),
+    Backend("triton", "cuda", FLOATING, _triton.is_available, _triton_function),
+    Backend("cuda", "cuda", FLOATING, _native.cuda_is_available, _native_function),
+    Backend("reference", ANY, FLOATING, lambda: (True, ""), lambda op: op.plain),
     # After the reference, so reached by name only: Triton's slow interpreter, for tests.
-    *(Implementation(op, "triton", "cpu", FLOATING, _triton.is_interpreted, _triton.implementation(op)) for op in OPS),
+    Backend("triton", "cpu", FLOATING, _triton.is_interpreted, _triton_function),
 )
-BACKENDS = tuple(dict.fromkeys(row.backend for row in IMPLEMENTATIONS))
+NAMES = tuple(dict.fromkeys(row.name for row in BACKENDS))
 
 _requested: ContextVar[str | None] = ContextVar("metagan_fast_backend", default=None)
 
@@ -127,8 +77,8 @@ def use_backend(name: str | None) -> Iterator[None]:
     Raises:
         ValueError: no such backend.
     """
-    if name is not None and name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}; expected one of {', '.join(BACKENDS)}")
+    if name is not None and name not in NAMES:
+        raise ValueError(f"unknown backend {name!r}; expected one of {', '.join(NAMES)}")
     token = _requested.set(name)
     try:
         yield
@@ -136,21 +86,21 @@ def use_backend(name: str | None) -> Iterator[None]:
         _requested.reset(token)
 
 
-def dispatch(op: str, first: Tensor, *others: Any, **options: Any) -> tuple[Tensor, ...]:
-    """Run an op on the first implementation that fits its first buffer and the requested backend."""
-    return select(op, first.device.type, first.dtype, _requested.get())(first, *others, **options)
+def dispatch(op: Op, like: Tensor) -> Function:
+    """Return the function of an op for buffers of the dtype and device of `like`, on the requested backend."""
+    return select(op, like.device.type, like.dtype, _requested.get())
 
 
 @functools.cache
-def select(op: str, device: str, dtype: torch.dtype, backend: str | None) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the function of the first row that fits.
+def select(op: Op, device: str, dtype: torch.dtype, backend: str | None) -> Function:
+    """Return an op's function on the first backend that fits.
 
     Raises:
         RuntimeError: `backend` is given and cannot run; says why.
     """
     reasons = []
-    for row in IMPLEMENTATIONS:
-        if row.op != op or backend not in (None, row.backend):
+    for row in BACKENDS:
+        if backend not in (None, row.name):
             continue
         if row.device not in (ANY, device):
             reasons.append(f"it runs on {row.device}, not on {device}")
@@ -160,8 +110,8 @@ def select(op: str, device: str, dtype: torch.dtype, backend: str | None) -> Cal
             continue
         available, reason = row.is_available()
         if available:
-            return row.function
+            return row.function(op)
         reasons.append(reason)
         if backend is None:
-            log_once(logger, logging.WARNING, f"backend {row.backend!r} is not used, expect less speed: {reason}")
-    raise RuntimeError(f"{op}: no backend {backend or ''!r} for this call: {'; '.join(reasons)}")
+            log_once(logger, logging.WARNING, f"backend {row.name!r} is not used, expect less speed: {reason}")
+    raise RuntimeError(f"{op.name}: no backend {backend or ''!r} for this call: {'; '.join(reasons)}")

@@ -1,4 +1,4 @@
-"""`adam_step`: argument checks and derivatives (m and v as in Kingma and Ba 2015)."""
+"""`adam_step`; m and v are `exp_avg` and `exp_avg_sq`, as in Kingma and Ba 2015."""
 
 from __future__ import annotations
 
@@ -7,39 +7,70 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _check, _dispatch
-from ._common import as_rows, fold_into_rows, rate_as_rows, run, sum_over_rate, zeros_for_none
+from .._native import buffers
+from . import _check
+from ._dispatch import dispatch
+from ._op import Op
+from ._rows import as_rows, fold_into_rows, rate_as_rows, sum_over_rate, zeros_for_none
+from .clip_grad_norm import CLIP_GRAD_NORM
 from .reference import inverse_bias_corrections, safe_sqrt, widen
 
 if TYPE_CHECKING:
     from ..flat import FlatLayout
 
 
-def call(
-    op: str,
+def adam_step(
     params: Tensor,
     grads: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     lr: float | Tensor,
+    *,
     step: int | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    eps_root: float,
-    weight_decay: float,
-    decoupled: bool,
-    layout: FlatLayout | None,
-    max_norm: float | None,
-    zero_grads: bool = False,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    layout: FlatLayout | None = None,
+    max_norm: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Check the arguments and run `op`: `adam_step` or its in-place twin `adam_step_`."""
-    _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
-    lr = _check.learning_rate(op, lr, params, layout)
-    step, betas, eps, eps_root, weight_decay = _check.adam(op, step, betas, eps, eps_root, weight_decay, params.device)
-    max_norm = _check.max_norm(op, max_norm)
-    written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-    out = _check.step_targets(op, written, grads, lr, zero_grads)
-    new_params, new_exp_avg, new_exp_avg_sq = run(
+    """Take one step of Adam (Kingma and Ba 2015, algorithm 1) or AdamW (Loshchilov and Hutter 2019).
+
+    Args:
+        params: `[numel]` or `[tasks, numel]`.
+        grads: like `params`.
+        exp_avg: like `params`, mean of the gradients; zeros before the first step.
+        exp_avg_sq: like `params`, mean of their squares; zeros before the first step.
+        lr: learning rate, at least 0, in any form of `metagan_fast.functional`.
+        step: number of this step, from 1; or its inverse bias corrections `1 / (1 - beta**step)`, float64 `[2]` on the
+            buffers' device, which a recorded step reads anew each time.
+        betas: decay of the two means, in [0, 1).
+        eps: added to the square root, at least 0.
+        eps_root: added under the square root, at least 0; keeps its derivative finite. One of the two is
+        above 0.
+        weight_decay: at least 0; an L2 penalty, or with `decoupled` AdamW's shrinking by `lr * weight_decay`.
+        decoupled: AdamW.
+        layout: makes `lr` one value a parameter tensor.
+        max_norm: scale each row of `grads` down to this L2 norm first, as `clip_grad_norm` does; None: never.
+
+    Returns:
+        `(params, exp_avg, exp_avg_sq)`.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or numbers do not fit.
+
+    Example:
+        >>> import torch
+        >>> from metagan_fast import functional
+        >>> params, grads = torch.zeros(2), torch.tensor([1.0, -2.0])
+        >>> params, exp_avg, exp_avg_sq = functional.adam_step(
+        ...     params, grads, torch.zeros(2), torch.zeros(2), lr=0.25, step=1
+        ... )
+        >>> params
+        tensor([-0.2500,  0.2500])
+    """
+    return _adam_step(
         "adam_step",
         params,
         grads,
@@ -54,14 +85,113 @@ def call(
         decoupled=decoupled,
         layout=layout,
         max_norm=max_norm,
-        zero_grads=zero_grads,
-        out=out,
-        differentiable=differentiable,
     )
-    return new_params, new_exp_avg, new_exp_avg_sq
 
 
-def differentiable(
+def adam_step_(
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    step: int | Tensor,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    layout: FlatLayout | None = None,
+    max_norm: float | None = None,
+    zero_grads: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Overwrite `params`, `exp_avg` and `exp_avg_sq` with the result of `adam_step`; `zero_grads` as in `sgd_step_`."""
+    return _adam_step(
+        "adam_step_",
+        params,
+        grads,
+        exp_avg,
+        exp_avg_sq,
+        lr,
+        step=step,
+        betas=betas,
+        eps=eps,
+        eps_root=eps_root,
+        weight_decay=weight_decay,
+        decoupled=decoupled,
+        layout=layout,
+        max_norm=max_norm,
+        zero_grads=zero_grads,
+    )
+
+
+def _adam_step(
+    op: str,
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    zero_grads: bool = False,
+    **options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the arguments and run `op`, the function or its twin."""
+    _check.buffers(op, params=params, grads=grads, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
+    lr = _check.learning_rate(op, lr, params, options["layout"])
+    _check.adam(op, options, params.device)
+    _check.max_norm(op, options)
+    written = {"params": params, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+    out = _check.step_targets(op, written, grads, lr, zero_grads)
+    params, exp_avg, exp_avg_sq = ADAM_STEP.run(
+        params, grads, exp_avg, exp_avg_sq, lr, zero_grads=zero_grads, out=out, **options
+    )
+    return params, exp_avg, exp_avg_sq
+
+
+def _compiled(
+    params: Tensor,
+    grads: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    lr: float | Tensor,
+    *,
+    step: int | Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    eps_root: float,
+    weight_decay: float,
+    decoupled: bool,
+    layout: FlatLayout | None,
+    out: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, ...]:
+    """Run the compiled kernel."""
+    params, grads, exp_avg, exp_avg_sq = buffers.inputs(params, grads, exp_avg, exp_avg_sq)
+    results = out or buffers.new_results(params, 3)
+    rate, _keep = buffers.learning_rate(lr, params, layout)
+    corrections = [buffers.number(x, params) for x in inverse_bias_corrections(step, betas)]
+    buffers.run(
+        "adam_step",
+        params,
+        buffers.matrix(params),
+        buffers.matrix(grads),
+        buffers.matrix(exp_avg),
+        buffers.matrix(exp_avg_sq),
+        buffers.matrix(results[0]),
+        buffers.matrix(results[1]),
+        buffers.matrix(results[2]),
+        rate,
+        *betas,
+        *(number for number, _ in corrections),
+        eps,
+        eps_root,
+        weight_decay,
+        decoupled,
+    )
+    return results
+
+
+def _differentiable(
     params: Tensor,
     grads: Tensor,
     exp_avg: Tensor,
@@ -72,8 +202,8 @@ def differentiable(
     **options: Any,
 ) -> tuple[Tensor, ...]:
     """Run the op as an `autograd.Function`."""
-    buffers = map(as_rows, (params, grads, exp_avg, exp_avg_sq))
-    return tuple(x.view_as(params) for x in _AdamStep.apply(*buffers, rate_as_rows(lr, layout, params.device), options))
+    rows = map(as_rows, (params, grads, exp_avg, exp_avg_sq))
+    return tuple(x.view_as(params) for x in _AdamStep.apply(*rows, rate_as_rows(lr, layout, params.device), options))
 
 
 class _AdamStep(torch.autograd.Function):
@@ -88,7 +218,8 @@ class _AdamStep(torch.autograd.Function):
         lr: Tensor,
         options: dict[str, Any],
     ) -> tuple[Tensor, ...]:
-        return _dispatch.dispatch("adam_step", params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
+        step = dispatch(ADAM_STEP, params)
+        return step(params, grads, exp_avg, exp_avg_sq, lr, layout=None, out=None, **options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -112,8 +243,8 @@ class _AdamStep(torch.autograd.Function):
             d_params = d_params * (1 - at.rate * options["weight_decay"])
         else:
             d_params = d_params + options["weight_decay"] * d_grads
-        buffers = (x.to(at.dtype) for x in (d_params, d_grads, beta1 * d_m, beta2 * d_v))
-        return *buffers, d_lr, None
+        d_buffers = (x.to(at.dtype) for x in (d_params, d_grads, beta1 * d_m, beta2 * d_v))
+        return *d_buffers, d_lr, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, ...]:
@@ -174,3 +305,6 @@ def _linearise(ctx: Any) -> _Linearisation:
         lr=lr,
         dtype=dtype,
     )
+
+
+ADAM_STEP = Op("adam_step", _compiled, _differentiable, clip=CLIP_GRAD_NORM)

@@ -11,7 +11,7 @@ from metagan_fast.benchmarks.launches import Shapes, Trace, Work
 
 import metagan_fast as mgf
 from metagan_fast import functional
-from metagan_fast.ops._native import SHORT_ROW
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 from networks import tiny_gan
 
 

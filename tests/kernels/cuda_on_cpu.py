@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 import cuda_build
-from metagan_fast._native.buffers import sizes
+from metagan_fast._native import buffers
 from metagan_fast._native.extension import DTYPES
-from metagan_fast.ops import _native as native_ops
 
 ORDERS = ("forward", "reverse", "shuffled")
 
@@ -69,13 +68,13 @@ def kernels_on_cpu(order: str = "forward", seed: int = 0, parts: int | None = No
     `parts`: of a row of `clip_grad_norm`, 0 for one launch; None: as many as its length asks for.
     """
     library().shim_order(ORDERS.index(order), seed)
-    with mock.patch.object(native_ops, "run", functools.partial(_run, parts)):
+    with mock.patch.object(buffers, "run", functools.partial(_run, parts)):
         yield
 
 
 def _run(parts: int | None, op: str, like: Tensor, *arguments: Any) -> None:
-    """Stand in for `native_ops.run`."""
-    rows, columns = sizes(like)
+    """Stand in for `buffers.run`."""
+    rows, columns = buffers.sizes(like)
     launch = _Launch(DTYPES[like.dtype], rows, columns, 0, None)
     function, more = f"shim_{op}", []
     if op == "clip_grad_norm":

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import ptx
-from metagan_fast._native.buffers import sizes
+from metagan_fast._native import buffers
 from metagan_fast.ops import _dispatch
-from metagan_fast.ops import _native as native_ops
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 NAMES = {torch.float32: "f", torch.float64: "d", torch.bfloat16: "NS_8BFloat16E"}
 """Mangled names of the storage types."""
@@ -215,8 +215,8 @@ class Launcher:
     ran: list[str] = field(default_factory=list)
 
     def __call__(self, op: str, like: Tensor, *arguments: Any) -> None:
-        """Stand in for `native_ops.run`."""
-        of = Operands(like.dtype, *sizes(like))
+        """Stand in for `buffers.run`."""
+        of = Operands(like.dtype, *buffers.sizes(like))
         if op == "clip_grad_norm":
             return self._clip_grad_norm(of, *arguments)
         source, pack = OPS[op]
@@ -233,7 +233,7 @@ class Launcher:
         width = 16 // of.dtype.itemsize if of.aligned else 1
         parts = self.parts
         if parts is None:
-            parts = 0 if columns <= native_ops.SHORT_ROW else 3
+            parts = 0 if columns <= SHORT_ROW else 3
         sums = np.full((rows, parts), np.nan)
         sizes = [rows, columns]
         of.numbers(norms, rows)
@@ -260,7 +260,7 @@ def cuda_as_ptx(build: Any, order: str, parts: int | None = None) -> Iterator[La
     """Run the PTX of the CUDA kernels for ops on CPU tensors."""
     launcher = Launcher(build, order, parts)
     with (
-        mock.patch.object(native_ops, "run", launcher),
-        mock.patch.object(_dispatch, "select", lambda op, *_: _dispatch.NATIVE[op]),
+        mock.patch.object(buffers, "run", launcher),
+        mock.patch.object(_dispatch, "select", lambda op, *_: op.native),
     ):
         yield launcher

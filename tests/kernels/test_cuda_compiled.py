@@ -13,7 +13,8 @@ import pytest
 
 import cuda_build
 from metagan_fast import _native
-from metagan_fast.ops import _native as native_ops
+from metagan_fast.ops._op import OPS
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 needs_nvcc = pytest.mark.skipif(cuda_build.NVCC is None, reason="no CUDA compiler")
 
@@ -139,7 +140,7 @@ ARGUMENTS = {
 
 
 @built_with_cuda
-@pytest.mark.parametrize("op", native_ops.OPS)
+@pytest.mark.parametrize("op", OPS)
 def test_bindings(op: str) -> None:
     """An empty call needs no device; any other without one is an error that says so."""
     function = getattr(_native._core, f"cuda_{op}")
@@ -156,7 +157,7 @@ def test_bindings(op: str) -> None:
 @built_with_cuda
 def test_short_rows_take_one_launch_and_no_memory() -> None:
     parts = _native._core.cuda_clip_grad_norm_parts
-    assert parts(native_ops.SHORT_ROW) == 0 < parts(native_ops.SHORT_ROW + 1)
+    assert parts(SHORT_ROW) == 0 < parts(SHORT_ROW + 1)
 
 
 @built_with_cuda

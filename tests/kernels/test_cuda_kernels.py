@@ -12,9 +12,11 @@ import cuda_build
 import ops_cases
 from cuda_on_cpu import ORDERS, kernels_on_cpu, library
 from metagan_fast import FlatLayout, _native, functional
+from metagan_fast._native import buffers
 from metagan_fast._native.buffers import arithmetic
 from metagan_fast.ops import _dispatch
-from metagan_fast.ops import _native as native_ops
+from metagan_fast.ops._op import OPS
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, NUMBERED, Case, same_bits
 from support import assert_close
 from test_parity import check, on, ulps
@@ -124,9 +126,9 @@ def test_segments_that_end_within_a_pack(dtype: torch.dtype) -> None:
     with functional.use_backend("reference"):
         expected = functional.sgd_step(params, grads, rates.repeat_interleave(lengths))
     with kernels_on_cpu():
-        matrices = [native_ops.matrix(params), native_ops.matrix(grads), None, native_ops.matrix(out), None]
+        matrices = [buffers.matrix(params), buffers.matrix(grads), None, buffers.matrix(out), None]
         rate = (rates.data_ptr(), 0, 1, 0, ends.data_ptr(), 5)
-        native_ops.run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
+        buffers.run("sgd_step", params, *matrices, rate, 0.0, 0.0, 0.0, False)
     assert isinstance(expected, Tensor) and same_bits(out, expected)
 
 
@@ -146,7 +148,7 @@ def test_special_values(case: Case) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "rows, numel",
-    [(None, 0), (None, 1), (5, 100), (2, native_ops.SHORT_ROW), (2, native_ops.SHORT_ROW + 1), (2, 30_016)],
+    [(None, 0), (None, 1), (5, 100), (2, SHORT_ROW), (2, SHORT_ROW + 1), (2, 30_016)],
 )
 def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel: int) -> None:
     aligned = ops_cases.make(case, rows, numel, dtype, margin=16)
@@ -163,7 +165,7 @@ def test_clip_grad_norm(case: Case, dtype: torch.dtype, rows: int | None, numel:
 @pytest.mark.parametrize("case", CLIP_CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("margin", [16, ops_cases.MARGIN])
-@pytest.mark.parametrize("rows, numel", [(None, 1), (5, 100), (2, 4_001), (1, native_ops.SHORT_ROW)])
+@pytest.mark.parametrize("rows, numel", [(None, 1), (5, 100), (2, 4_001), (1, SHORT_ROW)])
 def test_one_launch_has_the_bits_of_two(
     case: Case, dtype: torch.dtype, margin: int, rows: int | None, numel: int
 ) -> None:
@@ -178,7 +180,7 @@ def test_one_launch_has_the_bits_of_two(
 
 def test_short_rows_take_one_launch() -> None:
     parts = library().shim_clip_grad_norm_parts
-    assert [parts(columns) for columns in (0, 1, native_ops.SHORT_ROW, native_ops.SHORT_ROW + 1)] == [0, 0, 0, 2]
+    assert [parts(columns) for columns in (0, 1, SHORT_ROW, SHORT_ROW + 1)] == [0, 0, 0, 2]
 
 
 def test_clip_grad_norm_sums_in_float64() -> None:
@@ -192,10 +194,10 @@ def test_clip_grad_norm_sums_in_float64() -> None:
     assert (on_kernels(case, {"grads": tiny, "max_norm": 1.0})[1] > 0).all()
 
 
-def test_rows_of_the_table() -> None:
-    rows = [row for row in _dispatch.IMPLEMENTATIONS if row.backend == "cuda"]
-    assert [row.op for row in rows] == list(_dispatch.OPS)
-    assert {row.device for row in rows} == {"cuda"}
+def test_row_of_the_table() -> None:
+    (row,) = (row for row in _dispatch.BACKENDS if row.name == "cuda")
+    assert row.device == "cuda"
+    assert all(row.function(op) is op.native for op in OPS.values())
     available, reason = _native.cuda_is_available()
     assert available == (not reason)
     assert available or "CUDA" in reason

@@ -73,7 +73,7 @@ def triton_as_ptx(aot: Any, order: str, target: str = "sm_80") -> Iterator[list[
 
     with (
         mock.patch.object(aot._launch, "start", start),
-        mock.patch.object(_dispatch, "select", lambda op, *_: aot._triton.implementation(op)),
+        mock.patch.object(_dispatch, "select", lambda op, *_: aot._triton.implementation(op.name)),
     ):
         yield ran
 

@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 import ops_cases
 from metagan_fast import FlatLayout, _triton
 from metagan_fast.ops import _dispatch
-from metagan_fast.ops import _native as native_ops
+from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 from ops_cases import CASES, CLIP_CASES, Case
 
 TARGETS = {
@@ -120,7 +120,7 @@ def recording(mode: str) -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(_launch, "start", start),
-        mock.patch.object(_dispatch, "select", lambda op, *_: _triton.implementation(op)),
+        mock.patch.object(_dispatch, "select", lambda op, *_: _triton.implementation(op.name)),
     ):
         yield launches
 
@@ -157,13 +157,13 @@ def launches() -> tuple[Launch, ...]:
     slots = torch.rand(3, len(layout.slots))
     found += record(adam, torch.float32, numel=layout.numel, lr_form="slots", lr=slots, layout=layout)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):  # in two launches
-        found += record(CLIP_CASES[0], dtype, numel=native_ops.SHORT_ROW + 16)
+        found += record(CLIP_CASES[0], dtype, numel=SHORT_ROW + 16)
     for op in ("sgd_step", "adam_step"):
         case = next(case for case in CASES if case.op == op)
         fused: dict[str, Any] = {"max_norm": 1.0, "zero_grads": True}
         for dtype in (torch.float32, torch.bfloat16):
             found += record(case, dtype, lr_form="clip", max_norm=1.0)
-            found += record(case, dtype, lr_form="clip", numel=native_ops.SHORT_ROW + 16, max_norm=1.0)
+            found += record(case, dtype, lr_form="clip", numel=SHORT_ROW + 16, max_norm=1.0)
             found += record(case, dtype, lr_form="clip-reset", function=case.twin, **fused)
     return tuple(found)
 

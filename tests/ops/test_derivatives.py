@@ -11,7 +11,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import ops_cases
 from metagan_fast import FlatLayout, functional
-from metagan_fast.ops import _common, _dispatch, adam_step, sgd_step
+from metagan_fast.ops import _dispatch, _op, adam_step, sgd_step
+from metagan_fast.ops._op import OPS
 from ops_cases import CASES, CLIP_CASES, Case
 from support import assert_close
 
@@ -84,7 +85,7 @@ def test_low_precision_gradients_are_those_of_the_reference(case: Case, dtype: t
     tolerance = "float32-derivative" if dtype == torch.float32 else "bf16-derivative"
     results = ops_cases.call(case.function, arguments)
     weights = [torch.randn_like(x) for x in results]
-    expected = ops_cases.call(_dispatch.PLAIN[case.op], {**arguments, "lr": arguments["lr"].unsqueeze(-1)})
+    expected = ops_cases.call(OPS[case.op].plain, {**arguments, "lr": arguments["lr"].unsqueeze(-1)})
     actual = torch.autograd.grad(results, tensors, weights)
     for a, b, x in zip(actual, torch.autograd.grad(expected, tensors, weights), tensors, strict=True):
         assert a.dtype == x.dtype
@@ -133,7 +134,7 @@ def test_a_derivative_through_many_steps_is_that_of_the_reference() -> None:
 
     inputs = (start, lr, curvature)
     results = []
-    for loss in (end(functional.adam_step, lr), end(_dispatch.PLAIN["adam_step"], lr.unsqueeze(-1))):
+    for loss in (end(functional.adam_step, lr), end(OPS["adam_step"].plain, lr.unsqueeze(-1))):
         first = torch.autograd.grad(loss, inputs, create_graph=True)
         results.append((*first, *torch.autograd.grad(sum((x**2).sum() for x in first), inputs)))
     for a, b in zip(*results, strict=True):
@@ -143,8 +144,8 @@ def test_a_derivative_through_many_steps_is_that_of_the_reference() -> None:
 @pytest.mark.parametrize("case", DIFFERENTIABLE, ids=str)
 def test_the_kernel_is_used_where_a_gradient_is_wanted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    dispatch = _dispatch.dispatch
-    monkeypatch.setattr(_dispatch, "dispatch", lambda op, *a, **k: calls.append(op) or dispatch(op, *a, **k))
+    select = _dispatch.select
+    monkeypatch.setattr(_dispatch, "select", lambda op, *like: calls.append(op.name) or select(op, *like))
     _, _, arguments = tensors_of(case, lr_form="scalar")
     ops_cases.call(case.function, arguments)
     assert calls == [case.op]
@@ -176,4 +177,4 @@ def test_the_short_path_is_taken_only_where_no_derivative_is_wanted(
         tangent = torch.ones_like(arguments["grads"])
         assert count(grads=torch.autograd.forward_ad.make_dual(arguments["grads"], tangent)) == 1
     assert torch.func.vmap(lambda grads: torch.tensor(count(grads=grads)))(torch.randn(4, 2, 3).double()).sum() > 0
-    assert _common.route(*arguments.values()) is _common.Route.KERNEL
+    assert _op.route(*arguments.values()) is _op.Route.KERNEL

@@ -12,7 +12,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import ops_cases
 from metagan_fast import functional
-from metagan_fast.ops import _dispatch
+from metagan_fast.ops._op import OPS
 from ops_cases import CASES, CLIP_CASES, Case, same_bits
 from support import assert_close
 
@@ -97,7 +97,7 @@ def test_derivatives_under_transforms(case: Case) -> None:
         return scalar(ops_cases.call(function, {**values, **others}))
 
     def oracle(values: dict[str, Tensor]) -> Tensor:
-        return scalar(_dispatch.PLAIN[case.op](*values_in_order(values), **options(values)))
+        return scalar(OPS[case.op].plain(*values_in_order(values), **options(values)))
 
     def values_in_order(values: dict[str, Tensor]) -> list[Tensor]:
         return [values[name] for name in (*case.buffers, "lr") if name != "momentum_buffer"]

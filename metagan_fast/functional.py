@@ -40,27 +40,15 @@ Example:
 
 from __future__ import annotations
 
-from ..ops._dispatch import use_backend
-from .initialisations import (
-    ema_update,
-    ema_update_,
-    meta_adam_step,
-    meta_adam_step_,
-    reptile_gradient,
-    reptile_gradient_,
-    reptile_interpolate,
-    reptile_interpolate_,
-)
-from .optimizers import (
-    adam_step,
-    adam_step_,
-    clip_grad_norm,
-    clip_grad_norm_,
-    rmsprop_step,
-    rmsprop_step_,
-    sgd_step,
-    sgd_step_,
-)
+from .ops._dispatch import use_backend
+from .ops.adam_step import adam_step, adam_step_
+from .ops.clip_grad_norm import clip_grad_norm, clip_grad_norm_
+from .ops.ema_update import ema_update, ema_update_
+from .ops.meta_adam_step import meta_adam_step, meta_adam_step_
+from .ops.reptile_gradient import reptile_gradient, reptile_gradient_
+from .ops.reptile_interpolate import reptile_interpolate, reptile_interpolate_
+from .ops.rmsprop_step import rmsprop_step, rmsprop_step_
+from .ops.sgd_step import sgd_step, sgd_step_
 
 __all__ = [
     "adam_step",
