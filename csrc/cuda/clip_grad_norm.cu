@@ -18,7 +18,7 @@ void clip_in_parts(const DeviceLaunch& launch, Matrix grads, Matrix grads_out, v
         using T = decltype(element);
         constexpr int kWide = kPack<T>;
         Operands<T> of(launch, launch.rows);
-        const Buffer<T> buffer = of.buffer(grads, grads_out);
+        const Buffer<T> buffer = of(InOut(grads, grads_out));
         const bool aligned = of.aligned(), in_place = grads.data == grads_out.data;
         const auto norms = static_cast<Arithmetic<T>*>(norms_out);
         const int64_t across = std::max<int64_t>(1, parts);

@@ -42,28 +42,37 @@ void with_type(DType dtype, const Body& body) {
     }
 }
 
-// Typed operands of one launch. Records whether the addresses and row strides of all of them are multiples of 16 bytes.
+// A buffer's addresses for reading and writing; null: absent.
+struct InOut {
+    Matrix in, out;
+
+    InOut(Matrix in, Matrix out) : in(in), out(out) {}
+    InOut(const void* in, void* out) : in{const_cast<void*>(in), 0}, out{out, 0} {}
+};
+
+// Adapted parameters, a row for each of `count` tasks, and the tasks' weights (null: the mean).
+template <bool kTowardsAdapted>
+struct Tasks {
+    Matrix adapted;
+    int64_t count;
+    const void* weights;
+};
+
+// Converts the operands of one launch to members of an op's struct. Records whether the addresses and row strides of
+// all of them are multiples of 16 bytes.
 template <class T>
 class Operands {
   public:
-    explicit Operands(const DeviceLaunch& launch, int64_t rows) : rows_(rows) {
-        add(nullptr, launch.columns, sizeof(T));
-    }
+    using A = Arithmetic<T>;
 
-    Input<T> input(Matrix matrix) { return input(matrix, rows_); }
-    Input<T> input(Matrix matrix, int64_t rows) {
-        const int64_t stride = rows > 1 ? matrix.row_stride : 0;
-        add(matrix.data, stride, sizeof(T));
-        return {static_cast<const T*>(matrix.data), stride};
-    }
-    Buffer<T> buffer(Matrix in, Matrix out) {
-        const Input<T> written = input(out);
-        return {input(in), static_cast<T*>(out.data), written.stride};
-    }
-    Buffer<T> buffer(const void* in, void* out) { return buffer(Matrix{const_cast<void*>(in), 0}, Matrix{out, 0}); }
+    Operands(const DeviceLaunch& launch, int64_t rows) : rows_(rows) { add(nullptr, launch.columns, sizeof(T)); }
 
-    Rate<Arithmetic<T>> rate(const LearningRate& lr) {
-        using A = Arithmetic<T>;
+    Input<T> operator()(Matrix matrix) { return input(matrix, rows_); }
+    Buffer<T> operator()(const InOut& buffer) {
+        const Input<T> written = (*this)(buffer.out);
+        return {(*this)(buffer.in), static_cast<T*>(buffer.out.data), written.stride};
+    }
+    Rate<A> operator()(const LearningRate& lr) {
         if (lr.element_stride) add(lr.data, rows_ > 1 ? lr.row_stride : 0, sizeof(A));
         return {static_cast<A>(lr.value),
                 static_cast<const A*>(lr.data),
@@ -73,21 +82,25 @@ class Operands {
                 lr.segment_ends,
                 lr.segments};
     }
-
-    Scalar<Arithmetic<T>> scalar(const Number& number) {
-        return {static_cast<Arithmetic<T>>(number.value), number.data};
-    }
-
     template <bool kTowardsAdapted>
-    TaskSum<T, kTowardsAdapted> tasks(Matrix adapted, int64_t count, const void* weights) {
-        using A = Arithmetic<T>;
-        return {input(adapted, count), count, static_cast<const A*>(weights),
-                static_cast<A>(1.0 / static_cast<double>(count))};
+    TaskSum<T, kTowardsAdapted> operator()(const Tasks<kTowardsAdapted>& tasks) {
+        return {input(tasks.adapted, tasks.count), tasks.count, static_cast<const A*>(tasks.weights),
+                static_cast<A>(1.0 / static_cast<double>(tasks.count))};
     }
+    Scalar<A> operator()(const Number& number) { return {static_cast<A>(number.value), number.data}; }
+    A operator()(double number) { return static_cast<A>(number); }
+    SgdUpdate<A> operator()(const SgdOptions& options) { return SgdUpdate<A>(options); }
+    AdamUpdate<A> operator()(const AdamOptions& options) { return AdamUpdate<A>(options); }
+    RmspropUpdate<A> operator()(const RmspropOptions& options) { return RmspropUpdate<A>(options); }
 
     bool aligned() const { return bits_ % 16 == 0; }
 
   private:
+    Input<T> input(Matrix matrix, int64_t rows) {
+        const int64_t stride = rows > 1 ? matrix.row_stride : 0;
+        add(matrix.data, stride, sizeof(T));
+        return {static_cast<const T*>(matrix.data), stride};
+    }
     void add(const void* address, int64_t elements, size_t size) {
         bits_ |= reinterpret_cast<uintptr_t>(address) | (static_cast<uintptr_t>(elements) * size);
     }
@@ -110,7 +123,7 @@ void enqueue(const Queue& queue, dim3 blocks, dim3 threads, void (*kernel)(Param
 
 // Launches an op over all elements, in packs of 16 bytes if `aligned`.
 template <class Op>
-void run(const DeviceLaunch& launch, int64_t rows, const Op& op, bool aligned) {
+void run_packs(const DeviceLaunch& launch, int64_t rows, const Op& op, bool aligned) {
     if (rows <= 0 || launch.columns <= 0) return;
     constexpr int kWide = kPack<typename Op::Element>;
     const int64_t packs = aligned ? launch.columns / kWide : launch.columns;
@@ -122,6 +135,17 @@ void run(const DeviceLaunch& launch, int64_t rows, const Op& op, bool aligned) {
     const dim3 blocks(static_cast<unsigned>(across), static_cast<unsigned>(down)), threads(width, height);
     enqueue(launch.queue, blocks, threads, aligned ? for_each_pack<kWide, Op> : for_each_pack<1, Op>, rows,
             launch.columns, op);
+}
+
+// Launches an op over `rows` rows. The operands are the members of its struct, in order.
+template <template <class> class Op, class... Of>
+void run(const DeviceLaunch& launch, int64_t rows, const Of&... operands) {
+    with_type(launch.dtype, [&](auto element) {
+        using T = decltype(element);
+        Operands<T> of(launch, rows);
+        const Op<T> op{of(operands)...};
+        run_packs(launch, rows, op, of.aligned());
+    });
 }
 
 }  // namespace metagan::cuda

@@ -5,41 +5,19 @@ namespace metagan::cuda {
 
 void reptile_interpolate(const DeviceLaunch& launch, const void* initial, Matrix adapted, const void* weights,
                          void* out, Number step_size) {
-    with_type(launch.dtype, [&](auto element) {
-        using T = decltype(element);
-        Operands<T> of(launch, 1);
-        const ReptileInterpolate<T> op{of.buffer(initial, out), of.template tasks<true>(adapted, launch.rows, weights),
-                                       of.scalar(step_size)};
-        run(launch, 1, op, of.aligned());
-    });
+    run<ReptileInterpolate>(launch, 1, InOut(initial, out), Tasks<true>{adapted, launch.rows, weights}, step_size);
 }
 
 void reptile_gradient(const DeviceLaunch& launch, const void* initial, Matrix adapted, const void* weights, void* out) {
-    with_type(launch.dtype, [&](auto element) {
-        using T = decltype(element);
-        Operands<T> of(launch, 1);
-        const ReptileGradient<T> op{of.buffer(initial, out), of.template tasks<false>(adapted, launch.rows, weights)};
-        run(launch, 1, op, of.aligned());
-    });
+    run<ReptileGradient>(launch, 1, InOut(initial, out), Tasks<false>{adapted, launch.rows, weights});
 }
 
 void meta_adam_step(const DeviceLaunch& launch, const void* params, Matrix adapted, const void* weights,
                     const void* exp_avg, const void* exp_avg_sq, void* params_out, void* exp_avg_out,
                     void* exp_avg_sq_out, const LearningRate& lr, const AdamOptions& options) {
-    with_type(launch.dtype, [&](auto element) {
-        using T = decltype(element);
-        Operands<T> of(launch, 1);
-        const AdamStep<T> adam{of.buffer(params, params_out),
-                               of.buffer(exp_avg, exp_avg_out),
-                               of.buffer(exp_avg_sq, exp_avg_sq_out),
-                               {nullptr, 0},
-                               of.rate(lr),
-                               AdamUpdate<Arithmetic<T>>(options),
-                               of.scalar(options.inverse_bias1),
-                               of.scalar(options.inverse_bias2)};
-        const MetaAdamStep<T> op{adam, of.template tasks<false>(adapted, launch.rows, weights)};
-        run(launch, 1, op, of.aligned());
-    });
+    run<MetaAdamStep>(launch, 1, InOut(params, params_out), InOut(exp_avg, exp_avg_out),
+                      InOut(exp_avg_sq, exp_avg_sq_out), Matrix{}, lr, options, options.inverse_bias1,
+                      options.inverse_bias2, Tasks<false>{adapted, launch.rows, weights});
 }
 
 }  // namespace metagan::cuda

@@ -193,7 +193,7 @@ struct ReptileGradient {
 template <class T>
 struct MetaAdamStep {
     using Element = T;
-    AdamStep<T> adam;  // without `grads`
+    AdamStep<T> adam;  // without `grads`; its members come first among the operands of `run`
     TaskSum<T, false> tasks;
 
     template <int kWidth>
