@@ -1,33 +1,44 @@
 """The compiled extension: fused updates over flat buffers, and the engine of inner loops; buffers are addresses.
 
 Only `metagan_fast._native` calls it, and guarantees devices, shapes, strides and lifetimes; the extension checks only
-types, codes and element strides. Conventions of every op:
+types, codes and element strides.
+
+**Ops** are looked up by name: `getattr(_core, op)(launch, *operands)` runs `op` of `csrc/ops/launch.h` on the CPU, and
+`getattr(_core, f"cuda_{op}")` on a GPU if built with CUDA (see `cuda_problem`). The operands have the order of the
+signature in `csrc/ops/launch.h`, where optional ones are described; there are no keywords. By C++ type they are
+
+| `Launch`, `DeviceLaunch` | `(dtype, rows, columns, threads)`, `(dtype, rows, columns, (device, stream))` |
+| `Matrix` | `(address, row_stride)`, None if absent |
+| `const void*`, `void*`, `double*` | an address, 0 if absent |
+| `LearningRate` | a float, or `(address, row_stride, segment_stride, element_stride, segment_ends, segments)` |
+| `Number` | a float, or `(address,)` of a float64 that is read when the op runs |
+| `double` | a float |
+| `SgdOptions`, `AdamOptions`, `RmspropOptions` | a tuple of all members, in order |
+
+Conventions of every op:
 
 - `dtype` is one of FLOAT32, BFLOAT16, FLOAT64 and applies to every buffer of the call. bfloat16 is computed in float32
   and rounded once, at the store. The *arithmetic dtype* is float64 for FLOAT64, float32 otherwise.
-- A buffer is `rows` rows of `columns` contiguous elements, as `(address, row_stride)`; strides count elements, and an
-  input's row stride may be 0. Rows and columns may be 0. Addresses are aligned to the element size.
+- A buffer is `rows` rows of `columns` contiguous elements; strides count elements, and an input's row stride may be 0.
+  Rows and columns may be 0. Addresses are aligned to the element size, and on a GPU are a device's.
 - An output may alias one input (same address, same stride): the in-place form. It overlaps nothing else.
-- At most `threads` threads run a call, the calling one included, and at most one a processor; the bits of the result
-  do not depend on their number. The GIL is released.
+- On a CPU at most `threads` threads run a call, the calling one included, and at most one a processor; the bits of the
+  result do not depend on their number. On a GPU a call returns when the work is enqueued in `stream`, a CUDA stream's
+  handle, and raises RuntimeError if that fails. The GIL is released.
 - An argument of a wrong type, dtype code or element stride raises TypeError.
-- Python floats are rounded to the arithmetic dtype once. A `Number` is a float, or `(address,)` of a float64 that is
-  read when the op runs.
-- An optional buffer is None in the input exactly when its output is None.
-
-A `LearningRate` is a float, or `(address, row_stride, segment_stride, element_stride, segment_ends, segments)`:
-the rate of row r, segment s, element e (the column, counted from the start of the row) is
-`data[r * row_stride + s * segment_stride + e * element_stride]`, in the arithmetic dtype.
-`element_stride` is 0 or 1. `segment_ends` is the address of `segments` int64: ascending column indices at which
-each segment ends, the last one equal to `columns`; pass 0 and 1 for a single segment.
+- Python floats are rounded to the arithmetic dtype once.
+- An optional buffer is absent in the input exactly when its output is. For the first step of SGD with momentum the
+  caller passes a buffer of zeros, and dampening 0.
+- `inverse_bias1` and `inverse_bias2` are `reference.inverse_bias_corrections(step, betas)`.
+- Ops that combine tasks have at least one, and ignore the learning rate's row stride.
 """
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
-Matrix: TypeAlias = tuple[int, int]
 Number: TypeAlias = float | tuple[int]
-LearningRate: TypeAlias = float | tuple[int, int, int, int, int, int]
+SgdOptions: TypeAlias = tuple[float, float, float, bool]
+AdamOptions: TypeAlias = tuple[float, float, Number, Number, float, float, float, bool]
+RmspropOptions: TypeAlias = tuple[float, float, float, float]
 
 SOURCE_DIGEST: str
 FLOAT32: int
@@ -66,145 +77,6 @@ def multiply_add_rate(threads: int, seconds: float) -> float:
     call cannot be interrupted. Raises ValueError for less than 1 thread, and for seconds not in (0, 60].
     """
 
-def sgd_step(
-    dtype: int,
-    rows: int,
-    columns: int,
-    threads: int,
-    params: Matrix,
-    grads: Matrix,
-    momentum_buffer: Matrix | None,
-    params_out: Matrix,
-    momentum_buffer_out: Matrix | None,
-    lr: LearningRate,
-    momentum: float,
-    dampening: float,
-    weight_decay: float,
-    nesterov: bool,
-) -> None:
-    """Buffers are None exactly when `momentum` is 0. For the first step the caller passes zeros, and dampening 0."""
-
-def adam_step(
-    dtype: int,
-    rows: int,
-    columns: int,
-    threads: int,
-    params: Matrix,
-    grads: Matrix,
-    exp_avg: Matrix,
-    exp_avg_sq: Matrix,
-    params_out: Matrix,
-    exp_avg_out: Matrix,
-    exp_avg_sq_out: Matrix,
-    lr: LearningRate,
-    beta1: float,
-    beta2: float,
-    inverse_bias1: Number,
-    inverse_bias2: Number,
-    eps: float,
-    eps_root: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
-    """`inverse_bias1` and `inverse_bias2` are `reference.inverse_bias_corrections(step, betas)`."""
-
-def rmsprop_step(
-    dtype: int,
-    rows: int,
-    columns: int,
-    threads: int,
-    params: Matrix,
-    grads: Matrix,
-    square_avg: Matrix,
-    momentum_buffer: Matrix | None,
-    grad_avg: Matrix | None,
-    params_out: Matrix,
-    square_avg_out: Matrix,
-    momentum_buffer_out: Matrix | None,
-    grad_avg_out: Matrix | None,
-    lr: LearningRate,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-) -> None:
-    """Take an RMSprop step; momentum buffers are None exactly when `momentum` is 0; `grad_avg` centers the variance."""
-
-def reptile_interpolate(
-    dtype: int,
-    tasks: int,
-    columns: int,
-    threads: int,
-    initial: int,
-    adapted: Matrix,
-    weights: int,
-    out: int,
-    step_size: Number,
-) -> None:
-    """Addresses: `initial` and `out` of one row, `weights` of `[tasks]` in the arithmetic dtype, or 0 for the mean.
-
-    `tasks` is at least 1, as in `reptile_gradient` and `meta_adam_step`.
-    """
-
-def reptile_gradient(
-    dtype: int,
-    tasks: int,
-    columns: int,
-    threads: int,
-    initial: int,
-    adapted: Matrix,
-    weights: int,
-    out: int,
-) -> None:
-    """Arguments as in `reptile_interpolate`."""
-
-def meta_adam_step(
-    dtype: int,
-    tasks: int,
-    columns: int,
-    threads: int,
-    params: int,
-    adapted: Matrix,
-    weights: int,
-    exp_avg: int,
-    exp_avg_sq: int,
-    params_out: int,
-    exp_avg_out: int,
-    exp_avg_sq_out: int,
-    lr: LearningRate,
-    beta1: float,
-    beta2: float,
-    inverse_bias1: Number,
-    inverse_bias2: Number,
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
-    """All buffers but `adapted` are one row, the learning rate too (its row stride is ignored)."""
-
-def clip_grad_norm(
-    dtype: int,
-    rows: int,
-    columns: int,
-    threads: int,
-    grads: Matrix,
-    grads_out: Matrix,
-    norms_out: int,
-    max_norm: float,
-) -> None:
-    """`norms_out` is the address of `[rows]` in the arithmetic dtype."""
-
-def ema_update(
-    dtype: int,
-    rows: int,
-    columns: int,
-    threads: int,
-    average: Matrix,
-    params: Matrix,
-    average_out: Matrix,
-    decay: float,
-) -> None: ...
-
 class TensorReader:
     """Reader of PyTorch tensors through DLPack's C exchange interface, a capsule on the class `Tensor`.
 
@@ -234,62 +106,20 @@ class OptimizerBatch:
     written: list[Any]  # parameters and their state, without "step"
     rest: list[Any]  # parameters that do not qualify
 
-    def sgd_step(
-        self,
-        threads: int,
-        maximize: bool,
-        lr: float,
-        momentum: float,
-        dampening: float,
-        weight_decay: float,
-        nesterov: bool,
-    ) -> None:
+    def sgd_step(self, threads: int, maximize: bool, lr: float, options: SgdOptions) -> None:
         """`keys`: the momentum buffer, exactly when `momentum` is not 0."""
 
-    def adam_step(
-        self,
-        threads: int,
-        maximize: bool,
-        lr: float,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        decoupled: bool,
-    ) -> None:
-        """`keys`: exp_avg, exp_avg_sq and, for AMSGrad, max_exp_avg_sq."""
+    def adam_step(self, threads: int, maximize: bool, lr: float, options: AdamOptions) -> None:
+        """`keys`: exp_avg, exp_avg_sq and, for AMSGrad, max_exp_avg_sq. Bias corrections follow from "step"."""
 
-    def rmsprop_step(
-        self,
-        threads: int,
-        maximize: bool,
-        lr: float,
-        alpha: float,
-        eps: float,
-        weight_decay: float,
-        momentum: float,
-    ) -> None:
+    def rmsprop_step(self, threads: int, maximize: bool, lr: float, options: RmspropOptions) -> None:
         """`keys`: square_avg, the momentum buffer if `momentum` is not 0, and grad_avg for a centered variance."""
 
 def cuda_problem() -> str:
-    """Return why the `cuda_*` ops cannot run here, "" if they can.
-
-    A `cuda_*` op takes the arguments of the op of its name, with device addresses, and with `(device, stream)`, the
-    device's index and a CUDA stream's handle, instead of `threads`. It returns when the work is enqueued, and raises
-    RuntimeError if enqueueing fails. A build without CUDA has no such ops.
-    """
-
-cuda_sgd_step: Callable[..., None]
-cuda_adam_step: Callable[..., None]
-cuda_rmsprop_step: Callable[..., None]
-cuda_reptile_interpolate: Callable[..., None]
-cuda_reptile_gradient: Callable[..., None]
-cuda_meta_adam_step: Callable[..., None]
-cuda_clip_grad_norm: Callable[..., None]  # one more argument: address of a float64 workspace [rows, parts]
-cuda_ema_update: Callable[..., None]
+    """Return why the `cuda_*` ops cannot run here, "" if they can. A build without CUDA has no such ops."""
 
 def cuda_clip_grad_norm_parts(columns: int) -> int:
-    """Return the `parts` of `cuda_clip_grad_norm`'s workspace; 0 for short rows, which take one launch, not two."""
+    """Return the columns of `sums` of `clip_grad_norm` on a GPU; 0 for short rows, which take one launch, not two."""
 
 class Engine:
     """Engine that runs the inner loops of a task batch for two networks.

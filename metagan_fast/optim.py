@@ -166,15 +166,8 @@ class SGD(_NativeStep, torch.optim.SGD):
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param.grad)
 
     def _native(self, batch: OptimizerBatch, group: Group, threads: int, lr: float) -> None:
-        batch.sgd_step(
-            threads,
-            group["maximize"],
-            lr,
-            group["momentum"],
-            group["dampening"],
-            group["weight_decay"],
-            group["nesterov"],
-        )
+        options = group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"]
+        batch.sgd_step(threads, group["maximize"], lr, options)
 
     def _torch(self, group: Group) -> None:
         params: list[Tensor] = []
@@ -209,16 +202,9 @@ class Adam(_NativeStep, torch.optim.Adam):
 
     def _native(self, batch: OptimizerBatch, group: Group, threads: int, lr: float) -> None:
         beta1, beta2 = group["betas"]
-        batch.adam_step(
-            threads,
-            group["maximize"],
-            lr,
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            group["decoupled_weight_decay"],
-        )
+        corrections = (1.0, 1.0)  # replaced by those of each tensor's step
+        decay = group["weight_decay"], group["decoupled_weight_decay"]
+        batch.adam_step(threads, group["maximize"], lr, (beta1, beta2, *corrections, group["eps"], 0.0, *decay))
 
     def _torch(self, group: Group) -> None:
         _check_capture(self)
@@ -269,15 +255,8 @@ class RMSprop(_NativeStep, torch.optim.RMSprop):
         self._init_group(group, [], [], [], [], [], [])
 
     def _native(self, batch: OptimizerBatch, group: Group, threads: int, lr: float) -> None:
-        batch.rmsprop_step(
-            threads,
-            group["maximize"],
-            lr,
-            group["alpha"],
-            group["eps"],
-            group["weight_decay"],
-            group["momentum"],
-        )
+        options = group["alpha"], group["eps"], group["weight_decay"], group["momentum"]
+        batch.rmsprop_step(threads, group["maximize"], lr, options)
 
     def _torch(self, group: Group) -> None:
         _check_capture(self)

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "bindings.h"
 #include "dlpack.h"
 #include "ops/launch.h"
@@ -215,38 +216,25 @@ bool TensorReader::add(OptimizerBatch& batch, PyObject* param, PyObject* grad, P
     return true;
 }
 
-}  // namespace
-
-// All step counters are incremented before any parameter is updated.
-void define_optimizers(py::module_& module) {
-    const auto run = [](OptimizerBatch& batch, const auto& body) {
+// Binds an optimizer's step. All step counters are incremented before any parameter is updated.
+template <class Options>
+void define_step(py::class_<OptimizerBatch>& batches, const char* name,
+                 void (*step)(const std::vector<Piece>&, int threads, bool maximize, double lr, const Options&)) {
+    batches.def(name, [step](OptimizerBatch& batch, int threads, bool maximize, double lr, const Options& options) {
         batch.count_step();
         const py::gil_scoped_release release;
-        body();
-    };
-    py::class_<OptimizerBatch>(module, "OptimizerBatch")
-        .def_readonly("written", &OptimizerBatch::written)
-        .def_readonly("rest", &OptimizerBatch::rest)
-        .def("sgd_step",
-             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double momentum, double dampening,
-                   double weight_decay, bool nesterov) {
-                 run(batch, [&] {
-                     sgd_steps(batch.pieces, threads, maximize, lr, {momentum, dampening, weight_decay, nesterov});
-                 });
-             })
-        .def("adam_step",
-             [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double beta1, double beta2, double eps,
-                   double weight_decay, bool decoupled) {
-                 run(batch, [&] {
-                     adam_steps(batch.pieces, threads, maximize, lr,
-                                {beta1, beta2, 0, 0, eps, 0, weight_decay, decoupled});
-                 });
-             })
-        .def("rmsprop_step", [run](OptimizerBatch& batch, int threads, bool maximize, double lr, double alpha,
-                                   double eps, double weight_decay, double momentum) {
-            run(batch,
-                [&] { rmsprop_steps(batch.pieces, threads, maximize, lr, {alpha, eps, weight_decay, momentum}); });
-        });
+        step(batch.pieces, threads, maximize, lr, options);
+    });
+}
+
+}  // namespace
+
+void define_optimizers(py::module_& module) {
+    py::class_<OptimizerBatch> batches(module, "OptimizerBatch");
+    batches.def_readonly("written", &OptimizerBatch::written).def_readonly("rest", &OptimizerBatch::rest);
+    define_step(batches, "sgd_step", sgd_steps);
+    define_step(batches, "adam_step", adam_steps);
+    define_step(batches, "rmsprop_step", rmsprop_steps);
     py::class_<TensorReader>(module, "TensorReader")
         .def(py::init<const py::capsule&, py::type, py::type>())
         .def("gather", &TensorReader::gather);

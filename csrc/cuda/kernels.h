@@ -24,21 +24,13 @@ struct DeviceLaunch {
     Queue queue;
 };
 
-Ops<DeviceLaunch>::sgd_step sgd_step;
-Ops<DeviceLaunch>::adam_step adam_step;
-Ops<DeviceLaunch>::rmsprop_step rmsprop_step;
-Ops<DeviceLaunch>::reptile_interpolate reptile_interpolate;
-Ops<DeviceLaunch>::reptile_gradient reptile_gradient;
-Ops<DeviceLaunch>::meta_adam_step meta_adam_step;
-Ops<DeviceLaunch>::ema_update ema_update;
+#define METAGAN_DECLARE(op) Ops<DeviceLaunch>::op op;
+METAGAN_OPS(METAGAN_DECLARE)
+#undef METAGAN_DECLARE
 
 // Returns the number of partial sums for each row of `clip_grad_norm`, 0 where one launch needs none; depends on the
 // row length only, not on the device.
 int64_t clip_grad_norm_parts(int64_t columns);
-
-// `sums` is scratch memory, [rows, clip_grad_norm_parts(columns)] doubles.
-void clip_grad_norm(const DeviceLaunch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
-                    double* sums);
 
 // Returns the reason why no GPU can be used; empty if one can.
 std::string cuda_problem();

@@ -1,6 +1,7 @@
 // Launchers of the fused ops over flat buffers, one function for each op, under its name. Arguments are plain
-// addresses, sizes and scalars, so no framework's headers are needed. Formulas are in formulas.h;
-// metagan_fast/_core.pyi declares the same functions for Python.
+// addresses, sizes and scalars, so no framework's headers are needed. Formulas are in formulas.h. An op's signature
+// stands here alone: `Ops` gives its type and METAGAN_OPS its name; the declarations for CPU and GPU and the Python
+// bindings follow.
 #pragma once
 
 #include <cstdint>
@@ -92,19 +93,22 @@ struct Ops {
                                 const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
                                 const LearningRate&, const AdamOptions&);
 
+    // Writes the norms before scaling, [rows] in the arithmetic dtype, to `norms_out`. `sums` is a GPU's scratch
+    // memory, [rows, cuda::clip_grad_norm_parts(columns)]; a CPU needs none.
+    using clip_grad_norm = void(const To&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm,
+                                double* sums);
+
     using ema_update = void(const To&, Matrix average, Matrix params, Matrix average_out, double decay);
 };
 
-Ops<Launch>::sgd_step sgd_step;
-Ops<Launch>::adam_step adam_step;
-Ops<Launch>::rmsprop_step rmsprop_step;
-Ops<Launch>::reptile_interpolate reptile_interpolate;
-Ops<Launch>::reptile_gradient reptile_gradient;
-Ops<Launch>::meta_adam_step meta_adam_step;
-Ops<Launch>::ema_update ema_update;
+// Applies a macro to the name of every op.
+#define METAGAN_OPS(apply)                                                                                  \
+    apply(sgd_step) apply(adam_step) apply(rmsprop_step) apply(reptile_interpolate) apply(reptile_gradient) \
+        apply(meta_adam_step) apply(clip_grad_norm) apply(ema_update)
 
-// Writes the norms before scaling, [rows] in the arithmetic dtype, to `norms_out`.
-void clip_grad_norm(const Launch&, Matrix grads, Matrix grads_out, void* norms_out, double max_norm);
+#define METAGAN_DECLARE(op) Ops<Launch>::op op;
+METAGAN_OPS(METAGAN_DECLARE)
+#undef METAGAN_DECLARE
 
 constexpr int kMostState = 3;  // buffers of an optimizer for one tensor, at most
 

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 def run(op: str, like: Tensor, *arguments: Any) -> None:
-    """Run an op over buffers of the shape, dtype and device of `like`: in a GPU's current stream, or on CPU threads."""
+    """Run an op over buffers of the shape, dtype and device of `like`: in a GPU's current stream, or on CPU threads.
+
+    `arguments` are those of `csrc/ops/launch.h` after the launch, as `metagan_fast/_core.pyi` describes them.
+    """
     if not like.is_cuda:
-        getattr(_core, op)(DTYPES[like.dtype], *sizes(like), threads(), *arguments)
+        getattr(_core, op)((DTYPES[like.dtype], *sizes(like), threads()), *arguments)
         return
     device = like.device
     with torch.cuda.device(device):
         queue = (device.index, torch.cuda.current_stream(device).cuda_stream)
-        getattr(_core, f"cuda_{op}")(DTYPES[like.dtype], *sizes(like), queue, *arguments)
+        getattr(_core, f"cuda_{op}")((DTYPES[like.dtype], *sizes(like), queue), *arguments)
 
 
 def sizes(x: Tensor) -> tuple[int, int]:

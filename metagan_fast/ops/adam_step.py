@@ -181,12 +181,7 @@ def _compiled(
         buffers.matrix(results[1]),
         buffers.matrix(results[2]),
         rate,
-        *betas,
-        *(number for number, _ in corrections),
-        eps,
-        eps_root,
-        weight_decay,
-        decoupled,
+        (*betas, *(number for number, _ in corrections), eps, eps_root, weight_decay, decoupled),
     )
     return results
 

@@ -68,14 +68,20 @@ def _compiled(grads: Tensor, *, max_norm: float, out: tuple[Tensor, ...] | None)
     (grads,) = buffers.inputs(grads)
     (clipped,) = out or buffers.new_results(grads, 1)
     norms = torch.empty(grads.shape[:-1], dtype=buffers.arithmetic(grads.dtype), device=grads.device)
-    arguments = buffers.matrix(grads), buffers.matrix(clipped), buffers.address(norms), max_norm
+    sums = None
     if grads.is_cuda:
         rows, columns = buffers.sizes(grads)
         parts = _core.cuda_clip_grad_norm_parts(columns)
         sums = torch.empty(rows * parts, dtype=torch.float64, device=grads.device)
-        buffers.run("clip_grad_norm", grads, *arguments, buffers.address(sums))
-    else:
-        buffers.run("clip_grad_norm", grads, *arguments)
+    buffers.run(
+        "clip_grad_norm",
+        grads,
+        buffers.matrix(grads),
+        buffers.matrix(clipped),
+        buffers.address(norms),
+        max_norm,
+        buffers.address(sums),
+    )
     return clipped, norms
 
 

@@ -156,11 +156,7 @@ def _compiled(
         buffers.address(results[1]),
         buffers.address(results[2]),
         rate,
-        *betas,
-        *inverse_bias_corrections(step, betas),
-        eps,
-        weight_decay,
-        decoupled,
+        (*betas, *inverse_bias_corrections(step, betas), eps, 0.0, weight_decay, decoupled),
     )
     return results
 

@@ -195,10 +195,7 @@ def _compiled(
         buffers.optional_matrix(results[2] if momentum != 0 else None),
         buffers.optional_matrix(results[-1] if centered else None),
         rate,
-        alpha,
-        eps,
-        weight_decay,
-        momentum,
+        (alpha, eps, weight_decay, momentum),
     )
     return results
 

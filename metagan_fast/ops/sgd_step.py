@@ -171,10 +171,7 @@ def _compiled(
         buffers.matrix(results[0]),
         buffers.optional_matrix(results[1] if momentum != 0 else None),
         rate,
-        momentum,
-        dampening,
-        weight_decay,
-        nesterov,
+        (momentum, dampening, weight_decay, nesterov),
     )
     return results
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -56,7 +57,7 @@ def arithmetic(dtype: torch.dtype) -> torch.dtype:
 def run_all(rows: int, columns: int, dtype: torch.dtype, threads: int) -> list[Tensor]:
     """Run every op in place on guarded buffers, and return all of them."""
     torch.manual_seed(0)
-    size = (DTYPES[dtype], rows, columns, threads)
+    launch = (DTYPES[dtype], rows, columns, threads)
     matrices = [Guarded(rows, columns, dtype) for _ in range(5)]
     single = [Guarded(1, columns, dtype) for _ in range(4)]
     lr, weights, norms = (small := [Guarded(1, n, arithmetic(dtype)) for n in (columns, rows, rows)])
@@ -68,20 +69,20 @@ def run_all(rows: int, columns: int, dtype: torch.dtype, threads: int) -> list[T
     by_segment = (lr.address, 0, 1, 0, ends.data_ptr(), 3) if columns >= 3 else 1e-3
     adam = (0.9, 0.999, 10.0, 1000.0, 1e-8)
     calls = (
-        (_core.sgd_step, p, g, None, p, None, by_segment, 0.0, 0.0, 0.1, False),
-        (_core.sgd_step, p, g, m, p, m, each, 0.9, 0.1, 0.1, True),
-        (_core.adam_step, p, g, m, v, p, m, v, by_segment, *adam, 0.0, 0.1, False),
-        (_core.adam_step, p, g, m, v, p, m, v, each, *adam, 0.0, 0.1, True),
-        (_core.rmsprop_step, p, g, v, m, b, p, v, m, b, each, 0.99, 1e-8, 0.1, 0.9),
+        (_core.sgd_step, p, g, None, p, None, by_segment, (0.0, 0.0, 0.1, False)),
+        (_core.sgd_step, p, g, m, p, m, each, (0.9, 0.1, 0.1, True)),
+        (_core.adam_step, p, g, m, v, p, m, v, by_segment, (*adam, 0.0, 0.1, False)),
+        (_core.adam_step, p, g, m, v, p, m, v, each, (*adam, 0.0, 0.1, True)),
+        (_core.rmsprop_step, p, g, v, m, b, p, v, m, b, each, (0.99, 1e-8, 0.1, 0.9)),
         (_core.reptile_interpolate, row, p, weights.address, row, 0.1),
         (_core.reptile_gradient, row, p, 0, out),
-        (_core.meta_adam_step, row, p, 0, row_m, row_v, row, row_m, row_v, each, *adam, 0.1, False),
-        (_core.clip_grad_norm, g, g, norms.address, 0.5),
+        (_core.meta_adam_step, row, p, 0, row_m, row_v, row, row_m, row_v, each, (*adam, 0.0, 0.1, False)),
+        (_core.clip_grad_norm, g, g, norms.address, 0.5, 0),
         (_core.ema_update, p, g, p, 0.9),
     )
     buffers = [*matrices, *single, *small]
     for op, *arguments in calls:
-        op(*size, *arguments)
+        op(launch, *arguments)
         for buffer in buffers:
             buffer.assert_intact()
     return [buffer.values.clone() for buffer in buffers]
@@ -112,14 +113,14 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count(dtype: torch.d
 def test_empty_buffers(rows: int, columns: int) -> None:
     norms = torch.full((rows,), CANARY)
     x = torch.empty(rows, columns)
-    _core.ema_update(_core.FLOAT32, rows, columns, 2, (x.data_ptr(), columns), (x.data_ptr(), columns), (0, 0), 0.5)
-    _core.clip_grad_norm(_core.FLOAT32, rows, columns, 2, (0, 0), (0, 0), norms.data_ptr(), 1.0)
+    _core.ema_update((_core.FLOAT32, rows, columns, 2), (x.data_ptr(), columns), (x.data_ptr(), columns), (0, 0), 0.5)
+    _core.clip_grad_norm((_core.FLOAT32, rows, columns, 2), (0, 0), (0, 0), norms.data_ptr(), 1.0, 0)
     assert bool((norms == 0).all())
 
 
 def big_update(values: Tensor, threads: int = 2) -> None:
     matrix = (values.data_ptr(), values.stride(0))
-    _core.ema_update(_core.FLOAT32, *values.shape, threads, matrix, matrix, matrix, 0.5)
+    _core.ema_update((_core.FLOAT32, *values.shape, threads), matrix, matrix, matrix, 0.5)
 
 
 def test_calls_from_several_threads_at_once() -> None:
@@ -131,7 +132,7 @@ def test_calls_from_several_threads_at_once() -> None:
         target, source = halves[i], values[i]
         a, b = (target.data_ptr(), target.stride(0)), (source.data_ptr(), source.stride(0))
         for _ in range(20):
-            _core.ema_update(_core.FLOAT32, 4, 50_000, 3, a, b, a, 0.5)
+            _core.ema_update((_core.FLOAT32, 4, 50_000, 3), a, b, a, 0.5)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
@@ -195,7 +196,7 @@ n, allowed = 50_000, os.sched_getaffinity(0)
 buffer = (ctypes.c_float * (4 * n))()
 def places(threads):
     matrix = (ctypes.addressof(buffer), n)
-    core.ema_update(core.FLOAT32, 4, n, threads, matrix, matrix, matrix, 0.5)
+    core.ema_update((core.FLOAT32, 4, n, threads), matrix, matrix, matrix, 0.5)
     return [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]
 before = places(1)
 assert before == [allowed], before
@@ -218,7 +219,7 @@ buffer = (ctypes.c_float * (4 * n))(*[1.0] * n)
 used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**20,) * 2)  # a stack takes 8 MiB
 matrix, zero = (ctypes.addressof(buffer), n), (ctypes.addressof(buffer), 0)
-core.ema_update(core.FLOAT32, 4, n, 1024, matrix, zero, matrix, 0.5)
+core.ema_update((core.FLOAT32, 4, n, 1024), matrix, zero, matrix, 0.5)
 assert len(os.listdir('/proc/self/task')) == 1
 print(buffer[0], buffer[4 * n - 1])
 """
@@ -230,14 +231,31 @@ def test_the_environment_chooses_the_instruction_set(name: str) -> None:
     assert run_alone("print(core.isa())", METAGAN_FAST_ISA=name) == name
 
 
-def test_a_wrong_dtype_rate_or_number_is_refused() -> None:
+def test_an_argument_of_a_wrong_type_is_refused() -> None:
+    """So is a dtype code or element stride that there is not, and a number out of range."""
     x = torch.zeros(1, 4)
-    matrix = (x.data_ptr(), 4)
+    launch, matrix, address = (_core.FLOAT32, 1, 4, 1), (x.data_ptr(), 4), x.data_ptr()
+    options = (0.0, 0.0, 0.0, False)
+    codes = [(code, *launch[1:]) for code in (-1, 3)]
+    for wrong in (*codes, launch[:3], list(launch), None, (0, 1, 4.0, 1), (0, 1, 4, 2**31)):
+        with pytest.raises(TypeError, match=re.escape("Launch(dtype, rows, columns, threads)")):
+            _core.ema_update(wrong, matrix, matrix, matrix, 0.5)
+    for wrong in (address, (address,), (address, "4"), (address, 4.0), (2**64, 4), list(matrix)):
+        with pytest.raises(TypeError, match=re.escape("Matrix(address, row_stride) | None")):
+            _core.ema_update(launch, wrong, matrix, matrix, 0.5)
+    for rate in ((address, 0, 0, 2, 0, 1), (address, 0), "fast", (address, 0, 0, 2**64, 0, 1)):
+        with pytest.raises(TypeError, match=re.escape("LearningRate(address, row_stride, segment_stride")):
+            _core.sgd_step(launch, matrix, matrix, None, matrix, None, rate, options)
+    items = [(0.0, 0.0, "0", False), (0.0, 0.0, 0.0, "no")]
+    for wrong in (*items, options[:3], (*options, 0.0), list(options), None, 0.0):
+        with pytest.raises(TypeError, match=re.escape("SgdOptions(momentum, dampening, weight_decay, nesterov)")):
+            _core.sgd_step(launch, matrix, matrix, None, matrix, None, 0.1, wrong)
+    for number in ((), (address, 0), "large", (2**64,), (0.5,)):
+        with pytest.raises(TypeError, match=re.escape("Number(address,)")):
+            _core.reptile_interpolate(launch, address, matrix, 0, address, number)
+    for wrong in (matrix, None, 0.5, 2**64):
+        with pytest.raises(TypeError):
+            _core.reptile_interpolate(launch, wrong, matrix, 0, address, 0.5)
     with pytest.raises(TypeError):
-        _core.ema_update(3, 1, 4, 1, matrix, matrix, matrix, 0.5)
-    for rate in ((x.data_ptr(), 0, 0, 2, 0, 1), (x.data_ptr(), 0), "fast", (x.data_ptr(), 0, 0, 2**64, 0, 1)):
-        with pytest.raises(TypeError):
-            _core.sgd_step(_core.FLOAT32, 1, 4, 1, matrix, matrix, None, matrix, None, rate, 0.0, 0.0, 0.0, False)
-    for number in ((), (x.data_ptr(), 0), "large", (2**64,), (0.5,)):
-        with pytest.raises(TypeError):
-            _core.reptile_interpolate(_core.FLOAT32, 1, 4, 1, x.data_ptr(), matrix, 0, x.data_ptr(), number)
+        _core.ema_update(launch, matrix, matrix, matrix)
+    assert not x.any()

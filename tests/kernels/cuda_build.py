@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -29,6 +30,24 @@ NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", f"-I{ROOT / 'csrc'}")
 
 HOST_COMPILER = shutil.which("g++")
 NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+
+
+@functools.cache
+def module_problem() -> str:
+    """Return why no Python module can be compiled from `tests/kernels/cuda_shim` here, "" if one can."""
+    if HOST_COMPILER is None:
+        return "no g++ to compile the kernels with"
+    if importlib.util.find_spec("pybind11") is None:
+        return "no pybind11 to bind the kernels with"
+    return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "no headers of Python"
+
+
+def module_flags() -> tuple[str, ...]:
+    """Return the flags of `compile_for_host` for a Python module."""
+    import pybind11
+
+    headers = pybind11.get_include(), sysconfig.get_path("include")
+    return "-shared", "-fPIC", "-fvisibility=hidden", *(f"-isystem{path}" for path in headers)
 
 
 @functools.cache

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -18,47 +20,16 @@ from metagan_fast._native.extension import DTYPES
 
 ORDERS = ("forward", "reverse", "shuffled")
 
-_int64, _double, _address = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-
-
-class _Launch(ctypes.Structure):
-    _fields_ = (
-        *(("dtype", ctypes.c_int), ("rows", _int64), ("columns", _int64)),
-        *(("device", ctypes.c_int), ("stream", _address)),
-    )
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (("data", _address), ("row_stride", _int64))
-
-
-class _Rate(ctypes.Structure):
-    _fields_ = (
-        *(("value", _double), ("data", _address), ("row_stride", _int64), ("segment_stride", _int64)),
-        *(("element_stride", _int64), ("segment_ends", _address), ("segments", _int64)),
-    )
-
-
-class _Number(ctypes.Structure):
-    _fields_ = (("value", _double), ("data", _address))
-
-
-class _AdamOptions(ctypes.Structure):
-    _fields_ = (
-        *((name, _double) for name in ("beta1", "beta2")),
-        *((name, _Number) for name in ("inverse_bias1", "inverse_bias2")),
-        *((name, _double) for name in ("eps", "eps_root", "weight_decay")),
-        ("decoupled", ctypes.c_bool),
-    )
-
 
 @functools.cache
-def library() -> ctypes.CDLL:
-    """Return the compiled kernels."""
-    loaded = ctypes.CDLL(str(cuda_build.compile_for_host("library.cpp", "-shared", "-fPIC")))
-    loaded.shim_clip_grad_norm_parts.restype = _int64
-    loaded.shim_clip_grad_norm_parts.argtypes = (_int64,)
-    return loaded
+def library() -> ModuleType:
+    """Return the compiled launchers, a module like `metagan_fast._core` with the ops of a GPU alone."""
+    path = str(cuda_build.compile_for_host("module.cpp", *cuda_build.module_flags()))
+    spec = spec_from_loader("cuda_shim", ExtensionFileLoader("cuda_shim", path))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager
@@ -67,7 +38,7 @@ def kernels_on_cpu(order: str = "forward", seed: int = 0, parts: int | None = No
 
     `parts`: of a row of `clip_grad_norm`, 0 for one launch; None: as many as its length asks for.
     """
-    library().shim_order(ORDERS.index(order), seed)
+    library().set_order(ORDERS.index(order), seed)
     with mock.patch.object(buffers, "run", functools.partial(_run, parts)):
         yield
 
@@ -75,56 +46,12 @@ def kernels_on_cpu(order: str = "forward", seed: int = 0, parts: int | None = No
 def _run(parts: int | None, op: str, like: Tensor, *arguments: Any) -> None:
     """Stand in for `buffers.run`."""
     rows, columns = buffers.sizes(like)
-    launch = _Launch(DTYPES[like.dtype], rows, columns, 0, None)
-    function, more = f"shim_{op}", []
-    if op == "clip_grad_norm":
-        if parts is not None:
-            function, more = "shim_clip_in_parts", [_int64(parts)]
-        count = library().shim_clip_grad_norm_parts(columns) if parts is None else parts
-        sums = torch.full((rows, count), torch.nan, dtype=torch.float64)
-        arguments = (*arguments, sums.data_ptr())
-    message = ctypes.create_string_buffer(256)
-    if getattr(library(), function)(message, ctypes.byref(launch), *_converted(op, arguments), *more):
-        raise RuntimeError(message.value.decode())
-
-
-def _converted(op: str, arguments: tuple[Any, ...]) -> list[Any]:
-    """Convert the arguments of `_core` to those of tests/kernels/cuda_shim/library.cpp."""
-    if op == "adam_step":
-        return [_matrices(arguments[:7]), _rate(arguments[7]), _adam(*arguments[8:])]
-    if op in ("sgd_step", "rmsprop_step"):
-        count = {"sgd_step": 5, "rmsprop_step": 9}[op]
-        numbers = arguments[count + 1 :]
-        flags = [ctypes.c_bool(numbers[-1])] if op != "rmsprop_step" else []
-        numbers = numbers[:-1] if flags else numbers
-        return [_matrices(arguments[:count]), _rate(arguments[count]), (_double * len(numbers))(*numbers), *flags]
-    if op == "reptile_interpolate" or op == "reptile_gradient":
-        initial, adapted, weights, out, *step_size = arguments
-        addresses = _address(initial), _matrices([adapted]), _address(weights), _address(out)
-        return [*addresses, *(ctypes.byref(_number(x)) for x in step_size)]
-    if op == "meta_adam_step":
-        params, adapted, weights, *rest = arguments
-        buffers, lr, (*corrections, eps, decay, decoupled) = rest[:5], rest[5], rest[6:]
-        head = _address(params), _matrices([adapted]), _address(weights), (_address * 5)(*buffers)
-        return [*head, _rate(lr), _adam(*corrections, eps, 0.0, decay, decoupled)]
-    if op == "clip_grad_norm":
-        grads, out, norms, max_norm, sums = arguments
-        return [_matrices([grads, out]), _address(norms), _double(max_norm), _address(sums)]
-    *matrices, decay = arguments
-    return [_matrices(matrices), _double(decay)]
-
-
-def _matrices(matrices: Any) -> ctypes.Array:
-    return (_Matrix * len(matrices))(*(_Matrix(*(matrix or (None, 0))) for matrix in matrices))
-
-
-def _number(x: float | tuple[int]) -> _Number:
-    return _Number(0.0, *x) if isinstance(x, tuple) else _Number(x, None)
-
-
-def _adam(beta1: float, beta2: float, bias1: Any, bias2: Any, *rest: Any) -> Any:
-    return ctypes.byref(_AdamOptions(beta1, beta2, _number(bias1), _number(bias2), *rest))
-
-
-def _rate(lr: float | tuple[int, ...]) -> Any:
-    return ctypes.byref(_Rate(0.0, *lr) if isinstance(lr, tuple) else _Rate(lr, None, 0, 0, 0, None, 1))
+    launch = (DTYPES[like.dtype], rows, columns, (0, 0))
+    if op != "clip_grad_norm":
+        return getattr(library(), op)(launch, *arguments)
+    count = library().clip_grad_norm_parts(columns) if parts is None else parts
+    sums = torch.full((rows, count), torch.nan, dtype=torch.float64)
+    arguments = (*arguments[:-1], sums.data_ptr())  # a CPU passes no sums
+    if parts is None:
+        return library().clip_grad_norm(launch, *arguments)
+    return library().clip_in_parts(launch, *arguments, parts)

@@ -132,7 +132,8 @@ class Operands:
 
 
 def _sgd_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
-    params, grads, momentum_buffer, params_out, buffer_out, lr, momentum, dampening, decay, nesterov = arguments
+    params, grads, momentum_buffer, params_out, buffer_out, lr, options = arguments
+    momentum, dampening, decay, nesterov = options
     return of.of["SgdStep"](
         of.buffer(params, params_out),
         of.buffer(momentum_buffer, buffer_out),
@@ -149,13 +150,13 @@ def _adam(of: Operands, beta1: float, beta2: float, bias1: Number, bias2: Number
 
 
 def _adam_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
-    params, grads, first, second, params_out, first_out, second_out, lr, *options = arguments
+    params, grads, first, second, params_out, first_out, second_out, lr, options = arguments
     buffers = ((params, params_out), (first, first_out), (second, second_out))
     return of.of["AdamStep"](*(of.buffer(*x) for x in buffers), of.input(grads), of.rate(lr), *_adam(of, *options))
 
 
 def _rmsprop_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
-    params, grads, *state, lr, alpha, eps, decay, momentum = arguments
+    params, grads, *state, lr, (alpha, eps, decay, momentum) = arguments
     square, buffer, mean, params_out, square_out, buffer_out, mean_out = state
     buffers = ((params, params_out), (square, square_out), (buffer, buffer_out), (mean, mean_out))
     update = of.of["RmspropUpdate"](alpha, 1 - alpha, eps, decay, momentum)
@@ -176,12 +177,11 @@ def _reptile_gradient(of: Operands, like: Tensor, *arguments: Any) -> Any:
 
 
 def _meta_adam_step(of: Operands, like: Tensor, *arguments: Any) -> Any:
-    params, adapted, weights, *state, lr, beta1, beta2, bias1, bias2, eps, decay, decoupled = arguments
+    params, adapted, weights, *state, lr, options = arguments
     of.rows = 1
     starts, outs = (params, *state[:2]), state[2:]
     rows = [of.buffer((start, 0), (out, 0)) for start, out in zip(starts, outs, strict=True)]
-    update = _adam(of, beta1, beta2, bias1, bias2, eps, 0, decay, decoupled)
-    adam = of.of["AdamStep"](*rows, of.input(None), of.rate(lr), *update)
+    adam = of.of["AdamStep"](*rows, of.input(None), of.rate(lr), *_adam(of, *options))
     return of.of["MetaAdamStep"](adam, of.tasks(adapted, weights, len(like)))
 
 
@@ -227,7 +227,7 @@ class Launcher:
         self._launch(of, source, parts, (2, 2), (32, 2), [of.rows, of.columns, bytes(struct)])
         return None
 
-    def _clip_grad_norm(self, of: Operands, grads: Matrix, out: Matrix, norms: int, max_norm: float) -> None:
+    def _clip_grad_norm(self, of: Operands, grads: Matrix, out: Matrix, norms: int, max_norm: float, _: int) -> None:
         rows, columns = of.rows, of.columns
         buffer = of.buffer(grads, out)
         width = 16 // of.dtype.itemsize if of.aligned else 1

@@ -127,13 +127,14 @@ built_with_cuda = pytest.mark.skipif(
 )
 
 NONE = (0, 0)
+ADAM = (0.9, 0.99, 1.0, 1.0, 1e-8, 0.0, 0.0, False)
 ARGUMENTS = {
-    "sgd_step": (NONE, NONE, None, NONE, None, 0.1, 0.0, 0.0, 0.0, False),
-    "adam_step": (*[NONE] * 7, 0.1, 0.9, 0.99, 1.0, 1.0, 1e-8, 0.0, 0.0, False),
-    "rmsprop_step": (NONE, NONE, NONE, None, None, NONE, NONE, None, None, (0, 0, 0, 1, 0, 1), 0.9, 1e-8, 0.0, 0.0),
+    "sgd_step": (NONE, NONE, None, NONE, None, 0.1, (0.0, 0.0, 0.0, False)),
+    "adam_step": (*[NONE] * 7, 0.1, ADAM),
+    "rmsprop_step": (NONE, NONE, NONE, None, None, NONE, NONE, None, None, (0, 0, 0, 1, 0, 1), (0.9, 1e-8, 0.0, 0.0)),
     "reptile_interpolate": (0, NONE, 0, 0, 0.5),
     "reptile_gradient": (0, NONE, 0, 0),
-    "meta_adam_step": (0, NONE, 0, 0, 0, 0, 0, 0, 0.1, 0.9, 0.99, 1.0, 1.0, 1e-8, 0.0, False),
+    "meta_adam_step": (0, NONE, 0, 0, 0, 0, 0, 0, 0.1, ADAM),
     "clip_grad_norm": (NONE, NONE, 0, 1.0, 0),
     "ema_update": (NONE, NONE, NONE, 0.9),
 }
@@ -144,14 +145,13 @@ ARGUMENTS = {
 def test_bindings(op: str) -> None:
     """An empty call needs no device; any other without one is an error that says so."""
     function = getattr(_native._core, f"cuda_{op}")
-    function(0, 0, 0, (0, 0), *ARGUMENTS[op])
-    with pytest.raises(TypeError):
-        function(0, 0, 0, 1, *ARGUMENTS[op])
-    with pytest.raises(TypeError):
-        function(3, 0, 0, (0, 0), *ARGUMENTS[op])
+    function((0, 0, 0, (0, 0)), *ARGUMENTS[op])
+    for launch in ((0, 0, 0, 1), (3, 0, 0, (0, 0))):
+        with pytest.raises(TypeError):
+            function(launch, *ARGUMENTS[op])
     if not _native.cuda_is_available()[0]:
         with pytest.raises(RuntimeError, match="CUDA"):
-            function(0, 1, 1, (0, 0), *ARGUMENTS[op])
+            function((0, 1, 1, (0, 0)), *ARGUMENTS[op])
 
 
 @built_with_cuda

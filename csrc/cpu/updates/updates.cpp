@@ -243,7 +243,7 @@ void meta_adam_step(const Launch& launch, const void* params, Matrix adapted, co
     });
 }
 
-void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm) {
+void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm, double*) {
     const Addresses of(launch.dtype);
     const UpdateKernels& kernel = update_kernels();
     const int64_t blocks = divide_up(launch.columns, kBlock);
