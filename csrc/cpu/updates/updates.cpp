@@ -22,98 +22,87 @@ constexpr int64_t kSmall = 2 * kBlock;  // fewer elements are done before anothe
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Calls body(row, begin, end) for blocks of columns that cover every row; one unit of work holds several short rows.
-template <class Body>
-void for_each_block(int64_t rows, int64_t columns, int threads, const Body& body) {
-    if (rows <= 0 || columns <= 0) return;
-    const int64_t blocks = divide_up(columns, kBlock);
-    const int64_t rows_at_a_time = std::max<int64_t>(1, kBlock / columns);
-    if (rows * columns < kSmall) threads = 1;
-    parallel_for(divide_up(rows, rows_at_a_time) * blocks, threads, [&](int64_t index) {
-        const int64_t first = index / blocks * rows_at_a_time;
-        const int64_t begin = index % blocks * kBlock;
-        for (int64_t row = first; row < std::min(first + rows_at_a_time, rows); ++row)
-            body(row, begin, std::min(begin + kBlock, columns));
-    });
+int64_t storage_size(DType dtype) { return dtype == DType::bfloat16 ? 2 : dtype == DType::float64 ? 8 : 4; }
+int64_t arithmetic_size(DType dtype) { return dtype == DType::float64 ? 8 : 4; }
+
+double arithmetic(DType dtype, const void* values, int64_t index) {
+    return dtype == DType::float64 ? static_cast<const double*>(values)[index]
+                                   : static_cast<const float*>(values)[index];
+}
+void set_arithmetic(DType dtype, void* values, int64_t index, double value) {
+    if (dtype == DType::float64)
+        static_cast<double*>(values)[index] = value;
+    else
+        static_cast<float*>(values)[index] = static_cast<float>(value);
 }
 
-int64_t storage_size(DType dtype) { return dtype == DType::bfloat16 ? 2 : dtype == DType::float64 ? 8 : 4; }
+// Columns [begin, begin + size) of one row. Called with operands, it returns their addresses there, null if absent.
+struct Block {
+    DType dtype;
+    int64_t element_bytes, row, begin, size;
 
-// Address arithmetic and access to numbers for the untyped buffers of one dtype.
-class Addresses {
-  public:
-    explicit Addresses(DType dtype) : dtype_(dtype), size_(storage_size(dtype)) {}
-
-    void* at(void* row, int64_t column) const { return row ? static_cast<char*>(row) + column * size_ : nullptr; }
-    const void* at(const void* row, int64_t column) const { return at(const_cast<void*>(row), column); }
-    void* at(Matrix matrix, int64_t row, int64_t column) const {
-        return at(matrix.data, row * matrix.row_stride + column);
+    const void* operator()(const void* data) const { return offset(data, begin); }
+    Buffer operator()(const void* in, void* out) const { return {offset(in, begin), offset(out, begin)}; }
+    const void* operator()(Matrix matrix) const { return offset(matrix.data, row * matrix.row_stride + begin); }
+    Buffer operator()(Matrix in, Matrix out) const {
+        return {(*this)(in), offset(out.data, row * out.row_stride + begin)};
     }
-    Buffer at(Matrix in, Matrix out, int64_t row, int64_t column) const {
-        return {at(in, row, column), at(out, row, column)};
-    }
-    Buffer at(const void* in, void* out, int64_t column) const { return {at(in, column), at(out, column)}; }
-    Tasks at(Matrix adapted, int64_t tasks, const void* weights, int64_t column) const {
-        return {{at(adapted, 0, column), adapted.row_stride}, tasks, weights};
-    }
-
-    // Calls body(begin, end, rate) for each segment of the learning rate within [begin, end).
-    template <class Body>
-    void for_each_segment(const LearningRate& lr, int64_t row, int64_t begin, int64_t end, const Body& body) const {
-        if (!lr.data) return body(begin, end, Rate{nullptr, lr.value});
-        const int64_t* const last = lr.segment_ends + lr.segments;
-        const int64_t* stop = lr.segment_ends ? std::upper_bound(lr.segment_ends, last, begin) : nullptr;
-        while (begin < end) {
-            const int64_t segment = stop ? stop - lr.segment_ends : 0;
-            const int64_t until = stop ? std::min(end, *stop) : end;
-            body(begin, until, rate(lr, row * lr.row_stride + segment * lr.segment_stride, begin));
-            begin = until;
-            while (stop && stop != last && *stop <= begin) ++stop;
-        }
-    }
-
-    double arithmetic(const void* values, int64_t index) const {
-        return dtype_ == DType::float64 ? static_cast<const double*>(values)[index]
-                                        : static_cast<const float*>(values)[index];
-    }
-    void set_arithmetic(void* values, int64_t index, double value) const {
-        if (dtype_ == DType::float64)
-            static_cast<double*>(values)[index] = value;
-        else
-            static_cast<float*>(values)[index] = static_cast<float>(value);
+    Tasks operator()(Matrix adapted, int64_t tasks, const void* weights) const {
+        return {{offset(adapted.data, begin), adapted.row_stride}, tasks, weights};
     }
 
   private:
-    Rate rate(const LearningRate& lr, int64_t offset, int64_t column) const {
-        if (lr.element_stride == 0) return {nullptr, arithmetic(lr.data, offset)};
-        const int64_t size = dtype_ == DType::float64 ? 8 : 4;
-        return {static_cast<const char*>(lr.data) + (offset + column * lr.element_stride) * size, 0};
-    }
-
-    DType dtype_;
-    int64_t size_;
-};
-
-// Elements [begin, end) of one piece.
-struct Part {
-    DType dtype;
-    int64_t size;
-    Buffer params;
-    const void* grads;
-    Buffer state[kMostState];
-    double step;
-
-    Part(const Piece& piece, int64_t begin, int64_t end) : dtype(piece.dtype), size(end - begin), step(piece.step) {
-        const Addresses of(dtype);
-        params = of.at(piece.params, piece.params, begin);
-        grads = of.at(piece.grads, begin);
-        for (int i = 0; i < kMostState; ++i) state[i] = of.at(piece.state[i], piece.state[i], begin);
+    void* offset(const void* data, int64_t elements) const {
+        char* const address = static_cast<char*>(const_cast<void*>(data));
+        return address ? address + elements * element_bytes : nullptr;
     }
 };
 
-// Calls body(part) for parts that cover all pieces. Blocks are taken from the concatenation of all pieces.
+// Calls body(block) for blocks that cover all rows of a launch; one unit of work holds several short rows.
 template <class Body>
-void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& body) {
+void for_each_block(const Launch& launch, const Body& body) {
+    const int64_t rows = launch.rows, columns = launch.columns;
+    if (rows <= 0 || columns <= 0) return;
+    const int64_t blocks = divide_up(columns, kBlock);
+    const int64_t rows_at_a_time = std::max<int64_t>(1, kBlock / columns);
+    const int threads = rows * columns < kSmall ? 1 : launch.threads;
+    const int64_t element_bytes = storage_size(launch.dtype);
+    parallel_for(divide_up(rows, rows_at_a_time) * blocks, threads, [&](int64_t index) {
+        const int64_t first = index / blocks * rows_at_a_time;
+        const int64_t begin = index % blocks * kBlock, size = std::min(kBlock, columns - begin);
+        for (int64_t row = first; row < std::min(first + rows_at_a_time, rows); ++row)
+            body(Block{launch.dtype, element_bytes, row, begin, size});
+    });
+}
+
+// Launch over the first row alone, as the ops that combine tasks need.
+Launch one_row(const Launch& launch) { return {launch.dtype, 1, launch.columns, launch.threads}; }
+
+Rate rate_at(const LearningRate& lr, DType dtype, int64_t offset, int64_t column) {
+    if (lr.element_stride == 0) return {nullptr, arithmetic(dtype, lr.data, offset)};
+    return {static_cast<const char*>(lr.data) + (offset + column * lr.element_stride) * arithmetic_size(dtype), 0};
+}
+
+// Calls body(block, rate) for blocks that cover all rows, each within one segment of the learning rate.
+template <class Body>
+void for_each_block(const Launch& launch, const LearningRate& lr, const Body& body) {
+    for_each_block(launch, [&](const Block& block) {
+        if (!lr.data) return body(block, Rate{nullptr, lr.value});
+        const int64_t* const last = lr.segment_ends + lr.segments;
+        const int64_t* stop = lr.segment_ends ? std::upper_bound(lr.segment_ends, last, block.begin) : nullptr;
+        Block part = block;
+        for (const int64_t end = block.begin + block.size; part.begin < end; part.begin += part.size) {
+            const int64_t segment = stop ? stop - lr.segment_ends : 0;
+            part.size = (stop ? std::min(end, *stop) : end) - part.begin;
+            body(part, rate_at(lr, part.dtype, part.row * lr.row_stride + segment * lr.segment_stride, part.begin));
+            while (stop && stop != last && *stop <= part.begin + part.size) ++stop;
+        }
+    });
+}
+
+// Calls body(piece, block) for blocks that cover all pieces. They are taken from the concatenation of all pieces.
+template <class Body>
+void for_each_piece(const std::vector<Piece>& pieces, int threads, const Body& body) {
     std::vector<int64_t> ends;
     ends.reserve(pieces.size());
     int64_t total = 0;
@@ -124,7 +113,8 @@ void for_each_part(const std::vector<Piece>& pieces, int threads, const Body& bo
         const int64_t end = std::min(begin + kBlock, total);
         for (size_t i = std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin(); begin < end; ++i) {
             const int64_t first = ends[i] - pieces[i].size, until = std::min(end, ends[i]);
-            if (begin < until) body(Part(pieces[i], begin - first, until - first));
+            const DType dtype = pieces[i].dtype;
+            if (begin < until) body(pieces[i], Block{dtype, storage_size(dtype), 0, begin - first, until - begin});
             begin = std::max(begin, until);
         }
     });
@@ -143,125 +133,110 @@ AdamOptions read(AdamOptions options) {
 
 void sgd_step(const Launch& launch, Matrix params, Matrix grads, Matrix momentum_buffer, Matrix params_out,
               Matrix momentum_buffer_out, const LearningRate& lr, const SgdOptions& options) {
-    const Addresses of(launch.dtype);
-    const auto& kernel = update_kernels().sgd_step;
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
-        of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
-            kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
-                   of.at(momentum_buffer, momentum_buffer_out, row, begin), rate, options);
-        });
+    const auto kernel = update_kernels().sgd_step;
+    for_each_block(launch, lr, [&](const Block& at, Rate rate) {
+        kernel(at.dtype, at.size, at(params, params_out), at(grads), at(momentum_buffer, momentum_buffer_out), rate,
+               options);
     });
 }
 
 void adam_step(const Launch& launch, Matrix params, Matrix grads, Matrix exp_avg, Matrix exp_avg_sq, Matrix params_out,
                Matrix exp_avg_out, Matrix exp_avg_sq_out, const LearningRate& lr, const AdamOptions& options) {
-    const Addresses of(launch.dtype);
     const AdamOptions known = read(options);
-    const auto& kernel = update_kernels().adam_step;
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
-        of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
-            kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
-                   of.at(exp_avg, exp_avg_out, row, begin), of.at(exp_avg_sq, exp_avg_sq_out, row, begin), Buffer{},
-                   rate, known);
-        });
+    const auto kernel = update_kernels().adam_step;
+    for_each_block(launch, lr, [&](const Block& at, Rate rate) {
+        kernel(at.dtype, at.size, at(params, params_out), at(grads), at(exp_avg, exp_avg_out),
+               at(exp_avg_sq, exp_avg_sq_out), Buffer{}, rate, known);
     });
 }
 
 void rmsprop_step(const Launch& launch, Matrix params, Matrix grads, Matrix square_avg, Matrix momentum_buffer,
                   Matrix grad_avg, Matrix params_out, Matrix square_avg_out, Matrix momentum_buffer_out,
                   Matrix grad_avg_out, const LearningRate& lr, const RmspropOptions& options) {
-    const Addresses of(launch.dtype);
-    const auto& kernel = update_kernels().rmsprop_step;
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t first, int64_t last) {
-        of.for_each_segment(lr, row, first, last, [&](int64_t begin, int64_t end, Rate rate) {
-            kernel(launch.dtype, end - begin, of.at(params, params_out, row, begin), of.at(grads, row, begin),
-                   of.at(square_avg, square_avg_out, row, begin),
-                   of.at(momentum_buffer, momentum_buffer_out, row, begin), of.at(grad_avg, grad_avg_out, row, begin),
-                   rate, options);
-        });
+    const auto kernel = update_kernels().rmsprop_step;
+    for_each_block(launch, lr, [&](const Block& at, Rate rate) {
+        kernel(at.dtype, at.size, at(params, params_out), at(grads), at(square_avg, square_avg_out),
+               at(momentum_buffer, momentum_buffer_out), at(grad_avg, grad_avg_out), rate, options);
     });
 }
 
 void sgd_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr, const SgdOptions& options) {
-    const auto& kernel = update_kernels().sgd_step;
-    for_each_part(pieces, threads, [&](const Part& part) {
-        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], Rate{nullptr, lr}, options);
+    const auto kernel = update_kernels().sgd_step;
+    for_each_piece(pieces, threads, [&](const Piece& piece, const Block& at) {
+        kernel(at.dtype, at.size, at(piece.params, piece.params), {at(piece.grads), maximize},
+               at(piece.state[0], piece.state[0]), Rate{nullptr, lr}, options);
     });
 }
 
 void adam_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr, const AdamOptions& options) {
-    const auto& kernel = update_kernels().adam_step;
-    for_each_part(pieces, threads, [&](const Part& part) {
+    const auto kernel = update_kernels().adam_step;
+    for_each_piece(pieces, threads, [&](const Piece& piece, const Block& at) {
         AdamOptions at_step = options;
-        at_step.inverse_bias1 = 1 / (1 - std::pow(options.beta1, part.step));
-        at_step.inverse_bias2 = 1 / (1 - std::pow(options.beta2, part.step));
-        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], part.state[1], part.state[2],
-               Rate{nullptr, lr}, at_step);
+        at_step.inverse_bias1 = 1 / (1 - std::pow(options.beta1, piece.step));
+        at_step.inverse_bias2 = 1 / (1 - std::pow(options.beta2, piece.step));
+        const auto state = [&](int i) { return at(piece.state[i], piece.state[i]); };
+        kernel(at.dtype, at.size, at(piece.params, piece.params), {at(piece.grads), maximize}, state(0), state(1),
+               state(2), Rate{nullptr, lr}, at_step);
     });
 }
 
 void rmsprop_steps(const std::vector<Piece>& pieces, int threads, bool maximize, double lr,
                    const RmspropOptions& options) {
-    const auto& kernel = update_kernels().rmsprop_step;
-    for_each_part(pieces, threads, [&](const Part& part) {
-        kernel(part.dtype, part.size, part.params, {part.grads, maximize}, part.state[0], part.state[1], part.state[2],
-               Rate{nullptr, lr}, options);
+    const auto kernel = update_kernels().rmsprop_step;
+    for_each_piece(pieces, threads, [&](const Piece& piece, const Block& at) {
+        const auto state = [&](int i) { return at(piece.state[i], piece.state[i]); };
+        kernel(at.dtype, at.size, at(piece.params, piece.params), {at(piece.grads), maximize}, state(0), state(1),
+               state(2), Rate{nullptr, lr}, options);
     });
 }
 
 void reptile_interpolate(const Launch& launch, const void* initial, Matrix adapted, const void* weights, void* out,
                          Number step_size) {
-    const Addresses of(launch.dtype);
     const double known = read(step_size);
-    const auto& kernel = update_kernels().reptile_interpolate;
-    for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t begin, int64_t end) {
-        kernel(launch.dtype, end - begin, of.at(initial, out, begin), of.at(adapted, launch.rows, weights, begin),
-               known);
+    const auto kernel = update_kernels().reptile_interpolate;
+    for_each_block(one_row(launch), [&](const Block& at) {
+        kernel(at.dtype, at.size, at(initial, out), at(adapted, launch.rows, weights), known);
     });
 }
 
 void reptile_gradient(const Launch& launch, const void* initial, Matrix adapted, const void* weights, void* out) {
-    const Addresses of(launch.dtype);
-    const auto& kernel = update_kernels().reptile_gradient;
-    for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t begin, int64_t end) {
-        kernel(launch.dtype, end - begin, of.at(initial, out, begin), of.at(adapted, launch.rows, weights, begin));
+    const auto kernel = update_kernels().reptile_gradient;
+    for_each_block(one_row(launch), [&](const Block& at) {
+        kernel(at.dtype, at.size, at(initial, out), at(adapted, launch.rows, weights));
     });
 }
 
 void meta_adam_step(const Launch& launch, const void* params, Matrix adapted, const void* weights, const void* exp_avg,
                     const void* exp_avg_sq, void* params_out, void* exp_avg_out, void* exp_avg_sq_out,
                     const LearningRate& lr, const AdamOptions& options) {
-    const Addresses of(launch.dtype);
     const AdamOptions known = read(options);
-    const auto& kernel = update_kernels().meta_adam_step;
-    for_each_block(1, launch.columns, launch.threads, [&](int64_t, int64_t first, int64_t last) {
-        of.for_each_segment(lr, 0, first, last, [&](int64_t begin, int64_t end, Rate rate) {
-            kernel(launch.dtype, end - begin, of.at(params, params_out, begin),
-                   of.at(adapted, launch.rows, weights, begin), of.at(exp_avg, exp_avg_out, begin),
-                   of.at(exp_avg_sq, exp_avg_sq_out, begin), rate, known);
-        });
+    const auto kernel = update_kernels().meta_adam_step;
+    for_each_block(one_row(launch), lr, [&](const Block& at, Rate rate) {
+        kernel(at.dtype, at.size, at(params, params_out), at(adapted, launch.rows, weights), at(exp_avg, exp_avg_out),
+               at(exp_avg_sq, exp_avg_sq_out), rate, known);
     });
 }
 
 void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* norms_out, double max_norm, double*) {
-    const Addresses of(launch.dtype);
-    const UpdateKernels& kernel = update_kernels();
+    const UpdateKernels& kernels = update_kernels();
     const int64_t blocks = divide_up(launch.columns, kBlock);
+    const int64_t element_bytes = storage_size(launch.dtype);
     const bool in_place = grads.data == grads_out.data;
     std::vector<double> sums(static_cast<size_t>(launch.rows * blocks));
     const auto clip = [&](int64_t row, int threads) {
+        const Launch of_row{launch.dtype, 1, launch.columns, threads};
+        const Buffer buffer = Block{launch.dtype, element_bytes, row, 0, launch.columns}(grads, grads_out);
         double* const parts = sums.data() + row * blocks;
-        for_each_block(1, launch.columns, threads, [&](int64_t, int64_t begin, int64_t end) {
-            parts[begin / kBlock] = kernel.sum_of_squares(launch.dtype, end - begin, of.at(grads, row, begin));
+        for_each_block(of_row, [&](const Block& at) {
+            parts[at.begin / kBlock] = kernels.sum_of_squares(at.dtype, at.size, at(buffer.in));
         });
         double total = 0;
         for (int64_t block = 0; block < blocks; ++block) total += parts[block];
         const double norm = std::sqrt(total), factor = clip_scale(norm, max_norm);
-        of.set_arithmetic(norms_out, row, norm);
+        set_arithmetic(launch.dtype, norms_out, row, norm);
         if (in_place && factor == 1) return;
-        for_each_block(1, launch.columns, threads, [&](int64_t, int64_t begin, int64_t end) {
-            kernel.scale(launch.dtype, end - begin, of.at(grads, grads_out, row, begin), factor);
-        });
+        for_each_block(of_row,
+                       [&](const Block& at) { kernels.scale(at.dtype, at.size, at(buffer.in, buffer.out), factor); });
     };
     // With enough rows each thread takes whole rows, so the second pass finds them cached; else all share each row.
     const bool by_rows = launch.rows >= launch.threads && launch.rows * launch.columns >= kSmall;
@@ -270,11 +245,9 @@ void clip_grad_norm(const Launch& launch, Matrix grads, Matrix grads_out, void* 
 }
 
 void ema_update(const Launch& launch, Matrix average, Matrix params, Matrix average_out, double decay) {
-    const Addresses of(launch.dtype);
-    const auto& kernel = update_kernels().ema_update;
-    for_each_block(launch.rows, launch.columns, launch.threads, [&](int64_t row, int64_t begin, int64_t end) {
-        kernel(launch.dtype, end - begin, of.at(average, average_out, row, begin), of.at(params, row, begin), decay);
-    });
+    const auto kernel = update_kernels().ema_update;
+    for_each_block(launch,
+                   [&](const Block& at) { kernel(at.dtype, at.size, at(average, average_out), at(params), decay); });
 }
 
 }  // namespace metagan
