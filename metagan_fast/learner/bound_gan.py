@@ -72,6 +72,13 @@ class BoundGAN:
         self.__dict__.update(state)
         self._derive()
 
+    def _change_settings(self, settings: LearnerSettings) -> None:
+        """Use other settings from the next call on; ValueError if the meta-optimizer's state does not fit them."""
+        with self._lock:
+            self._state.change_settings(settings.meta, settings.inner)
+            self._settings = settings
+            self._is_chosen = False
+
     @property
     def step(self) -> int:
         """Number of completed meta-steps; assign it to go on at another."""

@@ -69,10 +69,14 @@ class MetaOptimizer:
             if bound is not None and not 0 < bound < math.inf:
                 raise ValueError(f"expected {name} to be positive and finite, or None, got {bound}")
 
+    @property
+    def buffers(self) -> int:
+        """Number of state buffers of a network."""
+        return 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
+
     def initial_state(self, params: Tensor) -> Buffers:
         """Return the zero state for parameters [numel]."""
-        buffers = 2 if self.optimizer != "sgd" else 1 if self.momentum else 0
-        return tuple(torch.zeros_like(params) for _ in range(buffers))
+        return tuple(torch.zeros_like(params) for _ in range(self.buffers))
 
     def numbers(self, meta_step: int, update: int) -> tuple[float, float, float]:
         """Return the numbers that change from update to update: learning rate and inverse bias corrections.

@@ -96,7 +96,7 @@ class LearnerSettings:
 
 
 class Setting(Generic[T]):
-    """Attribute of an object with `LearnerSettings` in `_settings`: one field, checked when it is assigned."""
+    """Attribute of an object with `LearnerSettings` in `_settings`: one field, assigned through `_change_settings`."""
 
     def __init__(self, field: str) -> None:
         self._field = field
@@ -105,4 +105,4 @@ class Setting(Generic[T]):
         return getattr(instance._settings, self._field)
 
     def __set__(self, instance: Any, value: T) -> None:
-        instance._settings = dataclasses.replace(instance._settings, **{self._field: value})
+        instance._change_settings(dataclasses.replace(instance._settings, **{self._field: value}))

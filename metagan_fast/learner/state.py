@@ -63,6 +63,21 @@ class LearnerState:
         self._copies: list[Tensor] = []
         self._inner = inner
 
+    def change_settings(self, meta: MetaOptimizer, inner: InnerLoop) -> None:
+        """Go on with other settings; another inner optimizer starts afresh.
+
+        Raises:
+            ValueError: the meta-optimizer has another number of buffers.
+        """
+        if meta.buffers != len(self.buffers.generator):
+            raise ValueError(
+                f"expected a meta-optimizer with {len(self.buffers.generator)} state buffers, as the learner has, got "
+                f"{meta.buffers} of {meta.optimizer!r}; build another MetaGAN"
+            )
+        if (inner.optimizer, inner.inner_state) != (self._inner.optimizer, self._inner.inner_state):
+            self.carried = None
+        self._inner = inner
+
     @property
     def modules(self) -> Pair[nn.Module]:
         """The generator and the discriminator."""

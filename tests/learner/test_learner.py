@@ -381,6 +381,22 @@ def test_settings_are_assigned() -> None:
     assert learner.seed == 5 and learner.loss == built.loss
 
 
+@pytest.mark.parametrize("executor", ["native", "torch"])
+def test_assigned_settings_reach_the_executor(executor: str) -> None:
+    changes = {"loss": mgf.losses.get("hinge"), "inner": mgf.InnerLoop("adam", lr=0.01, steps=2)}
+    learner, batch = make_learner(executor=executor), tiny_batch(query=0)
+    learner.meta_step(batch)
+    built = make_learner(executor=executor)
+    built.meta_step(batch)
+    built = mgf.MetaGAN(built.generator, built.discriminator, **(vars(built._settings) | changes))
+    built.step = 1
+    for name, value in changes.items():
+        setattr(learner, name, value)
+    assert torch.equal(learner.inner_loop(batch).generator, built.inner_loop(batch).generator)
+    with pytest.raises(ValueError, match=r"expected a meta-optimizer with 2 state buffers.*got 0 of 'sgd'"):
+        learner.meta = mgf.Reptile("sgd", lr=0.1)
+
+
 def test_arguments_of_another_kind() -> None:
     learner, batch = make_learner(), tiny_batch(query=0)
     calls: list[Any] = [learner.meta_step, learner.meta_gradient, learner.inner_loop, learner.draw_noise]
