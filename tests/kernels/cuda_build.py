@@ -65,6 +65,24 @@ def compile_for_host(source: str, *flags: str) -> Path:
     return target
 
 
+@functools.cache
+def signatures() -> dict[str, dict[str, str]]:
+    """Return the operands of each op, C++ types by name, from `Ops` in csrc/ops/launch.h."""
+    text = (ROOT / "csrc" / "ops" / "launch.h").read_text()
+    found = {}
+    for op, operands in re.findall(r"using (\w+) = void\(const To&,([^)]*)\);", text):
+        pairs = [re.fullmatch(r"(?:const )?([A-Za-z]+)([*&]?) ?(\w*)", x.strip()) for x in operands.split(",")]
+        found[op] = {x[3] or x[1]: x[1] + x[2].replace("&", "") for x in pairs if x}
+        assert None not in pairs, f"{op}: {operands}"
+    return found
+
+
+def source_of(op: str) -> str:
+    """Return the name, among `SOURCES`, of the file with an op's launcher."""
+    (source,) = (x for x in SOURCES if f"void {op}(const DeviceLaunch&" in (CSRC / f"{x}.cu").read_text())
+    return source
+
+
 @dataclass(frozen=True)
 class Resources:
     """Resources of a kernel, as reported by ptxas."""

@@ -43,6 +43,16 @@ def kernels_on_cpu(order: str = "forward", seed: int = 0, parts: int | None = No
         yield
 
 
+def record(op: str, launch: tuple[Any, ...], *arguments: Any) -> tuple[str, list[bytes]]:
+    """Return the launch of an op's kernel instead of running it: the kernel's mangled type, the bytes of arguments."""
+    library().set_recording(True)
+    try:
+        getattr(library(), op)(launch, *arguments)
+        return library().recorded()
+    finally:
+        library().set_recording(False)
+
+
 def _run(parts: int | None, op: str, like: Tensor, *arguments: Any) -> None:
     """Stand in for `buffers.run`."""
     rows, columns = buffers.sizes(like)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,12 @@ needs_nvcc = pytest.mark.skipif(cuda_build.NVCC is None, reason="no CUDA compile
 
 # 64 registers let four blocks of 256 threads share a multiprocessor.
 MAX_REGISTERS = {"clip_grad_norm": 48, "tasks": 64, "updates": 64}
-KERNELS = {"clip_grad_norm": 18, "tasks": 18, "updates": 24}  # ops, times three dtypes, times two widths
+KERNELS = {"clip_grad_norm": 3, "tasks": 1, "updates": 1}  # of each op, dtype and width
+
+
+def number_of_kernels(source: str) -> int:
+    """Count the ops of a file, times their kernels, three dtypes and two widths."""
+    return KERNELS[source] * 6 * sum(cuda_build.source_of(op) == source for op in OPS)
 
 
 @needs_nvcc
@@ -29,7 +35,7 @@ KERNELS = {"clip_grad_norm": 18, "tasks": 18, "updates": 24}  # ops, times three
 @pytest.mark.parametrize("source", cuda_build.SOURCES)
 def test_kernels_stay_in_registers(source: str, architecture: str) -> None:
     _, kernels = cuda_build.compile_for_gpu(source, architecture)
-    assert len(kernels) == KERNELS[source]
+    assert len(kernels) == number_of_kernels(source)
     for name, resources in kernels.items():
         assert (resources.stack, resources.spills) == (0, 0), name
         assert resources.registers <= MAX_REGISTERS[source], name
@@ -55,7 +61,7 @@ def test_packs_move_in_one_access(source: str, architecture: str) -> None:
 @pytest.mark.parametrize("source", cuda_build.SOURCES)
 def test_ptx_by_kernel(source: str) -> None:
     kernels = cuda_build.ptx(source)
-    assert len(kernels) == KERNELS[source]
+    assert len(kernels) == number_of_kernels(source)
     for name, text in kernels.items():
         assert text.count(".entry") == 1 and f".entry {name}(" in text
         assert ".target sm_80" in text
@@ -126,32 +132,35 @@ built_with_cuda = pytest.mark.skipif(
     not _native.is_available()[0] or not hasattr(_native._core, "cuda_sgd_step"), reason="built without CUDA"
 )
 
-NONE = (0, 0)
-ADAM = (0.9, 0.99, 1.0, 1.0, 1e-8, 0.0, 0.0, False)
-ARGUMENTS = {
-    "sgd_step": (NONE, NONE, None, NONE, None, 0.1, (0.0, 0.0, 0.0, False)),
-    "adam_step": (*[NONE] * 7, 0.1, ADAM),
-    "rmsprop_step": (NONE, NONE, NONE, None, None, NONE, NONE, None, None, (0, 0, 0, 1, 0, 1), (0.9, 1e-8, 0.0, 0.0)),
-    "reptile_interpolate": (0, NONE, 0, 0, 0.5),
-    "reptile_gradient": (0, NONE, 0, 0),
-    "meta_adam_step": (0, NONE, 0, 0, 0, 0, 0, 0, 0.1, ADAM),
-    "clip_grad_norm": (NONE, NONE, 0, 1.0, 0),
-    "ema_update": (NONE, NONE, NONE, 0.9),
+OPTIONS = {
+    "SgdOptions": (0.0, 0.0, 0.0, False),
+    "AdamOptions": (0.9, 0.99, 1.0, 1.0, 1e-8, 0.0, 0.0, False),
+    "RmspropOptions": (0.9, 1e-8, 0.0, 0.0),
 }
+ARGUMENTS: tuple[dict[str, Any], ...] = (
+    {"Matrix": (0, 0), "void*": 0, "double*": 0, "double": 0.9, "Number": 0.5, "LearningRate": 0.1, **OPTIONS},
+    {
+        **{"Matrix": None, "void*": 0, "double*": 0, "double": 1},
+        **{"Number": (0,), "LearningRate": (0, 0, 0, 1, 0, 1), **OPTIONS},
+    },
+)
+"""Arguments by C++ type, in two forms."""
 
 
 @built_with_cuda
+@pytest.mark.parametrize("by_type", ARGUMENTS, ids=["numbers", "addresses"])
 @pytest.mark.parametrize("op", OPS)
-def test_bindings(op: str) -> None:
+def test_bindings(op: str, by_type: dict[str, Any]) -> None:
     """An empty call needs no device; any other without one is an error that says so."""
     function = getattr(_native._core, f"cuda_{op}")
-    function((0, 0, 0, (0, 0)), *ARGUMENTS[op])
+    arguments = [by_type[kind] for kind in cuda_build.signatures()[op].values()]
+    function((0, 0, 0, (0, 0)), *arguments)
     for launch in ((0, 0, 0, 1), (3, 0, 0, (0, 0))):
         with pytest.raises(TypeError):
-            function(launch, *ARGUMENTS[op])
+            function(launch, *arguments)
     if not _native.cuda_is_available()[0]:
         with pytest.raises(RuntimeError, match="CUDA"):
-            function((0, 1, 1, (0, 0)), *ARGUMENTS[op])
+            function((0, 1, 1, (0, 0)), *arguments)
 
 
 @built_with_cuda

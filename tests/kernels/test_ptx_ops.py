@@ -174,6 +174,8 @@ def cuda() -> Any:
     build = pytest.importorskip("cuda_build", reason="the package has no CUDA kernels", exc_type=ImportError)
     if build.NVCC is None:
         pytest.skip("needs nvcc")
+    if problem := build.module_problem():
+        pytest.skip(problem)
     return build
 
 

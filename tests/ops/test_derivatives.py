@@ -16,7 +16,7 @@ from metagan_fast.ops._op import OPS
 from ops_cases import CASES, CLIP_CASES, Case
 from support import assert_close
 
-DIFFERENTIABLE = [case for case in CASES if case.op in ("sgd_step", "adam_step")]
+DIFFERENTIABLE = [case for case in CASES if OPS[case.op].differentiable]
 PLAIN = [case for case in (*CASES, *CLIP_CASES) if case not in DIFFERENTIABLE]
 
 

@@ -16,7 +16,7 @@ from metagan_fast.ops._op import OPS
 from ops_cases import CASES, CLIP_CASES, Case, same_bits
 from support import assert_close
 
-DIFFERENTIABLE = [case for case in CASES if case.op in ("sgd_step", "adam_step")]
+DIFFERENTIABLE = [case for case in CASES if OPS[case.op].differentiable]
 BATCH = 4
 
 

@@ -13,6 +13,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <typeinfo>
 #include <vector>
 
 #ifdef SHIM_THREADS
@@ -64,6 +65,15 @@ enum class Order { forward, reverse, shuffled };
 
 inline Order order = Order::forward;
 inline unsigned seed = 0;
+
+// A launch that is recorded, not run: its kernel's mangled type, and the bytes of its arguments.
+struct Recorded {
+    std::string type;
+    std::vector<std::string> arguments;
+};
+
+inline bool recording = false;
+inline Recorded recorded;
 
 // State of the current block's threads.
 class Barrier {
@@ -276,6 +286,11 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 template <class... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Parameters... arguments) {
+    if (shim::recording) {
+        const auto bytes = [](const auto& x) { return std::string(reinterpret_cast<const char*>(&x), sizeof x); };
+        shim::recorded = {typeid(kernel).name(), {bytes(arguments)...}};
+        return cudaSuccess;
+    }
     shim::launch(config->gridDim, config->blockDim, [=] { kernel(arguments...); });
     return cudaSuccess;
 }

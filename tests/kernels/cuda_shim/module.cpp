@@ -15,4 +15,10 @@ PYBIND11_MODULE(cuda_shim, module) {
         shim::order = static_cast<shim::Order>(order);
         shim::seed = seed;
     });
+    module.def("set_recording", [](bool on) { shim::recording = on; });
+    module.def("recorded", [] {
+        py::list arguments;
+        for (const std::string& bytes : shim::recorded.arguments) arguments.append(py::bytes(bytes));
+        return py::make_tuple(shim::recorded.type, arguments);
+    });
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <type_traits>
 
 #include "../../../csrc/cuda/clip_grad_norm.cu"
 #include "../../../csrc/cuda/tasks.cu"
@@ -27,6 +28,12 @@ class Memory {
   private:
     std::shared_ptr<void> data_;
 };
+
+// Runs an op over operands that `make` returns for null pointers to their types.
+template <class Make, class... Operands>
+void call(const DeviceLaunch& launch, const Make& make, void (*op)(const DeviceLaunch&, Operands...)) {
+    op(launch, make(static_cast<std::decay_t<Operands>*>(nullptr))...);
+}
 
 void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
     const DeviceLaunch launch{dtype, rows, columns, {0, nullptr}};
@@ -56,6 +63,22 @@ void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
     const Memory numbers(2 * sizeof(double));
     const Number first(numbers.get<double>()), second(numbers.get<double>() + 1);
 
+    const auto make = [&](auto* kind) {
+        using Operand = std::remove_pointer_t<decltype(kind)>;
+        if constexpr (std::is_same_v<Operand, Matrix>)
+            return matrix();
+        else if constexpr (std::is_same_v<Operand, LearningRate>)
+            return elements;
+        else if constexpr (std::is_pointer_v<Operand>)
+            return static_cast<Operand>(row());
+        else
+            return Operand{};
+    };
+#define METAGAN_CALL(op) call(launch, make, cuda::op);
+    METAGAN_OPS(METAGAN_CALL)
+#undef METAGAN_CALL
+
+    // Other modes: in place, other learning rates, without optional operands, numbers in memory.
     const Matrix m = matrix(), n = matrix();
     sgd_step(launch, m, matrix(), n, m, n, elements, {0.9, 0, 0.1, true});  // in place
     sgd_step(launch, matrix(), matrix(), {}, matrix(), {}, segments, {0, 0, 0, false});
@@ -66,11 +89,9 @@ void run_all(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
                  segments, {0.9, 1e-8, 0, 0.9});
     reptile_interpolate(launch, row(), matrix(), nullptr, row(), 0.5);
     reptile_interpolate(launch, row(), matrix(), weights.get(), row(), first);
-    reptile_gradient(launch, row(), matrix(), weights.get(), row());
     meta_adam_step(launch, row(), matrix(), weights.get(), row(), row(), row(), row(), row(), elements, adam);
     clip_in_parts(launch, m, m, norms.get(), 0.0, nullptr, 0);  // in one launch; in place all is written when scaled
     clip_in_parts(launch, matrix(), matrix(), norms.get(), 0.0, sums.get<double>(), 2);
-    ema_update(launch, matrix(), matrix(), matrix(), 0.99);
 }
 
 }  // namespace
