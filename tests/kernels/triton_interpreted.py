@@ -18,7 +18,7 @@ from torch import Tensor
 
 import ops_cases
 from metagan_fast import FlatLayout, _triton, functional
-from ops_cases import CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, NUMBERED, Case, same_bits
+from ops_cases import BY_NAME, CANARY, CASES, CLIP_CASES, LR_FORMS, MARGIN, NUMBERED, Case, same_bits
 from support import assert_close
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -194,7 +194,15 @@ def test_more_blocks_than_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_close(norms, grads.norm(dim=-1), "clip-norm")
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[6]], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        BY_NAME["sgd_step-weight_decay=0.1"],
+        BY_NAME["sgd_step-momentum=0.9-nesterov=True-weight_decay=0.1"],
+        BY_NAME["adam_step-step=3-weight_decay=0.1"],
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows, numel", [(None, 70), (2, _launch.BLOCK + 7)])
 def test_fused_clipping_and_reset(
@@ -225,7 +233,7 @@ def test_fused_clipping_and_reset(
     check_margins(fused)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[5]], ids=str)
+@pytest.mark.parametrize("case", [BY_NAME["sgd_step"], BY_NAME["adam_step-step=3"]], ids=str)
 def test_reset_alone(case: Case) -> None:
     arguments = ops_cases.make(case, 2, 70, torch.float32, margin=MARGIN)
     expected = on("reference", case.function, arguments)

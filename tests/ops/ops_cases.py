@@ -99,6 +99,7 @@ CASES = (
     _meta_adam(weight_decay=0.1, decoupled=True, weighted=True),
     Case("ema_update", ("average", "params"), ("average",), {"decay": 0.99}),
 )
+BY_NAME = {str(case): case for case in CASES}
 NUMBERED = tuple(case for case in CASES if case.op in ("adam_step", "reptile_interpolate"))
 """Cases of ops that also take numbers as tensors, which a replayed launch reads again."""
 CLIP_CASES = (
