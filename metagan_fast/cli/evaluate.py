@@ -9,6 +9,7 @@ from .._utils.argument_types import path, seed, whole
 from ..metrics import Evaluation, FeatureExtractor, evaluate
 from ..tasks import Tasks
 from ..training import config as configuration
+from ..training.report import write_if_possible
 from ..training.run_folder import RunFolder
 from . import options, streams, train
 from .runs import open_run
@@ -42,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Evaluate, print a table and write `evaluation.json`."""
+    """Evaluate, print a table, write `evaluation.json` and renew the report."""
     folder, record, learner = open_run(given.run_folder)
     folder.check_evaluation()
     folder.check_writable()
@@ -63,6 +64,7 @@ def run(given: argparse.Namespace) -> int:
         seed=given.seed,
     )
     report(evaluation, folder, given.split, learner.step, per_class=given.per_class)
+    write_if_possible(folder, learner, tasks)
     return 0
 
 

@@ -13,6 +13,7 @@ import torch
 from .._utils.argument_types import path as read_path
 from ..tasks import NAMES, Tasks
 from ..training import config as configuration
+from ..training import report
 from ..training.run_folder import RunFolder
 from ..training.trainer import Outcome, Trainer
 from . import options, progress, streams
@@ -97,6 +98,7 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
+    report.write_if_possible(folder, trainer.learner, tasks)
     streams.say(summary(folder, outcome, config["training"]["meta_steps"]))
     return _INTERRUPTED if outcome.interrupted else 0
 
@@ -150,6 +152,7 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
         head = f"{outcome.step} meta-steps done, in {took}"
     pictures = folder.pictures()
     places = {
+        "report": str(folder.report) if folder.report.exists() else None,
         "samples": f"{pictures[-1]} (support images above generated ones)" if pictures else None,
         "checkpoint": str(folder.checkpoints / "latest.safetensors"),
         "metrics": f"{folder.metrics}; tensorboard --logdir {folder.events}",

@@ -20,6 +20,10 @@ _BACKGROUND = 0.25
 _SHOWN_SIDE = 64  # pixels; grids enlarge smaller images by a whole factor to about this side
 
 
+Box = tuple[int, int, int, int]
+"""Left, upper, right and lower edge in pixels."""
+
+
 def to_bytes(images: Tensor) -> Tensor:
     """Return images in [-1, 1] as uint8, rounded and clamped, in the same shape."""
     return ((images.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -37,8 +41,17 @@ def sample_grid(images: Tensor) -> Tensor:
     """Lay out `[n, C, H, W]` in a grid about as wide as high."""
     columns = int(np.ceil(len(images) ** 0.5))
     rows = -(-len(images) // columns)
-    blank = images.new_full((rows * columns - len(images), *images.shape[1:]), _BACKGROUND)
-    return grid(torch.cat([images, blank]).unflatten(0, (rows, columns)))
+    return grid(torch.cat([images, blank(images, rows * columns - len(images))]).unflatten(0, (rows, columns)))
+
+
+def blank(images: Tensor, count: int) -> Tensor:
+    """Return `count` images in the colour of the gaps, shaped and kept as `images` `[n, C, H, W]`."""
+    return images.new_full((count, *images.shape[1:]), _BACKGROUND)
+
+
+def beside(grids: list[Tensor]) -> Tensor:
+    """Lay out grids `[C, height, width]` of one height side by side."""
+    return _stack(grids, dim=2, gap=5 * _GAP)
 
 
 def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
@@ -61,8 +74,37 @@ def task_grid(support: Tensor, generated: Tensor, blocks: int = 4) -> Tensor:
             block.append(grid(fake.unflatten(0, (rows, shots))))
         parts.append(_stack(block, dim=1, gap=2 * _GAP))
     parts += [torch.full_like(parts[0], _BACKGROUND)] * (-len(parts) % min(blocks, len(parts)))
-    lines = [_stack(parts[i : i + blocks], dim=2, gap=5 * _GAP) for i in range(0, len(parts), blocks)]
+    lines = [beside(parts[i : i + blocks]) for i in range(0, len(parts), blocks)]
     return _stack(lines, dim=1, gap=5 * _GAP)
+
+
+def task_grid_rows(
+    size: tuple[int, int], tasks: int, shots: int, rows: int, shown: int, blocks: int = 4
+) -> list[list[Box]]:
+    """Return where the rows of images are in the PNG file of a `task_grid`.
+
+    Args:
+        size: height and width of an image.
+        tasks, shots, rows: of the grid; rows of generated images.
+        shown: images of a row to include, from the left.
+        blocks: as for `task_grid`.
+
+    Returns:
+        For each task the boxes of its support images and of each row of generated ones.
+    """
+    (height, width), factor = size, enlargement(size[1])
+    block_height = height + 2 * _GAP + rows * (height + _GAP) - _GAP
+    block_width = shots * (width + _GAP) - _GAP
+    tops = [0, *(height + 2 * _GAP + row * (height + _GAP) for row in range(rows))]
+    found = []
+    for task in range(tasks):
+        line, place = divmod(task, blocks)
+        left, above = place * (block_width + 5 * _GAP), line * (block_height + 5 * _GAP)
+        right = left + shown * (width + _GAP) - _GAP
+        found.append(
+            [(left * factor, (above + top) * factor, right * factor, (above + top + height) * factor) for top in tops]
+        )
+    return found
 
 
 def png(image: Tensor) -> bytes:
@@ -73,9 +115,14 @@ def png(image: Tensor) -> bytes:
     return data.getvalue()
 
 
+def enlargement(side: int) -> int:
+    """Return the factor by which the PNG file of a grid of images of side `side` is enlarged."""
+    return max(1, round(_SHOWN_SIDE / side))
+
+
 def grid_png(laid_out: Tensor, side: int) -> bytes:
     """Return a grid of images of side `side` as a PNG file, enlarged by a whole factor if small."""
-    factor = max(1, round(_SHOWN_SIDE / side))
+    factor = enlargement(side)
     return png(laid_out.repeat_interleave(factor, -1).repeat_interleave(factor, -2))
 
 

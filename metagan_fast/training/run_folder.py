@@ -30,7 +30,12 @@ _SAMPLE = re.compile(r"step-\d{8,}\.png")
 _CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
 _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
-_UNFINISHED = re.compile(r"\.(step-\d{8,}\.(png|safetensors)\.\d+|latest)\.tmp")  # left by a killed process
+_PICTURE = re.compile(r"(adaptation|interpolation)\.png")
+_UNFINISHED = re.compile(  # left by a killed process
+    r"\.((step-\d{8,}\.(png|safetensors)|(adaptation|interpolation)\.png|report\.html)\.\d+|latest)\.tmp"
+)
+_REPORT_HEAD = 4096  # bytes in which a report has its mark
+_REPORT_MARK = b'<meta name="generator" content="metagan_fast '
 _LOCK = ".lock"
 
 
@@ -46,6 +51,8 @@ class RunFolder:
         config: settings, split and versions of the run, JSON.
         features: the classifier whose feature space `evaluate` uses.
         evaluation: result of `evaluate`, JSON.
+        report: page about the run, HTML.
+        report_pictures: the page's own pictures, PNG.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -57,6 +64,8 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.features = self.path / "features.safetensors"
         self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.html"
+        self.report_pictures = self.path / "report"
         self._locked = False
 
     @classmethod
@@ -114,7 +123,7 @@ class RunFolder:
 
     def _is_empty(self) -> bool:
         """Return whether the folder holds only the lock and empty folders of a run that ended before its config."""
-        parts = {self.samples, self.checkpoints, self.events}
+        parts = {self.samples, self.checkpoints, self.events, self.report_pictures}
         others = (path for path in self.path.iterdir() if path.name != _LOCK)
         return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in others)
 
@@ -157,11 +166,15 @@ class RunFolder:
             (self.samples, (_SAMPLE, _UNFINISHED)),
             (self.checkpoints, (_CHECKPOINT, _LINK, _UNFINISHED)),
             (self.events, (_EVENTS,)),
+            (self.report_pictures, (_PICTURE, _UNFINISHED)),
+            (self.path, (_UNFINISHED,)),
         ):
             for name in names:
                 written += self._written(folder, name)
         if "meta_step" in _read_object(self.evaluation):
             written.append(self.evaluation)
+        if self._has_report():
+            written.append(self.report)
         with contextlib.suppress(CheckpointError):
             checkpoint.read(self.features)
             written.append(self.features)
@@ -201,6 +214,40 @@ class RunFolder:
         """Write `evaluation.json`, atomically; FileExistsError as `check_evaluation`."""
         self.check_evaluation()
         write_json(self.evaluation, content)
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """Return the result of `evaluate`; an empty one if there is none or `evaluation.json` belongs to the user."""
+        content = _read_object(self.evaluation)
+        return content if "meta_step" in content else {}
+
+    # The report
+
+    def check_report(self) -> None:
+        """Raise FileExistsError if `report.html` belongs to the user."""
+        if os.path.lexists(self.report) and not self._has_report():
+            raise FileExistsError(f"{self.report} exists and is no report of a run: move it")
+
+    def write_report(self, page: str, pictures: Mapping[str, bytes]) -> None:
+        """Write the page and its pictures, "adaptation" and "interpolation", each atomically.
+
+        Raises:
+            FileExistsError: as `check_report`.
+            CheckpointError: a file cannot be written.
+        """
+        self.check_report()
+        self.report_pictures.mkdir(exist_ok=True)
+        for name, data in pictures.items():
+            checkpoint.write_bytes(self.report_pictures / f"{name}.png", data)
+        checkpoint.write_bytes(self.report, page.encode())
+
+    def _has_report(self) -> bool:
+        try:
+            with open(self.report, "rb") as file:
+                return _REPORT_MARK in file.read(_REPORT_HEAD)
+        except OSError:
+            return False
+
+    # Metrics
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a line to `metrics.jsonl`, whole or not at all.

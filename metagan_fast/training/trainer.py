@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VALIDATION_ROWS = 4  # generated images shown below each support image
+VALIDATION_ROWS = 4
+"""Generated images that a sample grid shows below each support image."""
+
 _PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # optional outputs
 
 
@@ -101,9 +103,14 @@ def _warn(message: str, *arguments: object) -> None:
 
 
 class Dispensable:
-    """Guard of optional outputs, such as the progress display: a failure is logged once an output."""
+    """Guard of optional outputs, such as the progress display: a failure is logged once an output.
 
-    def __init__(self) -> None:
+    Args:
+        outlook: end of the log line.
+    """
+
+    def __init__(self, outlook: str = "training goes on without") -> None:
+        self._outlook = outlook
         self._failed: set[str] = set()
 
     @contextlib.contextmanager
@@ -115,7 +122,7 @@ class Dispensable:
             if output not in self._failed:
                 self._failed.add(output)
                 reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-                _warn("cannot write %s (%s); training goes on without", output, " ".join(reason.split()))
+                _warn("cannot write %s (%s); %s", output, " ".join(reason.split()), self._outlook)
 
 
 @dataclass(frozen=True)
@@ -284,7 +291,7 @@ class Trainer:
         if batch is None:
             return
         adapted = self.learner.inner_loop(batch)
-        samples = self.learner.sample_tasks(adapted, _VALIDATION_ROWS * batch.shots)
+        samples = self.learner.sample_tasks(adapted, VALIDATION_ROWS * batch.shots)
         laid_out = image_grids.task_grid(batch.support, samples)
         step = self.learner.step
         with self._dispensable(f"pictures to {self.folder.samples}"):

@@ -72,8 +72,9 @@ def test_train_says_where_things_are(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["train", *TINY, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr()
     assert "meta-step 1/1" in shown.err and "discriminator" in shown.err
-    for place in ("samples/step-00000001.png", "checkpoints/latest.safetensors", "metrics.jsonl", "events"):
+    for place in ("report.html", "samples/step-00000001.png", "checkpoints/latest.safetensors", "metrics.jsonl"):
         assert str(tmp_path / "run" / place) in shown.out
+    assert str(tmp_path / "run" / "events") in shown.out
 
 
 def test_resume_goes_on(copy_of_run: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     (resumed / "checkpoints" / "step-00000004.safetensors").unlink()
     assert main(["train", "--resume", "--out", str(resumed)]) == 0
     files = ("checkpoints/step-00000004.safetensors", "metrics.jsonl", "config.json", "samples/step-00000004.png")
-    for file in files:
+    for file in (*files, "report/adaptation.png", "report/interpolation.png"):
         assert (resumed / file).read_bytes() == (straight / file).read_bytes(), file
 
 
@@ -220,6 +221,7 @@ def test_evaluate(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(metrics.FeatureExtractor, "train", None)  # the second time it is read from the run
     assert main(command) == 0
     assert json.loads((copy_of_run / "evaluation.json").read_text()) == found
+    assert f"{found['scores']['random']['kid']:.3f}" in (copy_of_run / "report.html").read_text()
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,7 +419,7 @@ def test_schedules_keep_their_length_on_resume() -> None:
     assert longer["meta"]["lr"]["steps"] == 10 and longer["training"]["meta_steps"] == 20
 
 
-@pytest.mark.parametrize("command", ["", "train", "adapt", "sample", "evaluate", "info"])
+@pytest.mark.parametrize("command", ["", "train", "adapt", "sample", "evaluate", "report", "info"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command.split(), "--help"])

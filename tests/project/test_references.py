@@ -38,7 +38,7 @@ FOLDER = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w/-]*\w\b(?!\.\w|/?
 LINK = re.compile(r"(?<![\w/.-])((?:[\w-]+/)*[\w-]+\.md)#([\w-]+)")
 FULL_NAME = re.compile(r"(?<![\w./-])(?:metagan_fast|mgf)(?:\.[A-Za-z_]\w*)+(?![\w/])")
 QUOTED_NAME = re.compile(r"(?<!`)`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\([^`]*\))?`")
-DATA = (".json", ".jsonl", ".toml", ".txt", ".png", ".safetensors")
+DATA = (".css", ".html", ".json", ".jsonl", ".toml", ".txt", ".png", ".safetensors")
 IDENTIFIER = re.compile(r"(?<!`)`((?:[A-Za-z_]\w*::)*[A-Za-z_]\w*)(?:\(\)|<[\w, ]*>)?`")
 
 

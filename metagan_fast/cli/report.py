@@ -1,0 +1,36 @@
+"""`metagan-fast report`: write the report of a run anew."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .._utils.argument_types import path
+from ..training import report
+from . import options, train
+from .runs import open_run
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write the report of a run anew, with its evaluation",
+        description="Write report.html and its pictures at the newest checkpoint, as train does at its end.",
+    )
+    parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    for option in options.PLACES:
+        option.add_to(parser, "as in training")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write the report."""
+    folder, record, learner = open_run(given.run_folder)
+    folder.check_writable()
+    settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
+    with options.data_options(given):
+        tasks = train.load_data(settings, record["split"])
+    report.write(folder, learner, tasks)
+    print(folder.report)
+    return 0
