@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .images import ImageSet, Pixels, fit
+from . import pillow
+from .images import ImageSet, Pixels, fit, stack
 from .left_out import LeftOut, Reason
+from .pillow import Resize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,27 +22,10 @@ SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"
 )  # fmt: skip
 
-_SIXTEEN_BITS_AS_32 = ("PPM", "PNG")  # formats whose mode I holds 16 bits; PNG before Pillow 11
-
-_ORIENTATION = 0x0112  # EXIF tag; the transposition that each value needs, 1 (upright) none:
-_TURNS: Mapping[object, str] = {
-    2: "FLIP_LEFT_RIGHT",
-    3: "ROTATE_180",
-    4: "FLIP_TOP_BOTTOM",
-    5: "TRANSPOSE",
-    6: "ROTATE_270",
-    7: "TRANSVERSE",
-    8: "ROTATE_90",
-}
-
 
 def recognises(path: Path) -> bool:
     """Return whether the path is a folder."""
     return path.is_dir()
-
-
-Resize = Callable[["Image.Image", tuple[int, int]], "Image.Image"]
-"""Function that resizes an image to (height, width)."""
 
 
 def read(
@@ -94,12 +77,7 @@ def read_files(
         if channels is None:
             channels = 1 if all(pool.map(_is_grey, files)) else 3
         arrays = list(pool.map(lambda file: _read_file(file, image_size, channels, resize), files))
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        other = next(i for i, array in enumerate(arrays) if array.shape != arrays[0].shape)
-        sizes = " but ".join(f"{files[i]} is {arrays[i].shape[1]} x {arrays[i].shape[2]}" for i in (0, other))
-        raise ValueError(f"{sizes} (height x width): give an image_size")
-    return np.stack(arrays)
+    return stack(arrays, lambda index: str(files[index]))
 
 
 def _scan(folder: Path, root: Path, left_out: LeftOut) -> tuple[list[Path], list[Path]]:
@@ -185,35 +163,9 @@ def _reason(error: Exception) -> str:
 
 def _is_grey(path: Path) -> bool:
     with _opened(path) as image:
-        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        return pillow.is_grey(image)
 
 
 def _read_file(path: Path, image_size: tuple[int, int] | None, channels: int, resize: Resize) -> Pixels:
-    """Return `[C, H, W]`; transparent pixels become white, 16-bit grey 8-bit."""
-    from PIL import Image
-
     with _opened(path) as image:
-        image.load()
-        upright = _turned(image)
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS_AS_32):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError("its pixels have 32 bits; store it with 8 or 16")
-        elif image.mode == "LAB":
-            upright = upright.convert("RGB")  # Pillow cannot convert it to grey
-        if upright.has_transparency_data:
-            coloured = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
-        plain = upright.convert("L" if channels == 1 else "RGB")
-        if image_size is not None:
-            plain = resize(plain, image_size)
-        array = np.asarray(plain)
-        return array[None] if channels == 1 else array.transpose(2, 0, 1)
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; unlike `ImageOps.exif_transpose`, do not rewrite the EXIF data."""
-    from PIL import Image
-
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+        return pillow.to_pixels(image, image_size, channels, resize)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,20 @@ def gather(
         classes=tuple(names[label] for label in kept),
         groups=None if groups is None else tuple(groups[label] for label in kept),
     )
+
+
+def stack(arrays: Sequence[Pixels], name: Callable[[int], str]) -> Pixels:
+    """Return `[n, C, H, W]` from images `[C, H, W]`; `name(index)` names one in errors.
+
+    Raises:
+        ValueError: images of several sizes.
+    """
+    sizes = [array.shape[1:] for array in arrays]
+    if len(set(sizes)) > 1:
+        other = next(index for index, size in enumerate(sizes) if size != sizes[0])
+        described = " but ".join(f"{name(i)} is {sizes[i][0]} x {sizes[i][1]}" for i in (0, other))
+        raise ValueError(f"{described} (height x width): give an image_size")
+    return np.stack(arrays)
 
 
 def as_channels_first(array: Pixels, source: str) -> Pixels:
