@@ -5,5 +5,6 @@ from __future__ import annotations
 from .batch import TaskBatch
 from .distribution import TaskDistribution
 from .load import NAMES, Tasks, load, read_images
+from .memory import from_arrays, from_dataset
 
-__all__ = ["NAMES", "TaskBatch", "TaskDistribution", "Tasks", "load", "read_images"]
+__all__ = ["NAMES", "TaskBatch", "TaskDistribution", "Tasks", "from_arrays", "from_dataset", "load", "read_images"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -55,6 +57,13 @@ class ImageSet:
             groups=None if self.groups is None else tuple(self.groups[c] for c in chosen),
             left_out=self.left_out,
         )
+
+    def sha256(self, *options: str | bool) -> str:
+        """Return a hash of pixels, classes, groups and `options`, in hexadecimal."""
+        described = [self.images.shape, self.counts, self.classes, self.groups, options]
+        digest = hashlib.sha256(json.dumps(described).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
 
     def inverted(self) -> ImageSet:
         """Return the set with black and white exchanged."""

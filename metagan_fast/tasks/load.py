@@ -15,7 +15,7 @@ from . import embedded, folders, fonts, idx, npz
 from .distribution import TaskDistribution
 from .images import ImageSet, convert, to_float
 from .left_out import LeftOut, Reason
-from .split import PARTS, Split, record, split_classes
+from .split import PARTS, Split, check_identity, record, split_classes
 
 Size = tuple[int, int] | None
 
@@ -53,7 +53,14 @@ FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
 
 @dataclass(frozen=True, eq=False)
 class Tasks:
-    """Training, validation and test tasks of a data set; the three have disjoint classes."""
+    """Training, validation and test tasks of a data set; the three have disjoint classes.
+
+    Attributes:
+        name: the data's name or path.
+        train, validation, test: the parts.
+        image_shape: (channels, height, width).
+        sha256: hash of data in memory, converted, with classes, groups and `rotations`; None for data by name or path.
+    """
 
     name: str
     train: TaskDistribution
@@ -61,6 +68,7 @@ class Tasks:
     test: TaskDistribution
     image_shape: tuple[int, int, int]
     _record: Mapping[str, Any]
+    sha256: str | None = None
 
     def split_record(self) -> dict[str, Any]:
         """Return the classes of each part, JSON-able; `load(..., split=record)` repeats the split."""
@@ -118,17 +126,54 @@ def load(
         >>> again.train.classes == digits.train.classes
         True
     """
+
+    def read(size: Size, channels: int | None) -> ImageSet:
+        source = _find(name_or_path)
+        unknown = sorted(set(options) - set(source.options))
+        if unknown:
+            known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options"
+            raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
+        return source.read(Path(name_or_path), size, channels, options)
+
+    return prepare(
+        str(name_or_path),
+        read,
+        image_size=image_size,
+        channels=channels,
+        invert=invert,
+        seed=seed,
+        split=split,
+        rotations=rotations,
+        min_images=min_images,
+    )
+
+
+def prepare(
+    name: str,
+    read: Callable[[Size, int | None], ImageSet],
+    *,
+    image_size: int | tuple[int, int] | None,
+    channels: int | None,
+    invert: bool,
+    seed: int,
+    split: Split,
+    rotations: bool,
+    min_images: int,
+    in_memory: bool = False,
+) -> Tasks:
+    """Check the options that all sources share, read the images, convert and split them.
+
+    Args:
+        name: of the data, for errors and the record.
+        read: returns the images, given (height, width) or None, and channels or None; may leave both conversions.
+        image_size, channels, invert, seed, split, rotations, min_images: as for `load`.
+        in_memory: record a hash of the data, and refuse a split that is the record of data with another.
+    """
     size = _checked_size(image_size)
     _check_channels(channels)
     seed, min_images = coerce.seed(seed), coerce.count("min_images", min_images)
     split = split if isinstance(split, Mapping) else coerce.reals("split", split)
-    source = _find(name_or_path)
-    unknown = sorted(set(options) - set(source.options))
-    if unknown:
-        known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options"
-        raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
-    found = source.read(Path(name_or_path), size, channels, options)
-    name = str(name_or_path)
+    found = read(size, channels)
     found = _with_enough(found, min_images, name)
     found.left_out.log(name, least=min_images)
     found = replace(found, images=convert(found.images, size, channels))
@@ -136,6 +181,9 @@ def load(
         found = found.inverted()
     if rotations and found.images.shape[2] != found.images.shape[3]:
         raise ValueError("rotations need square images: give one number as image_size")
+    sha256 = found.sha256(bool(rotations)) if in_memory else None
+    if sha256 is not None:
+        check_identity(split, sha256, name)
     parts = split_classes(found.classes, split, seed, name)
     distributions = {}
     for part, classes in parts.items():
@@ -146,7 +194,8 @@ def load(
         name=name,
         **distributions,
         image_shape=distributions["train"].image_shape,
-        _record=record(parts, split, seed, name),
+        _record=record(parts, split, seed, name, sha256),
+        sha256=sha256,
     )
 
 

@@ -14,6 +14,7 @@ PARTS = ("train", "validation", "test")
 Split = Sequence[float] | Mapping[str, Any]
 """Shares of the classes for each part, or the classes of each part by name (a record)."""
 
+_IDENTITY = "sha256"  # key of a record: the hash of data that no path names
 _DESCRIPTION = ("data", "seed", "shares")  # keys of a record that describe its origin
 
 
@@ -35,12 +36,39 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
     return {part: tuple(name for name in classes if name in named[part]) for part in PARTS}
 
 
-def record(parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str) -> dict[str, Any]:
-    """Return a JSON-able record; passed as `split` it reproduces the parts and the record."""
+def record(
+    parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str, sha256: str | None = None
+) -> dict[str, Any]:
+    """Return a JSON-able record; passed as `split` it reproduces the parts and the record.
+
+    Args:
+        parts: part -> classes.
+        split, seed, source: as for `split_classes`.
+        sha256: the hash of data in memory; None for data that `source` identifies.
+    """
     origin = {"data": source, "seed": seed, "shares": None if isinstance(split, Mapping) else list(split)}
     if isinstance(split, Mapping):
         origin |= {key: split[key] for key in _DESCRIPTION if key in split}
+    if sha256 is not None:
+        origin[_IDENTITY] = sha256
     return {**origin, **{part: list(parts[part]) for part in PARTS}}
+
+
+def check_identity(split: Split, sha256: str, source: str) -> None:
+    """Raise ValueError if a split is the record of other data in memory."""
+    recorded = split.get(_IDENTITY, sha256) if isinstance(split, Mapping) else sha256
+    if recorded != sha256:
+        raise ValueError(
+            f"{source}: the split is the record of data with sha256 {recorded:.12}..., these have {sha256:.12}...: "
+            f"give the same images, labels and options in the same order, or a split of only {', '.join(PARTS)}"
+        )
+
+
+def is_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Return whether two records have the same data in memory and parts; True unless both have a hash."""
+    if _IDENTITY not in recorded or _IDENTITY not in current:
+        return True
+    return all(recorded.get(key) == current.get(key) for key in (_IDENTITY, *PARTS))
 
 
 def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
@@ -67,7 +95,7 @@ def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: s
 
 
 def _named(classes: Sequence[str], split: Mapping[str, Any], source: str) -> dict[str, set[str]]:
-    unknown_keys = [key for key in split if key not in (*PARTS, *_DESCRIPTION)]
+    unknown_keys = [key for key in split if key not in (*PARTS, *_DESCRIPTION, _IDENTITY)]
     if unknown_keys or not any(part in split for part in PARTS):
         raise ValueError(f"a split by name has the keys {', '.join(PARTS)}, got {', '.join(map(repr, split))}")
     names = [name for part in PARTS for name in split.get(part, ())]

@@ -20,7 +20,8 @@ LEFT_OUT = ("metagan_fast._core", "metagan_fast.__main__", "metagan_fast.benchma
 
 CLASSES = ("FOMAML", "MAML", "AnnealedStepWeights", "FlatLayout", "InnerLoop", "MetaGAN", "Reptile", "TaskBatch")
 MODULES = ("functional", "losses", "metrics", "models", "optim", "schedules")
-DOCUMENTED = (*CLASSES, *MODULES, "tasks.load", *(f"functional.{op}" for op in OPS))
+TASKS = ("tasks.from_arrays", "tasks.from_dataset", "tasks.load")
+DOCUMENTED = (*CLASSES, *MODULES, *TASKS, *(f"functional.{op}" for op in OPS))
 
 
 def modules(package: types.ModuleType) -> Iterator[types.ModuleType]:

@@ -26,10 +26,10 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_the_readme_shows_python() -> None:
-    assert len(_blocks("python")) == 2
+    assert len(_blocks("python")) == 3
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_python_of_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -39,6 +39,8 @@ def test_python_of_the_readme_runs(number: int, tmp_path: Path, monkeypatch: pyt
         assert tuple(images.shape) == (16, 1, 8, 8)  # type: ignore[attr-defined]
         assert images.abs().max() <= 1  # type: ignore[attr-defined]
         assert names["learner"].step == 20  # type: ignore[attr-defined]
+    elif number == 1:
+        assert names["tasks"].image_shape == names["own"].image_shape == (1, 16, 16)  # type: ignore[attr-defined]
     else:
         moved = names["layout"].flatten(names["model"])  # type: ignore[attr-defined]
         assert moved.sum() < names["adapted"].mean(0).add(0.01).sum()  # type: ignore[attr-defined]
