@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._utils.coerce import convert, count
+from ..tasks.split import is_same_data
 from . import image_grids
 from .run_folder import RunFolder
 
@@ -165,6 +166,8 @@ class Trainer:
         self.folder = folder
         self.training = training
         self.record = dict(record or {})
+        in_memory = getattr(tasks, "sha256", None) is not None
+        self._identity = {"data": tasks.split_record()} if in_memory else {}
         self.progress = progress or NullProgress()
         learner.check(self._batch(0))  # raises before training if a batch cannot be drawn or used
         self._validation_batch = self._draw_validation_batch()
@@ -177,10 +180,16 @@ class Trainer:
         Raises:
             BlockingIOError: another process trains in the folder.
             CheckpointError: no checkpoint can be read.
-            ValueError: it belongs to other networks.
+            ValueError: it belongs to other networks, or to other data in memory.
         """
         with self.folder.lock():
-            self.learner.load_state(*self.folder.latest())
+            tensors, metadata = self.folder.latest()
+            if not is_same_data(metadata.get("data", {}), self._identity.get("data", {})):
+                raise ValueError(
+                    f"{self.folder.path} was trained on other data in memory, or on another split of them: "
+                    "give the same images, labels and options in the same order, with the first run's split_record()"
+                )
+            self.learner.load_state(tensors, metadata)
             self.folder.forget_metrics_after(self.learner.step)
         self._saved_step = self.learner.step
 
@@ -271,7 +280,7 @@ class Trainer:
         if self._saved_step == self.learner.step:
             return
         tensors, metadata = self.learner.state()
-        metadata = {**metadata, "run": self.record}
+        metadata = {**metadata, "run": self.record, **self._identity}
         self.folder.save(self.learner.step, tensors, metadata, keep=self.training.keep)
         self._saved_step = self.learner.step
 

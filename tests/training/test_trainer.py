@@ -80,6 +80,27 @@ def test_resuming_ends_with_the_same_bytes(tmp_path: Path, name: str) -> None:
         assert (tmp_path / "halves" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file
 
 
+def test_resuming_on_other_data_in_memory_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (24, 4, 4), dtype=np.uint8)
+    labels = np.arange(24) % 6
+    training = Training(2, tasks=2, shots=2)
+
+    def make(folder: RunFolder, images: Any, **options: Any) -> Trainer:
+        tasks = mgf.tasks.from_arrays(images, labels, **options)
+        return Trainer(make_learner(meta=mgf.Reptile()), tasks, folder, training)
+
+    folder = RunFolder.create(tmp_path / "run")
+    first = make(folder, images)
+    first.run()
+    again = make(folder, images, split=first.tasks.split_record())
+    again.resume()
+    assert again.learner.step == 2
+    for other in (make(folder, images[::-1]), make(folder, images, seed=1)):
+        with pytest.raises(ValueError, match=r"run was trained on other data in memory, or on another split"):
+            other.resume()
+        assert other.learner.step == 0
+
+
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     """A run that died between checkpoints continues from the last one."""
     first = make_trainer(tmp_path / "run", 6)
