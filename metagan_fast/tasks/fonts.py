@@ -80,11 +80,11 @@ def _is_visible(character: str) -> bool:
 class Typeface:
     """Renderer of one font file: characters in white on black, at one scale, centred.
 
-    The scale belongs to the typeface: its capitals and digits fill 28/32 of the image in the median, and only a
-    character that would not fit is made smaller.
+    The scale belongs to the typeface: its `scale_characters` (capitals and digits) fill 28/32 of the image in the
+    median, and only a character that would not fit is made smaller.
     """
 
-    def __init__(self, path: Path, image_size: int) -> None:
+    def __init__(self, path: Path, image_size: int, scale_characters: Iterable[str] = _SCALE_CHARACTERS) -> None:
         from PIL import ImageFont
 
         self._image_size = image_size
@@ -92,7 +92,7 @@ class Typeface:
         try:
             self._font = ImageFont.truetype(str(path), _OVERSAMPLING * image_size, layout_engine=ImageFont.Layout.BASIC)
             self._missing = self._outline(_MISSING)
-            known = [c for c in _SCALE_CHARACTERS if c in self.characters] or sorted(self.characters)[:256]
+            known = [c for c in scale_characters if c in self.characters] or sorted(self.characters)[:256]
             extents = [max(outline.size) for outline in map(self._outline, known) if outline is not None]
         except OSError as error:
             raise ValueError(f"cannot draw with the font {path}: {error}") from None
@@ -114,12 +114,13 @@ class Typeface:
 
     def _outline(self, character: str) -> Image.Image | None:
         """Render large, cropped to the ink; None without ink."""
-        from PIL import Image
+        from PIL import Image, ImageDraw
 
-        mask = self._font.getmask(character, mode="L")
-        if 0 in mask.size:
+        left, top, right, bottom = self._font.getbbox(character)
+        if right <= left or bottom <= top:
             return None
-        image = Image.frombytes("L", mask.size, bytes(mask))
+        image = Image.new("L", (int(right - left), int(bottom - top)))
+        ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=self._font)
         box = image.getbbox()
         return None if box is None else image.crop(box)
 
