@@ -31,6 +31,7 @@ _FREE = {
     "threads",
 }
 _PLACES = {option.path for option in options.PLACES}
+_SPLIT = "data.split"  # where a preset leaves it to the data, the run's record has the classes
 _INTERRUPTED = 130  # exit code in shells of a program ended by Ctrl-C
 
 
@@ -123,7 +124,9 @@ def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any
     config = configuration.resolve(configuration.merge(configuration.merge(base, changes), length))
     old, new, asked = (configuration.flatten(settings) for settings in (stored, config, changes))
     for key in sorted(old.keys() | new.keys()):
-        if not (key in _FREE or _is_moved(key, old.get(key), new.get(key))) and old.get(key) != new.get(key):
+        if key in _FREE or _is_moved(key, old.get(key), new.get(key)) or (key == _SPLIT and new.get(key) is None):
+            continue
+        if old.get(key) != new.get(key):
             raise ValueError(
                 f"the run has {key} = {old.get(key)}, got {new.get(key)}; a resumed run keeps its settings: "
                 "leave it out, or start another run with --out"

@@ -1,10 +1,14 @@
-"""Embedded data sets: `glyphs` (see `build_glyphs.py`) and `digits` (see `build_digits.py`)."""
+"""Embedded data sets.
+
+`glyphs` is built by `tools/glyphs`, `glyphs-latin` by `build_glyphs_latin.py`, `digits` by `build_digits.py`.
+"""
 
 from __future__ import annotations
 
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,7 @@ from .images import ImageSet, Pixels
 
 FOLDER = Path(__file__).parent / "data"
 _GLYPHS = FOLDER / "glyphs.npz"
+_GLYPHS_LATIN = FOLDER / "glyphs-latin.npz"
 _DIGITS = FOLDER / "digits.npz"
 
 
@@ -32,23 +37,44 @@ def unpack(data: bytes, height: int, width: int) -> Pixels:
     return images
 
 
-def save_glyphs(path: Path, images: Pixels, counts: Sequence[int], classes: Sequence[str]) -> None:
-    """Write `[n, height, width]` images, class after class."""
-    np.savez(
-        path,
-        images=np.frombuffer(pack(images), np.uint8),
-        size=np.array(images.shape[1:], np.int32),
-        counts=np.array(counts, np.int32),
-        classes=np.array(classes),
-    )
+def save_glyphs(
+    path: Path,
+    images: Pixels,
+    counts: Sequence[int],
+    classes: Sequence[str],
+    groups: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+) -> None:
+    """Write `[n, height, width]` images, class after class, and each class's group and part if there are any."""
+    arrays: dict[str, Any] = {
+        "images": np.frombuffer(pack(images), np.uint8),
+        "size": np.array(images.shape[1:], np.int32),
+        "counts": np.array(counts, np.int32),
+        "classes": np.array(classes),
+    }
+    arrays |= {key: np.array(names) for key, names in (("groups", groups), ("parts", parts)) if names is not None}
+    np.savez(path, **arrays)
 
 
 def read_glyphs() -> ImageSet:
+    """Return characters of many scripts, white on black, 32x32: a class for each, a group for each script.
+
+    Whole scripts are for training, validation or test.
+    """
+    return _read(_GLYPHS)
+
+
+def read_glyphs_latin() -> ImageSet:
     """Return characters of Brian Kent's typefaces, white on black, 32x32: a class for each character."""
-    with np.load(_GLYPHS, allow_pickle=False) as stored:
+    return _read(_GLYPHS_LATIN)
+
+
+def _read(path: Path) -> ImageSet:
+    with np.load(path, allow_pickle=False) as stored:
         height, width = stored["size"].tolist()
         images = unpack(stored["images"].tobytes(), height, width)
-        return ImageSet(images[:, None], tuple(stored["counts"].tolist()), tuple(stored["classes"].tolist()))
+        names: dict[str, Any] = {key: tuple(stored[key].tolist()) for key in ("groups", "parts") if key in stored}
+        return ImageSet(images[:, None], tuple(stored["counts"].tolist()), tuple(stored["classes"].tolist()), **names)
 
 
 def read_digits() -> ImageSet:

@@ -30,6 +30,7 @@ class ImageSet:
         counts: number of images of each class, in the order of `classes`.
         classes: names, each once.
         groups: the group of each class, or None.
+        parts: the part of a split (train, validation, test) to which the data assigns each class, or None.
         left_out: names that the loader skipped.
     """
 
@@ -38,6 +39,7 @@ class ImageSet:
     classes: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    parts: tuple[str, ...] | None = None
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -56,6 +58,7 @@ class ImageSet:
             classes=tuple(self.classes[c] for c in chosen),
             groups=None if self.groups is None else tuple(self.groups[c] for c in chosen),
             left_out=self.left_out,
+            parts=None if self.parts is None else tuple(self.parts[c] for c in chosen),
         )
 
     def sha256(self, *options: str | bool) -> str:

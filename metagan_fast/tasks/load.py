@@ -15,23 +15,25 @@ from . import embedded, folders, fonts, idx, npz
 from .distribution import TaskDistribution
 from .images import ImageSet, convert, to_float
 from .left_out import LeftOut, Reason
-from .split import PARTS, Split, check_identity, record, split_classes
+from .split import PARTS, Split, check_identity, record, split_set
 
 Size = tuple[int, int] | None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Reader of one kind of data: `read(path, image_size, channels, options)`, and the options it knows."""
+    """Reader of one kind of data: `read(path, image_size, channels, options)`, the options it knows, its version."""
 
     read: Callable[[Path, Size, int | None, Mapping[str, Any]], ImageSet]
     options: tuple[str, ...] = ()
     recognises: Callable[[Path], bool] = Path.exists
+    version: int | None = None
 
 
 NAMED: Mapping[str, Source] = {
-    "glyphs": Source(lambda path, size, channels, options: embedded.read_glyphs()),
-    "digits": Source(lambda path, size, channels, options: embedded.read_digits()),
+    "glyphs": Source(lambda path, size, channels, options: embedded.read_glyphs(), version=2),
+    "glyphs-latin": Source(lambda path, size, channels, options: embedded.read_glyphs_latin(), version=1),
+    "digits": Source(lambda path, size, channels, options: embedded.read_digits(), version=1),
     "system-fonts": Source(
         lambda path, size, channels, options: fonts.read(size, **options),
         ("fonts", "characters", "min_drawings"),
@@ -40,6 +42,9 @@ NAMED: Mapping[str, Source] = {
 """Readers of data sets by name."""
 
 NAMES = tuple(NAMED)
+
+_EARLIER: Mapping[tuple[str, int], str] = {("glyphs", 1): "glyphs-latin"}
+"""(name, version) -> the name now of data that gave up its name."""
 
 FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
     Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
@@ -82,7 +87,8 @@ def load(
     channels: int | None = None,
     invert: bool = False,
     seed: int = 0,
-    split: Split = (0.7, 0.1, 0.2),
+    split: Split | None = None,
+    split_by: str | None = None,
     rotations: bool = False,
     min_images: int = 1,
     **options: Any,
@@ -90,16 +96,20 @@ def load(
     """Load a data set as distributions of tasks.
 
     Args:
-        name_or_path: "glyphs" or "digits" (in the package), "system-fonts" (drawn with installed fonts), or a
-            path: a tree of class folders (a leaf folder is a class, its parent a group), a folder or file of
-            MNIST's IDX format, or an `.npz` of images, labels and optional groups.
+        name_or_path: "glyphs", "glyphs-latin" or "digits" (in the package), "system-fonts" (drawn with installed
+            fonts), or a path: a tree of class folders (a leaf folder is a class, its parent a group), a folder or
+            file of MNIST's IDX format, or an `.npz` of images, labels and optional groups.
         image_size: pixels, a side or (height, width); None keeps the data's own. Resizing is antialiased;
             another aspect ratio is cropped centrally.
         channels: 1 (grey) or 3 (colour); None keeps the data's own.
         invert: exchange black and white.
         seed: of the split and of the tasks drawn.
-        split: shares of the classes for train, validation and test; or a mapping of those to class names, such
-            as an earlier `split_record()`, for which the seed has no effect; without "train" the rest trains.
+        split: shares for train, validation and test; or a mapping of those to class names, such as an earlier
+            `split_record()`, for which the seed has no effect; without "train" the rest trains. None: the data's
+            own parts ("glyphs" has some), else (0.7, 0.1, 0.2). A record of another version of the data loads that
+            version; a record of "glyphs" without a version means what is now "glyphs-latin".
+        split_by: "class", or "group" to keep whole groups in one part; None: "group" for data with own parts, else
+            "class". No effect on a mapping.
         rotations: turn each class by 90, 180 and 270 degrees into three further classes ("A@90", ...), in the
             same part of the split.
         min_images: leave out classes with fewer images. One log line counts these and what else the loader skips.
@@ -126,23 +136,22 @@ def load(
         >>> again.train.classes == digits.train.classes
         True
     """
-
-    def read(size: Size, channels: int | None) -> ImageSet:
-        source = _find(name_or_path)
-        unknown = sorted(set(options) - set(source.options))
-        if unknown:
-            known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options"
-            raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
-        return source.read(Path(name_or_path), size, channels, options)
-
+    name_or_path = _as_recorded(name_or_path, split)
+    source = _find(name_or_path)
+    unknown = sorted(set(options) - set(source.options))
+    if unknown:
+        known = f"it takes {', '.join(source.options)}" if source.options else "it takes no options"
+        raise TypeError(f"load({str(name_or_path)!r}) got an unknown option {unknown[0]!r}; {known}")
     return prepare(
         str(name_or_path),
-        read,
+        lambda size, channels: source.read(Path(name_or_path), size, channels, options),
+        version=source.version,
         image_size=image_size,
         channels=channels,
         invert=invert,
         seed=seed,
         split=split,
+        split_by=split_by,
         rotations=rotations,
         min_images=min_images,
     )
@@ -156,9 +165,11 @@ def prepare(
     channels: int | None,
     invert: bool,
     seed: int,
-    split: Split,
+    split: Split | None,
+    split_by: str | None,
     rotations: bool,
     min_images: int,
+    version: int | None = None,
     in_memory: bool = False,
 ) -> Tasks:
     """Check the options that all sources share, read the images, convert and split them.
@@ -166,13 +177,15 @@ def prepare(
     Args:
         name: of the data, for errors and the record.
         read: returns the images, given (height, width) or None, and channels or None; may leave both conversions.
-        image_size, channels, invert, seed, split, rotations, min_images: as for `load`.
+        image_size, channels, invert, seed, split, split_by, rotations, min_images: as for `load`.
+        version: of the data, recorded; None: they have none.
         in_memory: record a hash of the data, and refuse a split that is the record of data with another.
     """
     size = _checked_size(image_size)
     _check_channels(channels)
     seed, min_images = coerce.seed(seed), coerce.count("min_images", min_images)
-    split = split if isinstance(split, Mapping) else coerce.reals("split", split)
+    if split is not None and not isinstance(split, Mapping):
+        split = coerce.reals("split", split)
     found = read(size, channels)
     found = _with_enough(found, min_images, name)
     found.left_out.log(name, least=min_images)
@@ -184,7 +197,9 @@ def prepare(
     sha256 = found.sha256(bool(rotations)) if in_memory else None
     if sha256 is not None:
         check_identity(split, sha256, name)
-    parts = split_classes(found.classes, split, seed, name)
+    parts, account = split_set(found, split, split_by, seed, name)
+    identity = {"version": version, "sha256": sha256}
+    origin = {"data": name, **{key: value for key, value in identity.items() if value is not None}, **account}
     distributions = {}
     for part, classes in parts.items():
         images = found.select(classes)
@@ -194,7 +209,7 @@ def prepare(
         name=name,
         **distributions,
         image_shape=distributions["train"].image_shape,
-        _record=record(parts, split, seed, name, sha256),
+        _record=record(parts, split, origin),
         sha256=sha256,
     )
 
@@ -239,6 +254,19 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> Size:
     if image_size is None:
         return None
     return coerce.sides("image_size", image_size)
+
+
+def _as_recorded(name_or_path: str | Path, split: Split | None) -> str | Path:
+    """Return the name now of the data that a split's record means; records without a version are of the first."""
+    if not isinstance(split, Mapping) or split.get("data") != name_or_path or name_or_path not in NAMED:
+        return name_or_path
+    name, version = str(name_or_path), split.get("version", 1)
+    now = NAMED[name].version
+    if now is None or version == now:
+        return name
+    if (name, version) not in _EARLIER:
+        raise ValueError(f"the split is of version {version} of {name}, but this package has version {now}: update it")
+    return _EARLIER[name, version]
 
 
 def _find(name_or_path: str | Path) -> Source:

@@ -30,7 +30,8 @@ def from_arrays(
     channels: int | None = None,
     invert: bool = False,
     seed: int = 0,
-    split: Split = (0.7, 0.1, 0.2),
+    split: Split | None = None,
+    split_by: str | None = None,
     rotations: bool = False,
     min_images: int = 1,
 ) -> Tasks:
@@ -47,8 +48,8 @@ def from_arrays(
         value_range: (black, white) of arrays and tensors with other values, or of another dtype: (0, 1) for masks,
             (0, 65535) for uint16, (-1, 1) where the floats seen first are not negative.
         name: of the data, for log lines, errors and records.
-        image_size, channels, invert, seed, split, rotations, min_images: as for `load`. A `split_record()` of data
-            in memory holds their `sha256`, and fits only the same images, labels and options.
+        image_size, channels, invert, seed, split, split_by, rotations, min_images: as for `load`. A `split_record()` of
+            data in memory holds their `sha256`, and fits only the same images, labels and options.
 
     Returns:
         Tasks as those of `load`, with a hash of the data as `.sha256`. Integer labels are sorted as numbers.
@@ -96,6 +97,7 @@ def from_arrays(
         invert=invert,
         seed=seed,
         split=split,
+        split_by=split_by,
         rotations=rotations,
         min_images=min_images,
         in_memory=True,
@@ -115,7 +117,8 @@ def from_dataset(
     channels: int | None = None,
     invert: bool = False,
     seed: int = 0,
-    split: Split = (0.7, 0.1, 0.2),
+    split: Split | None = None,
+    split_by: str | None = None,
     rotations: bool = False,
     min_images: int = 1,
 ) -> Tasks:
@@ -135,7 +138,7 @@ def from_dataset(
         value_range: as for `from_arrays`: (-1, 1) for images normalized with mean and deviation 0.5, if the first has
             nothing darker than mid-grey.
         name: of the data, for log lines, errors and records; None for the type's name.
-        image_size, channels, invert, seed, split, rotations, min_images: as for `load`.
+        image_size, channels, invert, seed, split, split_by, rotations, min_images: as for `load`.
 
     Returns:
         Tasks as those of `from_arrays`.
@@ -169,6 +172,7 @@ def from_dataset(
         invert=invert,
         seed=seed,
         split=split,
+        split_by=split_by,
         rotations=rotations,
         min_images=min_images,
         in_memory=True,

@@ -8,17 +8,61 @@ from typing import Any
 import numpy as np
 
 from . import draws
+from .images import ImageSet
 
 PARTS = ("train", "validation", "test")
 
 Split = Sequence[float] | Mapping[str, Any]
 """Shares of the classes for each part, or the classes of each part by name (a record)."""
 
+SHARES = (0.7, 0.1, 0.2)
+"""Shares of data without parts of their own."""
+
+UNITS = ("class", "group")
+"""Units that a draw keeps whole."""
+
 _IDENTITY = "sha256"  # key of a record: the hash of data that no path names
-_DESCRIPTION = ("data", "seed", "shares")  # keys of a record that describe its origin
+_DESCRIPTION = ("data", "version", "seed", "shares", "split_by")  # keys of a record that describe its origin
 
 
-def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) -> dict[str, tuple[str, ...]]:
+def split_set(
+    found: ImageSet, split: Split | None, split_by: str | None, seed: int, source: str
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+    """Return part -> classes, and the record's account of the draw.
+
+    Args:
+        found: the data.
+        split: as for `split_classes`; None for the data's own parts, or `SHARES` where it has none.
+        split_by: "class", or "group" to draw whole groups; None for "group" where the data has own parts.
+        seed, source: as for `split_classes`.
+
+    Raises:
+        ValueError: as `split_classes`; groups are asked for and the data has none.
+    """
+    if split_by not in (None, *UNITS):
+        raise ValueError(f"split_by must be class or group, got {split_by!r}")
+    if isinstance(split, Mapping):
+        return split_classes(found.classes, split, seed, source), {"seed": seed, "shares": None}
+    unit = split_by or ("class" if found.parts is None else "group")
+    account: dict[str, Any] = {"seed": seed, "shares": None, "split_by": unit}
+    if unit == "group" and found.groups is None:
+        raise ValueError(f"split_by='group' needs data with groups; {source} has none")
+    if unit == "group" and split is None and found.parts is not None:
+        named = list(zip(found.classes, found.parts, strict=True))
+        return {part: tuple(name for name, of in named if of == part) for part in PARTS}, account
+    shares = SHARES if split is None else split
+    account["shares"] = list(shares)
+    if unit == "class":
+        return split_classes(found.classes, shares, seed, source), account
+    assert found.groups is not None
+    drawn = split_classes(tuple(dict.fromkeys(found.groups)), shares, seed, f"the groups of {source}", "groups")
+    pairs = list(zip(found.classes, found.groups, strict=True))
+    return {part: tuple(name for name, group in pairs if group in drawn[part]) for part in PARTS}, account
+
+
+def split_classes(
+    classes: Sequence[str], split: Split, seed: int, source: str, noun: str = "classes"
+) -> dict[str, tuple[str, ...]]:
     """Return part -> classes, in the order in which `classes` has them.
 
     Args:
@@ -26,35 +70,37 @@ def split_classes(classes: Sequence[str], split: Split, seed: int, source: str) 
         split: three shares that add up to 1, drawn by `seed`; or a mapping of part to names, for
             which the seed has no effect. Without `train`, the classes that the mapping does not name train.
         seed: of the draw, 0 .. 2**64 - 1. The draw depends on the set of names, not on their order.
-        source: name of the data, for errors.
+        source, noun: names of the data and of what is split, for errors.
 
     Raises:
         ValueError: the shares are invalid or leave nothing to train on; the mapping names classes that do
             not exist, names one twice or leaves some out.
     """
-    named = _named(classes, split, source) if isinstance(split, Mapping) else _drawn(classes, split, seed, source)
-    return {part: tuple(name for name in classes if name in named[part]) for part in PARTS}
+    if not isinstance(split, Mapping):
+        return _in_order(classes, _drawn(classes, split, seed, source, noun))
+    return _in_order(classes, _named(classes, split, source))
 
 
-def record(
-    parts: Mapping[str, Iterable[str]], split: Split, seed: int, source: str, sha256: str | None = None
-) -> dict[str, Any]:
+def _in_order(classes: Sequence[str], parts: Mapping[str, set[str]]) -> dict[str, tuple[str, ...]]:
+    return {part: tuple(name for name in classes if name in parts[part]) for part in PARTS}
+
+
+def record(parts: Mapping[str, Iterable[str]], split: Split | None, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON-able record; passed as `split` it reproduces the parts and the record.
 
     Args:
         parts: part -> classes.
-        split, seed, source: as for `split_classes`.
-        sha256: the hash of data in memory; None for data that `source` identifies.
+        split: as given; a record keeps its own description of its origin, and lacks what it lacked but the hash.
+        origin: description of a new split: `data`, its `version` or, of data in memory, `sha256`, if any, and the
+            account of `split_set`.
     """
-    origin = {"data": source, "seed": seed, "shares": None if isinstance(split, Mapping) else list(split)}
-    if isinstance(split, Mapping):
-        origin |= {key: split[key] for key in _DESCRIPTION if key in split}
-    if sha256 is not None:
-        origin[_IDENTITY] = sha256
+    if isinstance(split, Mapping) and any(key in split for key in _DESCRIPTION):
+        identity = {_IDENTITY: origin[_IDENTITY]} if _IDENTITY in origin else {}
+        origin = {key: split[key] for key in _DESCRIPTION if key in split} | identity
     return {**origin, **{part: list(parts[part]) for part in PARTS}}
 
 
-def check_identity(split: Split, sha256: str, source: str) -> None:
+def check_identity(split: Split | None, sha256: str, source: str) -> None:
     """Raise ValueError if a split is the record of other data in memory."""
     recorded = split.get(_IDENTITY, sha256) if isinstance(split, Mapping) else sha256
     if recorded != sha256:
@@ -71,7 +117,7 @@ def is_same_data(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> boo
     return all(recorded.get(key) == current.get(key) for key in (_IDENTITY, *PARTS))
 
 
-def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str) -> dict[str, set[str]]:
+def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: str, noun: str) -> dict[str, set[str]]:
     if len(shares) != 3 or not min(shares) >= 0 or not abs(sum(shares) - 1) <= 1e-6:  # NaN fails too
         raise ValueError(
             f"split must be three shares for train, validation and test that add up to 1, got {tuple(shares)}"
@@ -81,7 +127,7 @@ def _drawn(classes: Sequence[str], shares: Sequence[float], seed: int, source: s
     train = total - validation - test
     if train < 1:
         raise ValueError(
-            f"{source}: {total} classes are too few for the split {tuple(shares)}: "
+            f"{source}: {total} {noun} are too few for the split {tuple(shares)}: "
             f"{validation} for validation and {test} for test leave none to train on"
         )
     drawn = draws.words(seed, draws.Stream.SPLIT, 0, (total,))

@@ -105,7 +105,6 @@ def build_tasks(config: Mapping[str, Any], split: Mapping[str, Any] | None = Non
     """Load the data; `split` is the split record of an earlier run."""
     options = {name: value for name, value in config["data"].items() if value is not None}
     source = options.pop("source")
-    options["split"] = tuple(options["split"])
     if split is not None:
         options["split"] = split
     with _as_value_error("data"):

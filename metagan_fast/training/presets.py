@@ -9,13 +9,14 @@ from typing import Any
 
 DEFAULT: dict[str, Any] = {
     "data": {
-        "source": "glyphs",
+        "source": "glyphs-latin",
         "image_size": 16,
         "channels": None,
         "invert": False,
         "rotations": False,
         "min_images": 12,
-        "split": [0.7, 0.1, 0.2],
+        "split": None,
+        "split_by": None,
         "seed": 0,
     },
     "latent_dim": 32,

@@ -172,6 +172,31 @@ def test_data_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert main([*resume, "--steps", "4"]) == 2  # other classes
 
 
+def test_a_run_without_a_data_version_keeps_the_first_data(tmp_path: Path) -> None:
+    """`glyphs` then named what is now `glyphs-latin`."""
+    run = RunFolder(tmp_path / "run")
+    assert main(["train", *TINY, "--steps", "1", "--data", "glyphs-latin", "--out", str(run.path)]) == 0
+    early = run.read_config()
+    assert early["split"].pop("version") == 1 and early["split"].pop("split_by") == "class"
+    early["settings"]["data"] |= {"source": "glyphs", "split": [0.7, 0.1, 0.2]}
+    del early["settings"]["data"]["split_by"]
+    early["split"]["data"] = "glyphs"
+    run.write_config(early)
+    assert main(["train", "--resume", "--steps", "2", "--out", str(run.path)]) == 0
+    resumed = run.read_config()
+    assert resumed["split"] == early["split"] and resumed["settings"]["data"] == early["settings"]["data"]
+    assert run.latest()[1]["step"] == 2
+
+
+def test_a_run_records_the_version_and_the_scripts_of_its_data(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    line = ["train", *TINY, "--steps", "1", "--data", "glyphs", "--image-size", "8", "--out", str(run.path)]
+    assert main(line) == 0
+    split = run.read_config()["split"]
+    assert (split["version"], split["split_by"]) == (2, "group")
+    assert {name.partition("/")[0] for name in split["test"]} == {"Devanagari"}
+
+
 # A run under way, a folder that cannot be written
 
 

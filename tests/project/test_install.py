@@ -56,7 +56,7 @@ def test_a_wheel_without_the_extension_holds_the_packages_and_the_data(tmp_path:
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"metagan_fast"}
     licenses = {Path(name).name for name in names if ".dist-info/licenses/" in name}
-    assert licenses == {"LICENSE", "NOTICE", "LICENSE.glyphs.txt", "LICENSE.digits.txt"}
+    assert licenses == {"LICENSE", "NOTICE", "LICENSE.glyphs.txt", "LICENSE.glyphs-latin.txt", "LICENSE.digits.txt"}
 
 
 def test_the_installed_package_has_the_extension_that_its_wheel_promises() -> None:

@@ -279,7 +279,7 @@ class TestNpz:
 class TestLoad:
     def test_unknown_names_and_paths(self, tmp_path: Path) -> None:
         assert "did you mean 'glyphs'?" in refusal("glyph")
-        assert "the names are glyphs, digits, system-fonts" in refusal("nothing-like-it")
+        assert "the names are glyphs, glyphs-latin, digits, system-fonts" in refusal("nothing-like-it")
         assert "no data set or path" in refusal(tmp_path / "absent")
         (tmp_path / "a.csv").write_text("1,2")
         assert f"cannot tell what {tmp_path / 'a.csv'} is" in refusal(tmp_path / "a.csv")

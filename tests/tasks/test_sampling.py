@@ -170,7 +170,7 @@ def test_a_split_covers_and_is_disjoint(names: list[str], seed: int, shares: tup
     again = split_classes(names[::-1], shares, seed, "here")
     assert {part: set(again[part]) for part in PARTS} == {part: set(parts[part]) for part in PARTS}
 
-    written = json.loads(json.dumps(record(parts, shares, seed, "here")))
+    written = json.loads(json.dumps(record(parts, shares, {"data": "here", "seed": seed, "shares": shares})))
     assert split_classes(names, written, seed + 1, "here") == parts
 
 

@@ -1,7 +1,7 @@
-"""Build the embedded `glyphs` from the typefaces of Debian's package fonts-aenigma.
+"""Build the embedded `glyphs-latin` from the typefaces of Debian's package fonts-aenigma.
 
     apt-get install fonts-aenigma
-    python -m metagan_fast.tasks.build_glyphs [FOLDER OF TYPEFACES] [OUTPUT.npz]
+    python -m metagan_fast.tasks.build_glyphs_latin [FOLDER OF TYPEFACES] [OUTPUT.npz]
 
 The same typefaces and the same versions of Pillow and FreeType give the same bytes. Likeness is the
 correlation of drawings reduced to 4 bits and 16x16: its products are sums of small integers, which float32
@@ -142,14 +142,14 @@ def legibility(typefaces: NDArray[np.int64], labels: NDArray[np.int64], rows: Fe
     return np.concatenate(shares)
 
 
-def diverse(rows: Features, preference: NDArray[np.float64], count: int) -> list[int]:
+def diverse(rows: Features, preference: NDArray[np.float64], count: int, duplicate: float = DUPLICATE) -> list[int]:
     """Return at most `count` distinct rows: drop the less legible of the two most alike until they fit."""
     likeness = correlation(rows, rows)
     np.fill_diagonal(likeness, -2)
     kept = set(range(len(rows)))
     while len(kept) > 1:
         pair = np.unravel_index(np.argmax(likeness), likeness.shape)
-        if len(kept) <= count and likeness[pair] <= DUPLICATE:
+        if len(kept) <= count and likeness[pair] <= duplicate:
             break
         worse = int(min(pair, key=lambda index: (preference[index], -index)))
         kept.remove(worse)
@@ -182,7 +182,7 @@ def main() -> None:
     """Draw, fold, choose and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("typefaces", nargs="?", type=Path, default=Path("/usr/share/fonts/truetype/aenigma"))
-    parser.add_argument("output", nargs="?", type=Path, default=Path(__file__).parent / "data" / "glyphs.npz")
+    parser.add_argument("output", nargs="?", type=Path, default=Path(__file__).parent / "data" / "glyphs-latin.npz")
     arguments = parser.parse_args()
     paths = find_typefaces([arguments.typefaces])
     with ProcessPoolExecutor() as pool:
