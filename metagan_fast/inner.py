@@ -44,7 +44,8 @@ class InnerLoop:
         lr: learning rate of both networks: a number of at least 0, or a callable of the inner step.
         steps: K, at least 1.
         critic_steps: discriminator updates a step, at least 1.
-        batch_size: support images an update draws, cycling through the task without replacement; None: all of them.
+        batch_size: support images an update draws, cycling through the task without replacement, several times where
+            the task has fewer; None: all of them.
         momentum: of "momentum" (between 0 and 1; None: 0.9) and "rmsprop" (None: none).
         betas, eps: Adam's; `eps` is also RMSprop's.
         alpha: RMSprop's smoothing constant, in [0, 1).

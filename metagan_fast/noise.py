@@ -186,9 +186,6 @@ def draw_noise(
 
     Returns:
         A `Noise`.
-
-    Raises:
-        ValueError: `batch_size` above the number of support images.
     """
     key = derive_key(coerce.seed(seed), coerce.count("meta_step", meta_step), stream)
     return _draw(shape, key, coerce.count("first_task", first_task), torch.device(device), dtype)
@@ -225,11 +222,6 @@ def draw_noise_at(shape: NoiseShape, counters: Tensor, *, dtype: torch.dtype = t
 
 
 def _draw(shape: NoiseShape, key: Key, first_task: int | Tensor, device: torch.device, dtype: torch.dtype) -> Noise:
-    if shape.batch_size is not None and shape.batch_size > shape.shots:
-        raise ValueError(
-            f"expected a batch_size of at most the {shape.shots} support images of a task, got {shape.batch_size}; "
-            "lower InnerLoop(batch_size=...) or sample more shots"
-        )
     sizes = shape.tensors()
     words = draw_words([shape.grid(name) for name in sizes], key, first_task, device)
 
@@ -273,7 +265,8 @@ def draw_sample_latents(
 def _support_index(words: Tensor, size: tuple[int, ...]) -> Tensor:
     """Shuffle each task's images by their words `[epochs, 1, tasks, shots]` and deal them out without replacement.
 
-    Mini-batches cycle through the task (Nichol et al. 2018, section 6).
+    Mini-batches cycle through the task (Nichol et al. 2018, section 6), larger ones more than once: over the inner
+    loop the images' counts differ by at most one.
     """
     steps, critic_steps, tasks, rows = size
     order = words.squeeze(1).argsort(dim=-1, stable=True)

@@ -72,7 +72,7 @@ RANGES = {
     "train --algorithm maml --step-weights annealed:2:0": "--step-weights: expected meta_steps to be at least 1",
     "train --algorithm maml --serial": "--algorithm, --serial: ",
     "train --inner-optimizer adam --inner-state persist": "--inner-state, --tasks: expected one task a meta-step",
-    "train --batch-size 9": "--batch-size: expected a batch_size of at most the 4",
+    "train --batch-size 0": "--batch-size: expected batch_size to be at least 1",
     "train --shots 1000": "--shots: ",
     "train --latent-dim 0": "--latent-dim: ",
     "train --model dcgan width=0": "--model: ",

@@ -134,9 +134,12 @@ def test_one_inner_step_is_as_exact_as_the_torch_executor(gan: str, loss: str) -
         assert relative_error(native, exact) <= max(3 * relative_error(usual, exact), 2e-4 if loss == "wgan" else 1e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "rmsprop"])
-def test_inner_loop_equals_the_plain_loop(optimizer: str) -> None:
-    inner = mgf.InnerLoop(steps=3, optimizer=optimizer, lr=1e-4, eps=1e-3)
+@pytest.mark.parametrize(
+    ("optimizer", "batch_size"),
+    [("sgd", None), ("momentum", None), ("adam", None), ("rmsprop", None), ("sgd", 3), ("sgd", 6)],
+)
+def test_inner_loop_equals_the_plain_loop(optimizer: str, batch_size: int | None) -> None:
+    inner = mgf.InnerLoop(steps=3, optimizer=optimizer, lr=1e-4, eps=1e-3, batch_size=batch_size)
     subject = learner("native", loss="non-saturating", inner=inner)
     adapted = subject.inner_loop(batch())
     exact = learner("torch", torch.float64, loss="non-saturating", inner=inner).inner_loop(batch())

@@ -211,9 +211,9 @@ def test_a_stale_number_is_seen() -> None:
     assert found == [0, 1, 1, 1]
 
 
-@pytest.mark.parametrize("first_task", [0, 5])
-def test_noise_drawn_from_counters_is_the_same(first_task: int) -> None:
-    shape = NoiseShape(2, 3, 5, 2, critic_steps=2, batch_size=2, query=2, query_adaptation=True)
+@pytest.mark.parametrize(("first_task", "batch_size"), [(0, 2), (5, 2), (0, 7)])
+def test_noise_drawn_from_counters_is_the_same(first_task: int, batch_size: int) -> None:
+    shape = NoiseShape(2, 3, 5, 2, critic_steps=2, batch_size=batch_size, query=2, query_adaptation=True)
     where = {"seed": 2**63 + 5, "meta_step": 2**33 + 1, "first_task": first_task, "stream": Stream.ADAPTATION}
     expected = draw_noise(shape, **where).drawn()
     drawn = draw_noise_at(shape, torch.tensor(noise_counters(**where))).drawn()

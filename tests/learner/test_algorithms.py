@@ -89,8 +89,18 @@ def test_losses_match_the_plain_loop(loss: str, algorithm: str) -> None:
         (mgf.InnerLoop("rmsprop", lr=0.01, steps=3, alpha=0.9), {"optimizer": "rmsprop", "alpha": 0.9}),
         (mgf.InnerLoop("rmsprop", lr=0.01, steps=3, momentum=0.5), {"optimizer": "rmsprop", "momentum": 0.5}),
         (mgf.InnerLoop("sgd", lr=0.05, steps=4, batch_size=2), {}),
+        (mgf.InnerLoop("sgd", lr=0.05, steps=4, batch_size=8), {}),
     ],
-    ids=["momentum", "weight_decay", "adam", "adam-beta1-0", "rmsprop", "rmsprop-momentum", "mini-batches"],
+    ids=[
+        "momentum",
+        "weight_decay",
+        "adam",
+        "adam-beta1-0",
+        "rmsprop",
+        "rmsprop-momentum",
+        "mini-batches",
+        "batches-above-shots",
+    ],
 )
 def test_inner_optimizers_match_the_plain_loop(inner: mgf.InnerLoop, options: dict[str, Any], algorithm: str) -> None:
     compare_with_plain_loop(tiny_gan(), tiny_batch(shots=3), 6, algorithm, inner, **options)

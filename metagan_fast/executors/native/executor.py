@@ -156,7 +156,7 @@ class NativeExecutor(Executor):
 
     def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
         """Describe both plans, the multiply-adds of an inner step and the bytes of a task."""
-        images = min(shots, self._inner.batch_size or shots)
+        images = self._inner.batch_size or shots
         arithmetic = inner_step_multiply_adds(
             *self._plans, images, critic_steps=self._inner.critic_steps, penalty=self._loss.penalty is not None
         )
