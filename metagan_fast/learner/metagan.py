@@ -25,6 +25,7 @@ from .adapted import AdaptedGAN
 from .algorithms import MetaAlgorithm
 from .bound_gan import BoundGAN
 from .settings import LearnerSettings
+from .state import averaged
 
 
 class MetaGAN(BoundGAN):
@@ -348,8 +349,13 @@ class MetaGAN(BoundGAN):
         return tensors, self._settings.to_config() | counters
 
     @torch.inference_mode(False)
-    def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    def load_state(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, average: bool = False) -> None:
         """Load the result of `state`: networks, optimizers and counters; the settings stay this learner's.
+
+        Args:
+            tensors, metadata: the state, or the contents of a run's checkpoint.
+            average: take the moving average of the initialisation that a run with `ema` saves beside it, if there is
+                one; False: the initialisation that training goes on from.
 
         Raises:
             checkpoint.CheckpointError, a ValueError: the tensors belong to other networks or another meta-optimizer, or
@@ -358,7 +364,23 @@ class MetaGAN(BoundGAN):
         with self._training, self._lock:
             self._bind()
             with checkpoint.contents_of("the saved state"):
-                self._state.load(tensors, metadata)
+                self._state.load(averaged(tensors) if average else tensors, metadata)
+
+    @torch.inference_mode(False)
+    def load_networks(self, tensors: Mapping[str, Tensor], *, average: bool = False) -> None:
+        """Load both networks and nothing else: optimizers and counters stay.
+
+        Args:
+            tensors: values by name, `generator.` and `discriminator.` with the names of the modules' state dicts, such
+                as those of a checkpoint; others are ignored.
+            average: as for `load_state`.
+
+        Raises:
+            ValueError: the tensors belong to other networks; nothing is changed.
+        """
+        with self._training, self._lock:
+            self._bind()
+            self._state.load_networks(averaged(tensors) if average else tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the complete training state to one file, atomically.
@@ -372,13 +394,21 @@ class MetaGAN(BoundGAN):
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], generator: nn.Module, discriminator: nn.Module, **settings: Any
+        cls,
+        path: str | os.PathLike[str],
+        generator: nn.Module,
+        discriminator: nn.Module,
+        *,
+        average: bool = True,
+        **settings: Any,
     ) -> MetaGAN:
-        """Rebuild the learner that `save` wrote.
+        """Rebuild the learner that `save` or a run wrote.
 
         Args:
             path: the file.
             generator, discriminator: modules with the parameters of the saved ones; their values are overwritten.
+            average: start from the moving average of the initialisation that a run with `ema` saves beside it, if
+                there is one; False: from the initialisation that the run itself goes on from.
             settings: arguments of `MetaGAN` that replace the saved ones.
 
         Raises:
@@ -390,5 +420,5 @@ class MetaGAN(BoundGAN):
             saved = LearnerSettings.from_config(metadata)
         learner = cls(generator, discriminator, **(vars(saved) | settings))
         with checkpoint.contents_of(path):
-            learner._state.load(tensors, metadata)
+            learner._state.load(averaged(tensors) if average else tensors, metadata)
         return learner

@@ -18,6 +18,8 @@ from ..executors import Network
 from ..inner import OPTIMIZERS, InnerLoop, TrainState
 from .meta_optimizer import MetaOptimizer
 
+_AVERAGE = "average."  # prefix of the names of averaged networks
+
 
 @dataclass(frozen=True)
 class _RollbackPoint:
@@ -210,15 +212,35 @@ class LearnerState:
         return tensors, {"updates": self.updates, "inner_updates": inner_updates, "step": step}
 
     def _live_tensors(self) -> dict[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        for role, module in self.modules.items():
-            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
+        tensors = self._network_tensors()
         for role, buffers in self.buffers.items():
             tensors |= {f"meta.{role}.{i}": value for i, value in enumerate(buffers)}
         return tensors
 
+    def _network_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for role, module in self.modules.items():
+            tensors |= {f"{role}.{name}": value for name, value in module.state_dict().items()}
+        return tensors
+
+    def save_average(self) -> dict[str, Tensor]:
+        """Return the networks under the names of an average in another learner's checkpoint."""
+        return {_AVERAGE + name: value for name, value in self._network_tensors().items()}
+
+    def load_networks(self, saved: Mapping[str, Tensor]) -> None:
+        """Load both networks; ignore all other tensors.
+
+        Raises:
+            ValueError: names, shapes or kinds of dtype differ; nothing is changed.
+        """
+        live = self._network_tensors()
+        _check_fit(live, {name: value for name, value in saved.items() if name.partition(".")[0] in ROLES})
+        with torch.no_grad():
+            for name, value in live.items():
+                value.copy_(saved[name])
+
     def load(self, saved: Mapping[str, Tensor], counters: Mapping[str, Any]) -> None:
-        """Load the result of `save`.
+        """Load the result of `save`; an average is ignored.
 
         Raises:
             KeyError, ValueError: a counter is missing or damaged, or names, shapes or kinds of dtype differ; nothing is
@@ -233,7 +255,8 @@ class LearnerState:
         if carried is not None:
             for params, names in zip(self.initial, carried, strict=True):
                 like |= dict.fromkeys(names, params.unsqueeze(0))
-        _check_fit(live | like, {n: x for n, x in saved.items() if persists or not n.startswith("inner.")})
+        ignored = (_AVERAGE,) if persists else (_AVERAGE, "inner.")
+        _check_fit(live | like, {name: value for name, value in saved.items() if not name.startswith(ignored)})
         if carried is not None:
             inner_updates = coerce.counts("inner_updates", inner_updates, len(carried))
         with torch.no_grad():
@@ -251,6 +274,12 @@ class LearnerState:
         """Return the names of each network's persistent inner state."""
         tensors = range(1 + OPTIMIZERS[self._inner.optimizer].buffers(self._inner))
         return ROLES.map(lambda role: [f"inner.{role}.{i}" for i in tensors])
+
+
+def averaged(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors with the average, where it has one, in the place of the networks."""
+    average = {name.removeprefix(_AVERAGE): value for name, value in saved.items() if name.startswith(_AVERAGE)}
+    return {name: average.get(name, value) for name, value in saved.items()}
 
 
 def _check_not_shared(generator: nn.Module, discriminator: nn.Module) -> None:
