@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .._utils import coerce
+from .._utils.tensors import every
+from ..noise import Noise, NoiseShape, Stream, draw_noise
 from ..tasks import TaskBatch
 from ..tasks.images import to_float
 from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
@@ -18,6 +21,10 @@ from .features import FeatureExtractor
 if TYPE_CHECKING:
     from ..learner import MetaGAN
     from ..tasks import TaskDistribution
+
+_MOST_TASKS = 16  # adapted at once; bounds memory
+_VALIDATION_CLASSES = 24
+_VALIDATION_IMAGES = 128  # of a class
 
 METHODS = {
     "adapted": "the meta-trained GAN, adapted to the support images",
@@ -112,7 +119,7 @@ def evaluate(
     samples: int = 64,
     draws: int = 3,
     steps: int | None = None,
-    most_tasks: int = 16,
+    most_tasks: int = _MOST_TASKS,
     seed: int = 0,
 ) -> Evaluation:
     """Adapt to held-out classes and compare the samples with real images of the same class.
@@ -193,6 +200,79 @@ def evaluate(
     )
 
 
+class ValidationKID:
+    """Mean KID per class of a learner on held-out classes, on the same images with the same noise at every call.
+
+    A class is divided once into `shots` support images and references: all others. At most 24 classes, evenly spaced
+    among all, and 128 images of each are used.
+
+    Args:
+        distribution: the held-out classes; those with fewer than `shots` + 2 images are left out.
+        features: feature space of the comparison.
+        shots: support images a class.
+        samples: generated images a class.
+        seed: of the divisions, the noise and the samples.
+
+    Raises:
+        ValueError: no class has enough images.
+    """
+
+    def __init__(
+        self,
+        distribution: TaskDistribution,
+        features: FeatureExtractor,
+        *,
+        shots: int,
+        samples: int = 64,
+        seed: int = 0,
+    ) -> None:
+        self.check(distribution, shots)
+        names = _with_enough(distribution, shots)
+        names = names[every(len(names), _VALIDATION_CLASSES)]
+        self._features = features
+        self._samples, self._seed = samples, seed
+        self._references: list[Tensor] = []
+        support = []
+        for index, name in enumerate(names):
+            images = torch.as_tensor(distribution.images(name))
+            images = images[every(len(images), _VALIDATION_IMAGES)]
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + index))
+            support.append(to_float(images[order[:shots]]))
+            self._references.append(features(to_float(images[order[shots:]])))
+        self._batch = TaskBatch(torch.stack(support), classes=tuple(names))
+
+    @staticmethod
+    def check(distribution: TaskDistribution, shots: int) -> None:
+        """Raise ValueError unless a class has `shots` + 2 images."""
+        if not _with_enough(distribution, shots):
+            raise ValueError(
+                f"expected validation classes of at least {shots + 2} images ({shots} shots, 2 references) to keep the "
+                "best checkpoint by, got none; give them a share of the split, or use fewer shots"
+            )
+
+    def __call__(self, learner: MetaGAN) -> float:
+        """Return the mean over classes; NaN if the learner diverged on one."""
+        most_tasks = 1 if learner.inner.inner_state == "persist" else _MOST_TASKS
+        generated = _generate(learner, self._batch, self._samples, None, most_tasks, self._seed, self._noise)
+        if not generated.isfinite().all():
+            return math.nan
+        pairs = zip(self._features(generated), self._references, strict=True)
+        return sum(kernel_distance(found, reference).item() for found, reference in pairs) / len(generated)
+
+    def _noise(self, learner: MetaGAN, batch: TaskBatch) -> Noise:
+        """Draw the same noise for any number of meta-steps."""
+        inner = learner.inner
+        shape = NoiseShape(
+            batch.tasks, batch.shots, learner.latent_dim, inner.steps, inner.critic_steps, inner.batch_size
+        )
+        return draw_noise(shape, seed=self._seed, meta_step=0, first_task=batch.first_task, stream=Stream.ADAPTATION)
+
+
+def _with_enough(distribution: TaskDistribution, shots: int) -> list[str]:
+    """Return the classes with support images and two references."""
+    return [name for name, count in zip(distribution.classes, distribution.counts, strict=True) if count >= shots + 2]
+
+
 @dataclass(frozen=True)
 class _Set:
     """Images and their features."""
@@ -268,13 +348,22 @@ def _difference(first: _Tally, second: _Tally, seed: int) -> Difference:
 
 
 def _generate(
-    learner: MetaGAN, batch: TaskBatch, samples: int, steps: int | None, most_tasks: int, seed: int
+    learner: MetaGAN,
+    batch: TaskBatch,
+    samples: int,
+    steps: int | None,
+    most_tasks: int,
+    seed: int,
+    draw: Callable[[MetaGAN, TaskBatch], Noise] | None = None,
 ) -> Tensor:
-    """Return samples [tasks, samples, C, H, W] of a learner adapted to each task, a few tasks at a time."""
+    """Return samples [tasks, samples, C, H, W] of a learner adapted to each task, a few tasks at a time.
+
+    `draw` draws the noise of adaptation; None: the learner's own.
+    """
     parts = []
     for start in range(0, batch.tasks, most_tasks):
         part = batch.slice(start, min(start + most_tasks, batch.tasks))
-        adapted = learner.inner_loop(part, steps=steps)
+        adapted = learner.inner_loop(part, None if draw is None else draw(learner, part), steps=steps)
         parts.append(learner.sample_tasks(adapted, samples, seed, first_task=part.first_task).float().cpu())
     return torch.cat(parts)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from .. import checkpoint
 from .._utils import coerce
 from .._utils.draws import draws_from_seed
+from .._utils.tensors import every
 from ..tasks.images import to_float
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class FeatureExtractor:
             "seed": seed,
             "training_accuracy": round(correct / (1 - 0.95**steps), 4),
         }
-        features.eval().standardise(to_float(images[_every(len(images), 4096)]))
+        features.eval().standardise(to_float(images[every(len(images), 4096)]))
         logger.info("trained the feature classifier: %s", record)
         return cls(features.state_dict(), record)
 
@@ -158,11 +159,6 @@ class _Features(nn.Module):
         features = torch.cat([self(part) for part in images.split(512)])
         self.mean.copy_(features.mean(0))
         self.scale.copy_(1 / features.std(0).clamp_min(1e-3))
-
-
-def _every(count: int, most: int) -> slice:
-    """Return a slice of at most `most` evenly spaced of `count` elements."""
-    return slice(None, None, -(-count // most))
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

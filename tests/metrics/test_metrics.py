@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import metagan_fast as mgf
 from metagan_fast import checkpoint, metrics
 from metagan_fast.metrics import FeatureExtractor
+from metagan_fast.metrics.evaluation import ValidationKID
 from tolerances import tolerance
 
 ROUNDING = tolerance("float64-rounding")
@@ -132,6 +133,7 @@ class Bars:
 
     def __init__(self, classes: range, count: int = 24) -> None:
         self.classes = tuple(f"bars-{index}" for index in classes)
+        self.counts = (count,) * len(classes)
         self._images = {}
         for name, index in zip(self.classes, classes, strict=True):
             noise = torch.Generator().manual_seed(index)
@@ -210,11 +212,11 @@ class Brightness(nn.Module):
         return torch.tanh(self.level + self.spread * latents[:, :1])[:, :, None, None].expand(-1, 1, 8, 8)
 
 
-def learner(start: float = 0.0) -> mgf.MetaGAN:
+def learner(start: float = 0.0, lr: float = 0.05) -> mgf.MetaGAN:
     torch.manual_seed(0)
     discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     return mgf.MetaGAN(
-        Brightness(start), discriminator, latent_dim=1, loss="wgan-gp", inner=mgf.InnerLoop(lr=0.05, steps=8)
+        Brightness(start), discriminator, latent_dim=1, loss="wgan-gp", inner=mgf.InnerLoop(lr=lr, steps=8)
     )
 
 
@@ -261,6 +263,39 @@ def test_evaluation_does_not_depend_on_how_many_tasks_run_at_once(features: Feat
 def test_evaluation_names_a_class_on_which_the_gan_diverged(features: FeatureExtractor) -> None:
     with pytest.raises(FloatingPointError, match=r"adapted GAN makes images .* of 2 of 2 classes, 'bars-1' among them"):
         metrics.evaluate(learner(float("nan")), Bars(range(1, 3)), features, draws=1)  # type: ignore[arg-type]
+
+
+def test_validation_repeats_and_tells_learners_apart(features: FeatureExtractor) -> None:
+    kid = ValidationKID(Bars(range(1, 40, 6)), features, shots=4, samples=16)  # type: ignore[arg-type]
+    first = learner()
+    value = kid(first)
+    first.step = 7  # other noise in training, the same here
+    assert kid(first) == value
+    again = ValidationKID(Bars(range(1, 40, 6)), features, shots=4, samples=16)  # type: ignore[arg-type]
+    assert again(learner()) == value
+    assert kid(learner(2.0)) != value
+    assert math.isnan(kid(learner(float("nan"))))
+
+
+def test_validation_compares_with_all_other_images_of_a_class(features: FeatureExtractor) -> None:
+    """KID by hand, where the generator makes one image whatever the latent and adaptation."""
+    bars = Bars(range(1, 3), count=9)
+    fixed = learner(lr=0.0)
+    with torch.no_grad():
+        fixed.generator.spread.zero_()
+    found = ValidationKID(bars, features, shots=4, samples=3)(fixed)  # type: ignore[arg-type]
+    flat = features(torch.zeros(3, 1, 8, 8))
+    by_class = []
+    for index, name in enumerate(bars.classes):
+        order = torch.randperm(9, generator=torch.Generator().manual_seed(index))
+        real = features(bars.images(name)[order[4:]].float() / 127.5 - 1)
+        by_class.append(metrics.kernel_distance(flat, real).item())
+    assert found == pytest.approx(sum(by_class) / 2, rel=1e-6)
+
+
+def test_validation_needs_classes_of_enough_images(features: FeatureExtractor) -> None:
+    with pytest.raises(ValueError, match=r"validation classes of at least 6 images \(4 shots, 2 references\)"):
+        ValidationKID(Bars(range(3), count=5), features, shots=4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("distance", [metrics.kernel_distance, metrics.frechet_distance])
