@@ -6,13 +6,13 @@ import argparse
 from typing import Any
 
 from .._utils.argument_types import path, seed, whole
-from ..metrics import Evaluation, FeatureExtractor, evaluate
-from ..tasks import Tasks
+from ..metrics import Evaluation, evaluate
 from ..training import config as configuration
+from ..training.features import feature_classifier
 from ..training.report import write_if_possible
 from ..training.run_folder import RunFolder
 from . import options, streams, train
-from .runs import open_run
+from .runs import add_checkpoint_option, open_run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
         ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
         parser.add_argument(flag, type=read, default=default, help=text)
+    add_checkpoint_option(parser)
     for option in options.PLACES:
         option.add_to(parser, "as in training")
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
@@ -44,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Evaluate, print a table, write `evaluation.json` and renew the report."""
-    folder, record, learner = open_run(given.run_folder)
+    folder, record, learner = open_run(given.run_folder, given.checkpoint)
     folder.check_evaluation()
     folder.check_writable()
     settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
@@ -54,7 +55,7 @@ def run(given: argparse.Namespace) -> int:
     evaluation = evaluate(
         learner,
         getattr(tasks, given.split),
-        features_of(folder, tasks),
+        feature_classifier(folder, tasks.train, streams.say),
         random=configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed),
         shots=given.shots or settings["training"]["shots"],
         samples=given.samples,
@@ -66,16 +67,6 @@ def run(given: argparse.Namespace) -> int:
     report(evaluation, folder, given.split, learner.step, per_class=given.per_class)
     write_if_possible(folder, learner, tasks)
     return 0
-
-
-def features_of(folder: RunFolder, tasks: Tasks) -> FeatureExtractor:
-    """Return the run's feature classifier; train it on the training classes at the first call."""
-    if folder.features.exists():
-        return FeatureExtractor.load(folder.features)
-    streams.say("training the feature classifier on the training classes ...")
-    features = FeatureExtractor.train(tasks.train)
-    features.save(folder.features)
-    return features
 
 
 def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, per_class: bool) -> None:

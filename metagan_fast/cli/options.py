@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
 from ..learner import algorithms, meta_optimizer
 from ..training import presets
 from ..training.config import flatten, from_preset, resolve
+from ..training.trainer import Training
 
 Result = TypeVar("Result")
 
@@ -56,6 +58,14 @@ def place(text: str) -> str:
     """Read a name or a path; make existing paths absolute, so that they are found from any folder."""
     path = argument_types.path(text)
     return str(path.absolute()) if text not in tasks.NAMES and path.exists() else text
+
+
+def run_or_checkpoint(text: str) -> str:
+    """Read the path of a run's folder or of a checkpoint file, and make it absolute."""
+    path = argument_types.path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"expected a run's folder or a checkpoint file, got {text!r}")
+    return str(path.absolute())
 
 
 def device(text: str) -> str:
@@ -215,7 +225,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE, none=True),
         Option("--inner-steps", "inner.steps", "inner steps", int),
         Option("--critic-steps", "inner.critic_steps", "discriminator updates an inner step", int),
-        Option("--batch-size", "inner.batch_size", "support images an update draws; none: all", int, none=True),
+        Option(
+            "--batch-size",
+            "inner.batch_size",
+            "support images an update draws, in turn; none: all",
+            int,
+            none=True,
+        ),
         Option("--inner-momentum", "inner.momentum", "of momentum and rmsprop", float, none=True),
         Option("--inner-betas", "inner.betas", "of adam", **_PAIR),
         Option("--inner-eps", "inner.eps", "of adam and rmsprop", float),
@@ -280,6 +296,28 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--keep", "training.keep", "checkpoints kept", int),
         Option("--log-every", "training.log_every", "meta-steps between lines of metrics", int),
+        Option(
+            "--init",
+            "init",
+            "start from the initialisation of a run (its best, averaged one if it keeps such) or of a checkpoint file, "
+            "in place of random weights",
+            run_or_checkpoint,
+            metavar="RUN|FILE",
+            none=True,
+        ),
+        Option(
+            "--ema",
+            "training.ema",
+            "decay of a moving average of the initialisation, such as 0.99, which validation and all outputs use",
+            float,
+            none=True,
+        ),
+        Option(
+            "--keep-best",
+            "training.keep_best",
+            "at each validation measure KID on held-out classes, and keep the checkpoint with the lowest",
+            bool,
+        ),
     ),
     "machine": (
         Option("--executor", "executor", "executor of the inner loops", choices=EXECUTORS),
@@ -295,7 +333,7 @@ PLACES = tuple(option for option in OPTIONS if option.type is place)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options to a parser, with the default preset's values in the help."""
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, Any] = {f"training.{field.name}": field.default for field in dataclasses.fields(Training)}
     for algorithm in reversed(algorithms.ALGORITHMS):
         config = from_preset("default")
         defaults = defaults | flatten(resolve(config | {"meta": {"algorithm": algorithm}}))

@@ -8,7 +8,7 @@ from typing import Any
 from .._utils.argument_types import path
 from ..training import report
 from . import options, train
-from .runs import open_run
+from .runs import add_checkpoint_option, open_run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,9 +16,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report",
         help="write the report of a run anew, with its evaluation",
-        description="Write report.html and its pictures at the newest checkpoint, as train does at its end.",
+        description="Write report.html and its pictures as train does at its end.",
     )
     parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    add_checkpoint_option(parser)
     for option in options.PLACES:
         option.add_to(parser, "as in training")
     parser.set_defaults(run=run)
@@ -26,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Write the report."""
-    folder, record, learner = open_run(given.run_folder)
+    folder, record, learner = open_run(given.run_folder, given.checkpoint)
     folder.check_writable()
     settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
     with options.data_options(given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,50 @@ from .. import checkpoint
 from .._utils.argument_types import path, seed, whole
 from ..learner import MetaGAN
 from ..training import config as configuration
-from ..training.run_folder import RunFolder
+from ..training.run_folder import KID, RunFolder
+from . import streams
 
 
-def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
-    """Return a run's folder, its record and its learner at the newest checkpoint."""
+def open_run(path: Path, which: str | int | None = None) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
+    """Return a run's folder, its record and its learner, with the averaged initialisation if the run keeps one.
+
+    Args:
+        path: the folder.
+        which: checkpoint, as for `RunFolder.read_checkpoint`; if it is the best one, a line says so.
+    """
     folder = RunFolder.open(path)
     record = folder.read_config()
     with checkpoint.contents_of(folder.config):
         if not torch.cuda.is_available():
             record["settings"]["device"] = "cpu"
         learner = configuration.build_learner(record["settings"], record["image_shape"])
-    learner.load_state(*folder.latest())
+    tensors, metadata = folder.read_checkpoint(which)
+    learner.load_state(tensors, metadata, average=True)
+    if KID in metadata:
+        streams.say(
+            f"checkpoint: the best by validation, after {learner.step} meta-steps (KID {metadata[KID]:.3f}); "
+            "--checkpoint last takes the newest"
+        )
     return folder, record, learner
+
+
+def checkpoint_name(text: str) -> str | int:
+    """Read `last`, `best` or a number of meta-steps."""
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return whole(0)(text)
+    if text not in ("last", "best"):
+        raise argparse.ArgumentTypeError(f"expected last, best or a number of meta-steps, got {text!r}")
+    return text
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that chooses a run's checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        type=checkpoint_name,
+        metavar="last|best|STEP",
+        help="which of the run's (default: the best by validation if the run keeps it, else the last)",
+    )
 
 
 def add_sample_options(parser: argparse.ArgumentParser, count: int) -> None:

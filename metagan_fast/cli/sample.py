@@ -13,7 +13,7 @@ from .._utils.argument_types import path
 from ..learner import MetaGAN
 from ..training import image_grids
 from ..training.output_folder import OutputFolder
-from .runs import add_sample_options, open_run
+from .runs import add_checkpoint_option, add_sample_options, open_run
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,6 +25,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
     parser.add_argument("--weights", type=path, help="adapted networks (default: the initialisation)")
+    add_checkpoint_option(parser)
     add_sample_options(parser, 64)
     parser.set_defaults(run=run)
 
@@ -34,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
     default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
     out = OutputFolder(given.out or given.run_folder / default, "sample")
     out.check(image_grids.sample_names(given.samples))
-    _, record, learner = open_run(given.run_folder)
+    _, record, learner = open_run(given.run_folder, given.checkpoint)
     if given.weights is not None:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])
@@ -54,6 +55,4 @@ def load_weights(learner: MetaGAN, path: Path) -> None:
     with checkpoint.contents_of(f"{path}, which should be what adapt --save-weights wrote for this run"):
         if "adapted" not in metadata:
             raise ValueError("it holds no adapted networks")
-        for role in ("generator", "discriminator"):
-            state = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
-            getattr(learner, role).load_state_dict(state)
+        learner.load_networks(tensors)

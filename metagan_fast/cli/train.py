@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .. import checkpoint
 from .._utils.argument_types import path as read_path
+from ..learner import MetaGAN
 from ..tasks import NAMES, Tasks
+from ..tasks.contrast import clear_contrast
 from ..training import config as configuration
 from ..training import report
 from ..training.run_folder import RunFolder
@@ -25,6 +29,7 @@ _FREE = {
     "training.validation_tasks",
     "training.checkpoint_every",
     "training.keep",
+    "training.keep_best",
     "training.log_every",
     "executor",
     "device",
@@ -78,10 +83,18 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
     with options.data_options(given):
         tasks = load_data(config, None if stored is None else stored["split"])
     record = {"settings": config, "split": tasks.split_record(), "image_shape": list(tasks.image_shape)}
+    start = None
+    if stored is None and "init" in config:
+        start = read_initialisation(config["init"])
+        record["initialisation"] = start[1]
+    elif stored is not None and "initialisation" in stored:
+        record["initialisation"] = stored["initialisation"]
 
     def build(changes: dict[str, Any]) -> Trainer:
         config = settings(changes)
         learner = configuration.build_learner(config, tasks.image_shape)
+        if start is not None and "init" in config:
+            load_initialisation(learner, start[0], config["init"])
         training = configuration.build_training(config)
         return Trainer(learner, tasks, folder, training, record=record, progress=progress.make())
 
@@ -90,7 +103,8 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         trainer.resume()
     else:
         RunFolder.create(folder.path, overwrite=given.overwrite)
-    folder.write_config({**record, "versions": configuration.versions()})
+    contrast = {"contrast": clear_contrast(tasks.train)}
+    folder.write_config({**record, **contrast, "versions": configuration.versions()})
     parameters = trainer.learner.generator_layout.numel + trainer.learner.discriminator_layout.numel
     shape = "x".join(map(str, tasks.image_shape))
     streams.say(
@@ -99,9 +113,30 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
-    report.write_if_possible(folder, trainer.learner, tasks)
+    if folder.has_best():
+        trainer.averaged.load_state(*folder.read_checkpoint(), average=True)
+    report.write_if_possible(folder, trainer.averaged, tasks)
     streams.say(summary(folder, outcome, config["training"]["meta_steps"]))
     return _INTERRUPTED if outcome.interrupted else 0
+
+
+def read_initialisation(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a run or of a checkpoint file, and the record of where they are from."""
+    if Path(source).is_dir():
+        tensors, metadata = RunFolder.open(source).read_checkpoint()
+    else:
+        tensors, metadata = checkpoint.read(source)
+    return tensors, {"source": source, "meta_step": metadata.get("step")}
+
+
+def load_initialisation(learner: MetaGAN, tensors: dict[str, Tensor], source: str) -> None:
+    """Start a learner from the initialisation of a run or of a checkpoint file.
+
+    Raises:
+        CheckpointError: it is one of other networks.
+    """
+    with checkpoint.contents_of(f"{source}, whose networks must be those of this run: the same model, latents, images"):
+        learner.load_networks(tensors, average=True)
 
 
 def load_data(settings: dict[str, Any], split: dict[str, Any] | None) -> Tasks:
@@ -153,11 +188,12 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
         )
     else:
         head = f"{outcome.step} meta-steps done, in {took}"
-    pictures = folder.pictures()
+    pictures, best = folder.pictures(), "lowest KID at a validation; other commands use it"
     places = {
         "report": str(folder.report) if folder.report.exists() else None,
         "samples": f"{pictures[-1]} (support images above generated ones)" if pictures else None,
         "checkpoint": str(folder.checkpoints / "latest.safetensors"),
+        "best": f"{folder.best} ({best})" if folder.has_best() else None,
         "metrics": f"{folder.metrics}; tensorboard --logdir {folder.events}",
         "next": f"metagan-fast evaluate {folder.path}; metagan-fast adapt {folder.path} FOLDER_OF_IMAGES",
     }

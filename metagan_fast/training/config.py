@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -53,13 +52,15 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     resolved = copy.deepcopy(dict(config))
     training = resolved["training"]
+    if resolved.get("init") is None:  # absent in older records
+        resolved.pop("init", None)
     algorithm = resolved["meta"]["algorithm"]
     if algorithm not in algorithms.ALGORITHMS:
         raise ValueError(f"expected an algorithm of {', '.join(algorithms.ALGORITHMS)}; got {algorithm!r}")
     if training["query"] is None:
         training["query"] = training["shots"] if algorithms.ALGORITHMS[algorithm]().needs_query else 0
     with _as_value_error("training"):
-        training = resolved["training"] = dataclasses.asdict(Training(**training))
+        training = resolved["training"] = Training(**training).to_config()
     _set_length(resolved["meta"], training["meta_steps"])
     _set_length(resolved["inner"], resolved["inner"].get("steps", InnerLoop.steps))
     with _as_value_error("inner"):

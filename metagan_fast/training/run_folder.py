@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -32,11 +33,15 @@ _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PICTURE = re.compile(r"(adaptation|interpolation)\.png")
 _UNFINISHED = re.compile(  # left by a killed process
-    r"\.((step-\d{8,}\.(png|safetensors)|(adaptation|interpolation)\.png|report\.html)\.\d+|latest)\.tmp"
+    r"\.((step-\d{8,}\.(png|safetensors)|best\.safetensors|(adaptation|interpolation)\.png|report\.html)\.\d+|latest)"
+    r"\.tmp"
 )
 _REPORT_HEAD = 4096  # bytes in which a report has its mark
 _REPORT_MARK = b'<meta name="generator" content="metagan_fast '
 _LOCK = ".lock"
+
+KID = "validation_kid"
+"""Name of the validation classes' KID, in metrics and in the metadata of the best checkpoint."""
 
 
 class RunFolder:
@@ -46,6 +51,7 @@ class RunFolder:
         path: the folder.
         samples: PNG grids, one a validation.
         checkpoints: the last few states; `latest.safetensors` points to the newest.
+        best: the state with the lowest KID at a validation, if the run keeps it.
         events: for TensorBoard.
         metrics: one JSON object a line: `step` and numbers.
         config: settings, split and versions of the run, JSON.
@@ -59,6 +65,7 @@ class RunFolder:
         self.path = Path(path)
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.safetensors"
         self.events = self.path / "events"
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.json"
@@ -175,6 +182,8 @@ class RunFolder:
             written.append(self.evaluation)
         if self._has_report():
             written.append(self.report)
+        if self.has_best():
+            written.append(self.best)
         with contextlib.suppress(CheckpointError):
             checkpoint.read(self.features)
             written.append(self.features)
@@ -284,7 +293,7 @@ class RunFolder:
         Raises:
             CheckpointError: it cannot be written; the earlier ones stay.
         """
-        path = self.checkpoints / f"step-{step:08d}.safetensors"
+        path = self._step_path(step)
         checkpoint.write(path, tensors, metadata)
         for old in self._saved()[:-keep]:
             old.unlink()
@@ -303,6 +312,52 @@ class RunFolder:
             except CheckpointError as error:
                 logger.warning("%s; going back to the one before", error)
         raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again")
+
+    def check_best(self) -> None:
+        """Raise FileExistsError if `best.safetensors` belongs to the user."""
+        if os.path.lexists(self.best) and not self.has_best():
+            raise FileExistsError(f"{self.best} exists and is no best checkpoint of a run: move it")
+
+    def has_best(self) -> bool:
+        """Return whether the run keeps the state with the lowest KID."""
+        return self.lowest_kid() < math.inf
+
+    def lowest_kid(self) -> float:
+        """Return the KID of the best state; infinity if there is none."""
+        with contextlib.suppress(CheckpointError, KeyError, TypeError, ValueError):
+            return float(checkpoint.read(self.best)[1][KID])
+        return math.inf
+
+    def save_best(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Write the state with the lowest KID yet, which `metadata` holds, in place of the one before.
+
+        Raises:
+            CheckpointError: it cannot be written; the one before stays.
+        """
+        checkpoint.write(self.best, tensors, metadata)
+
+    def read_checkpoint(self, which: str | int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read a state.
+
+        Args:
+            which: "last", as `latest`; "best", the one with the lowest KID at a validation; the number of its
+                meta-steps; None: the best one if the run keeps it, else the last.
+
+        Raises:
+            CheckpointError: there is none, or it cannot be read.
+        """
+        has_best = which != "last" and self.has_best()
+        if which == "last" or (which is None and not has_best):
+            return self.latest()
+        paths = {"best": self.best} if has_best else {}
+        paths |= {str(int(path.stem.removeprefix("step-"))): path for path in self._saved()}
+        name = "best" if which is None else str(which)
+        if name not in paths:
+            raise CheckpointError(f"{self.path} keeps no checkpoint {name}; it has {', '.join(paths) or 'none'}")
+        return checkpoint.read(paths[name])
+
+    def _step_path(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}.safetensors"
 
     def _saved(self) -> list[Path]:
         return self._written(self.checkpoints, _CHECKPOINT)

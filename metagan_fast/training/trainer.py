@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import math
 import signal
 import threading
 import time
@@ -12,12 +14,16 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._utils.coerce import convert, count
+from .._utils.coerce import convert, count, flag, real
+from ..learner.average import MovingAverage
+from ..metrics.evaluation import ValidationKID
 from ..tasks.split import is_same_data
 from . import image_grids
-from .run_folder import RunFolder
+from .features import feature_classifier
+from .run_folder import KID, RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
     from ..learner import MetaGAN
@@ -45,9 +51,12 @@ class Training:
         checkpoint_every: meta-steps between checkpoints; 0: only at the end.
         keep: checkpoints kept.
         log_every: meta-steps between lines of metrics.
+        ema: decay, in (0, 1), of a moving average of the initialisation, which validation and all outputs use; None
+            or 0: no average.
+        keep_best: at each validation measure KID on held-out classes, and keep the checkpoint with the lowest.
 
     Raises:
-        ValueError: a count that is too small.
+        ValueError: a value out of range.
     """
 
     meta_steps: int
@@ -59,10 +68,21 @@ class Training:
     checkpoint_every: int = 0
     keep: int = 3
     log_every: int = 1
+    ema: float | None = None
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         convert(self, count, "query", "validate_every", "checkpoint_every")
         convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
+        convert(self, flag, "keep_best")
+        ema = None if self.ema is None else real("ema", self.ema)
+        if ema and not 0 < ema < 1:
+            raise ValueError(f"expected ema to be a decay between 0 and 1, such as 0.99, or 0 for none; got {ema}")
+        object.__setattr__(self, "ema", ema or None)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings as JSON-able data; where off, `ema` and `keep_best` are absent, as in older records."""
+        return {name: x for name, x in dataclasses.asdict(self).items() if x or name not in ("ema", "keep_best")}
 
 
 class Progress(Protocol):
@@ -147,6 +167,10 @@ class Trainer:
         record: plain data stored with each checkpoint, such as the run's configuration and its split.
         progress: observer; None: no display.
 
+    Attributes:
+        averaged: the learner that validation and outputs use: with `ema` its initialisation is the moving average, else
+            it is `learner`.
+
     Raises:
         ValueError: the data have too few classes or images for these batches.
     """
@@ -171,6 +195,13 @@ class Trainer:
         self.progress = progress or NullProgress()
         learner.check(self._batch(0))  # raises before training if a batch cannot be drawn or used
         self._validation_batch = self._draw_validation_batch()
+        if training.keep_best:
+            folder.check_best()
+            ValidationKID.check(tasks.validation, training.shots)
+        self._average = None if training.ema is None else MovingAverage(learner, training.ema)
+        self.averaged = learner if self._average is None else self._average.learner
+        self._kid: ValidationKID | None = None  # made at the first validation
+        self._lowest_kid = math.inf
         self._saved_step: int | None = None
         self._dispensable = Dispensable()
 
@@ -190,6 +221,9 @@ class Trainer:
                     "give the same images, labels and options in the same order, with the first run's split_record()"
                 )
             self.learner.load_state(tensors, metadata)
+            if self._average is not None:
+                self._average.load(tensors, self.learner.step)
+            self._lowest_kid = self.folder.lowest_kid()
             self.folder.forget_metrics_after(self.learner.step)
         self._saved_step = self.learner.step
 
@@ -255,12 +289,17 @@ class Trainer:
     def _meta_step(self, writer: SummaryWriter | None) -> dict[str, float]:
         training = self.training
         metrics = self.learner.meta_step(self._batch(self.learner.step))
+        self._follow()
         step = self.learner.step
         if step % training.log_every == 0 or step == training.meta_steps:
             self._log(writer, metrics)
         with self._dispensable(_PROGRESS):
             self.progress.step(step, metrics)
         return metrics
+
+    def _follow(self) -> None:
+        if self._average is not None:
+            self._average.follow(self.learner)
 
     def _batch(self, step: int) -> TaskBatch:
         training = self.training
@@ -279,10 +318,16 @@ class Trainer:
     def _save(self) -> None:
         if self._saved_step == self.learner.step:
             return
-        tensors, metadata = self.learner.state()
-        metadata = {**metadata, "run": self.record, **self._identity}
-        self.folder.save(self.learner.step, tensors, metadata, keep=self.training.keep)
+        self.folder.save(self.learner.step, *self._state(), keep=self.training.keep)
         self._saved_step = self.learner.step
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and metadata of a checkpoint."""
+        tensors, metadata = self.learner.state()
+        if self._average is not None:
+            self._follow()  # an exception may have come between
+            tensors |= self._average.tensors()
+        return tensors, {**metadata, "run": self.record, **self._identity}
 
     def _save_after(self, error: BaseException) -> None:
         """Save the last complete meta-step before `error` ends training; a failure to save does not hide `error`."""
@@ -295,12 +340,12 @@ class Trainer:
             _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
 
     def _validate(self, writer: SummaryWriter | None) -> None:
-        """Adapt to fixed held-out classes and save a grid of support images above generated ones."""
+        """Adapt to fixed held-out classes, save a grid of support images above generated ones, and keep the best."""
         batch = self._validation_batch
         if batch is None:
             return
-        adapted = self.learner.inner_loop(batch)
-        samples = self.learner.sample_tasks(adapted, VALIDATION_ROWS * batch.shots)
+        adapted = self.averaged.inner_loop(batch)
+        samples = self.averaged.sample_tasks(adapted, VALIDATION_ROWS * batch.shots)
         laid_out = image_grids.task_grid(batch.support, samples)
         step = self.learner.step
         with self._dispensable(f"pictures to {self.folder.samples}"):
@@ -308,7 +353,26 @@ class Trainer:
         with self._dispensable(_EVENTS):
             if writer is not None:
                 writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
-        self._log(writer, {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()})
+        metrics = {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()}
+        self._log(writer, metrics | self._keep_best())
+
+    def _keep_best(self) -> dict[str, float]:
+        """Measure KID on held-out classes, and keep the checkpoint if no earlier one has as low a KID."""
+        if not self.training.keep_best:
+            return {}
+        if self._kid is None:
+            features = feature_classifier(self.folder, self.tasks.train, self._say)
+            self._kid = ValidationKID(self.tasks.validation, features, shots=self.training.shots)
+        kid = self._kid(self.averaged)
+        if kid < self._lowest_kid:
+            tensors, metadata = self._state()
+            self.folder.save_best(tensors, {**metadata, KID: kid})
+            self._lowest_kid = kid
+        return {KID: kid}
+
+    def _say(self, text: str) -> None:
+        with self._dispensable(_PROGRESS):
+            self.progress.message(text)
 
     def _log(self, writer: SummaryWriter | None, metrics: Mapping[str, float]) -> None:
         with self._dispensable(f"metrics to {self.folder.metrics}"):

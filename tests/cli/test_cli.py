@@ -301,7 +301,7 @@ ERRORS = {
 def test_errors_are_one_line(
     line: str, run: Path, in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metagan_fast.cli.evaluate.features_of", lambda *_: lambda images: images.flatten(-3))
+    monkeypatch.setattr("metagan_fast.cli.evaluate.feature_classifier", lambda *_: lambda images: images.flatten(-3))
     arguments = line.replace("RUN", str(run)).split()
     if line.startswith("train") and "--preset" not in line:
         arguments[1:1] = TINY

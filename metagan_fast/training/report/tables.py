@@ -14,6 +14,7 @@ from .curves import Series, chart, number
 from .markup import Markup, element, join, saved, table
 
 _TITLES = {
+    "kid": "KID of held-out classes",
     "loss_discriminator": "Discriminator loss",
     "loss_generator": "Generator loss",
     "gradient_norm": "Norm of the meta-gradient",
