@@ -7,9 +7,11 @@ from typing import Any
 
 from .. import checkpoint
 from .._utils.argument_types import path, whole
+from ..tasks.contrast import is_opposite
 from ..training import image_grids
 from ..training.output_folder import OutputFolder
-from .runs import add_sample_options, open_run
+from . import streams
+from .runs import add_checkpoint_option, add_sample_options, open_run
 
 _BOTH = "support_above_generated.png"
 _WEIGHTS = "adapted.safetensors"
@@ -26,6 +28,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("folder", metavar="FOLDER", type=path, help="a folder of a few images of one class")
     parser.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
     parser.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
+    parser.add_argument(
+        "--invert",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="exchange black and white (default: as in training; the other way if light and dark are exchanged here)",
+    )
+    add_checkpoint_option(parser)
     add_sample_options(parser, 16)
     parser.set_defaults(run=run)
 
@@ -41,14 +50,19 @@ def run(given: argparse.Namespace) -> int:
             f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
             "choose another folder with --out"
         )
-    _, record, learner = open_run(given.run_folder)
+    _, record, learner = open_run(given.run_folder, given.checkpoint)
     channels, height, width = record["image_shape"]
     support = read_images(
         given.folder,
         image_size=(height, width),
         channels=channels,
-        invert=record["settings"]["data"]["invert"],
+        invert=record["settings"]["data"]["invert"] if given.invert is None else given.invert,
     )
+    if given.invert is None and is_opposite(support, record.get("contrast")):
+        support = -support
+        kinds = ("dark on light", "light on dark")
+        theirs, usual = kinds if record["contrast"] > 0 else kinds[::-1]
+        streams.say(f"the images are {theirs}, the run's data {usual}: inverted (--no-invert leaves them)")
     adapted = learner.adapt(support, steps=given.steps)
     samples = adapted.sample(given.samples, seed=given.seed)
     files = image_grids.sample_files(samples)
