@@ -29,10 +29,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s")
     for flag, read, default, text in (
-        ("--shots", whole(1), None, "support images a class (default: as in training)"),
+        ("--shots", whole(1), None, "support images a class (default: as in the run's validation)"),
         ("--samples", whole(1), 64, "generated images a class and draw (default: %(default)s)"),
         ("--draws", whole(1), 3, "how often each class is divided into support and references (default: %(default)s)"),
-        ("--steps", whole(0), None, "inner steps (default: as in training)"),
+        ("--steps", whole(0), None, "inner steps (default: as in the run's validation)"),
         ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
         parser.add_argument(flag, type=read, default=default, help=text)
@@ -57,7 +57,7 @@ def run(given: argparse.Namespace) -> int:
         getattr(tasks, given.split),
         feature_classifier(folder, tasks.train, streams.say),
         random=configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed),
-        shots=given.shots or settings["training"]["shots"],
+        shots=given.shots or configuration.build_training(settings).held_out_shots,
         samples=given.samples,
         draws=given.draws,
         steps=given.steps,

@@ -289,6 +289,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("--validation-tasks", "training.validation_tasks", "held-out classes of a validation", int),
         Option(
+            "--validation-shots",
+            "training.validation_shots",
+            "support images of a held-out class; none: as many as shots",
+            int,
+            none=True,
+        ),
+        Option(
             "--checkpoint-every",
             "training.checkpoint_every",
             "meta-steps between checkpoints; 0: at the end",
@@ -308,7 +315,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--ema",
             "training.ema",
-            "decay of a moving average of the initialisation, such as 0.99, which validation and all outputs use",
+            "decay of a moving average of the initialisation, which validation and all outputs use; none: no average",
             float,
             none=True,
         ),

@@ -48,6 +48,7 @@ class Training:
         query: query images a task.
         validate_every: meta-steps between validations; 0: only at the end.
         validation_tasks: held-out classes a validation adapts to.
+        validation_shots: support images of a held-out class, in validation, report and evaluation; None: `shots`.
         checkpoint_every: meta-steps between checkpoints; 0: only at the end.
         keep: checkpoints kept.
         log_every: meta-steps between lines of metrics.
@@ -65,6 +66,7 @@ class Training:
     query: int = 0
     validate_every: int = 0
     validation_tasks: int = 8
+    validation_shots: int | None = None
     checkpoint_every: int = 0
     keep: int = 3
     log_every: int = 1
@@ -74,15 +76,22 @@ class Training:
     def __post_init__(self) -> None:
         convert(self, count, "query", "validate_every", "checkpoint_every")
         convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
+        convert(self, count, "validation_shots", least=1, optional=True)
         convert(self, flag, "keep_best")
         ema = None if self.ema is None else real("ema", self.ema)
         if ema and not 0 < ema < 1:
             raise ValueError(f"expected ema to be a decay between 0 and 1, such as 0.99, or 0 for none; got {ema}")
         object.__setattr__(self, "ema", ema or None)
 
+    @property
+    def held_out_shots(self) -> int:
+        """Support images of a held-out class."""
+        return self.shots if self.validation_shots is None else self.validation_shots
+
     def to_config(self) -> dict[str, Any]:
-        """Return the settings as JSON-able data; where off, `ema` and `keep_best` are absent, as in older records."""
-        return {name: x for name, x in dataclasses.asdict(self).items() if x or name not in ("ema", "keep_best")}
+        """Return the settings as JSON-able data; those that older records lack are absent where they are off."""
+        newer = ("validation_shots", "ema", "keep_best")
+        return {name: x for name, x in dataclasses.asdict(self).items() if x or name not in newer}
 
 
 class Progress(Protocol):
@@ -197,7 +206,7 @@ class Trainer:
         self._validation_batch = self._draw_validation_batch()
         if training.keep_best:
             folder.check_best()
-            ValidationKID.check(tasks.validation, training.shots)
+            ValidationKID.check(tasks.validation, training.held_out_shots)
         self._average = None if training.ema is None else MovingAverage(learner, training.ema)
         self.averaged = learner if self._average is None else self._average.learner
         self._kid: ValidationKID | None = None  # made at the first validation
@@ -310,7 +319,7 @@ class Trainer:
         if not classes:
             return None
         tasks = min(self.training.validation_tasks, classes)
-        return self.tasks.validation.sample(tasks=tasks, shots=self.training.shots, query=0, step=0)
+        return self.tasks.validation.sample(tasks=tasks, shots=self.training.held_out_shots, query=0, step=0)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.learner.step % every == 0
@@ -362,7 +371,7 @@ class Trainer:
             return {}
         if self._kid is None:
             features = feature_classifier(self.folder, self.tasks.train, self._say)
-            self._kid = ValidationKID(self.tasks.validation, features, shots=self.training.shots)
+            self._kid = ValidationKID(self.tasks.validation, features, shots=self.training.held_out_shots)
         kid = self._kid(self.averaged)
         if kid < self._lowest_kid:
             tensors, metadata = self._state()

@@ -159,3 +159,15 @@ def test_training_settings_that_are_off_are_absent() -> None:
     for value in (1.0, -0.1, 2, float("nan")):
         with pytest.raises(ValueError, match=re.escape("expected ema to be a decay between 0 and 1")):
             Training(3, ema=value)
+
+
+def test_held_out_classes_have_their_own_shots(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", 1, keep_best=True, shots=4, validation_shots=2)
+    assert trainer._batch(0).shots == 4
+    batch = trainer._validation_batch
+    assert batch is not None and batch.shots == 2
+    trainer.run()
+    assert trainer._kid is not None and trainer._kid._batch.shots == 2
+    assert Training(1, shots=3).held_out_shots == 3
+    with pytest.raises(ValueError, match="validation_shots"):
+        Training(1, validation_shots=0)

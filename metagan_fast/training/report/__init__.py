@@ -6,7 +6,7 @@ from ...learner import MetaGAN
 from ...tasks import Tasks
 from .. import image_grids
 from ..run_folder import RunFolder
-from ..trainer import VALIDATION_ROWS, Dispensable
+from ..trainer import VALIDATION_ROWS, Dispensable, Training
 from . import page, pictures
 
 
@@ -25,12 +25,13 @@ def write(folder: RunFolder, learner: MetaGAN, tasks: Tasks) -> None:
     """
     folder.check_report()
     record = folder.read_config()
-    training, shape = record["settings"]["training"], tasks.image_shape
-    held_out = pictures.held_out(learner, tasks, training["shots"])
-    held_out_classes = min(training["validation_tasks"], len(tasks.validation.classes))
+    training, shape = Training(**record["settings"]["training"]), tasks.image_shape
+    shots = training.held_out_shots
+    held_out = pictures.held_out(learner, tasks, shots)
+    held_out_classes = min(training.validation_tasks, len(tasks.validation.classes))
     layout = pictures.GridLayout(
-        pictures.class_names(tasks.validation, held_out_classes, training["shots"]),
-        training["shots"],
+        pictures.class_names(tasks.validation, held_out_classes, shots),
+        shots,
         VALIDATION_ROWS,
         shape[1:],
     )
@@ -40,7 +41,7 @@ def write(folder: RunFolder, learner: MetaGAN, tasks: Tasks) -> None:
             record=record,
             step=learner.step,
             parameters=(pictures.size(learner.generator), pictures.size(learner.discriminator)),
-            executor=learner.explain(training["shots"]).splitlines()[0].removeprefix("executor: "),
+            executor=learner.explain(training.shots).splitlines()[0].removeprefix("executor: "),
             lines=folder.read_metrics(),
             samples=pictures.sample_rows(folder.pictures(), layout),
             held_out=held_out,
