@@ -83,7 +83,9 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir=PACKAGES,
-    package_data={"metagan_fast": ["py.typed", "*.pyi", "tasks/data/**", "training/report/*.css"]},
+    package_data={
+        "metagan_fast": ["py.typed", "*.pyi", "tasks/data/**", "training/report/*.css", "training/pretrained/**"]
+    },
     include_package_data=False,
     ext_modules=[Extension(SOURCE_TREE["EXTENSION"], sources=[])] if WITH_EXTENSION else [],
     cmdclass={"build": CleanBuild, "build_ext": CMakeBuild},

@@ -17,6 +17,21 @@ from .tasks import TaskBatch
 
 __version__ = "0.1.0"
 
+
+def pretrained(name: str) -> MetaGAN:
+    """Return a meta-trained GAN of the package; see `metagan_fast.training.pretrained`.
+
+    Args:
+        name: "glyphs".
+
+    Raises:
+        ValueError: unknown name.
+    """
+    from .training.pretrained import pretrained as load  # slow to import, and above everything here
+
+    return load(name)
+
+
 Adapted = InnerLoopResult  # its name before 0.2
 
 __all__ = [
@@ -38,6 +53,7 @@ __all__ = [
     "losses",
     "models",
     "optim",
+    "pretrained",
     "schedules",
     "tasks",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
 from .._utils.argument_types import path, whole
-from ..tasks.contrast import is_opposite
-from ..training import image_grids
+from ..tasks.contrast import evened, is_grey, is_opposite
+from ..training import image_grids, pretrained
 from ..training.output_folder import OutputFolder
 from . import streams
 from .runs import add_checkpoint_option, add_sample_options, open_run
@@ -24,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         help="generate images of a new class from a few examples",
         description="Adapt a run's GAN to the images of a folder and write generated ones as PNG files.",
     )
-    parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
+    parser.add_argument("run_folder", metavar="RUN", type=path, help=pretrained.RUN_HELP)
     parser.add_argument("folder", metavar="FOLDER", type=path, help="a folder of a few images of one class")
     parser.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
     parser.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
@@ -33,6 +34,12 @@ def add_parser(subparsers: Any) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="exchange black and white (default: as in training; the other way if light and dark are exchanged here)",
+    )
+    parser.add_argument(
+        "--even",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="even out the background and stretch the contrast (default: if it is grey and the run's data's is not)",
     )
     add_checkpoint_option(parser)
     add_sample_options(parser, 16)
@@ -43,14 +50,16 @@ def run(given: argparse.Namespace) -> int:
     """Adapt to the images and write generated ones."""
     from ..tasks import read_images
 
-    out = OutputFolder(given.out or given.run_folder / "adapted" / given.folder.resolve().name, "adapt")
+    source = pretrained.folder(given.run_folder)
+    default = Path("adapted") if pretrained.is_shipped(source) else source / "adapted"
+    out = OutputFolder(given.out or default / given.folder.resolve().name, "adapt")
     out.check([*image_grids.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
     if out.path.resolve() == given.folder.resolve():
         raise ValueError(
             f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
             "choose another folder with --out"
         )
-    _, record, learner = open_run(given.run_folder, given.checkpoint)
+    _, record, learner = open_run(source, given.checkpoint)
     channels, height, width = record["image_shape"]
     support = read_images(
         given.folder,
@@ -63,6 +72,13 @@ def run(given: argparse.Namespace) -> int:
         kinds = ("dark on light", "light on dark")
         theirs, usual = kinds if record["contrast"] > 0 else kinds[::-1]
         streams.say(f"the images are {theirs}, the run's data {usual}: inverted (--no-invert leaves them)")
+    if given.even is None and is_grey(support, record.get("contrast")):
+        streams.say("the images have a grey background, the run's data have not: evened out (--no-even leaves it)")
+        given.even = True
+    if given.even:
+        if record.get("contrast") is None:
+            raise ValueError("--even needs a run whose data have a plain background; leave it out")
+        support = evened(support, record["contrast"])
     adapted = learner.adapt(support, steps=given.steps)
     samples = adapted.sample(given.samples, seed=given.seed)
     files = image_grids.sample_files(samples)

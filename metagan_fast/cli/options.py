@@ -18,7 +18,7 @@ from .._utils import argument_types
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
 from ..learner import algorithms, meta_optimizer
-from ..training import presets
+from ..training import presets, pretrained
 from ..training.config import flatten, from_preset, resolve
 from ..training.trainer import Training
 
@@ -61,10 +61,13 @@ def place(text: str) -> str:
 
 
 def run_or_checkpoint(text: str) -> str:
-    """Read the path of a run's folder or of a checkpoint file, and make it absolute."""
+    """Read the path of a run's folder or of a checkpoint file, and make it absolute, or a run of the package."""
     path = argument_types.path(text)
     if not path.exists():
-        raise argparse.ArgumentTypeError(f"expected a run's folder or a checkpoint file, got {text!r}")
+        if text in pretrained.NAMES:
+            return text
+        names = ", ".join(pretrained.NAMES)
+        raise argparse.ArgumentTypeError(f"expected a run's folder, a checkpoint file or one of {names}; got {text!r}")
     return str(path.absolute())
 
 
@@ -306,10 +309,10 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "--init",
             "init",
-            "start from the initialisation of a run (its best, averaged one if it keeps such) or of a checkpoint file, "
-            "in place of random weights",
+            "start from the initialisation of a run (its best, averaged one if it keeps such), of a checkpoint file or "
+            f"of the package ({', '.join(pretrained.NAMES)}), in place of random weights",
             run_or_checkpoint,
-            metavar="RUN|FILE",
+            metavar="RUN|FILE|NAME",
             none=True,
         ),
         Option(

@@ -64,7 +64,8 @@ def add_sample_options(parser: argparse.ArgumentParser, count: int) -> None:
     parser.add_argument(
         "--out",
         type=path,
-        help="where the PNG files go, in place of those that this command wrote there (default: a folder in RUN)",
+        help="where the PNG files go, in place of those that this command wrote there (default: a folder in RUN, or "
+        "here for a GAN of the package)",
     )
     parser.add_argument("--samples", type=whole(1), default=count, help="images (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=0, help="of the latents (default: %(default)s)")

@@ -17,7 +17,7 @@ from ..learner import MetaGAN
 from ..tasks import NAMES, Tasks
 from ..tasks.contrast import clear_contrast
 from ..training import config as configuration
-from ..training import report
+from ..training import pretrained, report
 from ..training.run_folder import RunFolder
 from ..training.trainer import Outcome, Trainer
 from . import options, progress, streams
@@ -122,10 +122,11 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
 
 def read_initialisation(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a run or of a checkpoint file, and the record of where they are from."""
-    if Path(source).is_dir():
-        tensors, metadata = RunFolder.open(source).read_checkpoint()
+    place = pretrained.folder(source)
+    if place.is_dir():
+        tensors, metadata = RunFolder.open(place).read_checkpoint()
     else:
-        tensors, metadata = checkpoint.read(source)
+        tensors, metadata = checkpoint.read(place)
     return tensors, {"source": source, "meta_step": metadata.get("step")}
 
 

@@ -136,7 +136,7 @@ def test_a_start_from_other_networks_is_refused(run: Path, tmp_path: Path, capsy
     assert not out.exists()
     with pytest.raises(SystemExit):
         main(["train", *TINY, "--init", str(tmp_path / "nowhere"), "--out", str(out)])
-    assert "expected a run's folder or a checkpoint file" in capsys.readouterr().err
+    assert "expected a run's folder, a checkpoint file or one of glyphs" in capsys.readouterr().err
 
 
 def test_images_of_the_opposite_contrast_are_inverted(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import metagan_fast as mgf
-from metagan_fast.tasks.contrast import clear_contrast, contrast, is_opposite
+from metagan_fast.tasks.contrast import clear_contrast, contrast, evened, is_grey, is_opposite
 
 
 def photographs(count: int = 5, size: int = 32) -> Tensor:
@@ -53,3 +53,20 @@ def test_data_without_a_clear_background() -> None:
     assert clear_contrast(mgf.tasks.from_arrays(glyphs, labels).train) == 2.0
     assert not is_opposite(photographs(), None)
     assert not is_opposite(photographs().expand(-1, 3, -1, -1), 2.0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_photographs_are_evened_out(sign: float) -> None:
+    images = -sign * photographs()
+    assert is_grey(images, sign) and not is_grey(images, None)
+    found = sign * evened(images, sign)
+    strokes = sign * images > (sign * images).flatten(1).quantile(0.95, dim=1)[:, None, None, None]
+    assert found[strokes].mean() > 0.6 and found[~strokes].mean() < -0.85
+    assert (sign * found).abs().max() <= 1 and not is_grey(sign * found, sign)
+
+
+def test_drawings_of_the_package_are_not_grey() -> None:
+    batch = mgf.tasks.load("glyphs").test.sample(tasks=8, shots=4)
+    assert not any(is_grey(images, 1.0) for images in batch.support)
+    blank = torch.zeros(1, 1, 3, 3)
+    assert evened(blank, 1.0).unique().tolist() == [-1.0]
