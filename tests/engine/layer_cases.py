@@ -115,7 +115,7 @@ def normalizations(draw: Draw) -> Case:
     return Case(module, shape, max(3, draw(_images)))
 
 
-_ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
+ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
     nn.ReLU,
     nn.LeakyReLU,
     lambda: nn.LeakyReLU(0.2, inplace=True),
@@ -130,13 +130,14 @@ _ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
     nn.Tanh,
     nn.Sigmoid,
 )
+"""Builders of the engine's activations; one entry for each set of constants."""
 
 
 @st.composite
 def activations(draw: Draw) -> Case:
     shape = draw(st.one_of(st.tuples(st.integers(1, 40)), st.tuples(_channels, *[st.integers(1, 7)] * 2)))
     channelwise = [lambda: nn.PReLU(shape[0])]
-    return Case(draw(st.sampled_from([*_ACTIVATIONS, *channelwise]))(), shape, draw(_images))
+    return Case(draw(st.sampled_from([*ACTIVATIONS, *channelwise]))(), shape, draw(_images))
 
 
 @st.composite

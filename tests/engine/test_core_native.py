@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from support import THREAD_COUNTS
+from support import ROOT, THREAD_COUNTS
 
 _core = pytest.importorskip("metagan_fast._core", reason="the compiled extension is not installed")
 
@@ -259,3 +259,13 @@ def test_an_argument_of_a_wrong_type_is_refused() -> None:
     with pytest.raises(TypeError):
         _core.ema_update(launch, matrix, matrix, matrix)
     assert not x.any()
+
+
+def test_the_stub_has_the_options_of_every_op() -> None:
+    """Each tuple in metagan_fast/_core.pyi has as many members as its struct in csrc/bindings/arguments.h."""
+    bindings, stub = ROOT / "csrc" / "bindings" / "arguments.h", ROOT / "metagan_fast" / "_core.pyi"
+    structs = re.findall(r"struct Argument<(\w+Options)> \{.*?std::tie\((.*?)\)", bindings.read_text(), re.DOTALL)
+    tuples = re.findall(r"^(\w+Options): TypeAlias = tuple\[(.*)\]$", stub.read_text(), re.MULTILINE)
+    assert structs
+    described, bound = ({name: members.count(",") for name, members in found} for found in (tuples, structs))
+    assert described == bound

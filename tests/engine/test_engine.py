@@ -79,19 +79,6 @@ def test_four_passes_equal_double_backward(name: str, isa: str) -> None:
         assert_close(found[key], expected, "engine-pass")
 
 
-LOSSES = [
-    "wgan-gp",
-    "figr",
-    "r1",
-    "minimax",
-    "non-saturating",
-    "hinge",
-    "least-squares",
-    "wgan",
-    "relativistic-average",
-]
-
-
 GANS: dict[str, Callable[[], tuple[nn.Module, nn.Module, int]]] = {
     "dcgan": lambda: mgf.models.workload("dcgan-16")[:3],
     "resnet": lambda: (*map(smooth_copy, mgf.models.resnet(16, width=4, blocks=2, latent_dim=10)), 10),
@@ -114,7 +101,7 @@ def batch(tasks: int = 3) -> mgf.TaskBatch:
 
 
 @pytest.mark.parametrize(
-    ("gan", "loss"), [*(("dcgan", loss) for loss in LOSSES), ("resnet", "wgan-gp"), ("batch-norm", "wgan-gp")]
+    ("gan", "loss"), [*(("dcgan", loss) for loss in mgf.losses.NAMES), ("resnet", "wgan-gp"), ("batch-norm", "wgan-gp")]
 )
 def test_one_inner_step_is_as_exact_as_the_torch_executor(gan: str, loss: str) -> None:
     inner = mgf.InnerLoop(steps=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import metagan_fast as mgf
-from engine_passes import READ, WRITTEN, assert_passes, autograd_passes, draw_passes, engine_passes, unpaired_autograd
-from layer_cases import CASES, Case
+from engine_passes import (
+    READ,
+    WRITTEN,
+    assert_passes,
+    autograd_passes,
+    draw_passes,
+    engine_passes,
+    unpaired_autograd,
+)
+from layer_cases import ACTIVATIONS, CASES, Case
 from metagan_fast import _native
 from metagan_fast.executors.native.lowering import make_plan
 from networks import batch_norm_dcgan, tiny_gan
@@ -54,6 +63,21 @@ def test_threads_do_not_change_a_byte(kind: str, data: st.DataObject) -> None:
     for threads in (2, 4):
         together = engine_passes(case, given, threads=threads)
         assert all(torch.equal(together[name], alone[name]) for name in WRITTEN)
+
+
+@pytest.mark.parametrize("build", ACTIVATIONS, ids=lambda build: str(build()))
+def test_every_activation_passes_for_every_instruction_set(build: Callable[[], nn.Module], isa: str) -> None:
+    """Full vectors and a remainder. At kinks, multiples of 1/4, values and slopes are PyTorch's; values keep NaN."""
+    case = Case(build(), (1, 5, 13), images=2)
+    kinks = torch.linspace(-8, 8, 65).view(1, 1, 5, 13).repeat(2, 1, 1, 1)
+    given = draw_passes(case)
+    for inputs, paired, oracle in ((kinks, False, unpaired_autograd), (kinks + 1 / 8, True, autograd_passes)):
+        given["inputs"] = inputs
+        found = engine_passes(case, given, paired=paired)
+        assert_passes(found, oracle(case, given), oracle(case, given, torch.float32))
+    with_nan = kinks.clone()
+    with_nan[0, 0, 0, 0] = with_nan[-1, -1, -1, -1] = torch.nan
+    assert torch.equal(engine_passes(case, given | {"inputs": with_nan})["outputs"].isnan(), with_nan.isnan())
 
 
 def _flat(module: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import metagan_fast as mgf
-from layer_cases import CASES, Call, Case
+from layer_cases import ACTIVATIONS, CASES, Call, Case
 from metagan_fast.executors.native.lowering import Plan, PlanError, describe_plan, inner_step_multiply_adds, make_plan
 from metagan_fast.executors.native.lowering.positions import position_map
 from plan_interpreter import interpret
@@ -47,6 +47,11 @@ def kinds_of(plan: Plan) -> list[str]:
 def test_a_plan_computes_what_its_module_computes(kind: str, data: st.DataObject) -> None:
     case: Case = data.draw(CASES[kind])
     check(*case)
+
+
+@pytest.mark.parametrize("build", ACTIVATIONS, ids=lambda build: str(build()))
+def test_the_plan_of_every_activation_computes_it(build: Callable[[], nn.Module]) -> None:
+    check(build(), (17,))
 
 
 NETWORKS = {

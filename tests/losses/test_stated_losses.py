@@ -96,11 +96,11 @@ def test_the_engine_knows_no_other_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
     loss = Stated(losses.Hinge.terms._replace(fake=Term("cubic")))
     with pytest.raises(ValueError, match="unknown term of a loss 'cubic'") as error:
         learner("native", loss)
-    assert named(error) == list(TERM_KINDS)
+    assert set(named(error)) == set(TERM_KINDS)
     assert "unknown term of a loss 'cubic'" in learner("auto", loss).explain(3)
     with pytest.raises(ValueError, match="unknown penalty 'cubic'") as error:
         learner("native", Stated(penalty=StatedPenalty(kind="cubic")))
-    assert named(error) == list(PENALTY_KINDS)
+    assert set(named(error)) == set(PENALTY_KINDS)
 
 
 class OwnDiscriminatorLoss(losses.Hinge):
