@@ -7,7 +7,7 @@
 
 namespace metagan {
 
-// Function of a score s, with its first and second derivative: a kind of function at x = factor * s - label.
+// Function of a score s, with its first and second derivative by s: a kind of function at x = factor * s - label.
 // metagan_fast/losses/terms.py has the same kinds.
 struct Term {
     enum class Kind { linear, softplus, negative_softplus, hinge, half_square };

@@ -13,7 +13,7 @@ struct Rows {
     int64_t rows, length, stride;
 };
 
-// Activation functions and their names in plans; the first three have no curvature.
+// Activation functions and their names in plans; up to prelu no curvature is computed.
 enum class Activation : int { relu, leaky_relu, prelu, elu, silu, gelu, gelu_tanh, softplus, tanh, sigmoid };
 constexpr Named<Activation> kActivations[] = {
     {"relu", Activation::relu},           {"leaky_relu", Activation::leaky_relu},
