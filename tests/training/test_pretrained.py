@@ -46,13 +46,12 @@ def test_the_command_line_and_python_adapt_alike(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "initialisation").is_dir()
 
 
-def test_an_existing_folder_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_existing_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert pretrained.is_shipped(pretrained.folder("glyphs"))
     (tmp_path / "glyphs").mkdir()
     assert pretrained.folder("glyphs") == Path("glyphs") and not pretrained.is_shipped(Path("glyphs"))
+    assert mgf.pretrained("glyphs").step > 0  # a name, never a path
 
 
 def test_unknown_names() -> None:

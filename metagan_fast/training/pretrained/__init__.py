@@ -41,7 +41,7 @@ def pretrained(name: str) -> MetaGAN:
     """
     if name not in NAMES:
         raise ValueError(f"expected a pretrained GAN of {', '.join(NAMES)}; got {name!r}")
-    run = RunFolder.open(folder(name))
+    run = RunFolder.open(_FOLDER / name)
     record = run.read_config()
     learner = config.build_learner(record["settings"], record["image_shape"])
     learner.load_state(*run.read_checkpoint())
