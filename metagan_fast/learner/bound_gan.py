@@ -76,8 +76,9 @@ class BoundGAN:
         """Use other settings from the next call on; ValueError if the meta-optimizer's state does not fit them."""
         with self._lock:
             self._state.change_settings(settings.meta, settings.inner)
-            self._settings = settings
-            self._is_chosen = False
+            before, self._settings = self._settings, settings
+            if (settings.executor, settings.executor_settings()) != (before.executor, before.executor_settings()):
+                self._is_chosen = False
 
     @property
     def step(self) -> int:
@@ -120,17 +121,7 @@ class BoundGAN:
         """Set the executor, by its name in the settings or the best that can run them, and its graph recorder."""
         state = self._state
         like = state.initial.generator
-        self._executor = choose(
-            self.executor_name,
-            state.networks,
-            like,
-            latent_dim=self.latent_dim,
-            loss=self.loss,
-            inner=self.inner,
-            second_order=self.meta.second_order,
-            precision=self.precision,
-            allow_random=self.allow_random,
-        )
+        self._executor = choose(self.executor_name, state.networks, like, **self._settings.executor_settings())
         self._why_eager = why_not(like.device, self.inner)
         self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
 

@@ -53,6 +53,17 @@ class LearnerSettings:
         coerce.convert(self, coerce.flag, "allow_random")
         self.meta.check(self.inner)
 
+    def executor_settings(self) -> dict[str, Any]:
+        """Return the settings that an executor is chosen for and holds, apart from its name."""
+        return {
+            "latent_dim": self.latent_dim,
+            "loss": self.loss,
+            "inner": self.inner,
+            "second_order": self.meta.second_order,
+            "precision": self.precision,
+            "allow_random": self.allow_random,
+        }
+
     def noise_shape(self, batch: TaskBatch, steps: int) -> NoiseShape:
         """Return the sizes of a batch's noise for `steps` inner steps."""
         return NoiseShape(
