@@ -260,6 +260,9 @@ class Trainer:
                         self._validate(writer)
                     if self._is_due(training.checkpoint_every):
                         self._save()
+                if stop.is_unannounced:
+                    with self._dispensable(_PROGRESS):
+                        self._announce_stop()
                 self._save()
             except BaseException as error:
                 self._save_after(error)
@@ -394,14 +397,21 @@ class Trainer:
                 writer.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, self.learner.step)
 
 
+class StopRequest(threading.Event):
+    """Request to stop."""
+
+    is_unannounced = False
+    """True if it could not be announced: the signal interrupted a print, and streams are not reentrant."""
+
+
 @contextlib.contextmanager
-def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
+def stop_request(announce: Callable[[], None]) -> Iterator[StopRequest]:
     """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect.
 
     A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. Shell and terminal both send
     one, so repeated hang-ups have no effect.
     """
-    requested = threading.Event()
+    requested = StopRequest()
     previous: dict[int, Any] = {}
     hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
 
@@ -412,8 +422,10 @@ def stop_request(announce: Callable[[], None]) -> Iterator[threading.Event]:
             for each in previous.keys() - {hang_up}:
                 signal.signal(each, signal.SIG_DFL)
         if not repeated:
-            with contextlib.suppress(Exception):  # the signal interrupted a print, or the reader has gone
+            try:
                 announce()
+            except Exception:  # or the reader has gone
+                requested.is_unannounced = True
 
     if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
         numbers = [signal.SIGINT, signal.SIGTERM]

@@ -240,6 +240,30 @@ def test_ctrl_c_saves_and_the_second_ends_at_once(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
+def test_a_stop_that_interrupts_a_print_is_announced_later(tmp_path: Path) -> None:
+    """Streams raise RuntimeError when a signal handler writes to one in the middle of a write."""
+    learner = make_learner()
+    trainer = make_trainer(tmp_path / "run", 100, learner=learner)
+    messages: list[str] = []
+    printing = False
+
+    def message(text: str) -> None:
+        if printing:
+            raise RuntimeError("reentrant call")
+        messages.append(text)
+
+    def step(done: int, metrics: object) -> None:
+        nonlocal printing
+        printing = True
+        os.kill(os.getpid(), signal.SIGINT)
+        printing = False
+
+    trainer.progress.message = message  # type: ignore[method-assign]
+    trainer.progress.step = step  # type: ignore[method-assign]
+    assert trainer.run().step == 1
+    assert messages == ["stopping after this meta-step; Ctrl-C again to exit at once"]
+
+
 def test_ctrl_c_from_outside(tmp_path: Path) -> None:
     """A real signal to the command line gives a message, exit code 130 and a run that can be resumed."""
     command = [
