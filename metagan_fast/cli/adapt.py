@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from .. import checkpoint
 from .._utils.argument_types import path, whole
 from ..tasks.contrast import evened, is_grey, is_opposite
-from ..training import image_grids, pretrained
+from ..training import image_grids
 from ..training.output_folder import OutputFolder
 from . import streams
-from .runs import add_checkpoint_option, add_sample_options, open_run
+from .runs import add_checkpoint_option, add_run_argument, add_sample_options, open_run, output_root
 
 _BOTH = "support_above_generated.png"
 _WEIGHTS = "adapted.safetensors"
@@ -25,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
         help="generate images of a new class from a few examples",
         description="Adapt a run's GAN to the images of a folder and write generated ones as PNG files.",
     )
-    parser.add_argument("run_folder", metavar="RUN", type=path, help=pretrained.RUN_HELP)
+    add_run_argument(parser)
     parser.add_argument("folder", metavar="FOLDER", type=path, help="a folder of a few images of one class")
     parser.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
     parser.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
@@ -50,16 +51,15 @@ def run(given: argparse.Namespace) -> int:
     """Adapt to the images and write generated ones."""
     from ..tasks import read_images
 
-    source = pretrained.folder(given.run_folder)
-    default = Path("adapted") if pretrained.is_shipped(source) else source / "adapted"
-    out = OutputFolder(given.out or default / given.folder.resolve().name, "adapt")
+    default = output_root(given.run_folder) / "adapted" / given.folder.resolve().name
+    out = OutputFolder(given.out or default, "adapt")
     out.check([*image_grids.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
     if out.path.resolve() == given.folder.resolve():
         raise ValueError(
             f"{out.path} holds the examples, and generated images in it would be taken for more of them: "
             "choose another folder with --out"
         )
-    _, record, learner = open_run(source, given.checkpoint)
+    _, record, learner = open_run(given.run_folder, given.checkpoint)
     channels, height, width = record["image_shape"]
     support = read_images(
         given.folder,
@@ -67,18 +67,7 @@ def run(given: argparse.Namespace) -> int:
         channels=channels,
         invert=record["settings"]["data"]["invert"] if given.invert is None else given.invert,
     )
-    if given.invert is None and is_opposite(support, record.get("contrast")):
-        support = -support
-        kinds = ("dark on light", "light on dark")
-        theirs, usual = kinds if record["contrast"] > 0 else kinds[::-1]
-        streams.say(f"the images are {theirs}, the run's data {usual}: inverted (--no-invert leaves them)")
-    if given.even is None and is_grey(support, record.get("contrast")):
-        streams.say("the images have a grey background, the run's data have not: evened out (--no-even leaves it)")
-        given.even = True
-    if given.even:
-        if record.get("contrast") is None:
-            raise ValueError("--even needs a run whose data have a plain background; leave it out")
-        support = evened(support, record["contrast"])
+    support = like_the_data(support, record.get("contrast"), given.invert, given.even)
     adapted = learner.adapt(support, steps=given.steps)
     samples = adapted.sample(given.samples, seed=given.seed)
     files = image_grids.sample_files(samples)
@@ -91,3 +80,26 @@ def run(given: argparse.Namespace) -> int:
     picture = out.path / image_grids.SAMPLE_GRID
     print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out.path}, all in {picture}")
     return 0
+
+
+def like_the_data(support: Tensor, contrast: float | None, invert: bool | None, even: bool | None) -> Tensor:
+    """Return images with the contrast and the background of a run's data; a line says what was changed.
+
+    Args:
+        support: `[n, channels, height, width]`.
+        contrast: of the run's data; None: not recorded or not clear.
+        invert, even: as asked for; None: where the images need it.
+    """
+    if invert is None and contrast is not None and is_opposite(support, contrast):
+        support = -support
+        kinds = ("dark on light", "light on dark")
+        theirs, usual = kinds if contrast > 0 else kinds[::-1]
+        streams.say(f"the images are {theirs}, the run's data {usual}: inverted (--no-invert leaves them)")
+    if even is None and is_grey(support, contrast):
+        even = True
+        streams.say("the images have a grey background, the run's data have not: evened out (--no-even leaves it)")
+    if not even:
+        return support
+    if contrast is None:
+        raise ValueError("--even needs a run whose data have a plain background; leave it out")
+    return evened(support, contrast)

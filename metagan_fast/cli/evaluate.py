@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         ("--shots", whole(1), None, "support images a class (default: as in the run's validation)"),
         ("--samples", whole(1), 64, "generated images a class and draw (default: %(default)s)"),
         ("--draws", whole(1), 3, "how often each class is divided into support and references (default: %(default)s)"),
-        ("--steps", whole(0), None, "inner steps (default: as in the run's validation)"),
+        ("--steps", whole(0), None, "inner steps (default: as in training)"),
         ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
         parser.add_argument(flag, type=read, default=default, help=text)
@@ -48,9 +48,7 @@ def run(given: argparse.Namespace) -> int:
     folder, record, learner = open_run(given.run_folder, given.checkpoint)
     folder.check_evaluation()
     folder.check_writable()
-    settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
-    with options.data_options(given):
-        tasks = train.load_data(settings, record["split"])
+    settings, tasks = train.reload_data(given, record)
     other_seed = (settings["seed"] + 1) % 2**64
     evaluation = evaluate(
         learner,

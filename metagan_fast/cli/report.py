@@ -29,9 +29,7 @@ def run(given: argparse.Namespace) -> int:
     """Write the report."""
     folder, record, learner = open_run(given.run_folder, given.checkpoint)
     folder.check_writable()
-    settings = train.continued(record["settings"], None, options.changes(given, options.PLACES))
-    with options.data_options(given):
-        tasks = train.load_data(settings, record["split"])
+    _, tasks = train.reload_data(given, record)
     report.write(folder, learner, tasks)
     print(folder.report)
     return 0

@@ -13,6 +13,7 @@ from .. import checkpoint
 from .._utils.argument_types import path, seed, whole
 from ..learner import MetaGAN
 from ..training import config as configuration
+from ..training import pretrained
 from ..training.run_folder import KID, RunFolder
 from . import streams
 
@@ -38,6 +39,21 @@ def open_run(path: Path, which: str | int | None = None) -> tuple[RunFolder, dic
             "--checkpoint last takes the newest"
         )
     return folder, record, learner
+
+
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that takes a run or a GAN of the package."""
+    parser.add_argument(
+        "run_folder",
+        metavar="RUN",
+        type=lambda text: pretrained.folder(path(text)),
+        help=f"a folder that train wrote, or a GAN of the package: {', '.join(pretrained.NAMES)}",
+    )
+
+
+def output_root(run: Path) -> Path:
+    """Return the folder under which a run's outputs go by default: its own, or here for a GAN of the package."""
+    return Path() if pretrained.is_shipped(run) else run
 
 
 def checkpoint_name(text: str) -> str | int:

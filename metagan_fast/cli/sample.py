@@ -11,9 +11,9 @@ import torch
 from .. import checkpoint
 from .._utils.argument_types import path
 from ..learner import MetaGAN
-from ..training import image_grids, pretrained
+from ..training import image_grids
 from ..training.output_folder import OutputFolder
-from .runs import add_checkpoint_option, add_sample_options, open_run
+from .runs import add_checkpoint_option, add_run_argument, add_sample_options, open_run, output_root
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
         help="generate images from the initialisation or from adapted networks",
         description="Write images of a run's initialisation, or of networks that adapt --save-weights wrote.",
     )
-    parser.add_argument("run_folder", metavar="RUN", type=path, help=pretrained.RUN_HELP)
+    add_run_argument(parser)
     parser.add_argument("--weights", type=path, help="adapted networks (default: the initialisation)")
     add_checkpoint_option(parser)
     add_sample_options(parser, 64)
@@ -33,10 +33,9 @@ def add_parser(subparsers: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     """Write generated images."""
     default = "initialisation" if given.weights is None else f"sampled-{given.weights.stem}"
-    source = pretrained.folder(given.run_folder)
-    out = OutputFolder(given.out or (Path() if pretrained.is_shipped(source) else source) / default, "sample")
+    out = OutputFolder(given.out or output_root(given.run_folder) / default, "sample")
     out.check(image_grids.sample_names(given.samples))
-    _, record, learner = open_run(source, given.checkpoint)
+    _, record, learner = open_run(given.run_folder, given.checkpoint)
     if given.weights is not None:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])

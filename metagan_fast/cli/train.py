@@ -148,6 +148,13 @@ def load_data(settings: dict[str, Any], split: dict[str, Any] | None) -> Tasks:
     return configuration.build_tasks(settings, split)
 
 
+def reload_data(given: argparse.Namespace, record: dict[str, Any]) -> tuple[dict[str, Any], Tasks]:
+    """Return a run's settings, with the data's place where an option gives it, and its data."""
+    settings = continued(record["settings"], None, options.changes(given, options.PLACES))
+    with options.data_options(given):
+        return settings, load_data(settings, record["split"])
+
+
 def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the stored settings with the changes that a resumed run may make.
 

@@ -6,12 +6,10 @@ import contextlib
 import dataclasses
 import logging
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._utils.coerce import convert, count, flag, real
@@ -21,6 +19,7 @@ from ..tasks.split import is_same_data
 from . import image_grids
 from .features import feature_classifier
 from .run_folder import KID, RunFolder
+from .stop_request import stop_request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -260,9 +259,6 @@ class Trainer:
                         self._validate(writer)
                     if self._is_due(training.checkpoint_every):
                         self._save()
-                if stop.is_unannounced:
-                    with self._dispensable(_PROGRESS):
-                        self._announce_stop()
                 self._save()
             except BaseException as error:
                 self._save_after(error)
@@ -395,46 +391,3 @@ class Trainer:
             for name, value in metrics.items():
                 group = "validation" if name.startswith("validation_") else "train"
                 writer.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, self.learner.step)
-
-
-class StopRequest(threading.Event):
-    """Request to stop."""
-
-    is_unannounced = False
-    """True if it could not be announced: the signal interrupted a print, and streams are not reentrant."""
-
-
-@contextlib.contextmanager
-def stop_request(announce: Callable[[], None]) -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect.
-
-    A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. Shell and terminal both send
-    one, so repeated hang-ups have no effect.
-    """
-    requested = StopRequest()
-    previous: dict[int, Any] = {}
-    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        repeated = requested.is_set()
-        requested.set()
-        if number != hang_up:
-            for each in previous.keys() - {hang_up}:
-                signal.signal(each, signal.SIG_DFL)
-        if not repeated:
-            try:
-                announce()
-            except Exception:  # or the reader has gone
-                requested.is_unannounced = True
-
-    if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
-            numbers.append(hang_up)
-        for number in numbers:
-            previous[number] = signal.signal(number, handle)
-    try:
-        yield requested
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

@@ -23,7 +23,8 @@ import metagan_fast as mgf
 from metagan_fast.tasks import TaskBatch
 from metagan_fast.training import run_folder
 from metagan_fast.training.run_folder import RunFolder
-from metagan_fast.training.trainer import Trainer, Training, stop_request
+from metagan_fast.training.stop_request import stop_request
+from metagan_fast.training.trainer import Trainer, Training
 
 
 def make_trainer(path: Path, data: Any = None, *, new: bool = True, checkpoint_every: int = 0) -> Trainer:

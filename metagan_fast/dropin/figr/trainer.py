@@ -22,7 +22,8 @@ from ...learner.algorithms import Reptile
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from ...tasks import TaskBatch
 from ...training.run_folder import locked
-from ...training.trainer import Dispensable, stop_request
+from ...training.stop_request import stop_request
+from ...training.trainer import Dispensable
 from . import environments
 from .functions import normalize_data, unnormalize_data
 from .options import ENVIRONMENTS, NETWORKS, OPTIONS, read_options

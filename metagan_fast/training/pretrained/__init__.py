@@ -18,9 +18,6 @@ _FOLDER = Path(__file__).parent
 NAMES: tuple[str, ...] = tuple(sorted(path.parent.name for path in _FOLDER.glob("*/config.json")))
 """Names that `pretrained` accepts."""
 
-RUN_HELP = f"a folder that train wrote, or a GAN of the package: {', '.join(NAMES)}"
-"""Description of a command's argument that `folder` reads."""
-
 
 def pretrained(name: str) -> MetaGAN:
     """Return a meta-trained GAN of the package, ready to adapt to a few images of a class.

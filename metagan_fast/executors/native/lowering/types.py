@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def title(self) -> str:
-        """What a report calls the operation."""
+        """Name of the operation in reports."""
         return self.kind
 
     @property
