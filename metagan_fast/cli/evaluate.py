@@ -11,7 +11,7 @@ from ..training import config as configuration
 from ..training.features import feature_classifier
 from ..training.report import write_if_possible
 from ..training.run_folder import RunFolder
-from . import options, streams, train
+from . import options, progress, streams, train
 from .runs import add_checkpoint_option, open_run
 
 
@@ -53,7 +53,7 @@ def run(given: argparse.Namespace) -> int:
     evaluation = evaluate(
         learner,
         getattr(tasks, given.split),
-        feature_classifier(folder, tasks.train, streams.say),
+        feature_classifier(folder, tasks.train, streams.say, progress.make().part),
         random=configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed),
         shots=given.shots or configuration.build_training(settings).held_out_shots,
         samples=given.samples,

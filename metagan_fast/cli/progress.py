@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ class Bar:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: tqdm | None = None
+        self._part: tqdm | None = None
 
     def start(self, done: int, total: int) -> None:
         """Show the start."""
@@ -53,14 +55,30 @@ class Bar:
             self._bar.set_postfix_str(losses(metrics), refresh=False)
             self._bar.update(done - self._bar.n)
 
+    def part(self, name: str, done: int, total: int) -> None:
+        """Show how much of a part of the work is done: a second bar, which leaves at its end."""
+        if self._part is None:
+            self._part = tqdm(
+                total=total, initial=done, desc=name, file=self._stream, unit=" steps", leave=False, dynamic_ncols=True
+            )
+        self._part.update(done - self._part.n)
+        if done == total:
+            self._end_part()
+
     def message(self, text: str) -> None:
         """Show a line of text."""
         tqdm.write(text, file=self._stream)
 
     def close(self) -> None:
         """Show the end."""
+        self._end_part()
         if self._bar is not None:
             self._bar.close()
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
 
 
 class Lines:
@@ -68,11 +86,12 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._shown = -math.inf
 
     def start(self, done: int, total: int) -> None:
         """Show the start."""
         self._first, self._total = done, total
-        self._begun, self._shown = time.monotonic(), 0.0
+        self._begun = time.monotonic()
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show a finished meta-step."""
@@ -83,6 +102,13 @@ class Lines:
         rate = (done - self._first) / max(now - self._begun, 1e-9)
         left = tqdm.format_interval((self._total - done) / rate)
         self.message(f"meta-step {done}/{self._total}, {rate:.2f} a second, {left} left, {losses(metrics)}")
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Show how much of a part of the work is done."""
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS_BETWEEN_LINES / 2:  # a part may take less than a few lines' time
+            self._shown = now
+            self.message(f"{name}: {done / total:.0%}")
 
     def message(self, text: str) -> None:
         """Show a line of text."""

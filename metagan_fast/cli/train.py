@@ -113,6 +113,8 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
+    if outcome.interrupted:
+        streams.say("all is saved; the report follows, and Ctrl-C leaves it out")
     if folder.has_best():
         trainer.averaged.load_state(*folder.read_checkpoint(), average=True)
     report.write_if_possible(folder, trainer.averaged, tasks)

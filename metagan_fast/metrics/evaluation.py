@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..tasks import TaskDistribution
 
 _MOST_TASKS = 16  # adapted at once; bounds memory
+_VALIDATION_TASKS = 4  # adapted at once; bounds the time until a stop
 _VALIDATION_CLASSES = 24
 _VALIDATION_IMAGES = 128  # of a class
 
@@ -250,10 +251,19 @@ class ValidationKID:
                 "best checkpoint by, got none; give them a share of the split, or use fewer shots"
             )
 
-    def __call__(self, learner: MetaGAN) -> float:
-        """Return the mean over classes; NaN if the learner diverged on one."""
-        most_tasks = 1 if learner.inner.inner_state == "persist" else _MOST_TASKS
-        generated = _generate(learner, self._batch, self._samples, None, most_tasks, self._seed, self._noise)
+    def __call__(self, learner: MetaGAN, check: Callable[[], None] | None = None) -> float:
+        """Return the mean over classes; NaN if the learner diverged on one.
+
+        `check` is called every few classes; an exception ends the measurement.
+        """
+        most_tasks = 1 if learner.inner.inner_state == "persist" else _VALIDATION_TASKS
+
+        def noise(learner: MetaGAN, part: TaskBatch) -> Noise:
+            if check is not None:
+                check()
+            return self._noise(learner, part)
+
+        generated = _generate(learner, self._batch, self._samples, None, most_tasks, self._seed, noise)
         if not generated.isfinite().all():
             return math.nan
         pairs = zip(self._features(generated), self._references, strict=True)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,13 @@ class FeatureExtractor:
 
     @classmethod
     def train(
-        cls, distribution: TaskDistribution, *, steps: int = 400, batch_size: int = 64, seed: int = 0
+        cls,
+        distribution: TaskDistribution,
+        *,
+        steps: int = 400,
+        batch_size: int = 64,
+        seed: int = 0,
+        report: Callable[[int, int], None] | None = None,
     ) -> FeatureExtractor:
         """Train on all images of a distribution, with Adam and a rate that falls along half a cosine.
 
@@ -60,6 +66,7 @@ class FeatureExtractor:
             steps: Adam's steps.
             batch_size: images a step, drawn uniformly by class and then by image.
             seed: of the weights and the draws; the global generator is left as it was.
+            report: called after each step with the steps done and their total; an exception ends training.
         """
         steps, batch_size = coerce.count("steps", steps, least=1), coerce.count("batch_size", batch_size, least=1)
         seed = coerce.count("seed", seed)
@@ -74,7 +81,7 @@ class FeatureExtractor:
         optimizer = torch.optim.Adam([*features.parameters(), *head.parameters()], lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         correct = 0.0
-        for _ in range(steps):
+        for step in range(steps):
             labels = torch.randint(len(classes), (batch_size,), generator=draws)
             offsets = (torch.rand(batch_size, generator=draws) * counts[labels]).long()
             scores = head(features(to_float(images[starts[labels] + offsets])))
@@ -84,6 +91,8 @@ class FeatureExtractor:
             optimizer.step()
             schedule.step()
             correct = 0.95 * correct + 0.05 * (scores.argmax(1) == labels).double().mean().item()
+            if report is not None:
+                report(step + 1, steps)
         record = {
             "image_shape": list(images.shape[1:]),
             "classes": len(classes),

@@ -10,6 +10,10 @@ from types import FrameType
 from typing import Any
 
 
+class Stopped(Exception):
+    """End of a part of the work at which a stop was requested."""
+
+
 class StopRequest(threading.Event):
     """Request to stop, announced by the signal's handler.
 
@@ -36,6 +40,11 @@ class StopRequest(threading.Event):
                 self._announce()
             self._is_unannounced = False
         return super().is_set()
+
+    def check(self) -> None:
+        """Raise Stopped if the stop was requested."""
+        if self.is_set():
+            raise Stopped
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from ..tasks.split import is_same_data
 from . import image_grids
 from .features import feature_classifier
 from .run_folder import KID, RunFolder
-from .stop_request import stop_request
+from .stop_request import Stopped, StopRequest, stop_request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 VALIDATION_ROWS = 4
 """Generated images that a sample grid shows below each support image."""
+
+_OWES_VALIDATION = "owes_validation"  # metadata of a checkpoint whose validation has not ended
 
 _PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # optional outputs
 
@@ -102,6 +104,9 @@ class Progress(Protocol):
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
         """Show a finished meta-step."""
 
+    def part(self, name: str, done: int, total: int) -> None:
+        """Show how much of a part of the work other than meta-steps is done."""
+
     def message(self, text: str) -> None:
         """Show a line of text."""
 
@@ -116,6 +121,9 @@ class NullProgress:
         """Do nothing."""
 
     def step(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def part(self, name: str, done: int, total: int) -> None:
         """Do nothing."""
 
     def message(self, text: str) -> None:
@@ -211,6 +219,7 @@ class Trainer:
         self._kid: ValidationKID | None = None  # made at the first validation
         self._lowest_kid = math.inf
         self._saved_step: int | None = None
+        self._validated_step: int | None = learner.step
         self._dispensable = Dispensable()
 
     def resume(self) -> None:
@@ -233,12 +242,14 @@ class Trainer:
                 self._average.load(tensors, self.learner.step)
             self._lowest_kid = self.folder.lowest_kid()
             self.folder.forget_metrics_after(self.learner.step)
-        self._saved_step = self.learner.step
+        owes_validation = metadata.get(_OWES_VALIDATION, False)
+        self._saved_step = self._validated_step = None if owes_validation else self.learner.step
 
     def run(self) -> Outcome:
         """Train until `meta_steps` are done, or Ctrl-C, SIGTERM or SIGHUP asks to stop; save either way.
 
-        A second Ctrl-C ends the process at once. Failures to write progress, metrics, events or pictures are
+        A validation that a stop ends early, or an exception, is made up for after a resume. A second Ctrl-C ends the
+        process at once. Failures to write progress, metrics, events or pictures are
         logged once each, and training continues. Any exception first saves the last complete meta-step.
 
         Raises:
@@ -253,12 +264,17 @@ class Trainer:
             with self._dispensable(_PROGRESS):
                 self.progress.start(learner.step, training.meta_steps)
             try:
-                while learner.step < training.meta_steps and not stop.is_set():
-                    metrics = self._meta_step(writer)
-                    if learner.step == training.meta_steps or self._is_due(training.validate_every):
-                        self._validate(writer)
-                    if self._is_due(training.checkpoint_every):
+                with contextlib.suppress(Stopped):
+                    if self._owes_validation():
+                        self._validate(writer, stop)
                         self._save()
+                    while learner.step < training.meta_steps:
+                        stop.check()
+                        metrics = self._meta_step(writer)
+                        if self._owes_validation():
+                            self._validate(writer, stop)
+                        if self._is_due(training.checkpoint_every):
+                            self._save()
                 self._save()
             except BaseException as error:
                 self._save_after(error)
@@ -266,7 +282,8 @@ class Trainer:
             finally:
                 with self._dispensable(_PROGRESS):
                     self.progress.close()
-        return Outcome(learner.step, time.monotonic() - begun, learner.step < training.meta_steps, metrics)
+        interrupted = learner.step < training.meta_steps or self._owes_validation()
+        return Outcome(learner.step, time.monotonic() - begun, interrupted, metrics)
 
     def _announce_stop(self) -> None:
         self.progress.message("stopping after this meta-step; Ctrl-C again to exit at once")
@@ -323,10 +340,19 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.learner.step % every == 0
 
+    def _owes_validation(self) -> bool:
+        """Return whether a validation is due after the last meta-step and has not ended."""
+        step = self.learner.step
+        is_due = step == self.training.meta_steps or self._is_due(self.training.validate_every)
+        return is_due and self._validated_step != step
+
     def _save(self) -> None:
         if self._saved_step == self.learner.step:
             return
-        self.folder.save(self.learner.step, *self._state(), keep=self.training.keep)
+        tensors, metadata = self._state()
+        if self._owes_validation():
+            metadata[_OWES_VALIDATION] = True
+        self.folder.save(self.learner.step, tensors, metadata, keep=self.training.keep)
         self._saved_step = self.learner.step
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -347,11 +373,16 @@ class Trainer:
         else:
             _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
 
-    def _validate(self, writer: SummaryWriter | None) -> None:
-        """Adapt to fixed held-out classes, save a grid of support images above generated ones, and keep the best."""
+    def _validate(self, writer: SummaryWriter | None, stop: StopRequest) -> None:
+        """Adapt to fixed held-out classes, save a grid of support images above generated ones, and keep the best.
+
+        Stopped if a stop is requested; another call then does all of it.
+        """
         batch = self._validation_batch
         if batch is None:
+            self._validated_step = self.learner.step
             return
+        stop.check()
         adapted = self.averaged.inner_loop(batch)
         samples = self.averaged.sample_tasks(adapted, VALIDATION_ROWS * batch.shots)
         laid_out = image_grids.task_grid(batch.support, samples)
@@ -362,16 +393,24 @@ class Trainer:
             if writer is not None:
                 writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
         metrics = {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()}
-        self._log(writer, metrics | self._keep_best())
+        self._log(writer, metrics | self._keep_best(stop))
+        self._validated_step = step
 
-    def _keep_best(self) -> dict[str, float]:
+    def _keep_best(self, stop: StopRequest) -> dict[str, float]:
         """Measure KID on held-out classes, and keep the checkpoint if no earlier one has as low a KID."""
         if not self.training.keep_best:
             return {}
         if self._kid is None:
-            features = feature_classifier(self.folder, self.tasks.train, self._say)
+
+            def report(name: str, done: int, total: int) -> None:
+                stop.check()
+                with self._dispensable(_PROGRESS):
+                    self.progress.part(name, done, total)
+
+            features = feature_classifier(self.folder, self.tasks.train, self._say, report)
+            stop.check()
             self._kid = ValidationKID(self.tasks.validation, features, shots=self.training.held_out_shots)
-        kid = self._kid(self.averaged)
+        kid = self._kid(self.averaged, stop.check)
         if kid < self._lowest_kid:
             tensors, metadata = self._state()
             self.folder.save_best(tensors, {**metadata, KID: kid})

@@ -26,7 +26,8 @@ KEPT = ["--ema", "0.5", "--keep-best", "--validate-every", "1", "--checkpoint-ev
 def few_feature_steps() -> Iterator[None]:
     train = FeatureExtractor.train
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FeatureExtractor, "train", lambda classes: train(classes, steps=3, batch_size=8))
+        few = {"steps": 3, "batch_size": 8}
+        patch.setattr(FeatureExtractor, "train", lambda classes, **rest: train(classes, **few, **rest))
         yield
 
 

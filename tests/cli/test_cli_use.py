@@ -161,7 +161,9 @@ def test_data_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         assert main([*command, "--data", "digits"]) == 2
         assert "keeps its settings" in capsys.readouterr().err
     train_features = metrics.FeatureExtractor.train
-    monkeypatch.setattr(metrics.FeatureExtractor, "train", lambda data: train_features(data, steps=2, batch_size=4))
+    monkeypatch.setattr(
+        metrics.FeatureExtractor, "train", lambda data, **rest: train_features(data, steps=2, batch_size=4, **rest)
+    )
     assert main([*evaluate, "--data", str(after)]) == 0
     assert main([*resume, "--data", str(after)]) == 0
     moved = RunFolder(run).read_config()

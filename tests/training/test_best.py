@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import metagan_fast as mgf
 from metagan_fast import checkpoint
-from metagan_fast.metrics import FeatureExtractor
+from metagan_fast.metrics import FeatureExtractor, evaluation
 from metagan_fast.metrics.evaluation import ValidationKID
+from metagan_fast.training import image_grids
 from metagan_fast.training.run_folder import KID, RunFolder
-from metagan_fast.training.trainer import Trainer, Training
+from metagan_fast.training.trainer import NullProgress, Outcome, Trainer, Training
 
 OPTIONS: dict[str, Any] = {"tasks": 2, "shots": 2, "validate_every": 1, "checkpoint_every": 2, "keep": 2}
 
@@ -23,7 +28,9 @@ OPTIONS: dict[str, Any] = {"tasks": 2, "shots": 2, "validate_every": 1, "checkpo
 @pytest.fixture(autouse=True)
 def few_feature_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     train = FeatureExtractor.train
-    monkeypatch.setattr(FeatureExtractor, "train", lambda classes: train(classes, steps=3, batch_size=8))
+    monkeypatch.setattr(
+        FeatureExtractor, "train", lambda classes, **rest: train(classes, steps=3, batch_size=8, **rest)
+    )
 
 
 def make_tasks(**options: Any) -> mgf.tasks.Tasks:
@@ -171,3 +178,101 @@ def test_held_out_classes_have_their_own_shots(tmp_path: Path) -> None:
     assert Training(1, shots=3).held_out_shots == 3
     with pytest.raises(ValueError, match="validation_shots"):
         Training(1, validation_shots=0)
+
+
+# A stop within a validation
+
+STOPPED: dict[str, Any] = {"ema": 0.8, "keep_best": True, "validate_every": 2, "checkpoint_every": 1, "keep": 9}
+
+
+@contextlib.contextmanager
+def interrupted(owner: Any, name: str, call: int) -> Iterator[list[int]]:
+    """Press Ctrl-C within a call of a function, counted from 1; yield a list of all calls."""
+    function, calls = getattr(owner, name), list[int]()
+
+    def press(*arguments: Any, **options: Any) -> Any:
+        calls.append(len(calls) + 1)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+        return function(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, press)
+        yield calls
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return a run's files that are the same in every run."""
+    files = [*path.glob("checkpoints/*.safetensors"), *path.glob("samples/*"), path / "metrics.jsonl"]
+    return {file.name: file.read_bytes() for file in [*files, path / "features.safetensors"]}
+
+
+PLACES = {
+    "the classifier": (CosineAnnealingLR, "step", 2),
+    "the classifier's end": (FeatureExtractor, "save", 1),
+    "the first classes": (ValidationKID, "_noise", 1),
+    "the pictures": (image_grids, "save_grid", 1),
+    "the meta-step before": (mgf.MetaGAN, "meta_step", 2),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_stop_within_a_validation_resumes_exactly(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_VALIDATION_TASKS", 1)
+    make_trainer(tmp_path / "straight", 4, **STOPPED).run()
+    with interrupted(*PLACES[place]) as calls:
+        trainer = make_trainer(tmp_path / "run", 4, **STOPPED)
+        outcome = trainer.run()
+    assert (outcome.step, outcome.interrupted, calls[-1]) == (2, True, PLACES[place][2])
+    assert trainer.folder.latest()[1]["step"] == 2
+    assert not kids(trainer.folder) and not trainer.folder.best.exists()
+
+    def go_on() -> Outcome:
+        again = make_trainer(tmp_path / "run", 4, new=False, **STOPPED)
+        again.resume()
+        return again.run()
+
+    with interrupted(ValidationKID, "_noise", 2):
+        outcome = go_on()
+    assert (outcome.step, outcome.interrupted) == (2, True)
+    outcome = go_on()
+    assert (outcome.step, outcome.interrupted) == (4, False)
+    assert contents(tmp_path / "run") == contents(tmp_path / "straight")
+
+
+def test_a_stop_within_the_last_validation_is_made_up_for(tmp_path: Path) -> None:
+    options = STOPPED | {"validate_every": 0, "checkpoint_every": 0}
+    make_trainer(tmp_path / "straight", 2, **options).run()
+    with interrupted(CosineAnnealingLR, "step", 3):
+        outcome = make_trainer(tmp_path / "run", 2, **options).run()
+    assert (outcome.step, outcome.interrupted) == (2, True)
+    again = make_trainer(tmp_path / "run", 2, new=False, **options)
+    again.resume()
+    assert not again.run().interrupted
+    assert contents(tmp_path / "run") == contents(tmp_path / "straight")
+
+
+def test_a_failure_within_a_validation_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_trainer(tmp_path / "straight", 4, **STOPPED).run()
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(ValidationKID, "__call__", None)
+        make_trainer(tmp_path / "run", 4, **STOPPED).run()
+    again = make_trainer(tmp_path / "run", 4, new=False, **STOPPED)
+    again.resume()
+    again.run()
+    assert contents(tmp_path / "run") == contents(tmp_path / "straight")
+
+
+def test_the_display_moves_while_the_classifier_trains(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Display(NullProgress):
+        def part(self, name: str, done: int, total: int) -> None:
+            seen.append((name, done, total))
+
+    trainer = make_trainer(tmp_path / "run", 2, keep_best=True)
+    trainer.progress = Display()
+    trainer.run()
+    assert seen == [("feature classifier", step, 3) for step in (1, 2, 3)]

@@ -336,7 +336,9 @@ def test_runs_without_validation_classes(tmp_path: Path, split: str, origin: str
     assert "no sample grids" in text_of(section(root, SECTIONS[1]))
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = Trainer._meta_step
 
     def interrupted(self: Trainer, writer: Any) -> dict[str, float]:
@@ -348,6 +350,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytes
     out = tmp_path / "run"
     assert main(["train", *TINY, "--steps", "9", "--out", str(out)]) == 130
     monkeypatch.undo()
+    assert "all is saved; the report follows, and Ctrl-C leaves it out" in capsys.readouterr().out
     assert f"stopped after meta-step 3 of 9. It goes on with metagan-fast train --resume --out {out}" in text_of(
         parsed(out)
     )

@@ -116,7 +116,7 @@ class Unread:
     def fail(self, *_: Any) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    start = step = message = close = fail
+    start = step = part = message = close = fail
 
 
 def fail_progress(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
