@@ -34,6 +34,7 @@ class Contender:
             and discriminator, or meta-gradients `[elements]`.
         algorithms: the algorithms it supports.
         package: the package it needs, or None.
+        plain_loops_only: True if it runs SGD on all support images, and nothing else.
         slow_start: True if the first call compiles; `--quick` leaves such contenders out.
         allowed: largest distance to float64 after one step, for contenders below float32 precision, whose later steps
             diverge; None: a multiple of the plain loop's own distance.
@@ -43,6 +44,7 @@ class Contender:
     prepare: Callable[[Problem], Prepared[Result]]
     algorithms: tuple[str, ...] = ("reptile", "maml")
     package: str | None = None
+    plain_loops_only: bool = False
     slow_start: bool = False
     allowed: float | None = None
 
@@ -52,8 +54,10 @@ class Contender:
             return f"{self.package} is not installed"
         return None
 
-    def left_out(self, quick: bool) -> str | None:
+    def left_out(self, problem: Problem, quick: bool) -> str | None:
         """Return why the contender is skipped, or None."""
+        if self.plain_loops_only and not problem.is_plain:
+            return "it has neither other inner optimizers than SGD nor mini-batches"
         return self.missing() or ("left out by --quick" if quick and self.slow_start else None)
 
 
@@ -77,7 +81,8 @@ def _plain(problem: Problem) -> Prepared[Result]:
 
     def run() -> Any:
         networks = problem.generator, problem.discriminator
-        return plain.inner_loop(*networks, problem.batch.support, problem.noise, **_options(problem))
+        options = {**_options(problem), "optimizer": problem.inner.optimizer, **problem.optimizer_options}
+        return plain.inner_loop(*networks, problem.batch.support, problem.noise, **options)
 
     def stack(networks: list[nn.Module]) -> Tensor:
         return torch.stack([join(dict(network.named_parameters())) for network in networks])
@@ -100,9 +105,13 @@ def _ours(problem: Problem, executor: str, precision: str = "float32") -> Prepar
 
 def _vectorised(problem: Problem, make_step: Callable[..., vmap.Step]) -> Prepared[Result]:
     networks = problem.generator, problem.discriminator
-    step = make_step(*networks, loss=problem.loss, lr=problem.lr)
-    support, noise = problem.batch.support, problem.noise
-    run = lambda: vmap.inner_loop(*networks, support, noise, step=step, steps=problem.steps)  # noqa: E731
+    optimizer = problem.inner.optimizer
+    step = make_step(*networks, loss=problem.loss, lr=problem.lr, optimizer=optimizer, **problem.optimizer_options)
+    arguments = *networks, problem.batch.support, problem.noise
+
+    def run() -> Any:
+        return vmap.inner_loop(*arguments, step=step, steps=problem.steps, optimizer=optimizer)
+
     return Prepared(run, lambda named: _named(named, 1))
 
 
@@ -153,8 +162,8 @@ CONTENDERS = {
         Contender("torch executor", lambda problem: _ours(problem, "torch")),
         Contender("vmap", lambda problem: _vectorised(problem, vmap.vectorised_step), ("reptile",)),
         Contender("compile", _compile, ("reptile",), slow_start=True),
-        Contender("jax", _jax, ("reptile",), package="jax", slow_start=True),
-        Contender("higher", _higher, ("maml",), package="higher"),
-        Contender("torchopt", _torchopt, ("maml",), package="torchopt"),
+        Contender("jax", _jax, ("reptile",), package="jax", plain_loops_only=True, slow_start=True),
+        Contender("higher", _higher, ("maml",), package="higher", plain_loops_only=True),
+        Contender("torchopt", _torchopt, ("maml",), package="torchopt", plain_loops_only=True),
     )
 }

@@ -11,6 +11,7 @@ from metagan_fast.benchmarks import launches, operations, ops, workload_networks
 from metagan_fast.benchmarks.launches import Shapes, Work
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from metagan_fast import InnerLoop
 from metagan_fast.ops.clip_grad_norm import SHORT_ROW
 
 TITLE = "model, not a measurement"
@@ -147,13 +148,16 @@ def sheet(names: Sequence[str]) -> Iterator[str]:
 
 
 def rows(name: str) -> list[Row]:
-    """Return the rows of one case, none for cases without a model (busy machine, memory, drop-ins)."""
+    """Return the rows of one case, none for cases without a model.
+
+    These are inner optimizers other than SGD, mini-batches, the busy machine, memory and drop-ins.
+    """
     for op in ops.CASES:
         if op.name == name:
             short = [dataclasses.replace(row, form=f"{row.form}, short rows") for row in op_rows(op, SHORT_ROW)]
             long = op_rows(op)
             return long if [row.launches for row in short] == [row.launches for row in long] else [*short, *long]
     for workload in workloads.CASES:
-        if workload.name == name:
+        if workload.name == name and workload.inner == InnerLoop(steps=workload.steps):
             return workload_rows(workload)
     return []

@@ -46,18 +46,20 @@ def _taps(layer: nn.Conv2d, axis: int, size: int, out: int) -> int:
     )
 
 
-def inner_step(generator: Cost, discriminator: Cost, shots: int, *, penalty: bool) -> float:
+def inner_step(generator: Cost, discriminator: Cost, shots: int, *, penalty: bool, at_real: bool = False) -> float:
     """Return the multiply-adds of one inner step of one task, without any discarded work.
 
     Discriminator update: generate fake images; forward real and fake; their weight gradients and, except for the first
     layer, data gradients. A gradient penalty adds, at the interpolates: forward, gradient by the image, tangent along
-    it, and one reverse pass of two weight gradients and a data gradient. Generator update: forward through both
-    networks, data gradients through the discriminator, weight and data gradients of the generator.
+    it, and one reverse pass of two weight gradients and a data gradient. At the real images (`at_real`) it shares their
+    forward and data gradients, and adds the gradient by the image, the tangent and one weight gradient. Generator
+    update: forward through both networks, data gradients through the discriminator, weight and data gradients of the
+    generator.
     """
     g, d = generator, discriminator
     update_d = g.forward + 4 * d.forward + 2 * (d.forward - d.first)
     if penalty:
-        update_d += 5 * d.forward + (d.forward - d.first)
+        update_d += 3 * d.forward if at_real else 5 * d.forward + (d.forward - d.first)
     update_g = 2 * g.forward + (g.forward - g.first) + 2 * d.forward
     return shots * (update_d + update_g)
 

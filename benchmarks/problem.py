@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from metagan_fast.benchmarks import workload_networks
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 import metagan_fast as mgf
 
 KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+SMOOTH_EPS = 1e-2
+"""Adam's eps, about the size of a gradient's elements, with which a step does not jump where one changes sign."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,27 @@ class Problem:
     noise: mgf.Noise
     algorithm: str
     loss: str
-    lr: float
-    steps: int
+    inner: mgf.InnerLoop
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the inner loop."""
+        return self.inner.generator_rate(0)
+
+    @property
+    def steps(self) -> int:
+        """Number of inner steps."""
+        return self.inner.steps
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the inner loop is SGD on all support images."""
+        return self.inner.optimizer == "sgd" and self.inner.batch_size is None
+
+    @property
+    def optimizer_options(self) -> dict[str, Any]:
+        """Options of the inner optimizer beside its rate, as `torch.optim` names them."""
+        return {"betas": self.inner.betas, "eps": self.inner.eps} if self.inner.optimizer == "adam" else {}
 
     @classmethod
     def draw(
@@ -36,21 +58,19 @@ class Problem:
         *,
         algorithm: str,
         loss: str,
-        lr: float,
+        inner: mgf.InnerLoop,
         tasks: int,
         shots: int,
         query: int,
-        steps: int,
     ) -> Problem:
         """Initialise a workload's networks and draw random images, whose content does not affect speed."""
         torch.manual_seed(0)
         generator, discriminator, latent_dim, image_shape = workload_networks.workload(workload)
         images = torch.rand(tasks, shots + query, *image_shape) * 2 - 1
         batch = mgf.TaskBatch(images[:, :shots], images[:, shots:] if query else None)
-        inner = mgf.InnerLoop(optimizer="sgd", lr=lr, steps=steps)
         networks = copy.deepcopy(generator), copy.deepcopy(discriminator)
         noise = mgf.MetaGAN(*networks, latent_dim=latent_dim, loss=loss, inner=inner).draw_noise(batch)
-        return cls(generator, discriminator, latent_dim, batch, noise, algorithm, loss, lr, steps)
+        return cls(generator, discriminator, latent_dim, batch, noise, algorithm, loss, inner)
 
     def learner(self, executor: str = "torch", precision: str = "float32") -> mgf.MetaGAN:
         """Return the package's learner on copies of the networks."""
@@ -59,7 +79,7 @@ class Problem:
             copy.deepcopy(self.discriminator),
             latent_dim=self.latent_dim,
             loss=self.loss,
-            inner=mgf.InnerLoop(optimizer="sgd", lr=self.lr, steps=self.steps),
+            inner=self.inner,
             meta=mgf.MAML() if self.algorithm == "maml" else mgf.Reptile(),
             executor=executor,
             precision=precision,
@@ -69,9 +89,10 @@ class Problem:
         """Return the same problem for its first tasks and inner steps."""
         tasks, steps = min(tasks, self.batch.tasks), min(steps, self.steps)
         noise = self.noise.slice(0, tasks)
-        cut = ("discriminator_latents", "generator_latents", "interpolation")
+        cut = noise.drawn().keys() & {"discriminator_latents", "generator_latents", "interpolation", "support_index"}
         noise = dataclasses.replace(noise, **{name: getattr(noise, name)[:steps] for name in cut})
-        return dataclasses.replace(self, batch=self.batch.slice(0, tasks), noise=noise, steps=steps)
+        inner = dataclasses.replace(self.inner, steps=steps)
+        return dataclasses.replace(self, batch=self.batch.slice(0, tasks), noise=noise, inner=inner)
 
     def double(self) -> Problem:
         """Return the same problem in float64."""
@@ -84,9 +105,10 @@ class Problem:
         )
 
     def smooth(self) -> Problem:
-        """Return the same problem on smooth copies of its networks."""
+        """Return the same problem on smooth copies of its networks, with a smooth step if its optimizer is Adam."""
         networks = (smooth_copy(self.generator), smooth_copy(self.discriminator))
-        return dataclasses.replace(self, generator=networks[0], discriminator=networks[1])
+        inner = dataclasses.replace(self.inner, eps=SMOOTH_EPS) if self.inner.optimizer == "adam" else self.inner
+        return dataclasses.replace(self, generator=networks[0], discriminator=networks[1], inner=inner)
 
     def initial(self) -> tuple[Tensor, Tensor]:
         """Return each network's parameters as one vector, in the order of their names."""

@@ -26,6 +26,8 @@ _WORKLOADS: dict[str, tuple[str, dict[str, Any]]] = {
     "figr": ("dcgan", {"image_size": 32, "width": 64, "blocks": 4}),
     "figr-resnet": ("resnet", {"image_size": 32, "width": 64, "blocks": 4}),
     "maml-32": _DCGAN_32,
+    "glyphs-32": ("dcgan", {"image_size": 32, "width": 8, "blocks": 3, "latent_dim": 64}),  # the default run's
+    "rgb-64": ("dcgan", {"image_size": 64, "channels": 3, "width": 16, "blocks": 4, "latent_dim": 64}),
 }
 
 WORKLOADS: tuple[str, ...] = tuple(_WORKLOADS)
@@ -41,5 +43,6 @@ def workload(name: str) -> Workload:
     if name not in _WORKLOADS:
         raise ValueError(f"expected a workload of {', '.join(WORKLOADS)}; got {name!r}")
     model, options = _WORKLOADS[name]
-    image_shape = options.get("image_shape") or (1, options["image_size"], options["image_size"])
+    side = options.get("image_size")
+    image_shape = options.get("image_shape") or (options.get("channels", 1), side, side)
     return Workload(*models.build(model, **options), options.get("latent_dim", 100), image_shape)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from metagan_fast.benchmarks import machine, operations
@@ -14,6 +15,8 @@ from metagan_fast.benchmarks.problem import Problem
 from metagan_fast.benchmarks.records import Record, timed
 from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
+
+from metagan_fast import InnerLoop
 
 # Allowed distance to the float64 plain loop after one step and after all, in multiples of the float32 plain loop's own:
 # a GAN's inner loop amplifies rounding, so no absolute tolerance holds.
@@ -25,7 +28,8 @@ PENALISED = ("wgan-gp", "figr", "r1")
 
 # MAML is checked on smooth copies of the networks (SiLU) and timed on the real ones: under PReLU the meta-gradient
 # jumps where an activation changes sign between inner steps, so two correct float32 implementations may diverge
-# (docs/tuning.md#benchmarks-maml-checks-on-smooth-networks).
+# (docs/tuning.md#benchmarks-maml-checks-on-smooth-networks). So does Adam, with a larger eps: its first step is the
+# gradient's sign, which jumps too (docs/tuning.md#benchmarks-adam-checks-with-a-smooth-step).
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,21 @@ class WorkloadCase:
     shots: int = 4
     query: int = 0
     lr: float = 1e-3
+    optimizer: str = "sgd"
+    betas: tuple[float, float] = InnerLoop.betas
+    batch_size: int | None = None
     rounds: int = 5
     checked_tasks: int = 2
+
+    @property
+    def inner(self) -> InnerLoop:
+        """The inner loop's settings."""
+        return InnerLoop(self.optimizer, self.lr, self.steps, batch_size=self.batch_size, betas=self.betas)
+
+    @property
+    def rows(self) -> int:
+        """Support images that an update draws."""
+        return self.shots if self.batch_size is None else self.batch_size
 
     def draw(self) -> Problem:
         """Draw the problem that all contenders solve."""
@@ -54,11 +71,10 @@ class WorkloadCase:
             self.workload,
             algorithm=self.algorithm,
             loss=self.loss,
-            lr=self.lr,
+            inner=self.inner,
             tasks=self.tasks,
             shots=self.shots,
             query=self.query,
-            steps=self.steps,
         )
 
     def quick(self) -> WorkloadCase:
@@ -88,6 +104,13 @@ class WorkloadCase:
                 yield from _measure(case, problem, count, quick, rounds or case.rounds)
 
 
+def _adam(name: str, tasks: int, contenders: tuple[str, ...], **options: Any) -> WorkloadCase:
+    """Return a case with the default run's loss and inner optimizer (`training/presets.py`)."""
+    return WorkloadCase(
+        name, name, tasks, contenders, loss="r1", lr=2e-3, optimizer="adam", betas=(0.0, 0.9), **options
+    )
+
+
 _OURS = (OURS, "torch executor")
 _SMALL = (BASELINE, *_OURS, "vmap", "compile", "jax")
 _LARGE = (BASELINE, *_OURS, "native bf16", "vmap")
@@ -109,6 +132,8 @@ CASES = (
         query=4,
         rounds=3,
     ),
+    _adam("glyphs-32", 8, (*_SMALL, "native bf16"), shots=12, batch_size=8),  # the default run's inner loops
+    _adam("rgb-64", 4, _LARGE, rounds=3, checked_tasks=1),
 )
 
 
@@ -149,7 +174,7 @@ def admit(case: WorkloadCase, problem: Problem, count: int, quick: bool) -> Iter
     judge = Judge(case, problem)
     for name in case.contenders:
         record = Record(case.name, name, count)
-        reason = CONTENDERS[name].left_out(quick)
+        reason = CONTENDERS[name].left_out(problem, quick)
         if reason is not None:
             yield dataclasses.replace(record, skipped=reason)
         else:
@@ -165,12 +190,16 @@ def floor(case: WorkloadCase, problem: Problem) -> tuple[float, str]:
     if case.algorithm == "maml":
         multiply_adds = operations.maml_step(generator, discriminator, case.shots)
     else:
-        penalty = case.loss in PENALISED
-        multiply_adds = operations.inner_step(generator, discriminator, case.shots, penalty=penalty)
+        penalty, at_real = case.loss in PENALISED, case.loss == "r1"
+        costs = generator, discriminator
+        multiply_adds = operations.inner_step(*costs, case.rows, penalty=penalty, at_real=at_real)
     elements = sum(p.numel() for n in (problem.generator, problem.discriminator) for p in n.parameters())
     runs = case.tasks * case.steps
     by_arithmetic = runs * multiply_adds / machine.multiply_add_rate()
-    by_memory = runs * elements * 4 * 2 / machine.copy_bandwidth()  # each parameter is read and written every step
+    arrays = 1  # of each parameter and of its optimizer state, read and written every step
+    if case.optimizer == "adam":
+        arrays += 1 + (case.betas[0] > 0)  # without momentum the mean is the gradient
+    by_memory = runs * elements * 4 * 2 * arrays / machine.copy_bandwidth()
     return max((by_arithmetic, "multiply-adds"), (by_memory, "copy bandwidth"))
 
 
@@ -179,7 +208,7 @@ class Judge:
 
     def __init__(self, case: WorkloadCase, problem: Problem) -> None:
         self._name = case.name
-        if case.algorithm == "maml":
+        if case.algorithm == "maml" or case.optimizer == "adam":
             problem = problem.smooth()
         self._stages = []
         for steps, factor in ((1, ONE_STEP), (case.steps, ALL_STEPS)):

@@ -1,4 +1,7 @@
-"""Inner loop in plain `torch.func`: `grad` of one step of one task, `vmap` over tasks."""
+"""Inner loop in plain `torch.func`: `grad` of one step of one task, `vmap` over tasks.
+
+A network's state is its parameters by name, then the optimizer's buffers, each by the same names.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,24 @@ from metagan_fast.benchmarks.baselines.meta_gradients import Named
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-Step = Callable[..., tuple[Named, Named]]
+State = tuple[Named, ...]
+Step = Callable[..., tuple[State, State]]
+
+BUFFERS = {"sgd": 0, "adam": 2}
+"""Buffers of the optimizers that the loop knows."""
 
 
-def make_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float) -> Step:
-    """Return one inner step of one task: (g, d, real, latents, weight, latents) -> (g, d)."""
+def make_step(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    *,
+    loss: str,
+    lr: float,
+    optimizer: str = "sgd",
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> Step:
+    """Return one inner step of one task: (g, d, number from 1, real, latents, weight, latents) -> (g, d)."""
     rule = LOSSES[loss]
 
     def discriminator_loss(d: Named, g: Named, real: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
@@ -32,19 +48,33 @@ def make_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: 
         fake = functional_call(generator, g, (latents,))
         return rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1))
 
-    def descend(parameters: Named, gradients: Named) -> Named:
-        return {name: parameters[name] - lr * gradients[name] for name in parameters}
+    def sgd(state: State, gradients: Named, number: Tensor) -> State:
+        (parameters,) = state
+        return ({name: parameters[name] - lr * gradients[name] for name in parameters},)
+
+    def adam(state: State, gradients: Named, number: Tensor) -> State:
+        parameters, means, squares = state
+        means = {name: betas[0] * means[name] + (1 - betas[0]) * g for name, g in gradients.items()}
+        squares = {name: betas[1] * squares[name] + (1 - betas[1]) * g * g for name, g in gradients.items()}
+        rate, scale = lr / (1 - betas[0] ** number), 1 / (1 - betas[1] ** number).sqrt()
+        parameters = {
+            name: p - rate * means[name] / (squares[name].sqrt() * scale + eps) for name, p in parameters.items()
+        }
+        return parameters, means, squares
+
+    descend = {"sgd": sgd, "adam": adam}[optimizer]
 
     def step(
-        g: Named,
-        d: Named,
+        g: State,
+        d: State,
+        number: Tensor,
         real: Tensor,
         discriminator_latents: Tensor,
         weight: Tensor,
         generator_latents: Tensor,
-    ) -> tuple[Named, Named]:
-        d = descend(d, grad(discriminator_loss)(d, g, real, discriminator_latents, weight))
-        g = descend(g, grad(generator_loss)(g, d, generator_latents))
+    ) -> tuple[State, State]:
+        d = descend(d, grad(discriminator_loss)(d[0], g[0], real, discriminator_latents, weight), number)
+        g = descend(g, grad(generator_loss)(g[0], d[0], generator_latents), number)
         return g, d
 
     return step
@@ -59,22 +89,28 @@ def inner_loop(
     *,
     step: Step,
     steps: int,
+    optimizer: str = "sgd",
 ) -> tuple[Named, Named]:
-    """Adapt to all tasks of `support` `[tasks, shots, C, H, W]` at once; `step` is `vmap(make_step(...))`.
+    """Adapt to all tasks of `support` `[tasks, shots, C, H, W]` at once; `step` is a `vectorised_step`.
 
     Returns:
         The parameters of both networks by name, [tasks, *shape].
     """
-    g, d = (
-        {name: p.expand(len(support), *p.shape).clone() for name, p in network.named_parameters()}
-        for network in (generator, discriminator)
-    )
+
+    def start(network: nn.Module) -> State:
+        parameters = {name: p.expand(len(support), *p.shape).clone() for name, p in network.named_parameters()}
+        zeros = [{name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(BUFFERS[optimizer])]
+        return parameters, *zeros
+
+    g, d = start(generator), start(discriminator)
+    tasks, index = torch.arange(len(support), device=support.device), getattr(noise, "support_index", None)
     for k in range(steps):
-        latents = noise.discriminator_latents[k, 0]
-        g, d = step(g, d, support, latents, noise.interpolation[k, 0], noise.generator_latents[k])
-    return g, d
+        real = support if index is None else support[tasks[:, None], index[k, 0]]
+        latents = noise.discriminator_latents[k, 0], noise.interpolation[k, 0], noise.generator_latents[k]
+        g, d = step(g, d, support.new_tensor(k + 1.0), real, *latents)
+    return g[0], d[0]
 
 
-def vectorised_step(generator: nn.Module, discriminator: nn.Module, *, loss: str, lr: float) -> Step:
-    """Return one inner step of a batch of tasks."""
-    return vmap(make_step(generator, discriminator, loss=loss, lr=lr))
+def vectorised_step(generator: nn.Module, discriminator: nn.Module, **options: Any) -> Step:
+    """Return one inner step of a batch of tasks; options as for `make_step`."""
+    return vmap(make_step(generator, discriminator, **options), in_dims=(0, 0, None, 0, 0, 0, 0))

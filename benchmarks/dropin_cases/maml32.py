@@ -10,6 +10,8 @@ from metagan_fast.benchmarks.contenders import Prepared
 from metagan_fast.benchmarks.problem import Problem, join
 from torch import Tensor
 
+import metagan_fast as mgf
+
 
 def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, Prepared[Tensor]]:
     """Set up contenders from functions with the signature of `baselines.meta_gradients.maml_gradient`."""
@@ -17,11 +19,10 @@ def prepare(quick: bool, gradients: dict[str, Callable[..., Any]]) -> dict[str, 
         "maml-32",
         algorithm="maml",
         loss="non-saturating",
-        lr=1e-3,
+        inner=mgf.InnerLoop(lr=1e-3, steps=2 if quick else 5),
         tasks=1 if quick else 8,
         shots=4,
         query=4,
-        steps=2 if quick else 5,
     )
     arguments = problem.generator, problem.discriminator, problem.batch.support, problem.batch.query, problem.noise
     options: dict[str, Any] = {"loss": problem.loss, "lr": problem.lr, "steps": problem.steps}

@@ -215,6 +215,21 @@ def test_vectorised_loop_equals_the_plain_loop(loss: str, make_step: Callable[..
             assert_close(join(row), join(dict(network.named_parameters())), "float64-rounding")
 
 
+@pytest.mark.parametrize("make_step", [vmap.vectorised_step, _compiled_step])
+def test_vectorised_adam_on_mini_batches_equals_the_plain_loop(make_step: Callable[..., vmap.Step]) -> None:
+    generator, discriminator, support, _ = _problem()
+    noise = _noise()
+    noise.support_index = torch.randint(SHOTS, (STEPS, 1, TASKS, SHOTS))
+    options: dict[str, Any] = {"loss": "r1", "lr": 0.02, "optimizer": "adam", "betas": (0.3, 0.9), "eps": 1e-3}
+    adapted = plain.inner_loop(generator, discriminator, support, noise, steps=STEPS, **options)
+    step = make_step(generator, discriminator, **options)
+    vectorised = vmap.inner_loop(generator, discriminator, support, noise, step=step, steps=STEPS, optimizer="adam")
+    for networks, named in zip(adapted, vectorised, strict=True):
+        for task, network in enumerate(networks):
+            row = {name: value[task] for name, value in named.items()}
+            assert_close(join(row), join(dict(network.named_parameters())), "float64-rounding")
+
+
 @pytest.mark.parametrize("library", ["higher", "torchopt"])
 @pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])
 def test_library_maml_gradient_equals_the_plain_one(loss: str, library: str) -> None:

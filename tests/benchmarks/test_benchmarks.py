@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metagan_fast import _native, benchmarks, functional, models
+from metagan_fast.training import config
 
 
 def test_every_public_op_has_a_case() -> None:
@@ -91,6 +92,8 @@ def test_inner_step_cost_of_equal_layers() -> None:
     assert operations.inner_step(generator, discriminator, 1, penalty=False) == 10 + 4 + 20 + 2
     # interpolates: forward, data gradient, tangent, two weight gradients
     assert operations.inner_step(generator, discriminator, 3, penalty=True) == 3 * (10 + 4 + 20 + 2 + 5)
+    # real images, forward and data gradient shared: gradient by the image, tangent, one more weight gradient
+    assert operations.inner_step(generator, discriminator, 1, penalty=True, at_real=True) == 10 + 4 + 20 + 2 + 3
 
 
 def test_alternate_times_in_turn_and_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +158,7 @@ def _tiny(case: str) -> workloads.WorkloadCase:
     return dataclasses.replace(found, workload="mlp-8", tasks=2, steps=2, rounds=1, checked_tasks=2)
 
 
-@pytest.mark.parametrize("name", ["mlp-8", "maml-32"])
+@pytest.mark.parametrize("name", ["mlp-8", "maml-32", "glyphs-32", "rgb-64"])
 def test_workload_case_runs_and_writes_json(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(command.CASES, name, _tiny(name))
     out = tmp_path / "records.jsonl"
@@ -284,18 +287,55 @@ def test_smooth_problem_has_no_kinks_and_leaves_the_original(name: str) -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_judge_looks_at_smooth_networks_for_maml_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judge_looks_at_smooth_networks_for_maml_and_adam_alone() -> None:
     seen: list[int] = []
 
     def watch(problem: Problem) -> Prepared:
         seen.append(sum(isinstance(module, KINKED) for module in problem.generator.modules()))
         return CONTENDERS["plain"].prepare(problem)
 
-    for name, kinked in (("mlp-8", True), ("maml-32", False)):
+    for name, kinked in (("mlp-8", True), ("maml-32", False), ("glyphs-32", False)):
         case = _tiny(name)
         workloads.Judge(case, case.draw()).check(Contender("watched", watch))
         assert [count > 0 for count in seen] == [kinked] * 2
         seen.clear()
+
+
+def test_default_run_is_a_workload() -> None:
+    """Networks and inner loops of `glyphs-32` are those of the default preset."""
+    settings = config.resolve(config.from_preset("default"))
+    case = workloads.find("glyphs-32")
+    problem = case.draw()
+    ours = problem.learner("torch")
+    theirs = config.build_learner(settings, problem.batch.image_shape)
+    assert ours.inner == theirs.inner and ours.loss == theirs.loss and ours.latent_dim == theirs.latent_dim
+    for mine, other in ((ours.generator, theirs.generator), (ours.discriminator, theirs.discriminator)):
+        assert str(mine) == str(other)
+    training = settings["training"]
+    assert (case.tasks, case.shots, settings["data"]["image_size"]) == (training["tasks"], training["shots"], 32)
+
+
+def test_adam_and_mini_batches_are_part_of_the_problem() -> None:
+    problem = dataclasses.replace(_tiny("glyphs-32"), shots=5, batch_size=3).draw()
+    assert problem.noise.support_index.shape == (2, 1, 2, 3)
+    part = problem.first(tasks=1, steps=1)
+    assert part.noise.support_index.shape == (1, 1, 1, 3) and part.inner == dataclasses.replace(problem.inner, steps=1)
+    smooth = problem.smooth()
+    assert smooth.inner == dataclasses.replace(problem.inner, eps=1e-2) and problem.inner.eps == 1e-8
+    for name, reason in (("jax", "has neither other inner optimizers than SGD nor mini-batches"), ("vmap", None)):
+        found = CONTENDERS[name].left_out(problem, quick=False)
+        assert found is None if reason is None else reason in found
+
+
+def test_floor_counts_adams_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "multiply_add_rate", lambda: 1e30)
+    monkeypatch.setattr(machine, "copy_bandwidth", lambda: 1.0)
+    case = _tiny("glyphs-32")
+    problem = case.draw()
+    elements = sum(p.numel() for n in (problem.generator, problem.discriminator) for p in n.parameters())
+    for betas, passes in (((0.0, 0.9), 4), ((0.5, 0.9), 6)):  # parameters, squares and, with momentum, means
+        seconds, _ = workloads.floor(dataclasses.replace(case, betas=betas), problem)
+        assert seconds == case.tasks * case.steps * passes * 4 * elements
 
 
 def test_busy_cores_spin_until_they_are_left() -> None:

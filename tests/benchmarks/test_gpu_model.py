@@ -144,3 +144,8 @@ def test_the_sheet_says_that_it_is_a_model(capsys: pytest.CaptureFixture[str]) -
     table = [line for line in lines if line.startswith(("sgd_step", "mlp-8"))]
     assert len(table) == 7
     assert all(line.count(" ms") == 9 for line in table)
+
+
+@pytest.mark.parametrize("name", ["glyphs-32", "rgb-64", "memory-maml-32"])
+def test_cases_without_a_model_have_no_rows(name: str) -> None:
+    assert gpu_model.rows(name) == []
