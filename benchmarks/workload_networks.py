@@ -43,6 +43,6 @@ def workload(name: str) -> Workload:
     if name not in _WORKLOADS:
         raise ValueError(f"expected a workload of {', '.join(WORKLOADS)}; got {name!r}")
     model, options = _WORKLOADS[name]
-    side = options.get("image_size")
+    side = options.get("image_size", 0)
     image_shape = options.get("image_shape") or (options.get("channels", 1), side, side)
     return Workload(*models.build(model, **options), options.get("latent_dim", 100), image_shape)

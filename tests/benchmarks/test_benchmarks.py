@@ -195,8 +195,9 @@ def test_wrong_workload_result_is_not_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def lazy(problem: Problem) -> Prepared:
-        """Prepare a contender that stops a step early."""
-        return CONTENDERS["plain"].prepare(problem.first(tasks=problem.batch.tasks, steps=problem.steps - 1))
+        """Prepare a contender that stops a step early, but not before the first."""
+        steps = max(problem.steps - 1, 1)
+        return CONTENDERS["plain"].prepare(problem.first(tasks=problem.batch.tasks, steps=steps))
 
     monkeypatch.setitem(CONTENDERS, "torch executor", Contender("lazy", lazy))
     monkeypatch.setitem(command.CASES, "mlp-8", _tiny("mlp-8"))

@@ -277,6 +277,7 @@ def test_workloads_are_those_of_the_benchmarks() -> None:
     assert facts["dcgan-16"][:2] == (100, (1, 16, 16))
     assert facts["dcgan-32"] == facts["maml-32"]
     assert facts["dcgan-32"][:2] == (100, (1, 32, 32))
+    assert facts["rgb-64"][:2] == (64, (3, 64, 64))
 
 
 @pytest.mark.parametrize("name", models.NAMES)
