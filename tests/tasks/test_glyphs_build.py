@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from glyphs import choose
-from glyphs.draw import is_faint, licence_of
-from glyphs.scripts import SCRIPTS, is_reserved
+from metagan_fast.tasks.data_sets import choose
+from metagan_fast.tasks.data_sets.faces import is_faint
+from metagan_fast.tasks.data_sets.licences import licence_of
+from metagan_fast.tasks.data_sets.scripts import SCRIPTS, is_reserved
 
 OFL = "This Font Software is licensed under the SIL Open Font\nLicense, Version 1.1."
 

@@ -25,11 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from metagan_fast.tasks import embedded
+from metagan_fast.tasks.data_sets import choose
+from metagan_fast.tasks.data_sets.faces import Face, draw, names_of
+from metagan_fast.tasks.data_sets.licences import licence_of
+from metagan_fast.tasks.data_sets.scripts import SCRIPTS, is_reserved
 from metagan_fast.tasks.images import Pixels
 
-from . import choose
-from .draw import Face, draw, faces, licence_of, names_of, unpack
-from .scripts import SCRIPTS, is_reserved
+from .draw import faces, unpack
 
 PACKAGES = Path(__file__).parent / "packages.tsv"
 DATA = Path(__file__).parents[2] / "metagan_fast" / "tasks" / "data"
@@ -187,7 +189,7 @@ def write(drawn: Sequence[Drawn], packages: dict[str, Package]) -> None:
     leaving = choose.alike(candidates, classes, np.unique(designs, return_inverse=True)[1].tolist(), drawings)
     kept = {name: mine for name, mine in candidates.items() if name not in leaving}
     if any(is_reserved(c) for _, c in kept):
-        raise SystemExit("a character of a reserved script: remove it from scripts.py")
+        raise SystemExit("a character of a reserved script: remove it from SCRIPTS")
     names = sorted(kept, key=lambda name: (list(SCRIPTS).index(name[0]), name[1]))
     order = [row for name in names for row in kept[name]]
     embedded.save_glyphs(

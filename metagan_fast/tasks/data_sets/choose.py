@@ -7,15 +7,14 @@ float32 products add exactly, so that no BLAS changes a choice.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metagan_fast.tasks.build_glyphs_latin import correlation, diverse, features
-from metagan_fast.tasks.images import Pixels
-
-from .scripts import SCRIPTS
+from ..build_glyphs_latin import correlation, diverse, features
+from ..images import Pixels
+from .scripts import SCRIPTS, Script
 
 DUPLICATE = 0.95  # correlation above which two drawings of a class count as one
 FEWEST = {"train": 12, "validation": 40, "test": 40}  # distinct drawings of a class that is kept
@@ -44,11 +43,13 @@ def legible(
     face: Sequence[int],
     family: Sequence[int],
     drawings: Sequence[Pixels],
+    scripts: Mapping[str, Script] = SCRIPTS,
 ) -> tuple[Classes, NDArray[np.float64]]:
     """Return each class's rows that resemble the same character of other families, and the legibility of all rows.
 
     Args:
         script, character, face, family, drawings: of each row; faces and families are numbered.
+        scripts: by name, with the characters that were drawn.
     """
     by_script: dict[str, list[int]] = defaultdict(list)
     for row, name in enumerate(script):
@@ -57,7 +58,7 @@ def legible(
     legibilities = np.zeros(len(drawings))
     for name, rows in by_script.items():
         vectors = features(drawings[row] for row in rows)
-        names = {c: index for index, c in enumerate(SCRIPTS[name].characters)}
+        names = {c: index for index, c in enumerate(scripts[name].characters)}
         labels = np.array([names[character[row]] for row in rows])
         numbers = np.unique([face[row] for row in rows], return_inverse=True)[1]
         families = np.array([family[row] for row in rows])
@@ -75,15 +76,21 @@ def legible(
     return classes, legibilities
 
 
-def distinct(classes: Classes, legibilities: NDArray[np.float64], drawings: Sequence[Pixels]) -> Classes:
+def distinct(
+    classes: Classes,
+    legibilities: NDArray[np.float64],
+    drawings: Sequence[Pixels],
+    scripts: Mapping[str, Script] = SCRIPTS,
+    fewest: Mapping[str, int] = FEWEST,
+) -> Classes:
     """Return the classes with enough distinct rows, and these."""
     chosen: Classes = {}
     for name, rows in classes.items():
-        part = SCRIPTS[name[0]].part
-        if len(rows) >= FEWEST[part]:
+        part = scripts[name[0]].part
+        if len(rows) >= fewest[part]:
             vectors = features(drawings[row] for row in rows)
             kept = diverse(vectors, legibilities[rows], MOST[part], DUPLICATE)
-            if len(kept) >= FEWEST[part]:
+            if len(kept) >= fewest[part]:
                 chosen[name] = [rows[index] for index in kept]
     return chosen
 
@@ -104,7 +111,13 @@ def legibility(
     return np.concatenate(shares)
 
 
-def alike(chosen: Classes, classes: Classes, design: Sequence[int], drawings: Sequence[Pixels]) -> dict[Name, Name]:
+def alike(
+    chosen: Classes,
+    classes: Classes,
+    design: Sequence[int],
+    drawings: Sequence[Pixels],
+    scripts: Mapping[str, Script] = SCRIPTS,
+) -> dict[Name, Name]:
     """Return the chosen classes that leave, each with the class that it looks like and that stays.
 
     Two classes are alike if many of the chosen drawings of one look like one of the other's, or if most designs that
@@ -115,8 +128,9 @@ def alike(chosen: Classes, classes: Classes, design: Sequence[int], drawings: Se
         classes: all legible rows.
         design: number of each row's family and style, across scripts.
         drawings: of each row.
+        scripts: by name, with the part of each.
     """
-    names = sorted(chosen, key=lambda name: ORDER.index(SCRIPTS[name[0]].part))  # stable: scripts in their order
+    names = sorted(chosen, key=lambda name: ORDER.index(scripts[name[0]].part))  # stable: scripts in their order
     counts = np.array([len(chosen[name]) for name in names])
     vectors = features((drawings[row] for name in names for row in chosen[name]), stretch=True)
     starts = np.concatenate([[0], np.cumsum(counts)])

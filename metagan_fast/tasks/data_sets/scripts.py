@@ -1,9 +1,9 @@
-"""Scripts of the embedded `glyphs`: the part that each belongs to, and its ordinary letters and digits."""
+"""Scripts of `glyphs` and `glyphs-large`: the part that each belongs to, and its ordinary letters and digits."""
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from fontTools.unicodedata import script as script_of
@@ -97,3 +97,14 @@ SCRIPTS = {
     "Devanagari": Script("test", "Deva", ("devanagari",), "905-914 915-939 93D 950 960 961 966-96F"),
 }
 """Scripts by name. Latin, Greek and Cyrillic share letters, so they share a part."""
+
+LARGE_SCRIPTS = {
+    **SCRIPTS,
+    "Latin": replace(SCRIPTS["Latin"], ranges=f"{SCRIPTS['Latin'].ranges} 131 138 14A-14B 166-167 180-24F 250-2AF"),
+    "Cyrillic": replace(SCRIPTS["Cyrillic"], ranges="400-45F 460-481 48A-52F"),
+    "Ethiopic": replace(SCRIPTS["Ethiopic"], every=1),
+    "Hangul": replace(SCRIPTS["Hangul"], every=1, weights=9),
+    "Runic": Script("train", "Runr", (), "16A0-16EA", weights=9),
+    "Tifinagh": Script("train", "Tfng", (), "2D30-2D67", weights=9),
+}
+"""Scripts by name, with more characters than the embedded ones have; the parts are the same."""

@@ -1,0 +1,1 @@
+"""Data sets made of packages that are downloaded when asked for."""
