@@ -84,7 +84,14 @@ setup(
     packages=packages(),
     package_dir=PACKAGES,
     package_data={
-        "metagan_fast": ["py.typed", "*.pyi", "tasks/data/**", "training/report/*.css", "training/pretrained/**"]
+        "metagan_fast": [
+            "py.typed",
+            "*.pyi",
+            "tasks/data/**",
+            "tasks/data_sets/*.tsv",
+            "training/report/*.css",
+            "training/pretrained/**",
+        ]
     },
     include_package_data=False,
     ext_modules=[Extension(SOURCE_TREE["EXTENSION"], sources=[])] if WITH_EXTENSION else [],

@@ -116,3 +116,32 @@ class Lines:
 
     def close(self) -> None:
         """Show the end."""
+
+
+class Stages:
+    """Progress of work in stages: a bar for each on a terminal, a line for each elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._stage = ""
+        self._bar: tqdm | None = None
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        """Show that `done` of `total` steps of a stage are done."""
+        if self._stream is None:
+            return
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            if _is_terminal(self._stream):
+                self._bar = tqdm(total=total, desc=stage, file=self._stream, dynamic_ncols=True)
+            else:
+                print(f"{stage}: {total}", file=self._stream, flush=True)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Show the end of a stage."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,1 +1,91 @@
-"""Data sets made of packages that are downloaded when asked for."""
+"""Data sets made of packages that are downloaded when asked for: icons and emoji."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import emoji, icons
+from .archives import CACHE_VARIABLE, Archive, Progress, fetch, read_pins
+from .collection import Collection, markdown
+
+__all__ = ["CACHE_VARIABLE", "SETS", "DataSet", "listing", "make"]
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set that can be made.
+
+    Attributes:
+        name: of the set, and of the table of its pinned packages.
+        summary: its classes and images in a few words.
+        size: pixels a side by default.
+        classes, images: how many it has at that size.
+        build: draws it from pinned packages and their paths, at a size.
+    """
+
+    name: str
+    summary: str
+    size: int
+    classes: int
+    images: int
+    build: Callable[[Sequence[Archive], Sequence[Path], int, Progress], Collection]
+
+    def pins(self) -> list[Archive]:
+        """Return the pinned packages."""
+        return read_pins(_FOLDER / f"{self.name}.tsv")
+
+
+SETS: Mapping[str, DataSet] = {
+    one.name: one
+    for one in (
+        DataSet("icons", "things as many icon sets draw them, grey", 32, 0, 0, icons.build),
+        DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, 0, 0, emoji.build),
+    )
+}
+"""Data sets by name."""
+
+
+def make(name: str, size: int | None, given: Path | None, progress: Progress) -> Collection:
+    """Make a data set.
+
+    Args:
+        name: a key of `SETS`.
+        size: pixels a side; None for the set's own.
+        given: a folder with the packages' archives; None to download what the cache lacks.
+        progress: receives each stage and its steps.
+
+    Raises:
+        ValueError: a package that cannot be had or read; the message says what to do.
+    """
+    data = SETS[name]
+    pinned = data.pins()
+    return data.build(pinned, fetch(pinned, given, progress), size or data.size, progress)
+
+
+def listing() -> str:
+    """Return a Markdown table of the data sets."""
+    rows = []
+    for data in SETS.values():
+        pinned = data.pins()
+        licences = ", ".join(sorted({archive.licence for archive in pinned}))
+        megabytes = sum(archive.size for archive in pinned) / 1e6
+        client = " and ".join(
+            sorted({"apt-get" if archive.source == "debian" else archive.source for archive in pinned})
+        )
+        rows.append(
+            [
+                data.name,
+                data.summary,
+                f"{data.classes:,}",
+                f"{data.images:,}",
+                f"{data.size}x{data.size}",
+                f"{len(pinned)} by {client}",
+                f"{megabytes:.0f} MB",
+                licences,
+            ]
+        )
+    return markdown(["set", "images of", "classes", "images", "size", "packages", "download", "licences"], rows)

@@ -1,0 +1,41 @@
+"""Work on many items by all processors that the process may use."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from .archives import Progress
+
+MOST_PROCESSES = 8
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(function: Callable[[Item], Result], items: Sequence[Item], stage: str, progress: Progress) -> Iterator[Result]:
+    """Yield the function's results in the items' order; both travel between processes."""
+    processes = min(MOST_PROCESSES, len(items), _processors())
+    if processes <= 1:
+        yield from _counted(map(function, items), len(items), stage, progress)
+        return
+    # Spawned ones: forked ones would inherit the locks of threads that they do not have.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield from _counted(pool.map(function, items), len(items), stage, progress)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _counted(results: Iterator[Result], count: int, stage: str, progress: Progress) -> Iterator[Result]:
+    progress(stage, 0, count)
+    for done, result in enumerate(results, 1):
+        progress(stage, done, count)
+        yield result
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
