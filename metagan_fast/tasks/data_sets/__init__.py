@@ -23,15 +23,15 @@ class DataSet:
         name: of the set, and of the table of its pinned packages.
         summary: its classes and images in a few words.
         size: pixels a side by default.
-        classes, images: how many it has at that size.
+        classes, images: how many it has at that size; None where nobody has counted.
         build: draws it from pinned packages and their paths, at a size.
     """
 
     name: str
     summary: str
     size: int
-    classes: int
-    images: int
+    classes: int | None
+    images: int | None
     build: Callable[[Sequence[Archive], Sequence[Path], int, Progress], Collection]
 
     def pins(self) -> list[Archive]:
@@ -42,8 +42,8 @@ class DataSet:
 SETS: Mapping[str, DataSet] = {
     one.name: one
     for one in (
-        DataSet("icons", "things as many icon sets draw them, grey", 32, 0, 0, icons.build),
-        DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, 0, 0, emoji.build),
+        DataSet("icons", "things as many icon sets draw them, grey", 32, 413, 16853, icons.build),
+        DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, None, None, emoji.build),
     )
 }
 """Data sets by name."""
@@ -80,8 +80,7 @@ def listing() -> str:
             [
                 data.name,
                 data.summary,
-                f"{data.classes:,}",
-                f"{data.images:,}",
+                *("not counted" if count is None else f"{count:,}" for count in (data.classes, data.images)),
                 f"{data.size}x{data.size}",
                 f"{len(pinned)} by {client}",
                 f"{megabytes:.0f} MB",
