@@ -103,9 +103,9 @@ def fetch(archives: Sequence[Archive], given: Path | None, progress: Progress) -
     if given is not None:
         if not given.is_dir():
             raise ValueError(f"expected a folder with the downloaded archives, got {given}")
-        missing = [archive.file for archive in archives if not (given / archive.file).is_file()]
-        if missing:
-            raise ValueError(f"{given} lacks {len(missing)} of {len(archives)} archives: {_some(missing)}")
+        absent = [archive.file for archive in archives if not (given / archive.file).is_file()]
+        if absent:
+            raise ValueError(f"{given} lacks {len(absent)} of {len(archives)} archives: {_some(absent)}")
     else:
         folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / archive.file for archive in archives]
