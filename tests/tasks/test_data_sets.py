@@ -347,7 +347,7 @@ def test_the_command_makes_emoji_of_stand_ins(
     pins = []
     for index in range(emoji.FEWEST):
         icons = {
-            name: f'<path fill="#{colour}{index}0" d="M1 1h{20 - 3 * index}v22z"/>'
+            name: f'<path fill="#{colour}{index}0" d="M1 1h20v{20 - 2 * index}h-20z"/>'
             for name, colour in (("grin", "ffd0"), ("wave", "f080"), ("wave-tone", "5040"), ("red-envelope", "ff00"))
         }
         if index == 0:
@@ -359,9 +359,9 @@ def test_the_command_makes_emoji_of_stand_ins(
     out = tmp_path / "sub" / "emoji.npz"
     command = ["data", "get", "emoji", "--from", str(tmp_path / "given"), "--out", str(out), "--size", "16"]
     assert main(command) == 0
-    assert "1 classes, 12 images of 16x16 in colour, 12 to 12 a class" in capsys.readouterr().out
+    assert "1 classes, 16 images of 16x16 in colour, 16 to 16 a class" in capsys.readouterr().out
     with np.load(out, allow_pickle=False) as stored:
-        assert stored["images"].shape == (12, 16, 16, 3) and set(stored["labels"]) == {"wave"}
+        assert stored["images"].shape == (16, 16, 16, 3) and set(stored["labels"]) == {"wave"}
         assert (stored["images"][:, 0, 0] == 255).all()
     first = out.read_bytes()
     assert main(command) == 0 and out.read_bytes() == first
@@ -375,3 +375,10 @@ def test_the_command_lists_and_refuses(capsys: pytest.CaptureFixture[str], tmp_p
     assert "lacks" in capsys.readouterr().err
     assert main(["data", "get", "icons", "--out", str(tmp_path / "icons.png")]) == 2
     assert "ends in .npz" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_page_shows_the_listing() -> None:
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    if not page.is_file():
+        pytest.skip("the tests run without the source folder's pages")
+    assert data_sets.listing() in page.read_text(encoding="utf-8")

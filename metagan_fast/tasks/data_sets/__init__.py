@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import emoji, icons
+from . import emoji, icons, svg
 from .archives import CACHE_VARIABLE, Archive, Progress, fetch, read_pins
 from .collection import Collection, markdown
 
@@ -25,6 +25,7 @@ class DataSet:
         size: pixels a side by default.
         classes, images: how many it has at that size; None where nobody has counted.
         build: draws it from pinned packages and their paths, at a size.
+        check: raises ValueError without the library that draws it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class DataSet:
     classes: int | None
     images: int | None
     build: Callable[[Sequence[Archive], Sequence[Path], int, Progress], Collection]
+    check: Callable[[], None] = svg.check_installed
 
     def pins(self) -> list[Archive]:
         """Return the pinned packages."""
@@ -43,7 +45,7 @@ SETS: Mapping[str, DataSet] = {
     one.name: one
     for one in (
         DataSet("icons", "things as many icon sets draw them, grey", 32, 413, 16853, icons.build),
-        DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, None, None, emoji.build),
+        DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, 540, 9573, emoji.build),
     )
 }
 """Data sets by name."""
@@ -59,9 +61,10 @@ def make(name: str, size: int | None, given: Path | None, progress: Progress) ->
         progress: receives each stage and its steps.
 
     Raises:
-        ValueError: a package that cannot be had or read; the message says what to do.
+        ValueError: a missing library, or a package that cannot be had or read; the message says what to do.
     """
     data = SETS[name]
+    data.check()
     pinned = data.pins()
     return data.build(pinned, fetch(pinned, given, progress), size or data.size, progress)
 

@@ -17,7 +17,7 @@ from .collection import Collection, Drawing, parts_of
 from .parallel import each
 from .scripts import is_reserved
 
-FEWEST = 6  # images of a class that is kept
+FEWEST = 8  # images of a class that is kept: 4 shots, and as many to judge by
 SAME = 4.0  # mean difference of two drawings, of 255, up to which they count as one
 BACKGROUND = "#ffffff"
 
@@ -55,7 +55,6 @@ def base(code: str) -> str:
 
 def build(pinned: Sequence[Archive], paths: Sequence[Path], size: int, progress: Progress) -> Collection:
     """Draw the emoji that enough vendors have; the same packages give the same images."""
-    svg.check_installed()
     vendors = [(archive, svg.read_icon_set(archive, path)) for archive, path in zip(pinned, paths, strict=True)]
     codes: dict[str, str] = {}
     for _, icons in vendors:

@@ -52,7 +52,6 @@ class _Icon:
 
 def build(pinned: Sequence[Archive], paths: Sequence[Path], size: int, progress: Progress) -> Collection:
     """Draw the icons and choose classes and drawings; the same packages give the same images."""
-    svg.check_installed()
     if any(archive.name in RESERVED for archive in pinned):
         raise ValueError(f"{', '.join(sorted(RESERVED))} are reserved for evaluation: remove them from the table")
     candidates = _candidates(pinned, paths, progress)
