@@ -26,8 +26,7 @@ import numpy as np
 
 from metagan_fast.tasks import embedded
 from metagan_fast.tasks.data_sets import choose
-from metagan_fast.tasks.data_sets.faces import Face, draw, names_of
-from metagan_fast.tasks.data_sets.licences import licence_of
+from metagan_fast.tasks.data_sets.faces import Face, draw, names_of, own_licence
 from metagan_fast.tasks.data_sets.scripts import SCRIPTS, is_reserved
 from metagan_fast.tasks.images import Pixels
 
@@ -117,14 +116,12 @@ def fetch(package: Package, cache: Path) -> Path:
 
 def draw_package(name: str, folder: Path) -> list[Drawn]:
     """Draw a package's faces whose licence is known; Latin, which every package has, by its regular weight alone."""
-    licence = folder / "LICENSE"
-    text = licence.read_text(encoding="utf-8", errors="replace") if licence.exists() else ""
     drawn = []
     for face in faces(folder, name):
         if face.script == "Latin" and face.style != "400":
             continue
         names = names_of(face.files[0])
-        found = licence_of([text, names[13], names[14]])
+        found = own_licence(face.files[0], names)
         if found is not None:
             drawn.append(Drawn(face, found, names, draw(face, SCRIPTS[face.script])))
     return drawn

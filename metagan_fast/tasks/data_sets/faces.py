@@ -1,8 +1,11 @@
-"""Faces of font files, their names, and their drawings of a script's characters."""
+"""Faces of font files, their names and licences, and their drawings of a script's characters."""
 
 from __future__ import annotations
 
 import io
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +15,14 @@ from fontTools.ttLib import TTFont
 from ..build_glyphs_latin import correlation, features
 from ..fonts import Typeface
 from ..images import Pixels
+from .licences import licence_of
 from .scripts import Script
 
 IMAGE_SIZE = 32
 BRIGHTEST = 32  # pixels
 FAINT = 100  # mean of a drawing's brightest pixels below which its strokes are too thin for the image
+FONTSOURCE = re.compile(r"package/(files/.+-\d00-normal\.woff|LICENSE)")
+"""Files of an npm package `@fontsource/...` that are used: upright fonts and the licence."""
 SAME_DIGITS = 0.8  # median correlation with the European digits, stretched to fill the image: own ones reach 0.65
 
 
@@ -79,3 +85,33 @@ def names_of(path: Path) -> dict[int, str]:
     """Return a font's English names: 0 copyright, 4 full name, 5 version, 13 and 14 licence."""
     with TTFont(io.BytesIO(path.read_bytes()), lazy=True, fontNumber=0) as font:
         return {key: str(font["name"].getDebugName(key) or "") for key in (0, 4, 5, 13, 14)}
+
+
+def own_licence(path: Path, names: Mapping[int, str]) -> str | None:
+    """Return the licence that a font's names and the LICENSE beside its file agree on; None without one."""
+    beside = path.with_name("LICENSE")
+    text = beside.read_text(encoding="utf-8", errors="replace") if beside.exists() else ""
+    return licence_of([text, names[13], names[14]])
+
+
+def fontsource_faces(folder: Path, package: str, scripts: Mapping[str, Script]) -> Iterator[Face]:
+    """Yield the faces of an unpacked npm package `@fontsource/...`, whose files have a subset of characters each."""
+    stem = package.rpartition("/")[2]
+    by_subset: dict[str, dict[int, Path]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.woff")):
+        subset, _, number = path.name.removesuffix("-normal.woff").rpartition("-")
+        by_subset[subset.removeprefix(f"{stem}-")][int(number)] = path
+    for name, script in scripts.items():
+        subsets = [s for s in by_subset if s in script.subsets or (script.code == "Hang" and s.isdigit())]
+        weights = sorted({weight for subset in subsets for weight in by_subset[subset]})
+        for weight in _spread(weights, script.weights):
+            files = tuple(by_subset[subset][weight] for subset in subsets if weight in by_subset[subset])
+            yield Face(package, name, str(weight), files)
+
+
+def _spread(weights: list[int], count: int) -> list[int]:
+    """Return all weights, or where there are more than `count` the lightest, regular, bold and the heaviest."""
+    if len(weights) <= count:
+        return weights
+    wanted = (weights[0], 400, 700, weights[-1])
+    return sorted({min(weights, key=lambda weight: abs(weight - target)) for target in wanted})

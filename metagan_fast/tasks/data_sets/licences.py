@@ -21,7 +21,7 @@ the author's name, which every image carries."""
 BY_FILE = "by file"
 """Licence of a package whose files have their own."""
 
-_FONT_TEXTS = {  # words of a licence text -> its SPDX name; any other text refuses the font
+FONT_TEXTS = {  # words of a licence text -> its SPDX name; any other text refuses the font
     "OFL-1.1": ("sil open font license", "scripts.sil.org/ofl", "openfontlicense.org"),
     "Apache-2.0": ("apache license, version 2.0", "apache.org/licenses/license-2.0"),
 }
@@ -31,6 +31,6 @@ def licence_of(texts: Iterable[str]) -> str | None:
     """Return the SPDX name that all of a font's texts agree on; None if one says otherwise or none says anything."""
     found = set()
     for text in filter(None, (" ".join(text.lower().split()) for text in texts)):
-        names = {name for name, words in _FONT_TEXTS.items() if any(word in text for word in words)}
+        names = {name for name, words in FONT_TEXTS.items() if any(word in text for word in words)}
         found.add(names.pop() if len(names) == 1 else None)
     return found.pop() if len(found) == 1 else None

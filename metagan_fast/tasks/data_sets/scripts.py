@@ -28,6 +28,11 @@ class Script:
     weights: int = 4
 
     @property
+    def is_rare(self) -> bool:
+        """Whether few families have the script."""
+        return self.weights > 4
+
+    @property
     def characters(self) -> list[str]:
         """The characters that are drawn."""
         return self._ordinary[:: self.every]
