@@ -24,6 +24,7 @@ MOST_JUDGES = 12_000  # drawings that provide neighbours
 BLOCK = 80  # classes among which a drawing's neighbours are sought: more would be hard to tell apart for any drawing
 LEGIBLE_FACE = 0.3  # mean share of a face's drawings' nearest neighbours that belong to their class
 LEGIBLE_DRAWING = 0.2  # the same share for one drawing
+AT_ONCE = 500  # drawings that are compared with all others at once, about
 ALIKE = 0.92  # correlation above which two drawings, each stretched to fill the image, look alike
 SHARED = 0.3  # share of a class's drawings that look like one of another class, from which on the two are alike
 MOSTLY = 0.5  # share of the designs that draw two classes alike, from which on they are alike
@@ -131,25 +132,35 @@ def alike(
         scripts: by name, with the part of each.
     """
     names = sorted(chosen, key=lambda name: ORDER.index(scripts[name[0]].part))  # stable: scripts in their order
-    counts = np.array([len(chosen[name]) for name in names])
     vectors = features((drawings[row] for name in names for row in chosen[name]), stretch=True)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    shared = np.stack([_shared(vectors, starts, index) for index in range(len(names))])
-    shared = np.maximum(shared, shared.T) >= SHARED
-    shared |= _drawn_alike([classes[name] for name in names], design, drawings) >= MOSTLY
+    shares = shared(vectors, [len(chosen[name]) for name in names])
+    are_alike = np.maximum(shares, shares.T) >= SHARED
+    are_alike |= _drawn_alike([classes[name] for name in names], design, drawings) >= MOSTLY
     leaving: dict[Name, Name] = {}
     for index, name in enumerate(names):
         for earlier in range(index):
-            if names[earlier] not in leaving and shared[index, earlier]:
+            if names[earlier] not in leaving and are_alike[index, earlier]:
                 leaving[name] = names[earlier]
                 break
     return leaving
 
 
-def _shared(vectors: NDArray[np.float32], starts: NDArray[np.int64], index: int) -> NDArray[np.float64]:
-    """Return for each class the share of one class's drawings that look like one of its drawings."""
-    likeness = correlation(vectors[starts[index] : starts[index + 1]], vectors)
-    return (np.maximum.reduceat(likeness, starts[:-1], axis=1) > ALIKE).mean(0)
+def shared(vectors: NDArray[np.float32], counts: Sequence[int]) -> NDArray[np.float64]:
+    """Return for each two classes the share of the first one's drawings that look like one of the second's.
+
+    Args:
+        vectors: features of the drawings, class after class.
+        counts: drawings of each class.
+    """
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    shares = []
+    for block in np.array_split(np.arange(len(counts)), -(-len(vectors) // AT_ONCE)):
+        if len(block):
+            first, last = starts[block[0]], starts[block[-1] + 1]
+            likeness = np.maximum.reduceat(correlation(vectors[first:last], vectors), starts[:-1], axis=1)
+            sums = np.add.reduceat(likeness > ALIKE, starts[block] - first, axis=0, dtype=np.int64)
+            shares.append(sums / np.asarray(counts)[block, None])
+    return np.concatenate(shares)
 
 
 def _drawn_alike(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ..build_glyphs_latin import correlation, features
 from ..images import Pixels
 from . import icon_names, svg
 from .archives import Archive, Progress
+from .choose import shared
 from .collection import Collection, Drawing, parts_of
 from .faces import is_faint
 from .parallel import each
@@ -27,7 +27,6 @@ MOST_A_FAMILY = 6  # and by the sets of one family
 CANDIDATES = 4  # icons of a class and set that are tried
 SAME_FAMILY = 0.9  # correlation above which two drawings of one family count as one
 DUPLICATE = 0.95  # correlation above which drawings of different families count as one
-ALIKE = 0.92  # correlation above which drawings of two classes look alike
 SHARED = 0.4  # share of a class's drawings that look like one of another class, from which on the smaller class leaves
 PLACED = 12  # images of a class that resemble the class, at least
 NEIGHBOURS = 50
@@ -175,15 +174,9 @@ def _apart(kept: dict[str, list[tuple[_Icon, Pixels]]]) -> dict[str, list[tuple[
     if not names:
         return kept
     vectors = features(drawing for name in names for _, drawing in kept[name])
-    starts = np.concatenate([[0], np.cumsum([len(kept[name]) for name in names])])
-    shared = np.stack(
-        [
-            (np.maximum.reduceat(correlation(vectors[a:b], vectors), starts[:-1], axis=1) > ALIKE).mean(0)
-            for a, b in itertools.pairwise(starts.tolist())
-        ]
-    )
+    shares = shared(vectors, [len(kept[name]) for name in names])
     leaving: set[int] = set()
     for index in range(len(names)):
-        if any(earlier not in leaving and shared[index, earlier] >= SHARED for earlier in range(index)):
+        if any(earlier not in leaving and shares[index, earlier] >= SHARED for earlier in range(index)):
             leaving.add(index)
     return {name: kept[name] for index, name in enumerate(names) if index not in leaving}
