@@ -17,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the command's parser."""
     parser = subparsers.add_parser(
         "data",
-        help="make a larger data set from free icons or emoji",
+        help="make a larger data set from free icons, emoji or fonts",
         description="Make a data set from packages under free licences, which are downloaded and kept in a cache.",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from metagan_fast import tasks
 from metagan_fast.cli import main
 from metagan_fast.tasks import data_sets
-from metagan_fast.tasks.data_sets import archives, emoji, icon_names, icons, licences, svg
+from metagan_fast.tasks.data_sets import archives, emoji, glyphs_large, icon_names, icons, licences, svg
 from metagan_fast.tasks.data_sets.archives import Archive
 from metagan_fast.tasks.data_sets.collection import Collection, Drawing, parts_of
 from metagan_fast.tasks.data_sets.scripts import LARGE_SCRIPTS, SCRIPTS, is_reserved
@@ -382,3 +384,59 @@ def test_the_page_shows_the_listing() -> None:
     if not page.is_file():
         pytest.skip("the tests run without the source folder's pages")
     assert data_sets.listing() in page.read_text(encoding="utf-8")
+
+
+def font_file(folder: Path, stem: str, boxes: dict[str, tuple[int, int]], licence: str) -> bytes:
+    """Return a typeface of rectangles, each of a width and a height in thousandths of the em."""
+    glyphs, order = {}, [".notdef", *(f"glyph{ord(c)}" for c in boxes)]
+    for name, (width, height) in zip(order, [(1, 1), *boxes.values()], strict=True):
+        pen = TTGlyphPen(None)
+        pen.moveTo((0, 0))
+        for point in ((0, height), (width, height), (width, 0)):
+            pen.lineTo(point)
+        pen.closePath()
+        glyphs[name] = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(order)
+    builder.setupCharacterMap({ord(c): f"glyph{ord(c)}" for c in boxes})
+    builder.setupGlyf(glyphs)
+    builder.setupHorizontalMetrics(dict.fromkeys(order, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": stem, "styleName": "Regular", "copyright": "A. Uthor"})
+    builder.font["name"].setName(licence, 13, 3, 1, 0x409)
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(folder / f"{stem}.ttf")
+    return (folder / f"{stem}.ttf").read_bytes()
+
+
+def test_glyphs_of_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METAGAN_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(glyphs_large, "FEWEST", dict.fromkeys(("train", "validation", "test"), 3))
+    monkeypatch.setattr(glyphs_large, "each", lambda function, items, stage, progress: map(function, items))
+    free = "This Font Software is licensed under the SIL Open Font License, Version 1.1."
+    packages = []
+    for index, licence in enumerate([free] * 4 + ["All rights reserved."]):
+        # Widths differ between fonts and shapes between characters; Han and Kana are in the fonts alone.
+        boxes = {
+            "\u05d0": (700, 100 + 50 * index),
+            "\u05d1": (100 + 50 * index, 700),
+            "\u4e00": (600, 600),
+            "\u30a2": (500, 500),
+        }
+        boxes |= {chr(code): (700, 690 - 10 * (code - 0x5D2)) for code in range(0x5D2, 0x5D6)}
+        stem = f"Family{'ABCDE'[index]}-Regular"
+        slanted = stem.replace("Regular", "Italic")
+        files = {f"usr/share/fonts/{stem}.ttf": font_file(tmp_path, stem, boxes, licence)}
+        files[f"usr/share/fonts/{slanted}.ttf"] = b"never read"
+        data = deb(tar(files))
+        archive = pinned(data, f"fonts-{index}", source="debian", licence=licences.BY_FILE, author="")
+        packages.append((archive, put(tmp_path / "archives", archive, data)))
+    made = glyphs_large.build(*zip(*packages, strict=True), 32, ignore)  # type: ignore[arg-type]
+    assert {"\u05d0", "\u05d1"} <= set(made.counts) <= {chr(code) for code in range(0x5D0, 0x5D6)}
+    assert made.counts["\u05d0"] == made.counts["\u05d1"] == 4, "the last font's licence is not allowed"
+    assert set(made.parts.values()) == {"validation"} and {one.group for one in made.drawings} == {"Hebrew"}
+    assert {(one.licence, one.author) for one in made.drawings} == {("OFL-1.1", "A. Uthor")}
+    assert made.drawings[0].item == "FamilyA-Regular U+05D0"
+    larger = glyphs_large.build(*zip(*packages, strict=True), 48, ignore)  # type: ignore[arg-type]
+    assert larger.images.shape == (len(made.images), 48, 48) and larger.drawings == made.drawings

@@ -2,9 +2,9 @@
 
     python -m data_sets.pin FOLDER [FAMILIES.tsv]        (in tools/)
 
-The licence and the author of an Iconify package are those of its info.json, to be read before the table is kept; a
-font package's fonts have their own, which are read when they are drawn. FAMILIES.tsv has lines of a package and the
-family of its maker; a package without a line is a family of its own.
+The licence and the author of an Iconify package are those of its info.json, to be read before the table is kept; the
+fonts of a Debian or `@fontsource` package have their own, which are read when they are drawn. FAMILIES.tsv has lines of
+a package and the family of its maker; a package without a line is a family of its own.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def pin(path: Path, families: dict[str, str]) -> list[str]:
     else:
         wanted = {"package/package.json", "package/info.json"}
         found = {name: json.loads(text) for name, text in read_files(path, wanted.__contains__)}
-        package, info = found["package/package.json"], found["package/info.json"]
+        package, info = found["package/package.json"], found.get("package/info.json")
         source, name, version = "npm", package["name"], package["version"]
-        licence, author = info["license"]["spdx"], info["author"]["name"]
-        if licence not in LICENCES or package["license"] != licence:
+        licence, author = (BY_FILE, "") if info is None else (info["license"]["spdx"], info["author"]["name"])
+        if info is not None and (licence not in LICENCES or package["license"] != licence):
             raise SystemExit(f"{path}: {licence} and {package['license']} are not one allowed licence")
     data = path.read_bytes()
     stem = name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Data sets made of packages that are downloaded when asked for: icons and emoji."""
+"""Data sets made of packages that are downloaded when asked for: icons, emoji and characters of fonts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import emoji, icons, svg
+from . import emoji, glyphs_large, icons, svg
 from .archives import CACHE_VARIABLE, Archive, Progress, fetch, read_pins
 from .collection import Collection, markdown
+from .licences import BY_FILE, FONT_TEXTS
 
 __all__ = ["CACHE_VARIABLE", "SETS", "DataSet", "listing", "make"]
 
@@ -46,6 +47,7 @@ SETS: Mapping[str, DataSet] = {
     for one in (
         DataSet("icons", "things as many icon sets draw them, grey", 32, 413, 16853, icons.build),
         DataSet("emoji", "emoji of several vendors and skin tones, colour", 64, 540, 9573, emoji.build),
+        DataSet("glyphs-large", "characters in many fonts, grey", 32, 3239, 66024, glyphs_large.build, lambda: None),
     )
 }
 """Data sets by name."""
@@ -74,7 +76,9 @@ def listing() -> str:
     rows = []
     for data in SETS.values():
         pinned = data.pins()
-        licences = ", ".join(sorted({archive.licence for archive in pinned}))
+        licences = {archive.licence for archive in pinned}
+        if BY_FILE in licences:
+            licences = licences - {BY_FILE} | FONT_TEXTS.keys()
         megabytes = sum(archive.size for archive in pinned) / 1e6
         client = " and ".join(
             sorted({"apt-get" if archive.source == "debian" else archive.source for archive in pinned})
@@ -87,7 +91,7 @@ def listing() -> str:
                 f"{data.size}x{data.size}",
                 f"{len(pinned)} by {client}",
                 f"{megabytes:.0f} MB",
-                licences,
+                ", ".join(sorted(licences)),
             ]
         )
     return markdown(["set", "images of", "classes", "images", "size", "packages", "download", "licences"], rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ..images import Pixels
 from ..split import PARTS, SHARES
 from .archives import Archive
 from .licences import LICENCES
+
+SHOWN = 60  # characters of an author in a table; a font's is its copyright notice
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class Collection:
         for place, drawings in sorted(by_package.items()):
             licence, authors = ({d.origin(field) for d in drawings} for field in ("licence", "author"))
             author = next(iter(authors)) if len(authors) == 1 else f"{len(authors)} authors"
+            author = textwrap.shorten(author, SHOWN, placeholder=" ...")
             packages.append([*place, ", ".join(sorted(licence)), author, *_tally(drawings)])
         return "\n\n".join(
             [
