@@ -40,8 +40,7 @@ _COMMON = {"Latin", "Greek", "Cyrillic"}
 """Scripts that are drawn of Debian's fonts alone, of which enough have them."""
 _OTHERS = {name: script for name, script in LARGE_SCRIPTS.items() if name not in _COMMON}
 
-# Without a handler Python prints the remarks that fontTools logs on old fonts.
-logging.getLogger("fontTools").addHandler(logging.NullHandler())
+logging.getLogger("fontTools").setLevel(logging.ERROR)  # its warnings are of harmless oddities in old fonts
 
 
 @dataclass(frozen=True)
