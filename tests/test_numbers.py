@@ -213,6 +213,9 @@ DOORS: list[tuple[str, Callable[[], Any]]] = [
     ("keep", lambda: Training(4, keep=1.5)),  # type: ignore[arg-type]
     ("weight_decay", lambda: sgd_step(torch.ones(32), torch.ones(32), 0.1, weight_decay="0")),  # type: ignore[arg-type]
     ("confidence", lambda: metrics.bootstrap_interval(torch.ones(3), confidence=95)),
+    ("resamples", lambda: metrics.ratio_interval(torch.ones(3), torch.ones(3), resamples=0)),
+    ("nearest", lambda: metrics.density_coverage(torch.ones(9, 1), torch.ones(9, 1), nearest=2.5)),  # type: ignore[arg-type]
+    ("rotation", lambda: metrics.Augmentation(rotation="5")),  # type: ignore[arg-type]
 ]
 
 

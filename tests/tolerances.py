@@ -114,6 +114,10 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         4e-3,
         "results rounded to bf16 after float32 operations in another order: at most an ulp apart, 2**-8",
     ),
+    "logistic-solver": (
+        5e-3,
+        "coefficients, of the largest, where the solver stops: at partial derivatives below 1e-3",
+    ),
     "clip-norm": (
         5e-7,
         "a sum of squares in another order, in float64: 2 ulp of float32 for the norm, 4 for a scaled row",

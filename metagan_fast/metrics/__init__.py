@@ -1,4 +1,6 @@
-"""Metrics of generated images in a learned feature space: KID per class, pooled FID, nearest-support distance.
+"""Metrics of generated images in a learned feature space.
+
+Distances (KID, FID, to the nearest shot), density and coverage, recognisability, bootstrap intervals, evaluation.
 
 Example:
     >>> import torch
@@ -14,18 +16,29 @@ Example:
 
 from __future__ import annotations
 
-from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
+from .augmented_copies import Augmentation, tune
+from .coverage import density_coverage
+from .distances import frechet_distance, kernel_distance, nearest_distance
 from .evaluation import Difference, Evaluation, Scores, evaluate
 from .features import FeatureExtractor
+from .intervals import bootstrap_interval, ratio_interval
+from .recognition import diversity, few_shot_accuracy, recognisability
 
 __all__ = [
+    "Augmentation",
     "Difference",
     "Evaluation",
     "FeatureExtractor",
     "Scores",
     "bootstrap_interval",
+    "density_coverage",
+    "diversity",
     "evaluate",
+    "few_shot_accuracy",
     "frechet_distance",
     "kernel_distance",
     "nearest_distance",
+    "ratio_interval",
+    "recognisability",
+    "tune",
 ]

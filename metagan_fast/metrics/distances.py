@@ -1,11 +1,11 @@
-"""Distances between sets of feature vectors, and bootstrap intervals."""
+"""Distances between sets of feature vectors."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .._utils import coerce
+from . import _check
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -81,32 +81,8 @@ def nearest_distance(samples: Tensor, support: Tensor) -> Tensor:
     return distances.amin(-1) / samples.shape[-1] ** 0.5
 
 
-def bootstrap_interval(
-    values: Tensor, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Return a percentile bootstrap interval of a mean (Efron 1979).
-
-    Args:
-        values: `[n]`, independent draws: one number a class.
-        confidence: between 0 and 1.
-        resamples: number of bootstrap resamples.
-        seed: of the draws; equal seeds give equal intervals.
-    """
-    confidence, resamples = coerce.real("confidence", confidence), coerce.count("resamples", resamples, least=1)
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    generator = torch.Generator().manual_seed(coerce.count("seed", seed))
-    index = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    means = values.double().cpu()[index].mean(1)
-    tail = (1 - confidence) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
-
-
 def _check_sets(first: Tensor, second: Tensor) -> None:
-    if first.shape[-1] != second.shape[-1] or first.shape[:-2] != second.shape[:-2]:
-        raise ValueError(f"expected two sets of the same kind, got {list(first.shape)} and {list(second.shape)}")
+    _check.same_kind(first, second)
     if min(first.shape[-2], second.shape[-2]) < 2:
         raise ValueError(f"expected at least 2 elements in each set, got {first.shape[-2]} and {second.shape[-2]}")
-    if not (first.isfinite().all() and second.isfinite().all()):
-        raise ValueError("expected finite features, got NaN or infinite ones; has the network that made them diverged?")
+    _check.finite(first, second)

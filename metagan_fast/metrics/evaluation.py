@@ -15,8 +15,9 @@ from .._utils.tensors import every
 from ..noise import Noise, NoiseShape, Stream, draw_noise
 from ..tasks import TaskBatch
 from ..tasks.images import to_float
-from .distances import bootstrap_interval, frechet_distance, kernel_distance, nearest_distance
+from .distances import frechet_distance, kernel_distance, nearest_distance
 from .features import FeatureExtractor
+from .intervals import bootstrap_interval
 
 if TYPE_CHECKING:
     from ..learner import MetaGAN
