@@ -1,16 +1,16 @@
-"""Feature space of the metrics: a small classifier of the training classes, frozen."""
+"""Feature spaces of the metrics: small networks trained on the training classes, frozen."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .. import checkpoint
@@ -18,41 +18,43 @@ from .._utils import coerce
 from .._utils.draws import draws_from_seed
 from .._utils.tensors import every
 from ..tasks.images import to_float
+from .objectives import OBJECTIVES, Pool
 
 if TYPE_CHECKING:
     from ..tasks import TaskDistribution
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_SIDE = 32  # larger images are average-pooled to this side, which bounds the time
-_WIDTH = 24
-_FEATURES = 4 * _WIDTH
-
 
 class FeatureExtractor:
-    """Map from images to standardised features of a classifier that never saw the judged classes.
+    """Map from images to standardised features of a network that never saw the judged classes.
 
     Attributes:
+        objective: by which the network was trained: "classifier" or "prototype".
         image_shape: (channels, height, width) of the images it takes.
         digest: SHA-256 of its weights; scores are comparable only for equal digests.
-        record: training settings, plain data.
+        record: training settings, plain data; `images_sha256` is the `images_digest` of what it was trained on.
     """
 
     def __init__(self, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         self.record = dict(record)
+        self.objective: str = self.record.get("objective", "classifier")  # absent in older records
         channels, height, width = self.record["image_shape"]
         self.image_shape: tuple[int, int, int] = (channels, height, width)
         self._state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        network_class = OBJECTIVES[self.objective].network_class
         with torch.device("meta"):  # no random initialisation, which would advance the global generator
-            self._network = _Features(channels)
+            self._network = network_class(channels)
         self._network.load_state_dict(self._state, assign=True)
         self._network.eval().requires_grad_(False)
+        self._network.to(memory_format=network_class.memory_format)  # type: ignore[call-overload]
         self.digest = _digest(self._state)
 
     @classmethod
     def train(
         cls,
         distribution: TaskDistribution,
+        objective: str = "classifier",
         *,
         steps: int = 400,
         batch_size: int = 64,
@@ -63,28 +65,31 @@ class FeatureExtractor:
 
         Args:
             distribution: the training classes.
+            objective: "classifier", a plain network that tells all classes apart, or "prototype", a residual one for
+                which images of a class lie near their mean (Snell et al. 2017, arXiv:1703.05175).
             steps: Adam's steps.
-            batch_size: images a step, drawn uniformly by class and then by image.
+            batch_size: images a step.
             seed: of the weights and the draws; the global generator is left as it was.
             report: called after each step with the steps done and their total; an exception ends training.
+
+        Raises:
+            ValueError: unknown objective.
         """
+        if objective not in OBJECTIVES:
+            raise ValueError(f"expected an objective of {', '.join(OBJECTIVES)}; got {objective!r}")
         steps, batch_size = coerce.count("steps", steps, least=1), coerce.count("batch_size", batch_size, least=1)
         seed = coerce.count("seed", seed)
         classes = distribution.classes
         pools = [torch.as_tensor(distribution.images(name)) for name in classes]
-        counts = torch.tensor([len(pool) for pool in pools])
-        images, starts = torch.cat(pools), counts.cumsum(0) - counts
-        channels = images.shape[1]
+        pool = Pool(torch.cat(pools), torch.tensor([len(images) for images in pools]))
         draws = torch.Generator().manual_seed(seed)
         with draws_from_seed(seed):
-            features, head = _Features(channels), nn.Linear(_FEATURES, len(classes))
-        optimizer = torch.optim.Adam([*features.parameters(), *head.parameters()], lr=3e-3)
+            model = OBJECTIVES[objective](pool.images.shape[1], len(classes))
+        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         correct = 0.0
         for step in range(steps):
-            labels = torch.randint(len(classes), (batch_size,), generator=draws)
-            offsets = (torch.rand(batch_size, generator=draws) * counts[labels]).long()
-            scores = head(features(to_float(images[starts[labels] + offsets])))
+            scores, labels = model(pool, batch_size, draws)
             loss = F.cross_entropy(scores, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -94,17 +99,19 @@ class FeatureExtractor:
             if report is not None:
                 report(step + 1, steps)
         record = {
-            "image_shape": list(images.shape[1:]),
+            "objective": objective,
+            "image_shape": list(pool.images.shape[1:]),
             "classes": len(classes),
-            "images": len(images),
+            "images": len(pool.images),
+            "images_sha256": images_digest(distribution),
             "steps": steps,
             "batch_size": batch_size,
             "seed": seed,
             "training_accuracy": round(correct / (1 - 0.95**steps), 4),
         }
-        features.eval().standardise(to_float(images[every(len(images), 4096)]))
-        logger.info("trained the feature classifier: %s", record)
-        return cls(features.state_dict(), record)
+        model.network.eval().standardise(to_float(pool.images[every(len(pool.images), 4096)]))
+        logger.info("trained a feature network: %s", record)
+        return cls(model.network.state_dict(), record)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -119,8 +126,7 @@ class FeatureExtractor:
                 "train features on such images"
             )
         flat = images.reshape(-1, *self.image_shape).float()
-        features = torch.cat([self._network(part) for part in flat.split(512)])
-        return features.view(*images.shape[:-3], -1)
+        return self._network.in_parts(flat).view(*images.shape[:-3], -1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights and record to one checkpoint file."""
@@ -130,48 +136,22 @@ class FeatureExtractor:
     def load(cls, path: str | os.PathLike[str]) -> FeatureExtractor:
         """Read a file that `save` wrote; CheckpointError for another file."""
         state, metadata = checkpoint.read(path)
-        with checkpoint.contents_of(f"the feature classifier of {path} (delete it to train one)"):
+        with checkpoint.contents_of(f"the feature network of {path} (delete it to train one)"):
             return cls(state, metadata["features"])
-
-
-class _Features(nn.Module):
-    """Three convolutions with batch norm; features are mean and standard deviation of each output channel."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        sizes = (channels, _WIDTH, 2 * _WIDTH, 2 * _WIDTH)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in itertools.pairwise(sizes)
-        )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(size) for size in sizes[1:])
-        self.register_buffer("mean", torch.zeros(_FEATURES))
-        self.register_buffer("scale", torch.ones(_FEATURES))
-
-    def forward(self, images: Tensor) -> Tensor:
-        if max(images.shape[-2:]) > _LARGEST_SIDE:
-            factor = _LARGEST_SIDE / max(images.shape[-2:])
-            height, width = (max(1, round(side * factor)) for side in images.shape[-2:])
-            images = F.adaptive_avg_pool2d(images, (height, width))
-        for index, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            images = F.relu(norm(convolution(images)))
-            if index < 2 and min(images.shape[-2:]) >= 4:
-                images = F.max_pool2d(images, 2)
-        spread = (images.var((2, 3), unbiased=False) + 1e-5).sqrt()
-        return (torch.cat([images.mean((2, 3)), spread], 1) - self.mean) * self.scale
-
-    @torch.no_grad()
-    def standardise(self, images: Tensor) -> None:
-        """Scale features to mean 0 and standard deviation 1 over `images`, so that KID weighs them equally."""
-        features = torch.cat([self(part) for part in images.split(512)])
-        self.mean.copy_(features.mean(0))
-        self.scale.copy_(1 / features.std(0).clamp_min(1e-3))
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
     total = hashlib.sha256()
     for name in sorted(state):
         total.update(name.encode() + state[name].contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def images_digest(distribution: TaskDistribution) -> str:
+    """Return SHA-256 of the classes' names, in order, and of all images."""
+    pools = [torch.as_tensor(distribution.images(name)).contiguous() for name in distribution.classes]
+    shapes = [(name, *pool.shape) for name, pool in zip(distribution.classes, pools, strict=True)]
+    total = hashlib.sha256(json.dumps(shapes).encode())
+    for pool in pools:
+        total.update(pool.numpy().data)
     return total.hexdigest()

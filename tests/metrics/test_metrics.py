@@ -184,15 +184,16 @@ def test_features_survive_a_file(features: FeatureExtractor, tmp_path: Path) -> 
         FeatureExtractor.load(tmp_path / "other")
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 9), (1, 64, 64)])
-def test_features_of_odd_and_large_images(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("objective", ["classifier", "prototype"])
+@pytest.mark.parametrize("shape", [(3, 5, 9), (1, 64, 64), (1, 1, 2)])
+def test_features_of_odd_and_large_images(shape: tuple[int, int, int], objective: str) -> None:
     class Noise:
         classes = ("a", "b")
 
         def images(self, name: str) -> Tensor:
             return torch.randint(0, 256, (8, *shape), dtype=torch.uint8)
 
-    features = FeatureExtractor.train(Noise(), steps=2, batch_size=4)  # type: ignore[arg-type]
+    features = FeatureExtractor.train(Noise(), objective, steps=2, batch_size=4)  # type: ignore[arg-type]
     assert features(torch.zeros(2, *shape)).isfinite().all()
 
 
