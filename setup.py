@@ -87,6 +87,8 @@ setup(
         "metagan_fast": [
             "py.typed",
             "*.pyi",
+            "metrics/episodes/*",
+            "metrics/weights/*",
             "tasks/data/**",
             "tasks/data_sets/*.tsv",
             "training/report/*.css",

@@ -16,6 +16,7 @@ Example:
 
 from __future__ import annotations
 
+from . import shipped
 from .augmented_copies import Augmentation, tune
 from .coverage import density_coverage
 from .distances import frechet_distance, kernel_distance, nearest_distance
@@ -40,5 +41,6 @@ __all__ = [
     "nearest_distance",
     "ratio_interval",
     "recognisability",
+    "shipped",
     "tune",
 ]

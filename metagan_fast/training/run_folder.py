@@ -55,7 +55,8 @@ class RunFolder:
         events: for TensorBoard.
         metrics: one JSON object a line: `step` and numbers.
         config: settings, split and versions of the run, JSON.
-        features: the classifier whose feature space `evaluate` uses.
+        features: the feature classifier, where the package's does not fit the run's data.
+        prototype_features: the network of the second feature space, likewise.
         evaluation: result of `evaluate`, JSON.
         report: page about the run, HTML.
         report_pictures: the page's own pictures, PNG.
@@ -70,6 +71,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.json"
         self.features = self.path / "features.safetensors"
+        self.prototype_features = self.path / "features-prototype.safetensors"
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
         self.report_pictures = self.path / "report"
@@ -184,9 +186,10 @@ class RunFolder:
             written.append(self.report)
         if self.has_best():
             written.append(self.best)
-        with contextlib.suppress(CheckpointError):
-            checkpoint.read(self.features)
-            written.append(self.features)
+        for network in (self.features, self.prototype_features):
+            with contextlib.suppress(CheckpointError):
+                checkpoint.read(network)
+                written.append(network)
         for file in (*written, self.config):  # the config last: after a crash the rest is still recognised as a run
             file.unlink(missing_ok=True)
 

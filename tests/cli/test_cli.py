@@ -210,7 +210,7 @@ def test_evaluate(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(
         metrics.FeatureExtractor,
         "train",
-        lambda distribution, **rest: train_features(distribution, steps=3, batch_size=8, **rest),
+        lambda *given, **rest: train_features(*given, **rest, steps=3, batch_size=8),
     )
     command = ["evaluate", str(copy_of_run), "--samples", "6", "--draws", "1", "--per-class"]
     assert main(command) == 0

@@ -26,8 +26,7 @@ KEPT = ["--ema", "0.5", "--keep-best", "--validate-every", "1", "--checkpoint-ev
 def few_feature_steps() -> Iterator[None]:
     train = FeatureExtractor.train
     with pytest.MonkeyPatch.context() as patch:
-        few = {"steps": 3, "batch_size": 8}
-        patch.setattr(FeatureExtractor, "train", lambda classes, **rest: train(classes, **few, **rest))
+        patch.setattr(FeatureExtractor, "train", lambda *given, **rest: train(*given, **rest, steps=3, batch_size=8))
         yield
 
 

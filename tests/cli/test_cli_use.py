@@ -162,7 +162,7 @@ def test_data_may_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         assert "keeps its settings" in capsys.readouterr().err
     train_features = metrics.FeatureExtractor.train
     monkeypatch.setattr(
-        metrics.FeatureExtractor, "train", lambda data, **rest: train_features(data, steps=2, batch_size=4, **rest)
+        metrics.FeatureExtractor, "train", lambda *given, **rest: train_features(*given, **rest, steps=2, batch_size=4)
     )
     assert main([*evaluate, "--data", str(after)]) == 0
     assert main([*resume, "--data", str(after)]) == 0

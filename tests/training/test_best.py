@@ -28,9 +28,7 @@ OPTIONS: dict[str, Any] = {"tasks": 2, "shots": 2, "validate_every": 1, "checkpo
 @pytest.fixture(autouse=True)
 def few_feature_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     train = FeatureExtractor.train
-    monkeypatch.setattr(
-        FeatureExtractor, "train", lambda classes, **rest: train(classes, steps=3, batch_size=8, **rest)
-    )
+    monkeypatch.setattr(FeatureExtractor, "train", lambda *given, **rest: train(*given, **rest, steps=3, batch_size=8))
 
 
 def make_tasks(**options: Any) -> mgf.tasks.Tasks:
