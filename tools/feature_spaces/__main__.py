@@ -16,7 +16,7 @@ from metagan_fast.metrics.objectives import OBJECTIVES
 from metagan_fast.tasks.images import to_float
 from metagan_fast.training.presets import DEFAULT
 
-CHOSEN = {"classifier": (2000, 64), "prototype": (2000, 256)}
+CHOSEN = {"classifier": (4000, 64), "prototype": (2000, 256)}
 """Steps and images a step; README.md says why."""
 
 SHOTS = 4
