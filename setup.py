@@ -87,7 +87,7 @@ setup(
         "metagan_fast": [
             "py.typed",
             "*.pyi",
-            "metrics/episodes/*",
+            "metrics/recorded/*",
             "metrics/weights/*",
             "tasks/data/**",
             "tasks/data_sets/*.tsv",

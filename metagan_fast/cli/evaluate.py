@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from .._utils.argument_types import path, seed, whole
 from ..metrics import Evaluation, evaluate
 from ..training import config as configuration
-from ..training.features import feature_classifier
+from ..training.features import feature_spaces
 from ..training.report import write_if_possible
 from ..training.run_folder import RunFolder
 from . import options, progress, streams, train
 from .runs import add_checkpoint_option, open_run
+
+_FULL_SHOTS = (1, 8)  # beside the headline's
+_FULL_STEPS = (0.5, 2, 3)  # times the headline's
+_FULL_DRAWS = 3
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,26 +31,60 @@ def add_parser(subparsers: Any) -> None:
         "evaluate",
         help="judge a run on classes that it has never seen",
         description=(
-            "Adapt to held-out classes and compare with real images: KID per class (unbiased, in the feature "
-            "space of a small classifier of the training classes), a pooled FID (it cannot see images of the "
-            "wrong class) and the distance to the nearest support image (near 0: copies)."
+            "Adapt to held-out classes and compare with real images of the same class, in two feature spaces that "
+            "were trained on training classes alone: KID per class (unbiased; lower is better), density, coverage, "
+            "recognisability, diversity and copies, beside baselines. docs/evaluation.md tells what each means."
         ),
     )
     parser.add_argument("run_folder", metavar="RUN", type=path, help="a folder that train wrote")
     parser.add_argument("--split", choices=("test", "validation", "train"), default="test", help="default: %(default)s")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="1, 4 and 8 shots, several numbers of steps, three draws and a GAN of random weights, unless given "
+        "otherwise: minutes in place of seconds",
+    )
     for flag, read, default, text in (
-        ("--shots", whole(1), None, "support images a class (default: as in the run's validation)"),
-        ("--samples", whole(1), 64, "generated images a class and draw (default: %(default)s)"),
-        ("--draws", whole(1), 3, "how often each class is divided into support and references (default: %(default)s)"),
-        ("--steps", whole(0), None, "inner steps (default: as in training)"),
+        ("--shots", whole(1), None, "support images a class, the headline's first (default: as in validation)"),
+        ("--steps", whole(0), None, "inner steps, the headline's first (default: as in training)"),
+    ):
+        parser.add_argument(flag, type=read, nargs="+", default=default, help=text)
+    for flag, read, default, text in (
+        ("--samples", whole(2), 64, "generated images a class and draw (default: %(default)s)"),
+        ("--draws", whole(1), None, "divisions of each class into support and references (default: 1)"),
         ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
         parser.add_argument(flag, type=read, default=default, help=text)
+    parser.add_argument(
+        "--features",
+        type=feature_function,
+        metavar="MODULE:FUNCTION",
+        help="a feature space of your own beside the two: a function of images [n, C, H, W] in [-1, 1] that returns "
+        "[n, d], in a module that Python finds from here",
+    )
     add_checkpoint_option(parser)
     for option in options.PLACES:
         option.add_to(parser, "as in training")
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
     parser.set_defaults(run=run)
+
+
+def feature_function(text: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Read `module:function`, and import it; the name is the function's."""
+    module, _, name = text.partition(":")
+    if not module or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected MODULE:FUNCTION, such as my_features:embed, got {text!r}")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot import {text}: {error}") from None
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise argparse.ArgumentTypeError(f"expected {text} to be a function, got {type(function).__name__}")
+    return name, function
 
 
 def run(given: argparse.Namespace) -> int:
@@ -49,19 +93,33 @@ def run(given: argparse.Namespace) -> int:
     folder.check_evaluation()
     folder.check_writable()
     settings, tasks = train.reload_data(given, record)
-    other_seed = (settings["seed"] + 1) % 2**64
+    shots = given.shots or [configuration.build_training(settings).held_out_shots]
+    steps = given.steps or [learner.inner.steps]
+    random = None
+    if given.full:
+        shots = given.shots or [*shots, *_FULL_SHOTS]
+        steps = given.steps or [*steps, 0, *(round(factor * steps[0]) for factor in _FULL_STEPS)]
+        other_seed = (settings["seed"] + 1) % 2**64
+        random = configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed)
+    display = progress.make()
+    spaces: dict[str, Callable[[Tensor], Tensor]] = {**feature_spaces(folder, tasks.train, streams.say, display.part)}
+    if given.features is not None:
+        name, function = given.features
+        spaces[name] = function
     evaluation = evaluate(
         learner,
         getattr(tasks, given.split),
-        feature_classifier(folder, tasks.train, streams.say, progress.make().part),
-        random=configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed),
-        shots=given.shots or configuration.build_training(settings).held_out_shots,
+        spaces,
+        tasks=tasks,
+        random=random,
+        shots=shots,
+        steps=steps,
         samples=given.samples,
-        draws=given.draws,
-        steps=given.steps,
-        most_tasks=1 if learner.inner.inner_state == "persist" else 16,
+        draws=given.draws or (_FULL_DRAWS if given.full else 1),
         seed=given.seed,
+        progress=lambda done, total: display.part("adapting to held-out classes", done, total),
     )
+    display.close()
     report(evaluation, folder, given.split, learner.step, per_class=given.per_class)
     write_if_possible(folder, learner, tasks)
     return 0
@@ -70,7 +128,12 @@ def run(given: argparse.Namespace) -> int:
 def report(evaluation: Evaluation, folder: RunFolder, split: str, step: int, *, per_class: bool) -> None:
     """Print and write the evaluation."""
     folder.write_evaluation({**evaluation.to_dict(), "split": split, "meta_step": step})
-    print(f"{len(evaluation.classes)} {split} classes, after {step} meta-steps\n\n{evaluation.table()}")
+    headline = f"{evaluation.shots[0]} shots, {evaluation.steps[0]} inner steps"
+    print(f"{len(evaluation.classes)} {split} classes, {headline}, after {step} meta-steps\n\n{evaluation.table()}")
     if per_class:
         print(f"\nKID\n{evaluation.class_table()}")
-    print(f"\nfeatures {evaluation.settings['features'][:16]}; all figures in {folder.evaluation}")
+    digests = {name: (digest or "your own")[:16] for name, digest in evaluation.settings["features"].items()}
+    features = ", ".join(f"{name} {digest}" for name, digest in digests.items())
+    print(
+        f"\nfeatures: {features}; episodes {evaluation.settings['episodes'][:16]}; all figures in {folder.evaluation}"
+    )

@@ -1,4 +1,4 @@
-"""Metrics of generated images in a learned feature space.
+"""Evaluation of few-shot generation: figures of generated images in learned feature spaces.
 
 Distances (KID, FID, to the nearest shot), density and coverage, recognisability, bootstrap intervals, evaluation.
 
@@ -20,17 +20,21 @@ from . import shipped
 from .augmented_copies import Augmentation, tune
 from .coverage import density_coverage
 from .distances import frechet_distance, kernel_distance, nearest_distance
-from .evaluation import Difference, Evaluation, Scores, evaluate
+from .episodes import Episode, Episodes
+from .evaluation import evaluate
 from .features import FeatureExtractor
 from .intervals import bootstrap_interval, ratio_interval
 from .recognition import diversity, few_shot_accuracy, recognisability
+from .results import Evaluation, Figure, Row
 
 __all__ = [
     "Augmentation",
-    "Difference",
+    "Episode",
+    "Episodes",
     "Evaluation",
     "FeatureExtractor",
-    "Scores",
+    "Figure",
+    "Row",
     "bootstrap_interval",
     "density_coverage",
     "diversity",

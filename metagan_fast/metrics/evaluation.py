@@ -2,389 +2,248 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._utils import coerce
-from .._utils.tensors import every
-from ..noise import Noise, NoiseShape, Stream, draw_noise
 from ..tasks import TaskBatch
-from ..tasks.images import to_float
-from .distances import frechet_distance, kernel_distance, nearest_distance
-from .features import FeatureExtractor
-from .intervals import bootstrap_interval
+from .adaptation import MOST_TASKS, adapted_samples
+from .baselines import Baselines
+from .episodes import Episodes
+from .image_sets import FeatureSpace, HeldOut, ImageSets
+from .judge import Judge, mean_of, nearest, tallied
+from .results import METHODS, Evaluation, Figure, Row
 
 if TYPE_CHECKING:
     from ..learner import MetaGAN
-    from ..tasks import TaskDistribution
-
-_MOST_TASKS = 16  # adapted at once; bounds memory
-_VALIDATION_TASKS = 4  # adapted at once; bounds the time until a stop
-_VALIDATION_CLASSES = 24
-_VALIDATION_IMAGES = 128  # of a class
-
-METHODS = {
-    "adapted": "the meta-trained GAN, adapted to the support images",
-    "unadapted": "its initialisation as it is",
-    "random": "a randomly initialised GAN, adapted in the same way",
-    "copies": "copies of the support images",
-    "real": "other real images of the class: the floor",
-}
+    from ..tasks import TaskDistribution, Tasks
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one method; lower is better, but a nearest distance near 0 means copies."""
+class Setting(NamedTuple):
+    """Key of a row: a key of `METHODS`, support images a class, inner steps of the adapted GAN."""
 
-    kid: tuple[float, ...]  # per class, averaged over draws
-    fid: float  # pooled over classes, averaged over draws
-    nearest_feature: float  # mean distance to the nearest support image in feature space
-    nearest_pixel: float  # the same in pixels, root mean square, images in [-1, 1]
-
-    @property
-    def mean_kid(self) -> float:
-        """Mean KID over classes."""
-        return sum(self.kid) / len(self.kid)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference in KID: mean over classes and 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Result of `evaluate`."""
-
-    classes: tuple[str, ...]
-    scores: Mapping[str, Scores]  # method -> figures
-    differences: Mapping[str, Difference]  # "adapted - unadapted", "adapted - random" -> paired difference in KID
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-able data."""
-        return {
-            "classes": list(self.classes),
-            "scores": {
-                name: {
-                    "kid": row.mean_kid,
-                    "kid_per_class": dict(zip(self.classes, row.kid, strict=True)),
-                    "fid": row.fid,
-                    "nearest_feature": row.nearest_feature,
-                    "nearest_pixel": row.nearest_pixel,
-                }
-                for name, row in self.scores.items()
-            },
-            "differences": {name: vars(row) for name, row in self.differences.items()},
-            "settings": dict(self.settings),
-        }
-
-    def table(self) -> str:
-        """Return the figures as text, one method a line, then the paired differences."""
-        lines = [f"{'':12}{'KID/class':>11}{'FID':>9}{'nearest':>9}{'(pixels)':>9}"]
-        lines += [
-            f"{name:12}{row.mean_kid:11.4f}{row.fid:9.2f}{row.nearest_feature:9.3f}{row.nearest_pixel:9.3f}"
-            f"   {METHODS[name]}"
-            for name, row in self.scores.items()
-        ]
-        lines.append(f"\nKID, paired over {len(self.classes)} classes, with 95 % bootstrap interval:")
-        lines += [
-            f"  {name:24}{row.mean:+9.4f}  [{row.low:+.4f}, {row.high:+.4f}]" for name, row in self.differences.items()
-        ]
-        return "\n".join(lines)
-
-    def class_table(self) -> str:
-        """Return KID class by class as text."""
-        width = max(len("class"), *(len(name) for name in self.classes)) + 2
-        lines = [f"{'class':{width}}" + "".join(f"{name:>11}" for name in self.scores)]
-        for index, name in enumerate(self.classes):
-            lines.append(f"{name:{width}}" + "".join(f"{row.kid[index]:11.4f}" for row in self.scores.values()))
-        return "\n".join(lines)
+    method: str
+    shots: int
+    steps: int | None = None
 
 
 def evaluate(
     learner: MetaGAN,
     distribution: TaskDistribution,
-    features: FeatureExtractor,
+    features: FeatureSpace | Mapping[str, FeatureSpace],
     *,
+    tasks: Tasks | None = None,
     random: MetaGAN | None = None,
-    shots: int = 4,
+    shots: int | Sequence[int] = 4,
+    steps: int | Sequence[int] | None = None,
     samples: int = 64,
-    draws: int = 3,
-    steps: int | None = None,
-    most_tasks: int = _MOST_TASKS,
+    draws: int = 1,
+    episodes: Episodes | None = None,
+    most_tasks: int = MOST_TASKS,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Adapt to held-out classes and compare the samples with real images of the same class.
 
-    Each draw splits a class's images at random into `shots` support images, references, and as many further
-    images for the floor. KID is taken class by class, so images of the wrong class count as wrong.
+    Figures are of single classes, averaged; their intervals are of a bootstrap over classes. FID alone is pooled. KID
+    is the headline. The noise depends on `seed` alone, so learners are compared on equal terms.
 
     Args:
         learner: the meta-trained GAN; unchanged.
-        distribution: the held-out classes; those with fewer than `shots` + 4 images are left out.
-        features: feature space of the comparison.
+        distribution: the held-out classes.
+        features: feature space of the comparison: a `FeatureExtractor`, or any function of images `[n, C, H, W]` in
+            [-1, 1] that returns `[n, d]`; or several by name, the headline's first.
+        tasks: data with a training part, whose nearest class is a row, and a validation part, on which the row of
+            augmented copies is tuned; None: neither row.
         random: a learner with random weights and the same inner loop; None: no such row.
-        shots: support images a class.
+        shots: support images a class; or several numbers, the headline's first.
+        steps: inner steps; or several numbers, the headline's first; None: the learner's own.
         samples: generated images a class and draw.
-        draws: number of random divisions of each class.
-        steps: inner steps; None: the learner's own.
+        draws: divisions of each class.
+        episodes: the divisions, in place of `draws`; None: those recorded for exactly these images, if `seed` is 0 and
+            they have as many shots and draws; else `Episodes.draw`.
         most_tasks: classes adapted at once; bounds memory.
         seed: of the divisions, the noise and the samples.
+        progress: called with the number of classes adapted and of all that will be.
 
     Returns:
-        An `Evaluation` with the methods of `METHODS`.
+        An `Evaluation` with the methods of `METHODS` as rows.
 
     Raises:
-        ValueError: no class has enough images, or a count is too small.
+        ValueError: no class has enough images, or a count is out of range.
         FloatingPointError: a learner diverged on a class.
     """
-    shots, draws, most_tasks = (
-        coerce.count(name, value, least=1)
-        for name, value in (("shots", shots), ("draws", draws), ("most_tasks", most_tasks))
-    )
     samples, seed = coerce.count("samples", samples, least=2), coerce.count("seed", seed)
-    steps = None if steps is None else coerce.count("steps", steps)
-    classes = [_Class(name, torch.as_tensor(distribution.images(name)), features) for name in distribution.classes]
-    classes = [entry for entry in classes if len(entry.images) >= shots + 4]
-    if not classes:
-        raise ValueError(
-            f"expected classes of at least {shots + 4} images ({shots} shots, 2 references, 2 for the "
-            "floor), got none; use fewer shots"
-        )
-    learners = {"adapted": learner, "unadapted": learner} | ({} if random is None else {"random": random})
-    tallies = {name: _Tally() for name in METHODS if name in learners or name in ("copies", "real")}
-    for draw in range(draws):
-        splits = [
-            entry.split(shots, samples, seed=seed + 1_000_003 * draw + index) for index, entry in enumerate(classes)
-        ]
-        batch = TaskBatch(
-            torch.stack([to_float(entry.images[split.support]) for entry, split in zip(classes, splits, strict=True)]),
-            classes=tuple(entry.name for entry in classes),
-            first_task=draw * len(classes),  # each draw has its own noise
-        )
-        images = {
-            name: _generate(owner, batch, samples, 0 if name == "unadapted" else steps, most_tasks, seed)
-            for name, owner in learners.items()
-        }
-        for name, tally in tallies.items():
-            if name in images:
-                _check_finite(name, images[name], batch)
-                tally.add(classes, splits, [_Set(x, features(x)) for x in images[name]])
-            else:
-                indices = [split.copies if name == "copies" else split.others for split in splits]
-                tally.add(classes, splits, [entry.take(i) for entry, i in zip(classes, indices, strict=True)])
-    return Evaluation(
-        classes=tuple(entry.name for entry in classes),
-        scores={name: tally.scores() for name, tally in tallies.items()},
-        differences={
-            f"adapted - {name}": _difference(tallies["adapted"], tallies[name], seed)
-            for name in ("unadapted", "random")
-            if name in tallies
-        },
-        settings={
-            "shots": shots,
-            "samples": samples,
-            "draws": draws,
-            "steps": learner.inner.steps if steps is None else steps,
-            "seed": seed,
-            "features": features.digest,
-        },
-    )
+    draws, most_tasks = coerce.count("draws", draws, least=1), coerce.count("most_tasks", most_tasks, least=1)
+    shots, steps = _counts("shots", shots, 1), _counts("steps", learner.inner.steps if steps is None else steps, 0)
+    spaces = dict(features) if isinstance(features, Mapping) else {"features": features}
+    if not spaces:
+        raise ValueError("expected at least one feature space, got none")
+    if episodes is None:
+        episodes = find_episodes(distribution, shots=max(shots), draws=draws, seed=seed)
+    if max(shots) > episodes.shots:
+        raise ValueError(f"expected at most the episodes' {episodes.shots} shots, got {max(shots)}")
+    held_out = HeldOut(distribution, episodes, spaces)
+    baselines = Baselines(tasks, spaces, shots=shots[0], samples=samples, seed=seed)
+    gans = _Gans(learner, random, shots[0], steps, samples, most_tasks, seed)
 
+    def embed(images: Tensor, classes: int) -> ImageSets:
+        sets = ImageSets.embed(list(images), spaces)
+        return sets if len(images) == classes else sets.repeated(classes)
 
-class ValidationKID:
-    """Mean KID per class of a learner on held-out classes, on the same images with the same noise at every call.
-
-    A class is divided once into `shots` support images and references: all others. At most 24 classes, evenly spaced
-    among all, and 128 images of each are used.
-
-    Args:
-        distribution: the held-out classes; those with fewer than `shots` + 2 images are left out.
-        features: feature space of the comparison.
-        shots: support images a class.
-        samples: generated images a class.
-        seed: of the divisions, the noise and the samples.
-
-    Raises:
-        ValueError: no class has enough images.
-    """
-
-    def __init__(
-        self,
-        distribution: TaskDistribution,
-        features: FeatureExtractor,
-        *,
-        shots: int,
-        samples: int = 64,
-        seed: int = 0,
-    ) -> None:
-        self.check(distribution, shots)
-        names = _with_enough(distribution, shots)
-        names = names[every(len(names), _VALIDATION_CLASSES)]
-        self._features = features
-        self._samples, self._seed = samples, seed
-        self._references: list[Tensor] = []
-        support = []
-        for index, name in enumerate(names):
-            images = torch.as_tensor(distribution.images(name))
-            images = images[every(len(images), _VALIDATION_IMAGES)]
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + index))
-            support.append(to_float(images[order[:shots]]))
-            self._references.append(features(to_float(images[order[shots:]])))
-        self._batch = TaskBatch(torch.stack(support), classes=tuple(names))
-
-    @staticmethod
-    def check(distribution: TaskDistribution, shots: int) -> None:
-        """Raise ValueError unless a class has `shots` + 2 images."""
-        if not _with_enough(distribution, shots):
-            raise ValueError(
-                f"expected validation classes of at least {shots + 2} images ({shots} shots, 2 references) to keep the "
-                "best checkpoint by, got none; give them a share of the split, or use fewer shots"
+    adapted = _Count(progress, len(episodes.draws) * len(episodes.classes) * sum(map(gans.adaptations, shots)))
+    tallies: defaultdict[Setting, list[dict[str, dict[str, Tensor]]]] = defaultdict(list)
+    for draw in range(len(episodes.draws)):
+        for count in shots:
+            support, references, others = held_out.division(draw, count)
+            judges = {space: Judge(references.features[space], support.features[space]) for space in spaces}
+            batch = TaskBatch(
+                torch.stack(list(support.images)),
+                classes=episodes.classes,
+                first_task=draw * len(episodes.classes),  # each draw has its own noise
             )
+            for setting, sets in (
+                *((setting, embed(images, batch.tasks)) for setting, images in gans.samples(batch, adapted)),
+                *((Setting(name, count), sets) for name, sets in baselines(support, others, draw)),
+            ):
+                pixels = nearest([x.flatten(1) for x in sets.images], [x.flatten(1) for x in support.images])
+                tallies[setting].append(
+                    {name: judge(sets.features[name]) | {"nearest_pixel": pixels} for name, judge in judges.items()}
+                )
+    settings = {
+        "shots": list(shots),
+        "steps": list(steps),
+        "samples": samples,
+        "draws": len(episodes.draws),
+        "seed": seed,
+        "episodes": episodes.digest,
+        "features": {name: getattr(space, "digest", None) for name, space in spaces.items()},
+        "augmentation": baselines.augmentation and vars(baselines.augmentation),
+    }
+    return _summary(episodes.classes, tallies, settings, seed)
 
-    def __call__(self, learner: MetaGAN, check: Callable[[], None] | None = None) -> float:
-        """Return the mean over classes; NaN if the learner diverged on one.
 
-        `check` is called every few classes; an exception ends the measurement.
-        """
-        most_tasks = 1 if learner.inner.inner_state == "persist" else _VALIDATION_TASKS
+def find_episodes(distribution: TaskDistribution, *, shots: int, draws: int, seed: int) -> Episodes:
+    """Return the recorded episodes if they are of this seed and have as many shots and draws, else drawn ones."""
+    if seed == 0 and (found := Episodes.recorded(distribution)) and shots <= found.shots and draws <= len(found.draws):
+        return found.first(draws)
+    return Episodes.draw(distribution, shots=shots, draws=draws, seed=seed)
 
-        def noise(learner: MetaGAN, part: TaskBatch) -> Noise:
-            if check is not None:
-                check()
-            return self._noise(learner, part)
 
-        generated = _generate(learner, self._batch, self._samples, None, most_tasks, self._seed, noise)
-        if not generated.isfinite().all():
-            return math.nan
-        pairs = zip(self._features(generated), self._references, strict=True)
-        return sum(kernel_distance(found, reference).item() for found, reference in pairs) / len(generated)
+@dataclass(frozen=True)
+class _Gans:
+    """Rows of samples: the learner's at all numbers of steps, others at the headline's alone."""
 
-    def _noise(self, learner: MetaGAN, batch: TaskBatch) -> Noise:
-        """Draw the same noise for any number of meta-steps."""
-        inner = learner.inner
-        shape = NoiseShape(
-            batch.tasks, batch.shots, learner.latent_dim, inner.steps, inner.critic_steps, inner.batch_size
+    learner: MetaGAN
+    random: MetaGAN | None
+    headline_shots: int
+    steps: Sequence[int]
+    samples_a_class: int
+    most_tasks: int
+    seed: int
+
+    def adaptations(self, shots: int) -> int:
+        """Return how often each class is adapted to."""
+        return sum(1 for n in self.steps if n) + self._has_random(shots)
+
+    def _has_random(self, shots: int) -> bool:
+        return self.random is not None and shots == self.headline_shots
+
+    def samples(self, batch: TaskBatch, adapted: _Count) -> Iterator[tuple[Setting, Tensor]]:
+        """Yield samples `[classes, samples, C, H, W]` of each row, with its setting; `[1, ...]` if equal for all."""
+        shots = batch.shots
+        for steps in self.steps:
+            yield Setting("adapted", shots, steps), self._generate("adapted", self.learner, batch, steps, adapted)
+        same = self._generate("unadapted", self.learner, batch.slice(0, 1), 0, adapted)  # adapted to no class
+        yield Setting("unadapted", shots), same
+        if self._has_random(shots):
+            assert self.random is not None
+            yield Setting("random", shots), self._generate("random", self.random, batch, self.steps[0], adapted)
+
+    def _generate(self, name: str, learner: MetaGAN, batch: TaskBatch, steps: int, adapted: _Count) -> Tensor:
+        images = adapted_samples(
+            learner,
+            batch,
+            self.samples_a_class,
+            steps=steps,
+            seed=self.seed,
+            most_tasks=self.most_tasks,
+            progress=adapted if steps else None,
         )
-        return draw_noise(shape, seed=self._seed, meta_step=0, first_task=batch.first_task, stream=Stream.ADAPTATION)
+        bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        if bad:
+            assert batch.classes is not None
+            raise FloatingPointError(
+                f"the {name} GAN makes images that are NaN or infinite of {len(bad)} of {batch.tasks} classes, "
+                f"{batch.classes[bad[0]]!r} among them; lower the inner learning rate or take fewer steps"
+            )
+        return images
 
 
-def _with_enough(distribution: TaskDistribution, shots: int) -> list[str]:
-    """Return the classes with support images and two references."""
-    return [name for name, count in zip(distribution.classes, distribution.counts, strict=True) if count >= shots + 2]
+class _Count:
+    """Progress as a number of all."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress, self._done, self._total = progress, 0, total
+
+    def __call__(self, more: int) -> None:
+        self._done += more
+        if self._progress is not None:
+            self._progress(self._done, self._total)
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Images and their features."""
-
-    images: Tensor
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Division of a class's images in one draw, as indices."""
-
-    support: Tensor
-    reference: Tensor
-    others: Tensor
-    copies: Tensor
-
-
-class _Class:
-    """Held-out class with the features of all its images."""
-
-    def __init__(self, name: str, images: Tensor, features: FeatureExtractor) -> None:
-        self.name = name
-        self.images = images
-        self.features = features(to_float(images))
-
-    def split(self, shots: int, samples: int, seed: int) -> _Split:
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.images), generator=generator)
-        support, rest = order[:shots], order[shots:]
-        half = len(rest) // 2
-        copies = support[torch.randint(shots, (samples,), generator=generator)]
-        return _Split(support, rest[:half], rest[half : 2 * half], copies)
-
-    def take(self, index: Tensor) -> _Set:
-        return _Set(to_float(self.images[index]), self.features[index])
-
-
-class _Tally:
-    """Scores of a method, accumulated over draws."""
-
-    def __init__(self) -> None:
-        self.kid: list[Tensor] = []
-        self.fid: list[float] = []
-        self.nearest: list[Tensor] = []
-
-    def add(self, classes: list[_Class], splits: list[_Split], sets: list[_Set]) -> None:
-        references = [entry.features[split.reference] for entry, split in zip(classes, splits, strict=True)]
-        pairs = list(zip(sets, references, strict=True))
-        self.kid.append(torch.stack([kernel_distance(found.features, reference) for found, reference in pairs]))
-        self.fid.append(frechet_distance(torch.cat([found.features for found in sets]), torch.cat(references)))
-        for entry, split, found in zip(classes, splits, sets, strict=True):
-            support = entry.take(split.support)
-            self.nearest.append(
-                torch.stack([
-                    nearest_distance(found.features, support.features).mean(),
-                    nearest_distance(found.images.flatten(1), support.images.flatten(1)).mean(),
-                ])
-            )  # fmt: skip
-
-    def kid_per_class(self) -> Tensor:
-        return torch.stack(self.kid).mean(0)
-
-    def scores(self) -> Scores:
-        nearest_feature, nearest_pixel = torch.stack(self.nearest).mean(0).tolist()
-        fid = sum(self.fid) / len(self.fid)
-        return Scores(tuple(self.kid_per_class().tolist()), fid, nearest_feature, nearest_pixel)
-
-
-def _difference(first: _Tally, second: _Tally, seed: int) -> Difference:
-    values = first.kid_per_class() - second.kid_per_class()
-    return Difference(values.mean().item(), *bootstrap_interval(values, seed=seed))
-
-
-def _generate(
-    learner: MetaGAN,
-    batch: TaskBatch,
-    samples: int,
-    steps: int | None,
-    most_tasks: int,
+def _summary(
+    classes: tuple[str, ...],
+    tallies: Mapping[Setting, list[dict[str, dict[str, Tensor]]]],
+    settings: Mapping[str, Any],
     seed: int,
-    draw: Callable[[MetaGAN, TaskBatch], Noise] | None = None,
-) -> Tensor:
-    """Return samples [tasks, samples, C, H, W] of a learner adapted to each task, a few tasks at a time.
-
-    `draw` draws the noise of adaptation; None: the learner's own.
-    """
-    parts = []
-    for start in range(0, batch.tasks, most_tasks):
-        part = batch.slice(start, min(start + most_tasks, batch.tasks))
-        adapted = learner.inner_loop(part, None if draw is None else draw(learner, part), steps=steps)
-        parts.append(learner.sample_tasks(adapted, samples, seed, first_task=part.first_task).float().cpu())
-    return torch.cat(parts)
-
-
-def _check_finite(name: str, images: Tensor, batch: TaskBatch) -> None:
-    """Raise FloatingPointError if a learner diverged on a class."""
-    bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        assert batch.classes is not None
-        raise FloatingPointError(
-            f"the {name} GAN makes images that are NaN or infinite of {len(bad)} of {batch.tasks} classes, "
-            f"{batch.classes[bad[0]]!r} among them; lower the inner learning rate or take fewer steps"
+) -> Evaluation:
+    """Average over draws, and compare rows."""
+    means = {
+        setting: {
+            space: {
+                name: torch.stack([draw[space][name].double() for draw in draws]).mean(0) for name in draws[0][space]
+            }
+            for space in draws[0]
+        }
+        for setting, draws in tallies.items()
+    }
+    order = {name: index for index, name in enumerate(METHODS)}
+    rows = [
+        Row(
+            setting.method,
+            setting.shots,
+            setting.steps,
+            {
+                space: tallied(values, means[Setting("real", setting.shots)][space], seed)
+                for space, values in by_space.items()
+            },
+            {space: tuple(values["kid"].tolist()) for space, values in by_space.items()},
         )
+        for setting, by_space in sorted(means.items(), key=lambda item: order[item[0].method])  # stable
+    ]
+    shots, steps = settings["shots"], settings["steps"]
+    rows.sort(key=lambda row: shots.index(row.shots))
+    first = means[Setting("adapted", shots[0], steps[0])]
+    differences: dict[str, dict[str, Figure]] = {
+        space: {
+            setting.method: mean_of(values["kid"] - by_space[space]["kid"], seed)
+            for setting, by_space in means.items()
+            if setting.shots == shots[0] and setting.method != "adapted"
+        }
+        for space, values in first.items()
+    }
+    return Evaluation(classes, tuple(rows), differences, settings)
+
+
+def _counts(name: str, value: int | Sequence[int], least: int) -> tuple[int, ...]:
+    """Return one or several distinct whole numbers."""
+    values = list(value) if isinstance(value, Sequence) else [value]
+    if not values:
+        raise ValueError(f"expected at least one number of {name}, got none")
+    return tuple(dict.fromkeys(coerce.count(name, each, least=least) for each in values))

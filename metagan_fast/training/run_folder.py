@@ -31,7 +31,7 @@ _SAMPLE = re.compile(r"step-\d{8,}\.png")
 _CHECKPOINT = re.compile(r"step-\d{8,}\.safetensors")
 _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
-_PICTURE = re.compile(r"(adaptation|interpolation)\.png")
+_PICTURE = re.compile(r"(adaptation|interpolation|evaluation)\.png")
 _UNFINISHED = re.compile(  # left by a killed process
     r"\.((step-\d{8,}\.(png|safetensors)|best\.safetensors|(adaptation|interpolation)\.png|report\.html)\.\d+|latest)"
     r"\.tmp"
@@ -240,7 +240,7 @@ class RunFolder:
             raise FileExistsError(f"{self.report} exists and is no report of a run: move it")
 
     def write_report(self, page: str, pictures: Mapping[str, bytes]) -> None:
-        """Write the page and its pictures, "adaptation" and "interpolation", each atomically.
+        """Write the page and its pictures, "adaptation", "interpolation" and "evaluation", each atomically.
 
         Raises:
             FileExistsError: as `check_report`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._utils.coerce import convert, count, flag, real
 from ..learner.average import MovingAverage
-from ..metrics.evaluation import ValidationKID
+from ..metrics.validation import ValidationKID
 from ..tasks.split import is_same_data
 from . import image_grids
 from .features import feature_classifier

@@ -21,6 +21,7 @@ from PIL import Image
 import metagan_fast as mgf
 from metagan_fast import _native, metrics
 from metagan_fast.cli import main, options, parser, train
+from metagan_fast.metrics.results import METHODS
 from metagan_fast.training import config as configuration
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.trainer import Training
@@ -205,23 +206,65 @@ def test_names_that_are_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert os.fsdecode(b"caf\xe9") in split["train"] + split["test"]
 
 
-def test_evaluate(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate(
+    copy_of_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     train_features = metrics.FeatureExtractor.train
     monkeypatch.setattr(
         metrics.FeatureExtractor,
         "train",
         lambda *given, **rest: train_features(*given, **rest, steps=3, batch_size=8),
     )
-    command = ["evaluate", str(copy_of_run), "--samples", "6", "--draws", "1", "--per-class"]
+    command = ["evaluate", str(copy_of_run), "--samples", "6", "--per-class", "--features", "own_features:thumbnails"]
+    monkeypatch.chdir(tmp_path)
+    Path("own_features.py").write_text("def thumbnails(images):\n    return images[..., ::2, ::2].flatten(1)\n")
     assert main(command) == 0
     shown = capsys.readouterr().out
     found = json.loads((copy_of_run / "evaluation.json").read_text())
-    assert list(found["scores"]) == ["adapted", "unadapted", "random", "copies", "real"]
-    assert found["settings"]["features"][:16] in shown and "adapted - random" in shown
-    monkeypatch.setattr(metrics.FeatureExtractor, "train", None)  # the second time it is read from the run
+    evaluation = metrics.Evaluation.from_dict(found)
+    assert evaluation.spaces == ("classifier", "prototype", "thumbnails")
+    assert [row.method for row in evaluation.rows] == [name for name in METHODS if name != "random"]
+    for space in ("classifier", "prototype"):
+        assert f"{space} {found['settings']['features'][space][:16]}" in shown
+    assert (
+        "thumbnails your own" in shown and "adapted - copies" in shown and found["settings"]["episodes"][:16] in shown
+    )
+    monkeypatch.setattr(metrics.FeatureExtractor, "train", None)  # the second time they are read from the run
     assert main(command) == 0
     assert json.loads((copy_of_run / "evaluation.json").read_text()) == found
-    assert f"{found['scores']['random']['kid']:.3f}" in (copy_of_run / "report.html").read_text()
+    assert (
+        f"{evaluation.row('copies').figures['classifier']['kid'].mean:.3f}" in (copy_of_run / "report.html").read_text()
+    )
+    assert (copy_of_run / "report" / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_full_evaluation(copy_of_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_features = metrics.FeatureExtractor.train
+    few = {"steps": 3, "batch_size": 8}
+    monkeypatch.setattr(metrics.FeatureExtractor, "train", lambda *given, **rest: train_features(*given, **rest, **few))
+    assert main(["evaluate", str(copy_of_run), "--full", "--samples", "4", "--draws", "2"]) == 0
+    found = json.loads((copy_of_run / "evaluation.json").read_text())
+    evaluation = metrics.Evaluation.from_dict(found)
+    assert [row.method for row in evaluation.headline] == list(METHODS)
+    assert sorted(evaluation.shots) == [1, 4, 8] and found["settings"]["draws"] == 2
+    first = evaluation.steps[0]
+    assert set(evaluation.steps) == {0, first, round(first / 2), 2 * first, 3 * first}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("own_features", "expected MODULE:FUNCTION"),
+        ("no_such_module:embed", "cannot import no_such_module:embed"),
+        ("math:no_such_function", "cannot import math:no_such_function"),
+        ("math:pi", "expected math:pi to be a function, got float"),
+    ],
+)
+def test_features_of_ones_own_that_cannot_be_used(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", "--features", text])
+    assert message in capsys.readouterr().err
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +344,8 @@ ERRORS = {
 def test_errors_are_one_line(
     line: str, run: Path, in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metagan_fast.cli.evaluate.feature_classifier", lambda *_: lambda images: images.flatten(-3))
+    spaces = {"pixels": lambda images: images.flatten(-3)}
+    monkeypatch.setattr("metagan_fast.cli.evaluate.feature_spaces", lambda *_: spaces)
     arguments = line.replace("RUN", str(run)).split()
     if line.startswith("train") and "--preset" not in line:
         arguments[1:1] = TINY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import torch
 import torchmetrics.image.kid
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-import metagan_fast as mgf
 from metagan_fast import checkpoint, metrics
 from metagan_fast.metrics import FeatureExtractor
-from metagan_fast.metrics.evaluation import ValidationKID
+from striped_classes import Bars
 from tolerances import tolerance
 
 ROUNDING = tolerance("float64-rounding")
@@ -124,25 +122,6 @@ def test_nearest_distance_of_a_copy_is_exactly_zero() -> None:
     assert metrics.nearest_distance(images[:2], images).eq(0).all()
 
 
-class Bars:
-    """Classes of 8x8 images: bars at one height, one period; each image has its own noise."""
-
-    def __init__(self, classes: range, count: int = 24) -> None:
-        self.classes = tuple(f"bars-{index}" for index in classes)
-        self.counts = (count,) * len(classes)
-        self._images = {}
-        for name, index in zip(self.classes, classes, strict=True):
-            noise = torch.Generator().manual_seed(index)
-            image = torch.full((8, 8), 20.0)
-            image[index % 8] = 220.0
-            image[:, index // 8 % 8] = 220.0
-            jitter = torch.randint(-20, 21, (count, 1, 8, 8), generator=noise)
-            self._images[name] = (image + jitter).clamp(0, 255).to(torch.uint8)
-
-    def images(self, name: str) -> Tensor:
-        return self._images[name]
-
-
 @pytest.fixture(scope="module")
 def features() -> FeatureExtractor:
     return FeatureExtractor.train(Bars(range(0, 40, 3)), steps=40, batch_size=32)  # type: ignore[arg-type]
@@ -197,114 +176,9 @@ def test_features_of_odd_and_large_images(shape: tuple[int, int, int], objective
     assert features(torch.zeros(2, *shape)).isfinite().all()
 
 
-class Brightness(nn.Module):
-    """A generator of flat images, which can learn a class's brightness alone."""
-
-    def __init__(self, start: float) -> None:
-        super().__init__()
-        self.level = nn.Parameter(torch.tensor([start]))
-        self.spread = nn.Parameter(torch.tensor([0.05]))
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return torch.tanh(self.level + self.spread * latents[:, :1])[:, :, None, None].expand(-1, 1, 8, 8)
-
-
-def learner(start: float = 0.0, lr: float = 0.05) -> mgf.MetaGAN:
-    torch.manual_seed(0)
-    discriminator = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    return mgf.MetaGAN(
-        Brightness(start), discriminator, latent_dim=1, loss="wgan-gp", inner=mgf.InnerLoop(lr=lr, steps=8)
-    )
-
-
-def test_evaluation(features: FeatureExtractor) -> None:
-    held_out = Bars(range(1, 40, 6))
-    trained = learner()
-    before = trained.generator_parameters.clone()
-    found = metrics.evaluate(
-        trained,
-        held_out,
-        features,
-        random=learner(2.0),
-        samples=16,
-        draws=2,
-        most_tasks=3,  # type: ignore[arg-type]
-    )
-    assert torch.equal(trained.generator_parameters, before) and trained.step == 0
-    assert list(found.scores) == ["adapted", "unadapted", "random", "copies", "real"]
-    assert found.classes == held_out.classes
-    scores = found.scores
-    assert abs(scores["real"].mean_kid) < 0.1 * scores["random"].mean_kid
-    assert scores["real"].mean_kid < scores["copies"].mean_kid < scores["random"].mean_kid
-    assert scores["copies"].nearest_feature == 0 and scores["copies"].nearest_pixel == 0
-    assert scores["real"].nearest_pixel > 0.01
-    for name in ("unadapted", "random"):
-        row = found.differences[f"adapted - {name}"]
-        assert row.mean == pytest.approx(scores["adapted"].mean_kid - scores[name].mean_kid)
-        assert row.low <= row.mean <= row.high
-    assert found.settings["features"] == features.digest
-    assert json.loads(json.dumps(found.to_dict()))["scores"]["adapted"]["kid"] == scores["adapted"].mean_kid
-    assert found.table().count("\n") == 9 and "adapted - random" in found.table()
-    assert found.class_table().count("\n") == len(held_out.classes)
-
-
-def test_evaluation_does_not_depend_on_how_many_tasks_run_at_once(features: FeatureExtractor) -> None:
-    found = [
-        metrics.evaluate(learner(), Bars(range(5)), features, samples=6, draws=2, most_tasks=most)  # type: ignore[arg-type]
-        for most in (2, 5)
-    ]
-    for name, scores in found[0].scores.items():
-        assert scores.kid == pytest.approx(found[1].scores[name].kid, rel=1e-4)
-
-
-def test_evaluation_names_a_class_on_which_the_gan_diverged(features: FeatureExtractor) -> None:
-    with pytest.raises(FloatingPointError, match=r"adapted GAN makes images .* of 2 of 2 classes, 'bars-1' among them"):
-        metrics.evaluate(learner(float("nan")), Bars(range(1, 3)), features, draws=1)  # type: ignore[arg-type]
-
-
-def test_validation_repeats_and_tells_learners_apart(features: FeatureExtractor) -> None:
-    kid = ValidationKID(Bars(range(1, 40, 6)), features, shots=4, samples=16)  # type: ignore[arg-type]
-    first = learner()
-    value = kid(first)
-    first.step = 7  # other noise in training, the same here
-    assert kid(first) == value
-    again = ValidationKID(Bars(range(1, 40, 6)), features, shots=4, samples=16)  # type: ignore[arg-type]
-    assert again(learner()) == value
-    assert kid(learner(2.0)) != value
-    assert math.isnan(kid(learner(float("nan"))))
-
-
-def test_validation_compares_with_all_other_images_of_a_class(features: FeatureExtractor) -> None:
-    """KID by hand, where the generator makes one image whatever the latent and adaptation."""
-    bars = Bars(range(1, 3), count=9)
-    fixed = learner(lr=0.0)
-    with torch.no_grad():
-        fixed.generator.spread.zero_()
-    found = ValidationKID(bars, features, shots=4, samples=3)(fixed)  # type: ignore[arg-type]
-    flat = features(torch.zeros(3, 1, 8, 8))
-    by_class = []
-    for index, name in enumerate(bars.classes):
-        order = torch.randperm(9, generator=torch.Generator().manual_seed(index))
-        real = features(bars.images(name)[order[4:]].float() / 127.5 - 1)
-        by_class.append(metrics.kernel_distance(flat, real).item())
-    assert found == pytest.approx(sum(by_class) / 2, rel=1e-6)
-
-
-def test_validation_needs_classes_of_enough_images(features: FeatureExtractor) -> None:
-    with pytest.raises(ValueError, match=r"validation classes of at least 6 images \(4 shots, 2 references\)"):
-        ValidationKID(Bars(range(3), count=5), features, shots=4)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("distance", [metrics.kernel_distance, metrics.frechet_distance])
 def test_distances_need_finite_features(distance: Any) -> None:
     bad = torch.randn(4, 3).index_fill(0, torch.tensor([1]), float("nan"))
     for pair in ((bad, torch.randn(4, 3)), (torch.randn(4, 3), bad)):
         with pytest.raises(ValueError, match="expected finite features"):
             distance(*pair)
-
-
-def test_evaluation_needs_enough_images(features: FeatureExtractor) -> None:
-    with pytest.raises(ValueError, match="at least 8 images"):
-        metrics.evaluate(learner(), Bars(range(3), count=7), features)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="samples to be at least 2"):
-        metrics.evaluate(learner(), Bars(range(3)), features, samples=1)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import metagan_fast as mgf
 from metagan_fast import checkpoint
-from metagan_fast.metrics import FeatureExtractor, evaluation
-from metagan_fast.metrics.evaluation import ValidationKID
+from metagan_fast.metrics import FeatureExtractor, adaptation, validation
+from metagan_fast.metrics.validation import ValidationKID
 from metagan_fast.training import image_grids
 from metagan_fast.training.run_folder import KID, RunFolder
 from metagan_fast.training.trainer import NullProgress, Outcome, Trainer, Training
@@ -208,7 +208,7 @@ def contents(path: Path) -> dict[str, bytes]:
 PLACES = {
     "the classifier": (CosineAnnealingLR, "step", 2),
     "the classifier's end": (FeatureExtractor, "save", 1),
-    "the first classes": (ValidationKID, "_noise", 1),
+    "the first classes": (adaptation, "_noise", 1),
     "the pictures": (image_grids, "save_grid", 1),
     "the meta-step before": (mgf.MetaGAN, "meta_step", 2),
 }
@@ -218,7 +218,7 @@ PLACES = {
 def test_a_stop_within_a_validation_resumes_exactly(
     tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "_VALIDATION_TASKS", 1)
+    monkeypatch.setattr(validation, "_MOST_TASKS", 1)
     make_trainer(tmp_path / "straight", 4, **STOPPED).run()
     with interrupted(*PLACES[place]) as calls:
         trainer = make_trainer(tmp_path / "run", 4, **STOPPED)
@@ -232,7 +232,7 @@ def test_a_stop_within_a_validation_resumes_exactly(
         again.resume()
         return again.run()
 
-    with interrupted(ValidationKID, "_noise", 2):
+    with interrupted(adaptation, "_noise", 2):
         outcome = go_on()
     assert (outcome.step, outcome.interrupted) == (2, True)
     outcome = go_on()

@@ -25,9 +25,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Objectives that training was asked for; it is short."""
     asked = []
 
-    def short(classes: Any, objective: str = "classifier") -> FeatureExtractor:
+    def short(classes: Any, objective: str = "classifier", **rest: Any) -> FeatureExtractor:
         asked.append(objective)
-        return train(classes, objective, steps=2, batch_size=8)
+        return train(classes, objective, steps=2, batch_size=8, **rest)
 
     monkeypatch.setattr(FeatureExtractor, "train", short)
     return asked
@@ -38,20 +38,26 @@ def digits() -> mgf.tasks.TaskDistribution:
     return mgf.tasks.load("digits").train
 
 
+def ignore(name: str, done: int, total: int) -> None:
+    """Take no notice of the progress of training."""
+
+
 def digests(spaces: dict[str, FeatureExtractor]) -> list[str]:
     return [features.digest for features in spaces.values()]
 
 
 def test_networks_are_trained_once(folder: RunFolder, trained: list[str], digits: Any) -> None:
     said: list[str] = []
-    classifier = feature_classifier(folder, digits, said.append)
+    steps: list[tuple[str, int, int]] = []
+    classifier = feature_classifier(folder, digits, said.append, lambda *step: steps.append(step))
+    assert steps == [("feature classifier", 1, 2), ("feature classifier", 2, 2)]
     assert trained == ["classifier"] and said == ["training the feature classifier on the training classes ..."]
-    spaces = feature_spaces(folder, digits, said.append)
+    spaces = feature_spaces(folder, digits, said.append, ignore)
     assert trained == ["classifier", "prototype"] and "prototype" in said[1]
     assert list(spaces) == ["classifier", "prototype"] and spaces["classifier"].digest == classifier.digest
     assert [features.objective for features in spaces.values()] == list(spaces)
-    assert digests(feature_spaces(folder, digits, said.append)) == digests(spaces)
-    assert feature_classifier(folder, digits, said.append).digest == classifier.digest
+    assert digests(feature_spaces(folder, digits, said.append, ignore)) == digests(spaces)
+    assert feature_classifier(folder, digits, said.append, ignore).digest == classifier.digest
     assert len(trained) == len(said) == 2
     files = {path.name for path in folder.path.iterdir() if path.is_file()}
     assert files == {"features.safetensors", "features-prototype.safetensors"}
@@ -64,18 +70,18 @@ def test_the_packages_networks_need_no_training(
     ours = {name: train(digits, name, steps=1, batch_size=8, seed=5) for name in ("classifier", "prototype")}
     monkeypatch.setattr(shipped, "spaces", lambda distribution: ours if distribution is digits else None)
     said: list[str] = []
-    assert feature_spaces(folder, digits, said.append) == ours
-    assert feature_classifier(folder, digits, said.append) is ours["classifier"]
+    assert feature_spaces(folder, digits, said.append, ignore) == ours
+    assert feature_classifier(folder, digits, said.append, ignore) is ours["classifier"]
     assert not said and not trained and not folder.features.exists()
     own = train(digits, steps=1, batch_size=8, seed=6)
     own.save(folder.features)
-    assert feature_classifier(folder, digits, said.append).digest == own.digest
-    assert feature_spaces(folder, digits, said.append) == ours
+    assert feature_classifier(folder, digits, said.append, ignore).digest == own.digest
+    assert feature_spaces(folder, digits, said.append, ignore) == ours
 
 
 def test_overwriting_a_run_removes_its_networks(folder: RunFolder, trained: list[str], digits: Any) -> None:
     folder.write_config({"versions": {"metagan_fast": "1"}})
-    feature_spaces(folder, digits, lambda text: None)
+    feature_spaces(folder, digits, print, ignore)
     assert folder.prototype_features.exists()
     RunFolder.create(folder.path, overwrite=True)
     assert not folder.features.exists() and not folder.prototype_features.exists()

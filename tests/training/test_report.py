@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import metagan_fast as mgf
+from evaluations import made_up_evaluation
 from metagan_fast.cli import main, train
 from metagan_fast.cli.runs import open_run
+from metagan_fast.metrics.results import METHODS
 from metagan_fast.noise import draw_sample_latents
 from metagan_fast.training import image_grids, report
 from metagan_fast.training.report import curves, markup, page, pictures
@@ -211,34 +213,30 @@ def test_numbers_settings_data_and_versions(run: Path) -> None:
 
 def test_evaluation_enters_the_report(copy_of_run: Path) -> None:
     assert "has not been evaluated" in text_of(section(parsed(copy_of_run), "Evaluation"))
-    scores = {"kid": 1.25, "fid": 98.76, "nearest_feature": 0.5, "nearest_pixel": 0.375}
-    evaluation = {
-        "classes": ["3", "5"],
-        "scores": {"adapted": scores, "new": scores},
-        "differences": {"adapted - unadapted": {"mean": -2.5, "low": -3.0, "high": -2.0}},
-        "settings": {"shots": 4, "samples": 64, "draws": 3, "steps": 10},
-        "split": "test",
-    }
+    evaluation = {**made_up_evaluation().to_dict(), "split": "test"}
     folder, learner, tasks = opened(copy_of_run)
+    minus = "\N{MINUS SIGN}"
     for content, expected in (
-        (evaluation | {"meta_step": 4}, "2 test classes after 4 meta-steps"),
+        (evaluation | {"meta_step": 4}, "2 test classes after 4 meta-steps: 4 shots, 10 inner steps"),
         (evaluation | {"meta_step": 3}, "From before the latest training, at meta-step 3."),
-        ({"meta_step": 3, "settings": 7}, "evaluation.json of the run cannot be read."),
+        ({"meta_step": 3, "settings": 7}, "evaluation.json of the run cannot be read, or is of an earlier version."),
+        ({"meta_step": 3, "classes": [], "scores": {}, "settings": {}}, "cannot be read, or is of an earlier version."),
     ):
         folder.write_evaluation(content)
+        (copy_of_run / "report" / "evaluation.png").unlink(missing_ok=True)
         report.write(folder, learner, tasks)
         found = section(parsed(copy_of_run), "Evaluation")
         assert expected in text_of(found)
         assert ("From before" in text_of(found)) == ("From before" in expected)
-        rows = [[text_of(cell) for cell in row] for row in found.iter("tr")]
-        if "scores" in content:
+        assert (copy_of_run / "report" / "evaluation.png").exists() == ("rows" in content)
+        if "rows" in content:
+            rows = [[text_of(cell) for cell in row] for row in found.iter("tr")]
             method = "adaptedthe meta-trained GAN, adapted to the support images"
-            assert rows[1:3] == [[name, "1.250", "98.8", "0.500", "0.375"] for name in (method, "new")]
-            assert rows[-1] == [
-                "adapted \N{MINUS SIGN} unadapted",
-                "\N{MINUS SIGN}2.500",
-                "\N{MINUS SIGN}3.000 to \N{MINUS SIGN}2.000",
-            ]
+            assert [method, "1.2501.000 to 1.500", "1.251.00 to 1.50"] == rows[1][:3]
+            assert rows[1][-1] == "1.2"  # FID has no interval
+            assert [f"adapted {minus} copies", f"{minus}2.500", f"{minus}3.000 to {minus}2.000"] in rows
+            assert ["shots", "5 steps", "10 steps", *list(METHODS)[1:]] in rows
+            assert ["4", *["1.250"] * (1 + len(METHODS))] in rows
 
 
 def test_the_same_run_gives_the_same_bytes_and_stays_as_it_is(copy_of_run: Path, run: Path) -> None:
@@ -336,9 +334,7 @@ def test_runs_without_validation_classes(tmp_path: Path, split: str, origin: str
     assert "no sample grids" in text_of(section(root, SECTIONS[1]))
 
 
-def test_an_interrupted_run_says_how_to_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trainer._meta_step
 
     def interrupted(self: Trainer, writer: Any) -> dict[str, float]:
@@ -350,7 +346,6 @@ def test_an_interrupted_run_says_how_to_go_on(
     out = tmp_path / "run"
     assert main(["train", *TINY, "--steps", "9", "--out", str(out)]) == 130
     monkeypatch.undo()
-    assert "all is saved; the report follows, and Ctrl-C leaves it out" in capsys.readouterr().out
     assert f"stopped after meta-step 3 of 9. It goes on with metagan-fast train --resume --out {out}" in text_of(
         parsed(out)
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import browser
+from evaluations import made_up_evaluation
 from metagan_fast.cli import main
-from metagan_fast.metrics.evaluation import METHODS
 from metagan_fast.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.browser
@@ -31,15 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("browser") / ("a_long_name_without_a_space_" * 4)
     arguments = ["--preset", "quick", "--split", "0.5", "0.3", "0.2", "--steps", "6", "--validate-every", "2"]
     assert main(["train", *arguments, "--out", str(out)]) == 0
-    method = {"kid": 1.0, "fid": 123.4, "nearest_feature": 0.5, "nearest_pixel": 0.25}
-    evaluation = {
-        "classes": ["3", "5"],
-        "scores": dict.fromkeys(METHODS, method),
-        "differences": {"adapted - unadapted": {"mean": -2.5, "low": -3.0, "high": -2.0}},
-        "settings": {"shots": 4, "samples": 64, "draws": 3, "steps": 10},
-        "split": "test",
-        "meta_step": 6,
-    }
+    evaluation = {**made_up_evaluation().to_dict(), "split": "test", "meta_step": 6}
     RunFolder(out).write_evaluation(evaluation)
     assert main(["report", str(out)]) == 0
     return out / "report.html"

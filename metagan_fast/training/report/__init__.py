@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
+from ... import plots
 from ...learner import MetaGAN
+from ...metrics import Evaluation
 from ...tasks import Tasks
 from .. import image_grids
 from ..run_folder import RunFolder
@@ -50,7 +54,10 @@ def write(folder: RunFolder, learner: MetaGAN, tasks: Tasks) -> None:
         )
     )
     grids = {"adaptation": held_out.adaptation, "interpolation": image_grids.grid(held_out.interpolated)}
-    folder.write_report(text, {name: image_grids.grid_png(grid, shape[-1]) for name, grid in grids.items()})
+    pngs = {name: image_grids.grid_png(grid, shape[-1]) for name, grid in grids.items()}
+    with contextlib.suppress(ValueError):  # none, or one of an earlier version
+        pngs["evaluation"] = plots.evaluation(Evaluation.from_dict(folder.read_evaluation()))
+    folder.write_report(text, pngs)
 
 
 def write_if_possible(folder: RunFolder, learner: MetaGAN, tasks: Tasks) -> None:

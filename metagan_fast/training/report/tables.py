@@ -7,11 +7,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ...metrics.evaluation import METHODS
+from ...metrics.results import FIGURES, METHODS, Evaluation, Figure
 from ...tasks import NAMES, TaskDistribution, embedded
 from .. import config as configuration
 from .curves import Series, chart, number
-from .markup import Markup, element, join, saved, table
+from .markup import Markup, element, join, plural, saved, table
 
 _TITLES = {
     "kid": "KID of held-out classes",
@@ -30,12 +30,6 @@ _GROUPS = {
     "meta": "Meta-learning",
     "training": "Outer loop",
     "": "Run",
-}
-_SCORES = {  # heading, decimals
-    "kid": ("KID", 3),
-    "fid": ("FID", 1),
-    "nearest_feature": ("Nearest, features", 3),
-    "nearest_pixel": ("Nearest, pixels", 3),
 }
 _MOST_NAMES = 300  # classes named of each part
 _PARTS = ["Part", "Classes", "Groups", "Images", "Images a class"]
@@ -96,47 +90,64 @@ def _ends(series: Series | None) -> str:
 
 def evaluation(content: Mapping[str, Any], step: int, path: Path) -> list[Markup]:
     """Return the tables of `evaluation.json`, or how to get it; `step` is the run's, `path` its folder."""
+    command = element("code", f"metagan-fast evaluate {quote(str(path))}")
     if not content:
-        command = element("code", f"metagan-fast evaluate {quote(str(path))}")
         return [element("p", "The run has not been evaluated. ", command, " does so, on the test classes.")]
     try:
-        return _evaluation_tables(content, step)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return [element("p", element("code", "evaluation.json"), " of the run cannot be read.", class_="note")]
+        return _evaluation_tables(Evaluation.from_dict(content), content["split"], content["meta_step"], step)
+    except (KeyError, TypeError, ValueError):
+        text = " of the run cannot be read, or is of an earlier version. "
+        return [element("p", element("code", "evaluation.json"), text, command, " writes it anew.", class_="note")]
 
 
-def _evaluation_tables(content: Mapping[str, Any], step: int) -> list[Markup]:
-    settings, done = content["settings"], content["meta_step"]
-    rows: list[list[str]] = [
-        [
-            join(name, element("span", METHODS.get(name, ""), class_="quiet under")),
-            *(number(scores[key], decimals) for key, (_, decimals) in _SCORES.items()),
-        ]
-        for name, scores in content["scores"].items()
-    ]
-    caption = (
-        f"{len(content['classes'])} {content['split']} classes after {done:,} meta-steps: {settings['shots']} "
-        f"shots, {settings['steps']} inner steps, {settings['samples']} samples a class, {settings['draws']} draws"
-    )
-    differences: list[list[str]] = [
-        [
-            name.replace(" - ", f" {_MINUS} "),
-            number(row["mean"], 3),
-            f"{number(row['low'], 3)} to {number(row['high'], 3)}",
-        ]
-        for name, row in content["differences"].items()
-    ]
-    text = "Lower is better, but a distance to the nearest example near 0 means copies."
-    parts = [
-        element("p", text),
-        table(caption, ["Method", *(heading for heading, _ in _SCORES.values())], rows, class_="numbers"),
-    ]
+def _evaluation_tables(result: Evaluation, split: str, done: int, step: int) -> list[Markup]:
+    settings = result.settings
+    parts = []
     if done != step:
-        parts.insert(0, element("p", f"From before the latest training, at meta-step {done:,}.", class_="note"))
-    if differences:
+        parts.append(element("p", f"From before the latest training, at meta-step {done:,}.", class_="note"))
+    facts = (
+        f"{len(result.classes)} {split} classes after {done:,} meta-steps: {result.shots[0]} shots, {result.steps[0]} "
+        f"inner steps, {settings['samples']} samples a class, {plural(settings['draws'], 'draw')}. In brackets 95 % "
+        "intervals of a bootstrap over classes."
+    )
+    meanings = [
+        join(element("dt", kind.heading), element("dd", kind.meaning)) for kind in FIGURES.values() if kind.meaning
+    ]
+    parts.append(element("p", facts))
+    for space in result.spaces:
+        rows: list[list[str]] = [
+            [
+                join(row.method, element("span", METHODS.get(row.method, ""), class_="quiet under")),
+                *(_interval(row.figures[space][name], kind.decimals) for name, kind in FIGURES.items()),
+            ]
+            for row in result.headline
+        ]
+        head = ["Method", *(kind.heading for kind in FIGURES.values())]
+        parts.append(table(f"In the features of the {space}", head, rows, class_="numbers"))
+        differences: list[list[str]] = [
+            [f"adapted {_MINUS} {name}", number(figure.mean, 3), _range(figure, 3)]
+            for name, figure in result.differences[space].items()
+        ]
         head = ["Difference", "Mean", "95 % interval"]
-        parts.append(table("KID, paired over the classes", head, differences, class_="numbers"))
+        parts.append(table(f"KID, paired over the classes, {space}", head, differences, class_="numbers"))
+        if len(result.steps) > 1 or len(result.shots) > 1:
+            head, *lines = result.by_steps(space)
+            parts.append(table(f"KID by shots and inner steps, {space}", head, lines, class_="numbers"))
+    parts.append(element("details", element("summary", "What the figures mean"), element("dl", *meanings)))
+    parts += [saved("evaluation.json"), saved("report/evaluation.png")]
     return parts
+
+
+def _interval(figure: Figure, decimals: int) -> str:
+    """Return the mean above its interval."""
+    if figure.low is None:
+        return number(figure.mean, decimals)
+    return join(number(figure.mean, decimals), element("span", _range(figure, decimals), class_="quiet under"))
+
+
+def _range(figure: Figure, decimals: int) -> str:
+    low, high = (_DASH if end is None else number(end, decimals) for end in (figure.low, figure.high))
+    return f"{low} to {high}"
 
 
 # Facts
