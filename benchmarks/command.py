@@ -6,11 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, records, workloads
+from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, quality, records, workloads
 from metagan_fast.benchmarks.case import Case
 from metagan_fast.benchmarks.contenders import CONTENDERS
 
-from metagan_fast._utils.argument_types import threads, whole
+from metagan_fast import plots
+from metagan_fast._utils.argument_types import path, threads, whole
 
 _GROUPS: dict[str, Sequence[Case]] = {
     "ops": ops.CASES,
@@ -18,6 +19,7 @@ _GROUPS: dict[str, Sequence[Case]] = {
     "busy": busy.CASES,
     "memory": memory.CASES,
     "dropins": dropins.CASES,
+    "quality": quality.CASES,
 }
 GROUPS = {group: [case.name for case in cases] for group, cases in _GROUPS.items()}
 CASES: dict[str, Case] = {case.name: case for cases in _GROUPS.values() for case in cases}
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     environment = machine.describe()
     print(records.HEADER)
-    failed = False
+    failed, kept = False, []
     for name in _selected(options.cases):
         measured = CASES[name].measure(
             thread_counts=options.threads, quick=options.quick, rounds=options.rounds, contenders=options.contenders
@@ -43,11 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for record in measured:
                 print(records.row(record), flush=True)
+                kept.append(record)
                 if options.out:
                     records.append(options.out, [record], environment)
         except AssertionError as error:
             failed = True
             print(f"{name}: wrong result, not timed: {error}", file=sys.stderr)
+    if options.plot:
+        options.plot.write_bytes(plots.quality(kept))
     return 1 if failed else 0
 
 
@@ -74,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_case,
         default=["ops", "workloads"],
         metavar="CASE",
-        help="cases, or 'ops', 'workloads', 'dropins', 'busy' (beside a process that keeps all cores busy) or 'memory'",
+        help="cases, or 'ops', 'workloads', 'dropins', 'busy' (beside a process that keeps all cores busy), 'memory' "
+        "or 'quality' (KID against minutes; hours)",
     )
     parser.add_argument(
         "--contenders",
@@ -90,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="append the records to this file as JSON lines",
     )
+    parser.add_argument("--plot", type=path, metavar="FILE", help="draw KID against minutes of the quality case, a PNG")
     parser.add_argument(
         "--threads", nargs="+", type=threads, metavar="N", help="thread counts; ops: 1 and all, other cases: all"
     )

@@ -30,6 +30,10 @@ class Record:
 
     For memory cases: `memory_bytes` is the process's growth at its peak, `memory_ratio` its ratio to the baseline's,
     and `memory_ratio_allowed` the largest ratio allowed for the package.
+
+    For quality cases: `kid` on held-out classes, with its 95 % interval over classes, in the feature space `space`
+    after `meta_step` meta-steps of the run of `seed`, which took `minutes`; `ratio` of times to equal quality, the
+    median of seeds, with the least and the most.
     """
 
     case: str
@@ -56,6 +60,15 @@ class Record:
     memory_bytes: int | None = None
     memory_ratio: float | None = None
     memory_ratio_allowed: float | None = None
+    seed: int | None = None
+    meta_step: int | None = None
+    minutes: float | None = None
+    space: str | None = None
+    kid: float | None = None
+    kid_low: float | None = None
+    kid_high: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
     skipped: str | None = None
 
     @property
@@ -109,6 +122,13 @@ def row(record: Record) -> str:
     start = f"{record.case:<24} {record.contender:<14} {record.threads:>7}"
     if record.memory_bytes is not None:
         return f"{start} {record.memory_bytes / 2**20:>8.1f} MiB {record.memory_ratio or 0:>14.1%}"
+    if record.kid is not None:
+        interval = f"[{record.kid_low or 0:.2f}, {record.kid_high or 0:.2f}]"
+        where = f"seed {record.seed}, meta-step {record.meta_step}, {record.minutes or 0:.2f} min, {record.space}"
+        return f"{start} KID {record.kid:>6.2f} {interval}  {where}"
+    if record.ratio_low is not None:
+        sooner = f"{record.ratio:.1f}x [{record.ratio_low:.1f}, {record.ratio_high or 0:.1f}]"
+        return f"{start} reaches the last KID of {record.baseline} {sooner} sooner"
     if record.seconds is None or record.skipped is not None:
         return f"{start} skipped: {record.skipped}"
     error = "" if record.error is None else f"{record.error:.1e}"

@@ -50,9 +50,10 @@ class PlainFIGR:
         points = (weight * real + (1 - weight) * fake).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(self.meta_d(points).sum(), points, create_graph=True)
         penalty = 10 * ((gradient.norm(dim=1) - 1) ** 2).mean()
-        signs = torch.ones(2 * len(real), 1).to(real)
+        scores = self.meta_d(torch.cat([real, fake]))
+        signs = torch.ones_like(scores)
         signs[len(real) :] = -1
-        of_discriminator = (self.meta_d(torch.cat([real, fake])) * signs).mean() + penalty
+        of_discriminator = (scores * signs).mean() + penalty
         discriminator_optimizer.zero_grad()
         of_discriminator.backward()
         discriminator_optimizer.step()
