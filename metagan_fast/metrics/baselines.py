@@ -18,8 +18,8 @@ from .image_sets import FeatureSpace, HeldOut, ImageSets
 if TYPE_CHECKING:
     from ..tasks import TaskDistribution, Tasks
 
-_IMAGES_OF_A_CLASS = 4  # that stand for a training class when the nearest one is sought
-_TUNED_CLASSES, _TUNED_COPIES = 24, 32  # validation classes, and copies of each, on which the augmentation is tuned
+_IMAGES_OF_A_CLASS = 2  # that stand for a training class when the nearest one is sought
+_TUNED_CLASSES, _TUNED_COPIES = 24, 16  # validation classes, and copies of each, on which the augmentation is tuned
 
 
 class Baselines:
@@ -100,7 +100,7 @@ class Baselines:
 class TrainingClasses:
     """Real images of the training classes, for the method that returns those of the nearest class.
 
-    The nearest class has the nearest mean, over up to 4 evenly spaced images, in the first feature space.
+    The nearest class has the nearest mean, over up to 2 images, in the first feature space.
     """
 
     def __init__(self, distribution: TaskDistribution, spaces: Mapping[str, FeatureSpace], most: int) -> None:
