@@ -16,8 +16,9 @@ from .episodes import Episodes
 from .image_sets import FeatureSpace, HeldOut, ImageSets
 
 if TYPE_CHECKING:
-    from ..tasks import TaskDistribution, Tasks
+    from ..tasks import TaskDistribution
 
+_LEAST_IMAGES = 2  # of a class that is compared as a set
 _IMAGES_OF_A_CLASS = 2  # that stand for a training class when the nearest one is sought
 _TUNED_CLASSES, _TUNED_COPIES = 24, 16  # validation classes, and copies of each, on which the augmentation is tuned
 
@@ -26,7 +27,8 @@ class Baselines:
     """Methods that return real images, changed or not.
 
     Args:
-        tasks: data with a training and a validation part, or None.
+        training: classes of which the nearest one's images are a method; None: no such method.
+        validation: classes on which the augmented copies are tuned; None: no such method.
         spaces: feature spaces; the first one decides which training class is nearest, and tunes the augmentation.
         shots: support images when the augmentation is tuned.
         samples: images a class, at most.
@@ -37,13 +39,19 @@ class Baselines:
     """
 
     def __init__(
-        self, tasks: Tasks | None, spaces: Mapping[str, FeatureSpace], *, shots: int, samples: int, seed: int
+        self,
+        training: TaskDistribution | None,
+        validation: TaskDistribution | None,
+        spaces: Mapping[str, FeatureSpace],
+        *,
+        shots: int,
+        samples: int,
+        seed: int,
     ) -> None:
         self._spaces, self._samples, self._seed = spaces, samples, seed
-        self._training = TrainingClasses(tasks.train, spaces, samples) if tasks is not None else None
-        self.augmentation = (
-            self._tune(tasks.validation, shots) if tasks is not None and tasks.validation.classes else None
-        )
+        has_sets = training is not None and max(training.counts, default=0) >= _LEAST_IMAGES
+        self._training = TrainingClasses(training, spaces, samples) if training is not None and has_sets else None
+        self.augmentation = None if validation is None else self._tune(validation, shots)
 
     def __call__(self, support: ImageSets, others: ImageSets, draw: int) -> Iterator[tuple[str, ImageSets]]:
         """Yield the images of each method, with its name."""
@@ -100,14 +108,16 @@ class Baselines:
 class TrainingClasses:
     """Real images of the training classes, for the method that returns those of the nearest class.
 
-    The nearest class has the nearest mean, over up to 2 images, in the first feature space.
+    The nearest class has the nearest mean, of 2 images, in the first feature space; classes of one image are left out.
     """
 
     def __init__(self, distribution: TaskDistribution, spaces: Mapping[str, FeatureSpace], most: int) -> None:
         """Take `most` images of the nearest class at most."""
         self._distribution, self._spaces, self._most = distribution, spaces, most
         self._first = next(iter(spaces))
-        few = [self._images(name, _IMAGES_OF_A_CLASS) for name in distribution.classes]
+        counts = zip(distribution.classes, distribution.counts, strict=True)
+        self._classes = [name for name, count in counts if count >= _LEAST_IMAGES]
+        few = [self._images(name, _IMAGES_OF_A_CLASS) for name in self._classes]
         sets = ImageSets.embed(few, {self._first: spaces[self._first]})
         self._means = torch.stack([features.mean(0) for features in sets.features[self._first]])
 
@@ -115,8 +125,8 @@ class TrainingClasses:
         """Return images of the training class nearest to each class's support images."""
         means = torch.stack([features.mean(0) for features in support.features[self._first]])
         index = torch.cdist(means, self._means).argmin(1).tolist()
-        names = [self._distribution.classes[each] for each in index]
-        return ImageSets.embed([self._images(name, self._most) for name in names], self._spaces)
+        chosen = [self._images(self._classes[each], self._most) for each in index]
+        return ImageSets.embed(chosen, self._spaces)
 
     def _images(self, name: str, most: int) -> Tensor:
         images = torch.as_tensor(self._distribution.images(name))

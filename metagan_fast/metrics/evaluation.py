@@ -89,7 +89,10 @@ def evaluate(
     if max(shots) > episodes.shots:
         raise ValueError(f"expected at most the episodes' {episodes.shots} shots, got {max(shots)}")
     held_out = HeldOut(distribution, episodes, spaces)
-    baselines = Baselines(tasks, spaces, shots=shots[0], samples=samples, seed=seed)
+    training, validation = (None, None) if tasks is None else (tasks.train, tasks.validation)
+    if training is distribution:  # each class is its own nearest one
+        training = None
+    baselines = Baselines(training, validation, spaces, shots=shots[0], samples=samples, seed=seed)
     gans = _Gans(learner, random, shots[0], steps, samples, most_tasks, seed)
 
     def embed(images: Tensor, classes: int) -> ImageSets:

@@ -189,6 +189,21 @@ def test_a_class_on_which_the_gan_diverged_is_named(features: FeatureExtractor) 
         metrics.evaluate(learner(float("nan")), Bars(range(1, 3)), features)  # type: ignore[arg-type]
 
 
+def test_parts_of_the_data_that_cannot_serve(features: FeatureExtractor) -> None:
+    """Training classes of one image, validation classes of too few, and judging the training part itself."""
+    held_out, few = Bars(range(3)), Bars(range(4, 9), count=7)
+    for training, expected in (
+        (Bars(range(9, 12), count=1), False),
+        (Bars(range(9, 12), count=2), True),
+        (held_out, False),
+    ):
+        data: Any = SimpleNamespace(train=training, validation=few)
+        found = metrics.evaluate(learner(), held_out, features, tasks=data, samples=4)  # type: ignore[arg-type]
+        methods = [row.method for row in found.rows]
+        assert ("nearest class" in methods) == expected and "augmented copies" not in methods
+        assert found.settings["augmentation"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
