@@ -23,7 +23,13 @@ DEFAULT: dict[str, Any] = {
     "latent_dim": 64,
     "model": {"name": "dcgan", "width": 8, "blocks": 3},
     "loss": {"name": "r1"},
-    "inner": {"optimizer": "adam", "lr": 2e-3, "betas": [0.0, 0.9], "steps": 10, "batch_size": 8},
+    "inner": {
+        "optimizer": "adam",
+        "lr": {"schedule": "linear", "initial": 3e-3, "final": 3e-4},
+        "betas": [0.0, 0.9],
+        "steps": 10,
+        "batch_size": 8,
+    },
     "meta": {
         "algorithm": "reptile",
         "optimizer": "sgd",
@@ -73,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"source": "digits", "image_size": None},
         "latent_dim": 32,
         "model": {"name": "mlp", "hidden": [64, 64]},
-        "inner": {"batch_size": None},
+        "inner": {"lr": 2e-3, "batch_size": None},
         "meta": {"lr": {"schedule": "linear", "initial": 0.3, "final": 0.02}},
         "training": {
             **_PLAIN_TRAINING,
