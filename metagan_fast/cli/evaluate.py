@@ -21,7 +21,7 @@ from . import options, progress, streams, train
 from .runs import add_checkpoint_option, open_run
 
 _FULL_SHOTS = (1, 8)  # beside the headline's
-_FULL_STEPS = (0.5, 2, 3)  # times the headline's
+_FULL_STEPS = (0.5, 2)  # times the headline's
 _FULL_DRAWS = 3
 
 
