@@ -85,6 +85,7 @@ def test_sample_takes_the_checkpoint(
     assert (found - expected).abs().max() < 1 / 127
 
 
+@pytest.mark.slow
 def test_commands_agree_on_the_checkpoint(copy_of_run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step, choice in ((2, []), (5, ["--checkpoint", "last"]), (3, ["--checkpoint", "3"])):
         assert main(["evaluate", str(copy_of_run), "--samples", "4", "--draws", "1", *choice]) == 0

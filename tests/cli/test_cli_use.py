@@ -311,6 +311,7 @@ def test_a_broken_pipe_of_something_else_is_an_error(
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash, for pipefail")
+@pytest.mark.slow
 def test_the_shell_sees_quiet_ends(tmp_path: Path) -> None:
     """Whole processes, including what the interpreter writes at exit."""
     train = " ".join([sys.executable, "-m", "metagan_fast", "train", *TINY, "--steps", "30", "--threads", "1"])

@@ -59,6 +59,7 @@ def test_unknown_names() -> None:
         mgf.pretrained("glyph")
 
 
+@pytest.mark.slow
 def test_training_starts_from_a_name(tmp_path: Path) -> None:
     arguments = ["--steps", "1", "--tasks", "1", "--inner-steps", "1", "--no-keep-best", "--out", str(tmp_path / "run")]
     assert main(["train", "--init", "glyphs", *arguments]) == 0
