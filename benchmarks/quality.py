@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,7 @@ from torch import Tensor
 
 from metagan_fast import MetaGAN, tasks
 from metagan_fast.learner.average import MovingAverage
-from metagan_fast.metrics import Evaluation, evaluate
-from metagan_fast.metrics.shipped import spaces
+from metagan_fast.metrics import FeatureExtractor, evaluate, shipped
 from metagan_fast.tasks import Tasks
 from metagan_fast.training import config as configuration
 
@@ -100,13 +100,15 @@ class QualityCase:
         """
         chosen = [curve for curve in self.curves if contenders is None or curve.name in (DEFAULT.name, *contenders)]
         data = tasks.load("glyphs", min_images=12)
+        spaces = shipped.spaces(data.train)
+        assert spaces is not None, "the package ships feature spaces of these data"
         for count in thread_counts or [torch.get_num_threads()]:
             with machine.threads(count):
                 found: list[Record] = []
                 for seed in range(rounds or (1 if quick else self.seeds)):
                     budget = None
                     for curve in chosen:
-                        run = _Run(self, curve, seed, data, count)
+                        run = _Run(self, curve, seed, data, spaces, count)
                         for record in run.judged(budget, 0.1 if quick else 1.0):
                             found.append(record)
                             yield record
@@ -120,8 +122,17 @@ class QualityCase:
 class _Run:
     """Training of one curve from one seed."""
 
-    def __init__(self, case: QualityCase, curve: Curve, seed: int, data: Tasks, threads: int) -> None:
-        self._case, self._curve, self._seed, self._data, self._threads = case, curve, seed, data, threads
+    def __init__(
+        self,
+        case: QualityCase,
+        curve: Curve,
+        seed: int,
+        data: Tasks,
+        spaces: Mapping[str, FeatureExtractor],
+        threads: int,
+    ) -> None:
+        self._case, self._curve, self._seed, self._threads = case, curve, seed, threads
+        self._data, self._spaces = data, spaces
         settings = curve.settings(seed)
         self._training = configuration.build_training(settings)
         self._learner = configuration.build_learner(settings, data.image_shape)
@@ -158,9 +169,7 @@ class _Run:
 
     def _judge(self) -> Iterator[Record]:
         learner = self._learner if self._average is None else self._average.learner
-        both = spaces(self._data.train)
-        assert both is not None, "the package ships feature spaces of these data"
-        found: Evaluation = evaluate(learner, getattr(self._data, self._case.part), both)
+        found = evaluate(learner, getattr(self._data, self._case.part), self._spaces)
         for space in found.spaces:
             figure = found.row("adapted").figures[space]["kid"]
             yield Record(
@@ -196,8 +205,8 @@ def plain_seconds(learner: MetaGAN, batch: Any, rounds: int = 3) -> float:
         theirs = _flat(dict(network.named_parameters()))
         error = ((own - theirs).norm() / (theirs - start).norm()).item()
         assert error <= _ALLOWED, f"the learner differs from the plain loop by {error:.1e} of the change"
-    step: Callable[[], object] = lambda: plain.episode(batch.support[0], noise)  # noqa: E731
-    return statistics.median(alternate({"plain": step}, rounds=rounds)["plain"].seconds)
+    episode = partial(plain.episode, batch.support[0], noise)
+    return statistics.median(alternate({"plain": episode}, rounds=rounds)["plain"].seconds)
 
 
 def _flat(named: Mapping[str, Tensor]) -> Tensor:

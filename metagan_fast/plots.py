@@ -85,7 +85,7 @@ def _methods(axes: Axes, result: Evaluation, space: str) -> None:
     """Draw the headline's KID of each method as a point with its interval."""
     rows = result.headline
     for index, row in enumerate(rows):
-        figure = row.figures[space][HEADLINE]
+        figure = _kid(row, space)
         colour = _SERIES if row.method == "adapted" else _QUIET
         axes.errorbar(figure.mean, index, xerr=_bars(figure), fmt="o", color=colour, capsize=3)
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
@@ -99,7 +99,7 @@ def _steps(axes: Axes, result: Evaluation, space: str) -> None:
     """Draw KID of the adapted GAN over inner steps, a line a number of shots, and the copies as dashes."""
     steps = sorted(result.steps)
     for colour, shots in zip(_LINES, sorted(result.shots), strict=False):
-        figures = [result.row("adapted", shots=shots, steps=n).figures[space][HEADLINE] for n in steps]
+        figures = [_kid(result.row("adapted", shots=shots, steps=n), space) for n in steps]
         axes.plot(steps, [figure.mean for figure in figures], "o-", color=colour, label=f"{shots} shots")
         low, high = ([getattr(figure, end) for figure in figures] for end in ("low", "high"))
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -85,7 +85,7 @@ def evaluate(
     if not spaces:
         raise ValueError("expected at least one feature space, got none")
     if episodes is None:
-        episodes = find_episodes(distribution, shots=max(shots), draws=draws, seed=seed)
+        episodes = _find_episodes(distribution, shots=max(shots), draws=draws, seed=seed)
     if max(shots) > episodes.shots:
         raise ValueError(f"expected at most the episodes' {episodes.shots} shots, got {max(shots)}")
     held_out = HeldOut(distribution, episodes, spaces)
@@ -131,7 +131,7 @@ def evaluate(
     return _summary(episodes.classes, tallies, settings, seed)
 
 
-def find_episodes(distribution: TaskDistribution, *, shots: int, draws: int, seed: int) -> Episodes:
+def _find_episodes(distribution: TaskDistribution, *, shots: int, draws: int, seed: int) -> Episodes:
     """Return the recorded episodes if they are of this seed and have as many shots and draws, else drawn ones."""
     if seed == 0 and (found := Episodes.recorded(distribution)) and shots <= found.shots and draws <= len(found.draws):
         return found.first(draws)
