@@ -24,13 +24,8 @@ std::string text(const Shape& shape) {
            std::to_string(shape.width) + ']';
 }
 
-bool has_penalty(const LossPlan& loss) { return loss.penalty != LossPlan::Penalty::none; }
-
 // Buffers of a sum over tasks: one more than workers, so early finishers don't block. A single worker needs one.
 int64_t arrays_for(int64_t tasks, int64_t workers) { return workers == 1 ? 1 : std::min(workers + 1, tasks); }
-
-// Images in the discriminator during its update: real, fake, and the penalty's points and their tangents.
-int64_t step_images(const LossPlan& loss, int64_t batch) { return (has_penalty(loss) ? 4 : 2) * batch; }
 
 // Adds a task's part(i) to a mean over tasks, called in task order; rounds as reference.reptile_gradient does.
 template <class Part>
@@ -139,8 +134,17 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
     return !stop();
 }
 
+// A penalty at the real or fake images takes them themselves as its points, not copies, if they have the values that
+// the loss has of them.
+Engine::StepImages Engine::step_images(int64_t n) const {
+    const LossPlan& loss = plan_.loss;
+    if (loss.penalty == LossPlan::Penalty::none) return {{}, {2 * n, 0}};
+    if (loss.location == LossPlan::Location::interpolate || !parts_real_and_fake()) return {{2 * n, n}, {3 * n, n}};
+    return {{loss.location == LossPlan::Location::real ? 0 : n, n}, {2 * n, n}};
+}
+
 Engine::Images Engine::images_held(const TaskData& data, const QueryData& query, bool adjoint) const {
-    const int64_t most = std::max(data.batch, query.query), of_step = step_images(plan_.loss, most);
+    const int64_t most = std::max(data.batch, query.query), of_step = step_images(most).count();
     if (!adjoint) return {most, of_step};
     return {2 * most, std::max(4 * most / adjoint_parts(), of_step)};
 }
@@ -161,7 +165,7 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
         add(data.initial_generator, adapted, generator.difference, g);
         add(data.initial_discriminator, adapted + g, discriminator.difference, d);
     });
-    return for_each_task(workers, sharing, {data.batch, step_images(plan_.loss, data.batch)}, interrupted,
+    return for_each_task(workers, sharing, {data.batch, step_images(data.batch).count()}, interrupted,
                          [&](Worker& worker, int64_t task) {
                              float* const own = rows ? nullptr : sum.acquire(task, [&] { return worker.stopped(); });
                              if (!rows && !own) return;
@@ -205,7 +209,7 @@ bool Engine::query_losses(const TaskData& data, const QueryData& query, const fl
     Workers& workers = workers_.get();
     const Turn turn(workers, interrupted);
     if (!turn) return false;
-    const Images images{query.query, step_images(plan_.loss, query.query)};
+    const Images images{query.query, step_images(query.query).count()};
     return for_each_task(workers, {data.tasks, data.threads}, images, interrupted, [&](Worker& worker, int64_t task) {
         const float* const opponent = discriminator + task * plan_.discriminator.numel;
         const QueryLosses losses = query_losses_of(*this, worker, data, query, task, 0,

@@ -86,9 +86,22 @@ class Engine {
         return plan_.loss.penalty == LossPlan::Penalty::none ? Cotangents::transient : Cotangents::kept;
     }
 
+    // Whether the discriminator's results for real images do not depend on the fake ones: no batch norm normalizes both
+    // together.
+    bool parts_real_and_fake() const { return plan_.loss.separate_batches || !discriminator_.mixes_images(); }
+
     // Number of parts in which the adjoint of a discriminator update processes its images: real and fake images apart,
-    // which halves the memory, unless a batch norm normalizes both together.
-    int64_t adjoint_parts() const { return plan_.loss.separate_batches || !discriminator_.mixes_images() ? 2 : 1; }
+    // which halves the memory, where they can be parted.
+    int64_t adjoint_parts() const { return parts_real_and_fake() ? 2 : 1; }
+
+    // Indices of the discriminator's images during its update: real [0, n), fake [n, 2n), the penalty's points and,
+    // behind all images of the forward pass, their tangents (count 0: no penalty).
+    struct StepImages {
+        Range points, tangents;
+
+        int64_t count() const { return tangents.end(); }
+    };
+    StepImages step_images(int64_t n) const;
 
     // Polled by the calling thread; when it returns true, the call ends early and returns false, and its outputs are
     // undefined.

@@ -116,18 +116,18 @@ void Worker::reverse_generator(Parameters params, int64_t from, int64_t count, G
     engine_.generator().reverse(pass(params), generator_, reverse);
 }
 
-// Sets the batches of batch norm: real and fake images together or apart, and the penalty's points.
-void Worker::set_batches(int64_t count, bool penalty) {
+// Sets the batches of batch norm: real and fake images together or apart, and the penalty's points, where these are
+// further images.
+void Worker::set_batches(int64_t count, int64_t images) {
     const bool apart = engine_.plan().loss.separate_batches;
     batches_.assign(1, {0, apart ? count : 2 * count});
     if (apart) batches_.push_back({count, count});
-    if (penalty) batches_.push_back({2 * count, count});
+    if (images > 2 * count) batches_.push_back({2 * count, count});
 }
 
-// Images: real [0, n), fake [n, 2n), which the caller has written, the penalty's points [2n, 3n) and their tangents
-// [3n, 4n). The first reverse pass takes the points' input gradient. Its cotangents, stored at the tangents' indices,
-// are also the cotangents of the tangent pass along the penalty's gradient, so one more reverse pass yields all
-// gradients.
+// Images as Engine::step_images says; the caller has written the fake ones. The first reverse pass takes the input
+// gradient of the penalty's points. Its cotangents, stored at the tangents' indices, are also the cotangents of the
+// tangent pass along the penalty's gradient, so one more reverse pass yields all gradients.
 DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* const* real, const float* interpolation,
                                                int64_t count, GradientSink* gradient, bool input_wanted) {
     const LossPlan& loss = engine_.plan().loss;
@@ -136,9 +136,11 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
     const int image = network.plan().input;
     const Shape& shape = a.shape(image);
     const bool penalised = loss.penalty != LossPlan::Penalty::none;
-    const Range points{2 * count, count}, tangents{3 * count, count};
+    const auto [points, tangents] = engine_.step_images(count);
+    const Range images{0, tangents.first};
+    const bool own_points = images.count > 2 * count;  // else they are the real or the fake images
     images_to_discriminator(real, count, 0);
-    if (penalised) {
+    if (own_points) {
         for (int64_t channel = 0; channel < shape.channels; ++channel)
             for (int64_t i = 0; i < count; ++i) {
                 const float* const r = a.x(image, i) + channel * a.stride(image);
@@ -150,9 +152,9 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
                 for (int64_t k = 0; k < shape.positions(); ++k) p[k] = w * r[k] + (1 - w) * f[k];
             }
     }
-    set_batches(count, penalised);
+    set_batches(count, images.count);
     const Pass pass = this->pass(params);
-    network.forward(pass, discriminator_, {0, penalised ? 3 * count : 2 * count});
+    network.forward(pass, discriminator_, images);
     DiscriminatorLoss result;
     result.loss = metagan::discriminator_loss(loss, count, scores(0), scores(count), score_cotangents(0),
                                               score_cotangents(count));
@@ -169,8 +171,8 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
         result.loss += result.penalty;
         if (gradient) {
             network.tangent(pass, discriminator_, points, tangents);
-            std::fill_n(score_cotangents(points.first), count, 0.f);
-            reverse.images = {0, 3 * count};
+            if (own_points) std::fill_n(score_cotangents(points.first), count, 0.f);
+            reverse.images = images;
             reverse.primal = points;
             reverse.tangent = tangents;
             reverse.tangent_known = true;
@@ -227,7 +229,7 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
     fake_to_discriminator(0, count, first);
     if (loss.relativistic) {
         images_to_discriminator(real, count, 0);
-        set_batches(count, false);
+        set_batches(count, 2 * count);
     } else {
         batches_.assign(1, {0, count});
     }

@@ -89,7 +89,7 @@ class Worker {
     void reverse_generator(Parameters, int64_t from, int64_t count, GradientSink& gradient);
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
-    void set_batches(int64_t count, bool penalty);
+    void set_batches(int64_t count, int64_t images);
     DiscriminatorLoss discriminator_passes(Parameters discriminator, const float* const* real,
                                            const float* interpolation, int64_t count, GradientSink* gradient,
                                            bool input_wanted);

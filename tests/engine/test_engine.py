@@ -100,10 +100,25 @@ def batch(tasks: int = 3) -> mgf.TaskBatch:
     return mgf.TaskBatch(support, query)
 
 
+def zero_centered(location: Any, **options: Any) -> mgf.losses.Loss:
+    return mgf.losses.NonSaturating(penalty=mgf.losses.ZeroCenteredPenalty(10.0, location), **options)
+
+
 @pytest.mark.parametrize(
-    ("gan", "loss"), [*(("dcgan", loss) for loss in mgf.losses.NAMES), ("resnet", "wgan-gp"), ("batch-norm", "wgan-gp")]
+    ("gan", "loss"),
+    [
+        *(("dcgan", loss) for loss in mgf.losses.NAMES),
+        ("resnet", "wgan-gp"),
+        ("batch-norm", "wgan-gp"),
+        # Real or fake images that are the penalty's points too, and others that are not.
+        ("resnet", "r1"),
+        ("dcgan", zero_centered("fake")),
+        ("dcgan", mgf.losses.RelativisticAverage(penalty=mgf.losses.ZeroCenteredPenalty(10.0))),
+        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ("real", "fake") for apart in (0, 1)),
+    ],
+    ids=str,
 )
-def test_one_inner_step_is_as_exact_as_the_torch_executor(gan: str, loss: str) -> None:
+def test_one_inner_step_is_as_exact_as_the_torch_executor(gan: str, loss: str | mgf.losses.Loss) -> None:
     inner = mgf.InnerLoop(steps=1)
     results = {}
     for name, executor, dtype in (

@@ -157,8 +157,14 @@ class NativeExecutor(Executor):
     def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
         """Describe both plans, the multiply-adds of an inner step and the bytes of a task."""
         images = self._inner.batch_size or shots
+        loss, penalty = self._loss, self._loss.penalty
+        parted = loss.separate_batches or not self._plans.discriminator.mixes_images
         arithmetic = inner_step_multiply_adds(
-            *self._plans, images, critic_steps=self._inner.critic_steps, penalty=self._loss.penalty is not None
+            *self._plans,
+            images,
+            critic_steps=self._inner.critic_steps,
+            penalty=penalty is not None,
+            at_images=penalty is not None and penalty.location != "interpolate" and parted,
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * sum(plan.numel for plan in self._plans)

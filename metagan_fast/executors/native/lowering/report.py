@@ -23,19 +23,21 @@ def describe_plan(plan: Plan, layout: FlatLayout) -> str:
 
 
 def inner_step_multiply_adds(
-    generator: Plan, discriminator: Plan, images: int, *, critic_steps: int, penalty: bool
+    generator: Plan, discriminator: Plan, images: int, *, critic_steps: int, penalty: bool, at_images: bool = False
 ) -> int:
     """Return the multiply-adds of one inner step of one task, on `images` images an update.
 
     Discriminator update: generator forward; forward of real and fake images; their weight gradients and, except in
     the first layer, data gradients. A gradient penalty adds, at its own points: forward, the gradient by the image, the
-    tangent along it and one reverse pass (two weight gradients and a data gradient). Generator update: forward through
-    both networks, data gradients back through the discriminator, weight and data gradients of the generator.
+    tangent along it and one reverse pass (two weight gradients and a data gradient). At the loss's images themselves
+    (`at_images`) it shares their forward and data gradients, and adds the others and one weight gradient. Generator
+    update: forward through both networks, data gradients back through the discriminator, weight and data gradients of
+    the generator.
     """
     (g, g_first), (d, d_first) = _costs(generator), _costs(discriminator)
     update_d = g + 4 * d + 2 * (d - d_first)
     if penalty:
-        update_d += 5 * d + (d - d_first)
+        update_d += 3 * d if at_images else 5 * d + (d - d_first)
     update_g = 2 * g + (g - g_first) + 2 * d
     return images * (critic_steps * update_d + update_g)
 

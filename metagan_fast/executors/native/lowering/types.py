@@ -267,5 +267,14 @@ class Plan:
     @property
     def takes_one_image(self) -> bool:
         """True if every batch norm has more than one value a channel on a single image."""
-        norms = [op.settings for op in self.operations if isinstance(op.settings, NormalizationPlan)]
-        return not any(norm.across_images and norm.channels_a_set * norm.positions_a_set == 1 for norm in norms)
+        return not any(norm.channels_a_set * norm.positions_a_set == 1 for norm in self._batch_norms)
+
+    @property
+    def mixes_images(self) -> bool:
+        """True if an image's result depends on the other images of its batch."""
+        return bool(self._batch_norms)
+
+    @property
+    def _batch_norms(self) -> list[NormalizationPlan]:
+        norms = (op.settings for op in self.operations if isinstance(op.settings, NormalizationPlan))
+        return [norm for norm in norms if norm.across_images]
