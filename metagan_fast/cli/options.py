@@ -281,6 +281,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     ),
     "outer loop": (
         Option("--steps", "training.meta_steps", "meta-steps in all", int),
+        Option("--warm-up", "training.warm_up", "first meta-steps, which train jointly on mixed classes", int),
         Option("--tasks", "training.tasks", "tasks a meta-step", int),
         Option("--shots", "training.shots", "support images a task", int),
         Option("--query", "training.query", "query images a task; none: as many as shots where needed", int, none=True),

@@ -60,7 +60,7 @@ class BoundGAN:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the settings and the state, without the attributes that `_derive` sets."""
-        derived = ("generator", "discriminator", "_executor", "_why_eager", "_graphs", "_is_chosen")
+        derived = ("generator", "discriminator", "_executor", "_other", "_why_eager", "_graphs", "_is_chosen")
         with self._training:  # a whole meta-step or none of it
             self._bind()
             return {name: value for name, value in self.__dict__.items() if name not in derived}
@@ -122,8 +122,20 @@ class BoundGAN:
         state = self._state
         like = state.initial.generator
         self._executor = choose(self.executor_name, state.networks, like, **self._settings.executor_settings())
+        self._other = None
         self._why_eager = why_not(like.device, self.inner)
         self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
+
+    def _executor_of(self, settings: LearnerSettings) -> Executor:
+        """Return the executor of these settings: the learner's own, or another one, of which the last is kept."""
+        chosen = settings.executor_settings()
+        if chosen == self._settings.executor_settings():
+            return self._executor
+        if self._other is None or self._other[0] != chosen:
+            state = self._state
+            executor = choose(settings.executor, state.networks, state.initial.generator, **chosen)
+            self._other = chosen, executor
+        return self._other[1]
 
     def explain(self, shots: int = 4) -> str:
         """Describe the executor of the inner loops.
@@ -151,10 +163,20 @@ class BoundGAN:
         like = self._state.initial.generator
         return batch.to(device=like.device, dtype=like.dtype)
 
-    def _noise(self, batch: TaskBatch, noise: Noise | None, steps: int, stream: Stream) -> Noise:
-        """Check a batch's noise and convert it to the networks' dtype and device; draw it if None."""
+    def _noise(
+        self,
+        batch: TaskBatch,
+        noise: Noise | None,
+        steps: int,
+        stream: Stream,
+        settings: LearnerSettings | None = None,
+    ) -> Noise:
+        """Check a batch's noise and convert it to the networks' dtype and device; draw it if None.
+
+        `settings`, the learner's own if None, are of the inner loop.
+        """
         like = self._state.initial.generator
-        shape = self._settings.noise_shape(batch, steps)
+        shape = (settings or self._settings).noise_shape(batch, steps)
         if noise is not None:
             noise.check(shape)
             return noise.to(device=like.device, dtype=like.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import checkpoint
 from .._utils import coerce
+from .._utils.pair import Pair
 from ..executors import InnerLoopResult, MetaGradient
 from ..inner import InnerLoop, TrainState
 from ..losses import Loss
@@ -22,10 +24,12 @@ from ..tasks import TaskBatch
 from ..tasks.batch import one_task
 from . import checks
 from .adapted import AdaptedGAN
-from .algorithms import MetaAlgorithm
+from .algorithms import MetaAlgorithm, Reptile
 from .bound_gan import BoundGAN
 from .settings import LearnerSettings
 from .state import averaged
+
+_WHOLE_WAY = Reptile(optimizer="sgd", lr=1.0)  # moves the initialisation to the mean of the adapted networks
 
 
 class MetaGAN(BoundGAN):
@@ -154,6 +158,43 @@ class MetaGAN(BoundGAN):
                 self.step += 1
             return {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
 
+    @torch.inference_mode(False)
+    def joint_step(
+        self, batch: TaskBatch, noise: Noise | None = None, *, inner: InnerLoop | None = None
+    ) -> dict[str, float]:
+        """Train on the batch without meta-learning: move the initialisation to the mean of the adapted networks.
+
+        On tasks of mixed classes (`TaskDistribution.sample(mixed=True)`) this trains one GAN of all classes, by local
+        SGD (Stich 2019, arXiv:1805.09767, algorithm 1): a warm-up of meta-training. It counts as a meta-step; `meta`
+        and the state of its optimizer have no part in it.
+
+        Args:
+            batch: the tasks; query images are ignored.
+            noise: all random numbers of the step; None: they follow from the seed and the step.
+            inner: settings of its inner loop; None: the learner's.
+
+        Returns:
+            As `meta_step`, without query losses; `gradient_norm` is the L2 norm of the way that both networks move.
+
+        Raises:
+            ValueError: the batch does not fit the networks.
+            FloatingPointError: the networks diverged; nothing is changed.
+        """
+        checks.batch_and_noise(batch, noise)
+        settings = self._settings if inner is None else dataclasses.replace(self._settings, inner=inner)
+        checks.persistent_state(settings.inner, batch)
+        with self._training:
+            self._bind()
+            batch = dataclasses.replace(self._fit(batch), query=None)
+            noise = self._noise(batch, noise, settings.inner.steps, Stream.TRAINING, settings)
+            executor, state = self._executor_of(settings), self._state
+            with state.atomic():
+                metrics = self._update(
+                    executor.reptile_gradient(state.initial, batch, noise, state.carried), joint=True
+                )
+                self.step += 1
+        return metrics
+
     def check(self, batch: TaskBatch) -> None:
         """Raise the ValueError that `meta_step` would raise for this batch; change nothing."""
         checks.batch_and_noise(batch)
@@ -184,20 +225,18 @@ class MetaGAN(BoundGAN):
         state.updates += 1
         return metrics
 
-    def _update(self, gradient: MetaGradient) -> dict[str, float]:
+    def _update(self, gradient: MetaGradient, *, joint: bool = False) -> dict[str, float]:
         """Update the initialisation once by a meta-gradient, and keep its inner state if that persists."""
         state = self._state
+        check = partial(checks.gradient_norm, meta_step=self.step)
         state.begin_update()
         with self._lock:
-            state.updates += 1
-            metrics = self.meta.update(
-                state.initial,
-                state.buffers,
-                gradient,
-                rate_at(self.meta.lr, self.step),
-                state.updates,
-                check=partial(checks.gradient_norm, meta_step=self.step),
-            )
+            if joint:
+                metrics = _WHOLE_WAY.update(state.initial, Pair((), ()), gradient, 1.0, 1, check=check)
+            else:
+                state.updates += 1
+                lr = rate_at(self.meta.lr, self.step)
+                metrics = self.meta.update(state.initial, state.buffers, gradient, lr, state.updates, check=check)
             if self.inner.inner_state == "persist":
                 state.carried = gradient.networks
         return {name: value.item() for name, value in metrics.items()}

@@ -48,7 +48,9 @@ class TaskDistribution:
         index = self.classes.index(name)
         return self._images[self._offsets[index] : self._offsets[index + 1]]
 
-    def sample(self, tasks: int = 8, shots: int = 4, query: int = 0, step: int = 0) -> TaskBatch:
+    def sample(
+        self, tasks: int = 8, shots: int = 4, query: int = 0, step: int = 0, *, mixed: bool = False
+    ) -> TaskBatch:
         """Return the task batch of a step.
 
         Args:
@@ -56,28 +58,30 @@ class TaskDistribution:
             shots: support images of a task.
             query: query images of a task, disjoint from its support images; 0 for none.
             step: the draw's counter; the same (seed, step) gives the same batch on any machine.
+            mixed: draw each image from a class of its own, for `MetaGAN.joint_step`.
 
         Returns:
-            A float32 TaskBatch in [-1, 1], with the names of the classes.
+            A float32 TaskBatch in [-1, 1], with the names of the classes, unless they are mixed.
 
         Raises:
             ValueError: a count is out of range, or a class has fewer than `shots + query` images.
         """
         tasks, shots = coerce.count("tasks", tasks, least=1), coerce.count("shots", shots, least=1)
         query, step = coerce.count("query", query), coerce.count("step", step)
-        self._check_images(shots, query)
-        rounds = -(-tasks // len(self))
+        self._check_images(*((1, 0) if mixed else (shots, query)))
+        classes, each = (tasks * (shots + query), 1) if mixed else (tasks, shots + query)
+        rounds = -(-classes // len(self))
         drawn = draws.words(self.seed, draws.Stream.CLASSES, step, (rounds, len(self)))
-        chosen = draws.weighted_orders(self._weights, drawn).ravel()[:tasks]
-        drawn = draws.words(self.seed, draws.Stream.IMAGES, step, (tasks, 2, shots + query))
+        chosen = draws.weighted_orders(self._weights, drawn).ravel()[:classes]
+        drawn = draws.words(self.seed, draws.Stream.IMAGES, step, (classes, 2, each))
         sizes = self._offsets[chosen + 1] - self._offsets[chosen]
-        positions = self._offsets[chosen, None] + draws.subsets(sizes, shots + query, drawn)
-        pixels = self._images[torch.from_numpy(positions)]
+        positions = self._offsets[chosen, None] + draws.subsets(sizes, each, drawn)
+        pixels = self._images[torch.from_numpy(positions.reshape(tasks, shots + query))]
         images = to_float(pixels)
         return TaskBatch(
             support=images[:, :shots],
             query=images[:, shots:] if query else None,
-            classes=tuple(self.classes[index] for index in chosen),
+            classes=None if mixed else tuple(self.classes[index] for index in chosen),
         )
 
     def _check_images(self, shots: int, query: int) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._utils.coerce import convert, count, flag, real
+from .._utils.coerce import convert, count, flag, non_negative, real
 from ..learner.average import MovingAverage
 from ..metrics.validation import ValidationKID
 from ..tasks.split import is_same_data
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
+    from ..inner import InnerLoop
     from ..learner import MetaGAN
     from ..tasks import TaskBatch, Tasks
 
@@ -56,6 +57,9 @@ class Training:
         ema: decay, in (0, 1), of a moving average of the initialisation, which validation and all outputs use; None
             or 0: no average.
         keep_best: at each validation measure KID on held-out classes, and keep the checkpoint with the lowest.
+        warm_up: the first meta-steps, which train jointly on images of mixed classes (`MetaGAN.joint_step`).
+        warm_up_batch_size: images of an update of the warm-up; None: the inner loop's.
+        warm_up_lr: learning rate of the warm-up's inner loop, for both networks; None: the inner loop's.
 
     Raises:
         ValueError: a value out of range.
@@ -73,12 +77,18 @@ class Training:
     log_every: int = 1
     ema: float | None = None
     keep_best: bool = False
+    warm_up: int = 0
+    warm_up_batch_size: int | None = None
+    warm_up_lr: float | None = None
 
     def __post_init__(self) -> None:
-        convert(self, count, "query", "validate_every", "checkpoint_every")
+        convert(self, count, "warm_up", "query", "validate_every", "checkpoint_every")
         convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
-        convert(self, count, "validation_shots", least=1, optional=True)
+        convert(self, count, "validation_shots", "warm_up_batch_size", least=1, optional=True)
+        convert(self, non_negative, "warm_up_lr", optional=True)
         convert(self, flag, "keep_best")
+        if self.warm_up_lr == 0:
+            raise ValueError("expected warm_up_lr to be positive, got 0; None takes the inner loop's rate")
         ema = None if self.ema is None else real("ema", self.ema)
         if ema and not 0 < ema < 1:
             raise ValueError(f"expected ema to be a decay between 0 and 1, such as 0.99, or 0 for none; got {ema}")
@@ -89,9 +99,18 @@ class Training:
         """Support images of a held-out class."""
         return self.shots if self.validation_shots is None else self.validation_shots
 
+    def warm_up_inner(self, inner: InnerLoop) -> InnerLoop:
+        """Return the settings of the warm-up's inner loop, given the learner's."""
+        changes: dict[str, Any] = {}
+        if self.warm_up_batch_size is not None:
+            changes["batch_size"] = self.warm_up_batch_size
+        if self.warm_up_lr is not None:
+            changes |= {"lr": self.warm_up_lr, "discriminator_lr": None}
+        return dataclasses.replace(inner, **changes)
+
     def to_config(self) -> dict[str, Any]:
         """Return the settings as JSON-able data; those that older records lack are absent where they are off."""
-        newer = ("validation_shots", "ema", "keep_best")
+        newer = ("validation_shots", "ema", "keep_best", "warm_up", "warm_up_batch_size", "warm_up_lr")
         return {name: x for name, x in dataclasses.asdict(self).items() if x or name not in newer}
 
 
@@ -209,7 +228,8 @@ class Trainer:
         in_memory = getattr(tasks, "sha256", None) is not None
         self._identity = {"data": tasks.split_record()} if in_memory else {}
         self.progress = progress or NullProgress()
-        learner.check(self._batch(0))  # raises before training if a batch cannot be drawn or used
+        self._warm_up_inner = training.warm_up_inner(learner.inner)
+        learner.check(self._batch(training.warm_up))  # raises before training if a batch cannot be drawn or used
         self._validation_batch = self._draw_validation_batch()
         if training.keep_best:
             folder.check_best()
@@ -313,7 +333,11 @@ class Trainer:
 
     def _meta_step(self, writer: SummaryWriter | None) -> dict[str, float]:
         training = self.training
-        metrics = self.learner.meta_step(self._batch(self.learner.step))
+        step, batch = self.learner.step, self._batch(self.learner.step)
+        if step < training.warm_up:
+            metrics = self.learner.joint_step(batch, inner=self._warm_up_inner)
+        else:
+            metrics = self.learner.meta_step(batch)
         self._follow()
         step = self.learner.step
         if step % training.log_every == 0 or step == training.meta_steps:
@@ -328,6 +352,10 @@ class Trainer:
 
     def _batch(self, step: int) -> TaskBatch:
         training = self.training
+        if step < training.warm_up:  # new images for every update
+            inner = self._warm_up_inner
+            images = inner.steps * inner.critic_steps * (inner.batch_size or training.shots)
+            return self.tasks.train.sample(tasks=training.tasks, shots=images, step=step, mixed=True)
         return self.tasks.train.sample(tasks=training.tasks, shots=training.shots, query=training.query, step=step)
 
     def _draw_validation_batch(self) -> TaskBatch | None:

@@ -39,6 +39,49 @@ def test_reptile_with_sgd_moves_towards_the_mean_of_the_adapted() -> None:
     assert learner.step == 1
 
 
+def test_a_joint_step_moves_to_the_mean_of_the_adapted() -> None:
+    learner = make_learner(meta=mgf.FOMAML(optimizer="adam", lr=0.1))
+    batch = tiny_batch()
+    adapted = learner.inner_loop(batch)
+    mean = torch.cat([adapted.generator.double().mean(0), adapted.discriminator.double().mean(0)])
+    start = parameters(learner)
+    metrics = learner.joint_step(batch)
+    assert_close(parameters(learner), mean, "float32-inner-step")
+    assert metrics["gradient_norm"] == pytest.approx((mean - start.double()).norm().item(), rel=1e-4)
+    assert not any(name.startswith("query") for name in metrics)
+    assert learner.step == 1
+    assert not any(buffer.any() for buffers in learner._state.buffers for buffer in buffers)
+    again = make_learner(meta=mgf.FOMAML(optimizer="adam", lr=0.1))
+    again.load_networks(learner.state()[0])
+    again.step = 1
+    learner.meta_step(batch)
+    again.meta_step(batch)
+    assert torch.equal(parameters(learner), parameters(again))  # the meta-optimizer starts afresh
+
+
+def test_a_joint_step_has_its_own_inner_loop() -> None:
+    inner = mgf.InnerLoop("adam", lr=0.02, steps=3, batch_size=1)
+    learner, other = make_learner(), make_learner(inner=inner)
+    batch = tiny_batch(query=0)
+    for _ in range(2):
+        learner.joint_step(batch, inner=inner)
+        other.joint_step(batch)
+    assert torch.equal(parameters(learner), parameters(other))
+    assert learner.inner == INNER
+    assert learner.meta_step(batch).keys() == other.meta_step(batch).keys()
+    assert not torch.equal(parameters(learner), parameters(other))
+    with pytest.raises(ValueError, match="InnerLoop"):
+        learner.joint_step(batch, inner="adam")
+
+
+def test_a_joint_step_that_diverges_changes_nothing() -> None:
+    learner = make_learner(inner=mgf.InnerLoop(lr=1e30, steps=2))
+    start = parameters(learner)
+    with pytest.raises(FloatingPointError):
+        learner.joint_step(tiny_batch(query=0))
+    assert torch.equal(parameters(learner), start) and learner.step == 0
+
+
 def test_serial_reptile_updates_after_each_task() -> None:
     batch = tiny_batch(query=0)
     serial = make_learner(meta=mgf.Reptile(optimizer="sgd", lr=0.25, serial=True))

@@ -59,6 +59,17 @@ def test_a_batch(counts: list[int], tasks: int, shots: int, query: int, seed: in
     assert max(times.values()) <= -(-tasks // len(counts))  # no class repeats before all have been drawn
 
 
+@given(classes=st.integers(1, 8), tasks=st.integers(1, 4), shots=st.integers(1, 5), step=st.integers(0, 2**40))
+def test_a_mixed_batch(classes: int, tasks: int, shots: int, step: int) -> None:
+    counts = [3] * classes
+    batch = TaskDistribution(image_set(counts), seed=5).sample(tasks, shots, step=step, mixed=True)
+    again = TaskDistribution(image_set(counts), seed=5).sample(tasks, shots, step=step, mixed=True)
+    assert torch.equal(batch.support, again.support)
+    assert (batch.tasks, batch.shots, batch.query, batch.classes) == (tasks, shots, None, None)
+    drawn = [image // 3 for task in identities(batch.support) for image in task]
+    assert len(set(drawn)) == min(classes, len(drawn))  # every class comes before any repeats
+
+
 def test_seed_and_step_matter_and_earlier_draws_do_not() -> None:
     distribution = TaskDistribution(image_set([9] * 20), seed=3)
     alone = distribution.sample(4, 4, step=7)

@@ -158,7 +158,7 @@ def test_the_best_needs_validation_classes(tmp_path: Path) -> None:
 
 
 def test_training_settings_that_are_off_are_absent() -> None:
-    assert not {"ema", "keep_best"} & Training(3, ema=0).to_config().keys()
+    assert not {"ema", "keep_best", "warm_up"} & Training(3, ema=0).to_config().keys()
     settings = Training(3, ema=0.9, keep_best=True).to_config()
     assert (settings["ema"], settings["keep_best"]) == (0.9, True) and Training(**settings).to_config() == settings
     for value in (1.0, -0.1, 2, float("nan")):

@@ -32,7 +32,7 @@ class Distribution:
 
     classes = ("rising", "falling")
 
-    def sample(self, tasks: int, shots: int, query: int, step: int) -> TaskBatch:
+    def sample(self, tasks: int, shots: int, query: int = 0, step: int = 0, *, mixed: bool = False) -> TaskBatch:
         generator = torch.Generator().manual_seed(step)
         drawn = torch.rand(tasks, shots + query, 1, 4, 4, generator=generator) * 2 - 1
         return TaskBatch(drawn[:, :shots], drawn[:, shots:] if query else None)
@@ -64,12 +64,12 @@ def make_trainer(path: Path, meta_steps: int = 4, *, learner: Any = None, new: b
     return Trainer(learner or make_learner(), TASKS, folder, training, record={"split": ["rising", "falling"]})
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_resuming_ends_with_the_same_bytes(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "warm_up"), [*((name, 0) for name in SETTINGS), ("maml", 2), ("maml", 6)])
+def test_resuming_ends_with_the_same_bytes(tmp_path: Path, name: str, warm_up: int) -> None:
     settings = SETTINGS[name]
     half = 10 if name == "reptile" else 4
     tasks = 1 if "persistent" in name else 2
-    options = {"tasks": tasks, "validation_tasks": tasks, "validate_every": 2}
+    options = {"tasks": tasks, "validation_tasks": tasks, "validate_every": 2, "warm_up": warm_up}
     make_trainer(tmp_path / "straight", 2 * half, learner=make_learner(**settings), **options).run()
     make_trainer(tmp_path / "halves", half, learner=make_learner(**settings), **options).run()
     second = make_trainer(tmp_path / "halves", 2 * half, learner=make_learner(**settings), new=False, **options)
@@ -79,6 +79,18 @@ def test_resuming_ends_with_the_same_bytes(tmp_path: Path, name: str) -> None:
     end = f"step-{2 * half:08d}"
     for file in (f"checkpoints/{end}.safetensors", "metrics.jsonl", f"samples/{end}.png"):
         assert (tmp_path / "halves" / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file
+
+
+def test_a_warm_up_trains_jointly_with_its_own_inner_loop(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", 2, warm_up=2, warm_up_batch_size=3, warm_up_lr=0.02)
+    trainer.run()
+    by_hand, inner = make_learner(), mgf.InnerLoop(steps=2, lr=0.02, batch_size=3)
+    for step in range(2):
+        by_hand.joint_step(TASKS.train.sample(2, 2 * 3, 0, step), inner=inner)
+    assert torch.equal(trainer.learner.generator_parameters, by_hand.generator_parameters)
+    assert torch.equal(trainer.learner.discriminator_parameters, by_hand.discriminator_parameters)
+    with pytest.raises(ValueError, match="warm_up_lr"):
+        Training(2, warm_up=1, warm_up_lr=0)
 
 
 def test_resuming_on_other_data_in_memory_is_refused(tmp_path: Path) -> None:
