@@ -127,8 +127,8 @@ class Engine:
     Networks are `Plan.to_core()` of `executors/native/lowering/types.py`; `loss` and `inner` are `loss_settings` and
     `inner_settings` of `executors/native/engine_call.py`; `precision` is "float32" or "bf16". Every method takes one
     dict of numbers, tuples of numbers, and addresses of contiguous float32 arrays (`support_index`: int64), 0 for an
-    absent array. All calls need `tasks` and `threads`; inner loops also need `shots`, `steps` and `batch`, the images
-    of an update. The GIL is released; Ctrl-C raises KeyboardInterrupt.
+    absent array. All calls need `tasks` and `threads`; inner loops also need `shots`, `steps`, and the real and the
+    generated images of an update, `batch` and `generated`. The GIL is released; Ctrl-C raises KeyboardInterrupt.
 
     Raises ValueError for an unsupported operation or setting, naming it.
     """
@@ -146,7 +146,7 @@ class Engine:
 
         Read: `initial_generator`, `initial_discriminator` `[numel]`; `support` `[tasks, shots, C, H, W]`;
         `support_index` `[steps, critic_steps, tasks, batch]` or 0; `discriminator_latents`
-        `[steps, critic_steps, tasks, batch, latent]`, `generator_latents` `[steps, tasks, batch, latent]`,
+        `[steps, critic_steps, tasks, generated, latent]`, `generator_latents` `[steps, tasks, generated, latent]`,
         `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, one number a step.
         Updated: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]` after
         `updates_done` updates (generator's, discriminator's); empty: the state starts from zeros and is not returned.
@@ -182,11 +182,11 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
-    def workspace_bytes(self, batch: int, query: int, steps: int, objective: str, adjoint: bool) -> int:
+    def workspace_bytes(self, batch: int, generated: int, query: int, steps: int, objective: str, adjoint: bool) -> int:
         """Return the bytes of one thread's workspace.
 
-        `batch`: images of an update; `query`: query images; `steps`: inner steps; `objective`: as in `query_gradient`;
-        `adjoint`: True for gradients through the inner loop.
+        `batch`, `generated`: images of an update; `query`: query images; `steps`: inner steps; `objective`: as in
+        `query_gradient`; `adjoint`: True for gradients through the inner loop.
         """
 
 def network_passes(network: dict[str, Any], arguments: dict[str, Any], precision: str = "float32") -> None:

@@ -53,6 +53,8 @@ class InnerLoop:
         discriminator_lr: the discriminator's own rate; None: `lr`.
         inner_state: "reset" starts each task with fresh optimizer state; "persist" carries it from one meta-step to
             the next, as supervised-reptile does, and needs one task a meta-step.
+        generated: images that the generator makes for an update, its own or the discriminator's, at least 1; None: as
+            many as there are real ones. Penalties at interpolates need as many.
 
     Raises:
         ValueError: a value out of range, or a setting that the optimizer does not read.
@@ -80,6 +82,7 @@ class InnerLoop:
     weight_decay: float = 0.0
     discriminator_lr: Rate | None = None
     inner_state: Literal["reset", "persist"] = "reset"
+    generated: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -87,7 +90,7 @@ class InnerLoop:
         convert(self, check_rate, "lr")
         convert(self, check_rate, "discriminator_lr", optional=True)
         convert(self, count, "steps", "critic_steps", least=1)
-        convert(self, count, "batch_size", least=1, optional=True)
+        convert(self, count, "batch_size", "generated", least=1, optional=True)
         convert(self, real, "momentum", optional=True)
         convert(self, reals, "betas", length=2)
         convert(self, real, "alpha")
@@ -137,8 +140,10 @@ class InnerLoop:
         return network.with_tensors(OPTIMIZERS[self.optimizer].update(self, network, grads, lr, in_place))
 
     def to_config(self) -> dict[str, Any]:
-        """Return the settings as JSON-able data."""
-        config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """Return the settings as JSON-able data; those that older records lack are absent at their defaults."""
+        newer = ("generated", "generator_steps")
+        settings = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
+        config = {name: x for name, x, default in settings if x != default or name not in newer}
         config["lr"] = rate_to_config(self.lr)
         config["betas"] = list(self.betas)
         if self.discriminator_lr is not None:

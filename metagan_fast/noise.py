@@ -33,13 +33,14 @@ class Stream(IntEnum):
 class Noise:
     """All random numbers of one meta-step.
 
-    Rows of latents are images: `shots`, or the inner loop's `batch_size` where it draws mini-batches. A weight w of
-    `interpolation` makes the point w real + (1 - w) fake. Query draws are None without query images;
+    Rows are real images: `shots`, or the inner loop's `batch_size` where it draws mini-batches; there are as many
+    generated ones unless the inner loop says `generated`. A weight w of `interpolation` makes the point
+    w real + (1 - w) fake. Query draws are None without query images;
     query-adaptation draws are None unless the generator objective is "query".
     """
 
-    discriminator_latents: Tensor  # [steps, critic_steps, tasks, rows, latent]
-    generator_latents: Tensor  # [steps, tasks, rows, latent]
+    discriminator_latents: Tensor  # [steps, critic_steps, tasks, generated, latent]
+    generator_latents: Tensor  # [steps, tasks, generated, latent]
     interpolation: Tensor  # [steps, critic_steps, tasks, rows], in [0, 1)
     query_discriminator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
     query_generator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
@@ -97,20 +98,22 @@ class NoiseShape:
     query: int = 0
     evaluations: int = 1
     query_adaptation: bool = False
+    generated: int | None = None
 
     def __post_init__(self) -> None:
         counts = ("tasks", "shots", "latent_dim", "steps", "critic_steps", "query", "evaluations")
         coerce.convert(self, coerce.count, *counts)
-        coerce.convert(self, coerce.count, "batch_size", optional=True)
+        coerce.convert(self, coerce.count, "batch_size", "generated", optional=True)
         coerce.convert(self, coerce.flag, "query_adaptation")
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor of `Noise` that is drawn."""
         rows = self.shots if self.batch_size is None else self.batch_size
+        generated = rows if self.generated is None else self.generated
         updates = (self.steps, self.critic_steps, self.tasks)
         shapes: dict[str, tuple[int, ...]] = {
-            "discriminator_latents": (*updates, rows, self.latent_dim),
-            "generator_latents": (self.steps, self.tasks, rows, self.latent_dim),
+            "discriminator_latents": (*updates, generated, self.latent_dim),
+            "generator_latents": (self.steps, self.tasks, generated, self.latent_dim),
             "interpolation": (*updates, rows),
         }
         if self.query:

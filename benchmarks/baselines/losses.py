@@ -72,7 +72,7 @@ LOSSES = {
 
 def discriminator_loss(loss: Loss, score: Module, real: Tensor, fake: Tensor, points: Tensor) -> Tensor:
     """Return the discriminator's loss: real and fake images as one batch, the penalty's points as another."""
-    real_scores, fake_scores = score(torch.cat([real, fake])).reshape(2, -1)
+    real_scores, fake_scores = score(torch.cat([real, fake])).reshape(-1).split([len(real), len(fake)])
     value = loss.discriminator(real_scores, fake_scores)
     if loss.penalty is None:
         return value

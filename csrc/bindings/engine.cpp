@@ -172,7 +172,7 @@ TaskData task_data(const py::dict& fields) {
     data.tasks = field<int64_t>(fields, "tasks");
     data.shots = field<int64_t>(fields, "shots");
     data.steps = field<int64_t>(fields, "steps");
-    data.batch = field<int64_t>(fields, "batch");
+    data.update = {field<int64_t>(fields, "batch"), field<int64_t>(fields, "generated")};
     data.threads = field<int64_t>(fields, "threads");
     data.generator_lrs = list<double>(fields["generator_lrs"]);
     data.discriminator_lrs = list<double>(fields["discriminator_lrs"]);
@@ -340,10 +340,10 @@ void define_engine(py::module_& module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
-        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t query, int64_t steps,
+        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t generated, int64_t query, int64_t steps,
                                    const std::string& objective, bool adjoint) {
             TaskData data;
-            data.batch = batch;
+            data.update = {batch, generated};
             data.steps = steps;
             QueryData of_query;
             of_query.query = query;

@@ -37,34 +37,34 @@ int64_t Adaptation::draw(int64_t step, int64_t critic_step) const {
 const float* const* Adaptation::real(int64_t step, int64_t critic_step) {
     const int64_t size = engine_.discriminator().input_shape().elements();
     const int64_t* const index =
-        data_.support_index ? data_.support_index + draw(step, critic_step) * data_.batch : nullptr;
+        data_.support_index ? data_.support_index + draw(step, critic_step) * data_.update.real : nullptr;
     real_.clear();
-    for (int64_t i = 0; i < data_.batch; ++i)
+    for (int64_t i = 0; i < data_.update.real; ++i)
         real_.push_back(data_.support + (task_ * data_.shots + (index ? index[i] : i)) * size);
     return real_.data();
 }
 
 const float* Adaptation::discriminator_latents(int64_t step, int64_t critic_step) const {
     return of_task(data_.discriminator_latents, draw(step, critic_step),
-                   data_.batch * engine_.generator().input_shape().elements());
+                   data_.update.fake * engine_.generator().input_shape().elements());
 }
 
 const float* Adaptation::generator_latents(int64_t step) const {
     return of_task(data_.generator_latents, step * data_.tasks + task_,
-                   data_.batch * engine_.generator().input_shape().elements());
+                   data_.update.fake * engine_.generator().input_shape().elements());
 }
 
 void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
     discriminator_loss_ = worker_.update_discriminator(
         discriminator_, generator_, real(step, critic_step), discriminator_latents(step, critic_step),
-        of_task(data_.interpolation, draw(step, critic_step), data_.batch), data_.batch,
+        of_task(data_.interpolation, draw(step, critic_step), data_.update.real), data_.update,
         data_.discriminator_lrs[static_cast<size_t>(step)]);
 }
 
 void Adaptation::generator_update(int64_t step) {
     generator_loss_ =
         worker_.update_generator(generator_, discriminator_, real(step, engine_.plan().critic_steps - 1),
-                                 generator_latents(step), data_.batch, data_.generator_lrs[static_cast<size_t>(step)]);
+                                 generator_latents(step), data_.update, data_.generator_lrs[static_cast<size_t>(step)]);
     if (data_.step_losses) {
         data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(discriminator_loss_.loss);
         data_.step_losses[(2 * step + 1) * data_.tasks + task_] = static_cast<float>(generator_loss_);

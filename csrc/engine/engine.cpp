@@ -136,17 +136,20 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
 
 // A penalty at the real or fake images takes them themselves as its points, not copies, if they have the values that
 // the loss has of them.
-Engine::StepImages Engine::step_images(int64_t n) const {
+Engine::StepImages Engine::step_images(Counts count) const {
     const LossPlan& loss = plan_.loss;
-    if (loss.penalty == LossPlan::Penalty::none) return {{}, {2 * n, 0}};
-    if (loss.location == LossPlan::Location::interpolate || !parts_real_and_fake()) return {{2 * n, n}, {3 * n, n}};
-    return {{loss.location == LossPlan::Location::real ? 0 : n, n}, {2 * n, n}};
+    const int64_t n = loss.points(count), both = count.both();
+    if (n == 0) return {{}, {both, 0}};
+    if (loss.location == LossPlan::Location::interpolate || !parts_real_and_fake()) return {{both, n}, {both + n, n}};
+    return {{loss.location == LossPlan::Location::real ? 0 : count.real, n}, {both, n}};
 }
 
 Engine::Images Engine::images_held(const TaskData& data, const QueryData& query, bool adjoint) const {
-    const int64_t most = std::max(data.batch, query.query), of_step = step_images(most).count();
-    if (!adjoint) return {most, of_step};
-    return {2 * most, std::max(4 * most / adjoint_parts(), of_step)};
+    const Counts most{std::max(data.update.real, query.query), std::max(data.update.fake, query.query)};
+    const int64_t of_step = step_images(most).count();
+    if (!adjoint) return {most.fake, of_step};
+    const int64_t of_part = adjoint_parts() == 1 ? most.both() : std::max(most.real, most.fake);
+    return {2 * most.fake, std::max(2 * of_part, of_step)};
 }
 
 bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Outputs& discriminator,
@@ -165,7 +168,7 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
         add(data.initial_generator, adapted, generator.difference, g);
         add(data.initial_discriminator, adapted + g, discriminator.difference, d);
     });
-    return for_each_task(workers, sharing, {data.batch, step_images(data.batch).count()}, interrupted,
+    return for_each_task(workers, sharing, {data.update.fake, step_images(data.update).count()}, interrupted,
                          [&](Worker& worker, int64_t task) {
                              float* const own = rows ? nullptr : sum.acquire(task, [&] { return worker.stopped(); });
                              if (!rows && !own) return;
@@ -209,7 +212,7 @@ bool Engine::query_losses(const TaskData& data, const QueryData& query, const fl
     Workers& workers = workers_.get();
     const Turn turn(workers, interrupted);
     if (!turn) return false;
-    const Images images{query.query, step_images(query.query).count()};
+    const Images images{query.query, step_images({query.query, query.query}).count()};
     return for_each_task(workers, {data.tasks, data.threads}, images, interrupted, [&](Worker& worker, int64_t task) {
         const float* const opponent = discriminator + task * plan_.discriminator.numel;
         const QueryLosses losses = query_losses_of(*this, worker, data, query, task, 0,

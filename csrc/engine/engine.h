@@ -30,7 +30,8 @@ struct EnginePlan {
 
 // Inputs of an inner loop; null where absent.
 struct TaskData {
-    int64_t tasks = 0, shots = 0, steps = 0, batch = 0, threads = 1;
+    int64_t tasks = 0, shots = 0, steps = 0, threads = 1;
+    Counts update;  // images of an update
     std::vector<double> generator_lrs, discriminator_lrs;
     const float *initial_generator = nullptr, *initial_discriminator = nullptr;
     const float* support = nullptr;
@@ -43,7 +44,7 @@ struct TaskData {
 
 // Query images and their noise.
 struct QueryData {
-    int64_t query = 0, evaluations = 1;
+    int64_t query = 0, evaluations = 1;  // as many images are generated as there are query images
     const float* images = nullptr;
     const float *discriminator_latents = nullptr, *generator_latents = nullptr, *interpolation = nullptr;
     // Noise of the opponent's adaptation to the query images, [steps][critic_steps][tasks][query].
@@ -94,14 +95,14 @@ class Engine {
     // which halves the memory, where they can be parted.
     int64_t adjoint_parts() const { return parts_real_and_fake() ? 2 : 1; }
 
-    // Indices of the discriminator's images during its update: real [0, n), fake [n, 2n), the penalty's points and,
-    // behind all images of the forward pass, their tangents (count 0: no penalty).
+    // Indices of the discriminator's images during its update: real, then fake, the penalty's points and, behind all
+    // images of the forward pass, their tangents (count 0: no penalty).
     struct StepImages {
         Range points, tangents;
 
         int64_t count() const { return tangents.end(); }
     };
-    StepImages step_images(int64_t n) const;
+    StepImages step_images(Counts) const;
 
     // Polled by the calling thread; when it returns true, the call ends early and returns false, and its outputs are
     // undefined.

@@ -72,36 +72,43 @@ double Term::curvature(double s) const {
     return 0;
 }
 
-double discriminator_loss(const LossPlan& loss, int64_t count, const float* real, const float* fake, float* by_real,
+double discriminator_loss(const LossPlan& loss, Counts count, const float* real, const float* fake, float* by_real,
                           float* by_fake) {
-    const double n = static_cast<double>(count);
-    const double real_from = loss.relativistic ? mean(count, fake) : 0;
-    const double fake_from = loss.relativistic ? mean(count, real) : 0;
+    const double reals = static_cast<double>(count.real), fakes = static_cast<double>(count.fake);
+    const double real_from = loss.relativistic ? mean(count.fake, fake) : 0;
+    const double fake_from = loss.relativistic ? mean(count.real, real) : 0;
     double value = 0, by_real_sum = 0, by_fake_sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const double a = static_cast<double>(real[i]) - real_from, b = static_cast<double>(fake[i]) - fake_from;
-        value += (loss.real.value(a) + loss.fake.value(b)) / n;
-        by_real_sum += loss.real.slope(a) / n;
-        by_fake_sum += loss.fake.slope(b) / n;
+    for (int64_t i = 0; i < count.real; ++i) {
+        const double a = static_cast<double>(real[i]) - real_from;
+        value += loss.real.value(a) / reals;
+        by_real_sum += loss.real.slope(a) / reals;
+    }
+    for (int64_t i = 0; i < count.fake; ++i) {
+        const double b = static_cast<double>(fake[i]) - fake_from;
+        value += loss.fake.value(b) / fakes;
+        by_fake_sum += loss.fake.slope(b) / fakes;
     }
     // Each real score also enters every `b` through the real mean, and each fake score every `a`.
-    const double shared_real = loss.relativistic ? by_fake_sum / n : 0;
-    const double shared_fake = loss.relativistic ? by_real_sum / n : 0;
-    for (int64_t i = 0; i < count; ++i) {
-        const double a = static_cast<double>(real[i]) - real_from, b = static_cast<double>(fake[i]) - fake_from;
-        by_real[i] = static_cast<float>(loss.real.slope(a) / n - shared_real);
-        by_fake[i] = static_cast<float>(loss.fake.slope(b) / n - shared_fake);
+    const double shared_real = loss.relativistic ? by_fake_sum / reals : 0;
+    const double shared_fake = loss.relativistic ? by_real_sum / fakes : 0;
+    for (int64_t i = 0; i < count.real; ++i) {
+        const double a = static_cast<double>(real[i]) - real_from;
+        by_real[i] = static_cast<float>(loss.real.slope(a) / reals - shared_real);
+    }
+    for (int64_t i = 0; i < count.fake; ++i) {
+        const double b = static_cast<double>(fake[i]) - fake_from;
+        by_fake[i] = static_cast<float>(loss.fake.slope(b) / fakes - shared_fake);
     }
     return value;
 }
 
-double generator_loss(const LossPlan& loss, int64_t count, const float* real, const float* fake, float* by_real,
+double generator_loss(const LossPlan& loss, Counts count, const float* real, const float* fake, float* by_real,
                       float* by_fake) {
-    if (loss.relativistic)
-        return discriminator_loss(loss, count, fake, real, by_fake, by_real);  // with exchanged roles
-    const double n = static_cast<double>(count);
+    if (loss.relativistic)  // with exchanged roles
+        return discriminator_loss(loss, {count.fake, count.real}, fake, real, by_fake, by_real);
+    const double n = static_cast<double>(count.fake);
     double value = 0;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count.fake; ++i) {
         const double s = static_cast<double>(fake[i]);
         value += loss.generator.value(s) / n;
         by_fake[i] = static_cast<float>(loss.generator.slope(s) / n);

@@ -23,6 +23,13 @@ struct Term {
     double curvature(double score) const;
 };
 
+// Images of an update or of an evaluation.
+struct Counts {
+    int64_t real = 0, fake = 0;
+
+    int64_t both() const { return real + fake; }
+};
+
 struct LossPlan {
     enum class Penalty { none, sample, pixel, zero_centered };
     static constexpr Named<Penalty> kPenalties[] = {
@@ -38,16 +45,21 @@ struct LossPlan {
     Penalty penalty = Penalty::none;
     Location location = Location::interpolate;
     double penalty_weight = 0;
+
+    // Points of the penalty. Interpolates need as many real as fake images.
+    int64_t points(Counts count) const {
+        if (penalty == Penalty::none) return 0;
+        return location == Location::fake ? count.fake : count.real;
+    }
 };
 
 // Returns the discriminator's loss and writes its gradient by the scores.
-double discriminator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
+double discriminator_loss(const LossPlan&, Counts, const float* real, const float* fake, float* by_real,
                           float* by_fake);
 
 // Returns the generator's loss and writes its gradient by the scores. Only relativistic losses access `real` and
 // `by_real`.
-double generator_loss(const LossPlan&, int64_t count, const float* real, const float* fake, float* by_real,
-                      float* by_fake);
+double generator_loss(const LossPlan&, Counts, const float* real, const float* fake, float* by_real, float* by_fake);
 
 // Returns the penalty on one task's input gradients [channels][count][positions], with channels `gradient_stride`
 // apart, and writes its gradient by them: the direction of the tangent pass.

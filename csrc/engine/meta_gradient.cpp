@@ -32,9 +32,11 @@ class BumpAllocator {
 // A task's query images and the noise of one evaluation.
 struct Query {
     std::vector<const float*> images;
+    Counts count;
     const float *discriminator_latents, *generator_latents, *interpolation;
 
-    Query(const Engine& engine, const TaskData& data, const QueryData& query, int64_t task, int64_t evaluation) {
+    Query(const Engine& engine, const TaskData& data, const QueryData& query, int64_t task, int64_t evaluation)
+        : count{query.query, query.query} {
         const int64_t image = engine.discriminator().input_shape().elements();
         const int64_t latents = query.query * engine.generator().input_shape().elements();
         const int64_t draw = evaluation * data.tasks + task;
@@ -66,7 +68,7 @@ void update_adjoint(const OptimizerPlan& plan, int64_t size, double lr, float* p
 // through the fake images.
 void discriminator_update_adjoint(const Engine& engine, Worker& worker, double lr, const float* before,
                                   const float* after, const float* generator, const float* const* real,
-                                  const float* latents, int64_t count, const std::vector<AdjointState>& adjoints) {
+                                  const float* latents, Counts count, const std::vector<AdjointState>& adjoints) {
     const int64_t size = engine.plan().discriminator.numel;
     const auto clip = static_cast<float>(engine.plan().loss.clip);
     for (const AdjointState& adjoint : adjoints)
@@ -109,7 +111,7 @@ class QueryOpponent {
             if (history_) worker_.copy(state_.params, d, history_ + update * d);
             worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
                                          of_task(query_.adaptation_interpolation, draw(update), query_.query),
-                                         query_.query, rate(update));
+                                         images_.count, rate(update));
         }
         return state_.params;
     }
@@ -124,7 +126,7 @@ class QueryOpponent {
         for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
             const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
             discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
-                                         images_.images.data(), latents(update), query_.query, adjoints_);
+                                         images_.images.data(), latents(update), images_.count, adjoints_);
         }
     }
 
@@ -199,13 +201,12 @@ QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData
                             const float* opponent, const QueryGradients& gradients) {
     const Query q(engine, data, query, task, evaluation);
     QueryLosses losses;
-    losses.generator = worker.generator_loss(opponent, generator, q.images.data(), q.generator_latents, query.query,
+    losses.generator = worker.generator_loss(opponent, generator, q.images.data(), q.generator_latents, q.count,
                                              gradients.generator_by_generator, gradients.generator_by_discriminator);
     losses.discriminator =
         worker
             .discriminator_loss(discriminator, generator, q.images.data(), q.discriminator_latents, q.interpolation,
-                                query.query, gradients.discriminator_by_discriminator,
-                                gradients.discriminator_by_generator)
+                                q.count, gradients.discriminator_by_discriminator, gradients.discriminator_by_generator)
             .loss;
     return losses;
 }
@@ -304,13 +305,13 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
                 update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], adjoint.params.generator,
                                adjoint.momentum.generator, adjoint.direction.generator);
             worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
-                                     adaptation.generator_latents(step), data.batch, adjoints);
+                                     adaptation.generator_latents(step), data.update.fake, adjoints);
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)
-                discriminator_update_adjoint(engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
-                                             history.discriminator(update + critic_step),
-                                             history.discriminator(update + critic_step + 1), history.generator(step),
-                                             adaptation.real(step, critic_step),
-                                             adaptation.discriminator_latents(step, critic_step), data.batch, adjoints);
+                discriminator_update_adjoint(
+                    engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
+                    history.discriminator(update + critic_step), history.discriminator(update + critic_step + 1),
+                    history.generator(step), adaptation.real(step, critic_step),
+                    adaptation.discriminator_latents(step, critic_step), data.update, adjoints);
         }
     }
     if (data.metrics) {

@@ -118,18 +118,19 @@ void Worker::reverse_generator(Parameters params, int64_t from, int64_t count, G
 
 // Sets the batches of batch norm: real and fake images together or apart, and the penalty's points, where these are
 // further images.
-void Worker::set_batches(int64_t count, int64_t images) {
+void Worker::set_batches(Counts count, int64_t images) {
     const bool apart = engine_.plan().loss.separate_batches;
-    batches_.assign(1, {0, apart ? count : 2 * count});
-    if (apart) batches_.push_back({count, count});
-    if (images > 2 * count) batches_.push_back({2 * count, count});
+    const int64_t both = count.both();
+    batches_.assign(1, {0, apart ? count.real : both});
+    if (apart) batches_.push_back({count.real, count.fake});
+    if (images > both) batches_.push_back({both, images - both});
 }
 
 // Images as Engine::step_images says; the caller has written the fake ones. The first reverse pass takes the input
 // gradient of the penalty's points. Its cotangents, stored at the tangents' indices, are also the cotangents of the
 // tangent pass along the penalty's gradient, so one more reverse pass yields all gradients.
 DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* const* real, const float* interpolation,
-                                               int64_t count, GradientSink* gradient, bool input_wanted) {
+                                               Counts count, GradientSink* gradient, bool input_wanted) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     Activations& a = discriminator_.activations;
@@ -138,40 +139,42 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
     const bool penalised = loss.penalty != LossPlan::Penalty::none;
     const auto [points, tangents] = engine_.step_images(count);
     const Range images{0, tangents.first};
-    const bool own_points = images.count > 2 * count;  // else they are the real or the fake images
-    images_to_discriminator(real, count, 0);
-    if (own_points) {
+    const bool own_points = images.count > count.both();  // else they are the real or the fake images
+    images_to_discriminator(real, count.real, 0);
+    if (own_points && loss.location == LossPlan::Location::interpolate) {
         for (int64_t channel = 0; channel < shape.channels; ++channel)
-            for (int64_t i = 0; i < count; ++i) {
+            for (int64_t i = 0; i < points.count; ++i) {
                 const float* const r = a.x(image, i) + channel * a.stride(image);
-                const float* const f = a.x(image, count + i) + channel * a.stride(image);
+                const float* const f = a.x(image, count.real + i) + channel * a.stride(image);
                 float* const p = a.x(image, points.first + i) + channel * a.stride(image);
-                const float w = loss.location == LossPlan::Location::interpolate ? interpolation[i]
-                                : loss.location == LossPlan::Location::real      ? 1.f
-                                                                                 : 0.f;
+                const float w = interpolation[i];
                 for (int64_t k = 0; k < shape.positions(); ++k) p[k] = w * r[k] + (1 - w) * f[k];
             }
+    } else if (own_points) {
+        const int64_t from = loss.location == LossPlan::Location::real ? 0 : count.real;
+        copy_across(shape, points.count, a.x(image, from), a.stride(image), a.x(image, points.first), a.stride(image));
     }
     set_batches(count, images.count);
     const Pass pass = this->pass(params);
     network.forward(pass, discriminator_, images);
     DiscriminatorLoss result;
-    result.loss = metagan::discriminator_loss(loss, count, scores(0), scores(count), score_cotangents(0),
-                                              score_cotangents(count));
+    result.loss = metagan::discriminator_loss(loss, count, scores(0), scores(count.real), score_cotangents(0),
+                                              score_cotangents(count.real));
     Reverse reverse;
-    reverse.images = {0, 2 * count};
+    reverse.images = {0, count.both()};
     if (penalised) {
-        std::fill_n(score_cotangents(tangents.first), count, 1.f);
+        std::fill_n(score_cotangents(tangents.first), tangents.count, 1.f);
         Reverse input_gradient;
         input_gradient.images = tangents;
         input_gradient.x_first = points.first;
         network.reverse(pass, discriminator_, input_gradient);
-        result.penalty = metagan::penalty(loss, shape.channels, count, shape.positions(), a.bar(image, tangents.first),
-                                          a.stride(image), a.x(image, tangents.first), a.stride(image));
+        result.penalty =
+            metagan::penalty(loss, shape.channels, points.count, shape.positions(), a.bar(image, tangents.first),
+                             a.stride(image), a.x(image, tangents.first), a.stride(image));
         result.loss += result.penalty;
         if (gradient) {
             network.tangent(pass, discriminator_, points, tangents);
-            if (own_points) std::fill_n(score_cotangents(points.first), count, 0.f);
+            if (own_points) std::fill_n(score_cotangents(points.first), points.count, 0.f);
             reverse.images = images;
             reverse.primal = points;
             reverse.tangent = tangents;
@@ -186,19 +189,19 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
 
 DiscriminatorLoss Worker::update_discriminator(NetworkState& discriminator, Parameters generator,
                                                const float* const* real, const float* latents,
-                                               const float* interpolation, int64_t count, double lr) {
+                                               const float* interpolation, Counts count, double lr) {
     const Network& network = engine_.discriminator();
     float* const shared = network.shares_parameters() ? array(kSharedGradient, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, discriminator, lr, engine_.plan().loss.clip, shared, network.plan().numel);
-    make_fake(generator, latents, count);
-    fake_to_discriminator(0, count, count);
+    make_fake(generator, latents, count.fake);
+    fake_to_discriminator(0, count.fake, count.real);
     const DiscriminatorLoss result = discriminator_passes(discriminator, real, interpolation, count, &update, false);
     update.finish();
     return result;
 }
 
 double Worker::update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
-                                const float* latents, int64_t count, double lr) {
+                                const float* latents, Counts count, double lr) {
     const Network& network = engine_.generator();
     float* const shared = network.shares_parameters() ? array(kSharedGradient, network.plan().numel) : nullptr;
     Update update(engine_.plan().optimizer, generator, lr, 0, shared, network.plan().numel);
@@ -208,63 +211,63 @@ double Worker::update_generator(NetworkState& generator, Parameters discriminato
 }
 
 DiscriminatorLoss Worker::discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                                             const float* latents, const float* interpolation, int64_t count,
+                                             const float* latents, const float* interpolation, Counts count,
                                              GradientSink* discriminator_gradient, GradientSink* generator_gradient) {
-    make_fake(generator, latents, count);
-    fake_to_discriminator(0, count, count);
+    make_fake(generator, latents, count.fake);
+    fake_to_discriminator(0, count.fake, count.real);
     const DiscriminatorLoss result = discriminator_passes(discriminator, real, interpolation, count,
                                                           discriminator_gradient, generator_gradient != nullptr);
-    if (generator_gradient) reverse_generator(generator, count, count, *generator_gradient);
+    if (generator_gradient) reverse_generator(generator, count.real, count.fake, *generator_gradient);
     return result;
 }
 
 double Worker::generator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                              const float* latents, int64_t count, GradientSink* generator_gradient,
+                              const float* latents, Counts count, GradientSink* generator_gradient,
                               GradientSink* discriminator_gradient) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
-    make_fake(generator, latents, count);
+    make_fake(generator, latents, count.fake);
     // Relativistic losses compare with real images.
-    const int64_t first = loss.relativistic ? count : 0;
-    fake_to_discriminator(0, count, first);
+    const Range fake{loss.relativistic ? count.real : 0, count.fake}, images{0, fake.first + fake.count};
+    fake_to_discriminator(0, count.fake, fake.first);
     if (loss.relativistic) {
-        images_to_discriminator(real, count, 0);
-        set_batches(count, 2 * count);
+        images_to_discriminator(real, count.real, 0);
+        set_batches(count, count.both());
     } else {
-        batches_.assign(1, {0, count});
+        batches_.assign(1, fake);
     }
-    network.forward(pass(discriminator), discriminator_, {0, first + count});
-    const double value =
-        metagan::generator_loss(loss, count, scores(0), scores(first), score_cotangents(0), score_cotangents(first));
+    network.forward(pass(discriminator), discriminator_, images);
+    const double value = metagan::generator_loss(loss, count, scores(0), scores(fake.first), score_cotangents(0),
+                                                 score_cotangents(fake.first));
     if (!generator_gradient) return value;
     Reverse reverse;
-    reverse.images = {0, first + count};
+    reverse.images = images;
     reverse.gradients = discriminator_gradient;
     network.reverse(pass(discriminator), discriminator_, reverse);
-    reverse_generator(generator, first, count, *generator_gradient);
+    reverse_generator(generator, fake.first, fake.count, *generator_gradient);
     return value;
 }
 
 void Worker::discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                                   const float* latents, int64_t count, const std::vector<AdjointState>& adjoints) {
-    make_fake(generator, latents, count);
+                                   const float* latents, Counts count, const std::vector<AdjointState>& adjoints) {
+    make_fake(generator, latents, count.fake);
     if (engine_.adjoint_parts() == 1)
-        return adjoint_of_images(discriminator, generator, real, {0, 2 * count}, count, adjoints);
-    adjoint_of_images(discriminator, generator, real, {0, count}, count, adjoints);
-    adjoint_of_images(discriminator, generator, real, {count, count}, count, adjoints);
+        return adjoint_of_images(discriminator, generator, real, {0, count.both()}, count, adjoints);
+    adjoint_of_images(discriminator, generator, real, {0, count.real}, count, adjoints);
+    adjoint_of_images(discriminator, generator, real, {count.real, count.fake}, count, adjoints);
 }
 
-// The contribution of the images in `part`, indexed as in an update: real [0, n), fake [n, 2n). The generator holds the
-// fake images.
+// The contribution of the images in `part`, indexed as in an update: real, then fake. The generator holds the fake
+// images.
 void Worker::adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                               int64_t count, const std::vector<AdjointState>& adjoints) {
+                               Counts count, const std::vector<AdjointState>& adjoints) {
     const LossPlan& loss = engine_.plan().loss;
     const Network& network = engine_.discriminator();
     const Range images{0, part.count}, tangents{part.count, part.count};
-    const int64_t fake_first = count - part.first;  // among `images`
+    const int64_t fake_first = count.real - part.first;  // among `images`
     const bool any_real = fake_first > 0, any_fake = fake_first < part.count;
-    if (any_real) images_to_discriminator(real, count, 0);
-    if (any_fake) fake_to_discriminator(0, count, fake_first);
+    if (any_real) images_to_discriminator(real, count.real, 0);
+    if (any_fake) fake_to_discriminator(0, count.fake, fake_first);
     clear_images(discriminator_.activations, network.plan().input, tangents);
     batches_.assign(1, images);
     network.forward(pass(discriminator), discriminator_, images);
@@ -273,11 +276,13 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
         const Pass along = pass(discriminator, adjoint.direction.discriminator);
         network.tangent(along, discriminator_, images, tangents);
         for (int64_t i = 0; i < part.count; ++i) {
-            const Term& term = i < fake_first ? loss.real : loss.fake;
+            const bool of_real = i < fake_first;
+            const Term& term = of_real ? loss.real : loss.fake;
+            const double n = static_cast<double>(of_real ? count.real : count.fake);
             const double score = static_cast<double>(*scores(i)),
                          dot = static_cast<double>(*scores(tangents.first + i));
-            *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / static_cast<double>(count));
-            *score_cotangents(tangents.first + i) = static_cast<float>(term.slope(score) / static_cast<double>(count));
+            *score_cotangents(i) = static_cast<float>(term.curvature(score) * dot / n);
+            *score_cotangents(tangents.first + i) = static_cast<float>(term.slope(score) / n);
         }
         Accumulate by_discriminator(adjoint.params.discriminator), by_generator(adjoint.params.generator);
         Reverse reverse;
@@ -287,7 +292,7 @@ void Worker::adjoint_of_images(const float* discriminator, const float* generato
         reverse.gradients = &by_discriminator;
         network.reverse(along, discriminator_, reverse);
         // The mixed derivative, through the fake images.
-        if (any_fake) reverse_generator(generator, fake_first, count, by_generator);
+        if (any_fake) reverse_generator(generator, fake_first, count.fake, by_generator);
     }
 }
 

@@ -50,24 +50,24 @@ class Worker {
     const std::function<bool()>* stop = nullptr;  // polled; true: give up
     bool stopped() const { return stop && (*stop)(); }
 
-    // One update of a network in place: `real` [count] points to images, latents are [count][latent].
+    // One update of a network in place: `real` [count.real] points to images, latents are [count.fake][latent].
     DiscriminatorLoss update_discriminator(NetworkState& discriminator, Parameters generator, const float* const* real,
-                                           const float* latents, const float* interpolation, int64_t count, double lr);
+                                           const float* latents, const float* interpolation, Counts count, double lr);
     double update_generator(NetworkState& generator, Parameters discriminator, const float* const* real,
-                            const float* latents, int64_t count, double lr);
+                            const float* latents, Counts count, double lr);
 
     // Loss on given images; its gradients go to the sinks that are not null.
     DiscriminatorLoss discriminator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                                         const float* latents, const float* interpolation, int64_t count,
+                                         const float* latents, const float* interpolation, Counts count,
                                          GradientSink* discriminator_gradient, GradientSink* generator_gradient);
     double generator_loss(Parameters discriminator, Parameters generator, const float* const* real,
-                          const float* latents, int64_t count, GradientSink* generator_gradient,
+                          const float* latents, Counts count, GradientSink* generator_gradient,
                           GradientSink* discriminator_gradient);
 
     // Adds a Hessian-vector product of the discriminator's loss to the `params` of each adjoint: the gradient, by both
     // networks, of the loss's derivative along direction.discriminator.
     void discriminator_adjoint(const float* discriminator, const float* generator, const float* const* real,
-                               const float* latents, int64_t count, const std::vector<AdjointState>& adjoints);
+                               const float* latents, Counts count, const std::vector<AdjointState>& adjoints);
     // The same for the generator's loss along direction.generator.
     void generator_adjoint(const float* discriminator, const float* generator, const float* latents, int64_t count,
                            const std::vector<AdjointState>& adjoints);
@@ -89,12 +89,12 @@ class Worker {
     void reverse_generator(Parameters, int64_t from, int64_t count, GradientSink& gradient);
     float* scores(int64_t image);
     float* score_cotangents(int64_t image);
-    void set_batches(int64_t count, int64_t images);
+    void set_batches(Counts, int64_t images);
     DiscriminatorLoss discriminator_passes(Parameters discriminator, const float* const* real,
-                                           const float* interpolation, int64_t count, GradientSink* gradient,
+                                           const float* interpolation, Counts count, GradientSink* gradient,
                                            bool input_wanted);
     void adjoint_of_images(const float* discriminator, const float* generator, const float* const* real, Range part,
-                           int64_t count, const std::vector<AdjointState>& adjoints);
+                           Counts count, const std::vector<AdjointState>& adjoints);
 
     const Engine& engine_;
     TransientArena arena_;

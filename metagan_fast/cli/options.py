@@ -17,6 +17,7 @@ from .. import losses, models, tasks
 from .._utils import argument_types
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
+from ..inner import InnerLoop
 from ..learner import algorithms, meta_optimizer
 from ..training import presets, pretrained
 from ..training.config import flatten, from_preset, resolve
@@ -235,6 +236,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             int,
             none=True,
         ),
+        Option(
+            "--generated", "inner.generated", "images generated for an update; none: as many as real", int, none=True
+        ),
         Option("--inner-momentum", "inner.momentum", "of momentum and rmsprop", float, none=True),
         Option("--inner-betas", "inner.betas", "of adam", **_PAIR),
         Option("--inner-eps", "inner.eps", "of adam and rmsprop", float),
@@ -344,7 +348,12 @@ PLACES = tuple(option for option in OPTIONS if option.type is place)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options to a parser, with the default preset's values in the help."""
-    defaults: dict[str, Any] = {f"training.{field.name}": field.default for field in dataclasses.fields(Training)}
+    classes: dict[str, Any] = {"training": Training, "inner": InnerLoop}
+    defaults: dict[str, Any] = {
+        f"{section}.{field.name}": field.default
+        for section, kind in classes.items()
+        for field in dataclasses.fields(kind)
+    }
     for algorithm in reversed(algorithms.ALGORITHMS):
         config = from_preset("default")
         defaults = defaults | flatten(resolve(config | {"meta": {"algorithm": algorithm}}))

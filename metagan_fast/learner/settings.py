@@ -52,6 +52,14 @@ class LearnerSettings:
         object.__setattr__(self, "seed", coerce.seed(self.seed))
         coerce.convert(self, coerce.flag, "allow_random")
         self.meta.check(self.inner)
+        penalty, generated = self.loss.penalty, self.inner.generated
+        interpolates = penalty is not None and penalty.location == "interpolate"
+        if interpolates and generated not in (None, self.inner.batch_size):
+            raise ValueError(
+                f"expected generated=None with {self.loss.name}, whose penalty pairs each generated image with a real "
+                f"one, got {generated} with batch_size={self.inner.batch_size}; leave generated out, or use a penalty "
+                "at real or at generated images, such as r1"
+            )
 
     def executor_settings(self) -> dict[str, Any]:
         """Return the settings that an executor is chosen for and holds, apart from its name."""
@@ -73,6 +81,7 @@ class LearnerSettings:
             steps=steps,
             critic_steps=self.inner.critic_steps,
             batch_size=self.inner.batch_size,
+            generated=self.inner.generated,
             query=batch.query_shots,
             evaluations=steps if self.meta.multi_step else 1,
             query_adaptation=self.meta.needs_query_adaptation,

@@ -58,5 +58,13 @@ def adapted_samples(
 
 def _noise(learner: MetaGAN, batch: TaskBatch, steps: int, seed: int) -> Noise:
     inner = learner.inner
-    shape = NoiseShape(batch.tasks, batch.shots, learner.latent_dim, steps, inner.critic_steps, inner.batch_size)
+    shape = NoiseShape(
+        batch.tasks,
+        batch.shots,
+        learner.latent_dim,
+        steps,
+        inner.critic_steps,
+        inner.batch_size,
+        generated=inner.generated,
+    )
     return draw_noise(shape, seed=seed, meta_step=0, first_task=batch.first_task, stream=Stream.ADAPTATION)

@@ -49,13 +49,15 @@ class CallBuilder:
         """
         self._check_images(batch)
         tasks, steps, critic_steps = batch.tasks, noise.steps, self.inner.critic_steps
-        rows = noise.generator_latents.shape[2]
-        self._check_rows(rows)
+        rows = batch.shots if noise.support_index is None else noise.support_index.shape[-1]
+        generated = rows if self.inner.generated is None else self.inner.generated
+        self._check_rows(rows, generated)
         call = _native.EngineCall(
             threads=_native.threads(),
             tasks=tasks,
             shots=batch.shots,
             batch=rows,
+            generated=generated,
             steps=steps,
             generator_lrs=tuple(self.inner.generator_rate(step) for step in range(steps)),
             discriminator_lrs=tuple(self.inner.discriminator_rate(step) for step in range(steps)),
@@ -75,16 +77,11 @@ class CallBuilder:
                     f"expected noise.support_index in 0 to {batch.shots - 1}, got {low} to {high}; draw the noise "
                     "for this batch"
                 )
-        elif rows != batch.shots:
-            raise ValueError(
-                f"expected latents for {batch.shots} support images without a support_index, got {rows}; draw the "
-                "noise for this batch"
-            )
         call.read("support_index", noise.support_index, steps, critic_steps, tasks, rows, dtype=torch.int64)
-        updates = steps, critic_steps, tasks, rows
-        call.read("discriminator_latents", noise.discriminator_latents, *updates, self.latent_dim)
-        call.read("generator_latents", noise.generator_latents, steps, tasks, rows, self.latent_dim)
-        call.read("interpolation", noise.interpolation, *updates)
+        updates = steps, critic_steps, tasks
+        call.read("discriminator_latents", noise.discriminator_latents, *updates, generated, self.latent_dim)
+        call.read("generator_latents", noise.generator_latents, steps, tasks, generated, self.latent_dim)
+        call.read("interpolation", noise.interpolation, *updates, rows)
         return call
 
     def read_query(self, call: _native.EngineCall, batch: TaskBatch, noise: Noise, chosen: slice) -> None:
@@ -93,7 +90,7 @@ class CallBuilder:
         assert noise.query_discriminator_latents is not None and noise.query_generator_latents is not None
         assert noise.query_interpolation is not None
         self._check_images(batch)
-        self._check_rows(batch.query_shots)
+        self._check_rows(batch.query_shots, batch.query_shots)
         interpolation = noise.query_interpolation[chosen]
         sizes = (interpolation.shape[0], batch.tasks, batch.query_shots)
         call.arguments |= {"query_count": batch.query_shots, "evaluations": sizes[0]}
@@ -110,12 +107,14 @@ class CallBuilder:
                 f"{list(batch.image_shape)}; build the networks for the data's size and channels"
             )
 
-    def _check_rows(self, rows: int) -> None:
-        """Raise ValueError if a pass over `rows` images leaves a batch norm with a single value a channel."""
-        check_image_count("generator", self.generator, rows)
+    def _check_rows(self, real: int, generated: int) -> None:
+        """Raise ValueError if a pass over real or generated images leaves a batch norm one value a channel."""
+        check_image_count("generator", self.generator, generated)
         loss = self.loss
-        always_both = loss.generator_needs_real and not loss.separate_batches and loss.penalty is None
-        check_image_count("discriminator", self.discriminator, 2 * rows if always_both else rows)
+        if loss.separate_batches or (loss.penalty is not None and loss.penalty.location != "fake"):
+            check_image_count("discriminator", self.discriminator, real)
+        if loss.separate_batches or loss.penalty is not None or not loss.generator_needs_real:
+            check_image_count("discriminator", self.discriminator, generated)
 
 
 def check_image_count(name: str, plan: Plan, count: int) -> None:

@@ -157,26 +157,31 @@ class NativeExecutor(Executor):
     def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
         """Describe both plans, the multiply-adds of an inner step and the bytes of a task."""
         images = self._inner.batch_size or shots
+        generated = self._inner.generated or images
         loss, penalty = self._loss, self._loss.penalty
         parted = loss.separate_batches or not self._plans.discriminator.mixes_images
         arithmetic = inner_step_multiply_adds(
             *self._plans,
             images,
+            generated,
+            0 if penalty is None else generated if penalty.location == "fake" else images,
             critic_steps=self._inner.critic_steps,
-            penalty=penalty is not None,
             at_images=penalty is not None and penalty.location != "interpolate" and parted,
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * sum(plan.numel for plan in self._plans)
         query = images if second_order or generator_objective == "query" else 0
-        workspace = self._engine.workspace_bytes(images, query, self._inner.steps, generator_objective, second_order)
+        workspace = self._engine.workspace_bytes(
+            images, generated, query, self._inner.steps, generator_objective, second_order
+        )
         tables = [
             f"{role}, {plan.numel:,} elements\n{describe_plan(plan, network.layout)}\n\n"
             for role, plan, network in zip(ROLES, self._plans, self._networks, strict=True)
         ]
+        shown = f"{images} images" if generated == images else f"{images} real and {generated} generated images"
         return (
             f"executor: native, {self._precision}\n\n{''.join(tables)}"
-            f"an inner step of a task, {images} images an update: {arithmetic:,} multiply-adds\n"
+            f"an inner step of a task, {shown} an update: {arithmetic:,} multiply-adds\n"
             f"memory of a task: {rows:,} bytes of parameters and optimizer state, {workspace:,} bytes of a thread's own"
         )
 

@@ -23,9 +23,16 @@ def describe_plan(plan: Plan, layout: FlatLayout) -> str:
 
 
 def inner_step_multiply_adds(
-    generator: Plan, discriminator: Plan, images: int, *, critic_steps: int, penalty: bool, at_images: bool = False
+    generator: Plan,
+    discriminator: Plan,
+    real: int,
+    generated: int,
+    points: int,
+    *,
+    critic_steps: int = 1,
+    at_images: bool = False,
 ) -> int:
-    """Return the multiply-adds of one inner step of one task, on `images` images an update.
+    """Return the multiply-adds of one inner step of one task, on so many images and penalty points an update.
 
     Discriminator update: generator forward; forward of real and fake images; their weight gradients and, except in
     the first layer, data gradients. A gradient penalty adds, at its own points: forward, the gradient by the image, the
@@ -35,11 +42,10 @@ def inner_step_multiply_adds(
     the generator.
     """
     (g, g_first), (d, d_first) = _costs(generator), _costs(discriminator)
-    update_d = g + 4 * d + 2 * (d - d_first)
-    if penalty:
-        update_d += 3 * d if at_images else 5 * d + (d - d_first)
-    update_g = 2 * g + (g - g_first) + 2 * d
-    return images * (critic_steps * update_d + update_g)
+    update_d = generated * g + (real + generated) * (2 * d + (d - d_first))
+    update_d += points * (3 * d if at_images else 5 * d + (d - d_first))
+    update_g = generated * (2 * g + (g - g_first) + 2 * d)
+    return critic_steps * update_d + update_g
 
 
 def _costs(plan: Plan) -> tuple[int, int]:
