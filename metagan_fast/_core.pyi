@@ -146,8 +146,9 @@ class Engine:
 
         Read: `initial_generator`, `initial_discriminator` `[numel]`; `support` `[tasks, shots, C, H, W]`;
         `support_index` `[steps, critic_steps, tasks, batch]` or 0; `discriminator_latents`
-        `[steps, critic_steps, tasks, generated, latent]`, `generator_latents` `[steps, tasks, generated, latent]`,
-        `interpolation` `[steps, critic_steps, tasks, batch]`; `generator_lrs`, `discriminator_lrs`, one number a step.
+        `[steps, critic_steps, tasks, generated, latent]`, `generator_latents`
+        `[steps * generator_steps, tasks, generated, latent]`, `interpolation` `[steps, critic_steps, tasks, batch]`;
+        `generator_lrs`, `discriminator_lrs`, one number a step.
         Updated: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]` after
         `updates_done` updates (generator's, discriminator's); empty: the state starts from zeros and is not returned.
         Written: `generator`, `discriminator` `[tasks, numel]` or, if these are 0, `generator_difference`,

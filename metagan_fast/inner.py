@@ -36,8 +36,8 @@ class TrainState(NamedTuple):
 class InnerLoop:
     """Settings of the inner loop: the K gradient steps that adapt both networks to a task.
 
-    One inner step is `critic_steps` discriminator updates, each on fresh latents, then one generator update on fresh
-    latents against the updated discriminator. Defaults are FIGR's (arXiv:1901.02199, section 4).
+    One inner step is `critic_steps` discriminator updates, then `generator_steps` generator updates against the updated
+    discriminator, each on fresh latents. Defaults are FIGR's (arXiv:1901.02199, section 4).
 
     Args:
         optimizer: "sgd", "momentum", "adam" or "rmsprop".
@@ -55,6 +55,7 @@ class InnerLoop:
             the next, as supervised-reptile does, and needs one task a meta-step.
         generated: images that the generator makes for an update, its own or the discriminator's, at least 1; None: as
             many as there are real ones. Penalties at interpolates need as many.
+        generator_steps: generator updates a step, at least 1.
 
     Raises:
         ValueError: a value out of range, or a setting that the optimizer does not read.
@@ -83,13 +84,14 @@ class InnerLoop:
     discriminator_lr: Rate | None = None
     inner_state: Literal["reset", "persist"] = "reset"
     generated: int | None = None
+    generator_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"expected an inner optimizer of {', '.join(OPTIMIZERS)}; got {self.optimizer!r}")
         convert(self, check_rate, "lr")
         convert(self, check_rate, "discriminator_lr", optional=True)
-        convert(self, count, "steps", "critic_steps", least=1)
+        convert(self, count, "steps", "critic_steps", "generator_steps", least=1)
         convert(self, count, "batch_size", "generated", least=1, optional=True)
         convert(self, real, "momentum", optional=True)
         convert(self, reals, "betas", length=2)

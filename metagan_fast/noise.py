@@ -40,7 +40,7 @@ class Noise:
     """
 
     discriminator_latents: Tensor  # [steps, critic_steps, tasks, generated, latent]
-    generator_latents: Tensor  # [steps, tasks, generated, latent]
+    generator_latents: Tensor  # [steps * generator_steps, tasks, generated, latent]
     interpolation: Tensor  # [steps, critic_steps, tasks, rows], in [0, 1)
     query_discriminator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
     query_generator_latents: Tensor | None = None  # [evaluations, tasks, query, latent]
@@ -52,7 +52,7 @@ class Noise:
     @property
     def steps(self) -> int:
         """Number of inner steps."""
-        return self.generator_latents.shape[0]
+        return self.discriminator_latents.shape[0]
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Noise:
         """Return the same noise on `device`, its floating tensors in `dtype`."""
@@ -99,9 +99,10 @@ class NoiseShape:
     evaluations: int = 1
     query_adaptation: bool = False
     generated: int | None = None
+    generator_steps: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("tasks", "shots", "latent_dim", "steps", "critic_steps", "query", "evaluations")
+        counts = ("tasks", "shots", "latent_dim", "steps", "critic_steps", "generator_steps", "query", "evaluations")
         coerce.convert(self, coerce.count, *counts)
         coerce.convert(self, coerce.count, "batch_size", "generated", optional=True)
         coerce.convert(self, coerce.flag, "query_adaptation")
@@ -113,7 +114,7 @@ class NoiseShape:
         updates = (self.steps, self.critic_steps, self.tasks)
         shapes: dict[str, tuple[int, ...]] = {
             "discriminator_latents": (*updates, generated, self.latent_dim),
-            "generator_latents": (self.steps, self.tasks, generated, self.latent_dim),
+            "generator_latents": (self.steps * self.generator_steps, self.tasks, generated, self.latent_dim),
             "interpolation": (*updates, rows),
         }
         if self.query:

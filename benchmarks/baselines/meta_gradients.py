@@ -85,6 +85,7 @@ def unrolled_inner_loop(
     lr: float,
     steps: int,
     critic_steps: int = 1,
+    generator_steps: int = 1,
 ) -> list[tuple[Named, Named]]:
     """Return both networks' parameters before the first and after each SGD step of one task's inner loop.
 
@@ -100,9 +101,10 @@ def unrolled_inner_loop(
             fake = functional_call(generator, g, (latents,))
             weight = noise.interpolation[step, critic_step, task]
             d = _unrolled_discriminator_step(discriminator, d, real, fake, weight, rule, lr)
-        g = alias(g)
-        fake = functional_call(generator, g, (noise.generator_latents[step, task].to(images),))
-        g = _unrolled_step(rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, lr)
+        for update in range(step * generator_steps, (step + 1) * generator_steps):
+            g = alias(g)
+            fake = functional_call(generator, g, (noise.generator_latents[update, task].to(images),))
+            g = _unrolled_step(rule.generator(functional_call(discriminator, d, (fake,)).reshape(-1)), g, lr)
         states.append((g, d))
     return states
 
@@ -194,7 +196,7 @@ def maml_losses(
         generator_objective: which discriminator judges the generator: the one adapted on the "support"
             images, the "initial" one, or the initial one adapted on the "query" images.
         step_weights: weight of the losses after each inner step; None: only the last step counts.
-        inner: `lr`, `steps` and `critic_steps` of the inner loop.
+        inner: `lr`, `steps`, `critic_steps` and `generator_steps` of the inner loop.
     """
     rule = LOSSES[loss]
     states = unrolled_inner_loop(generator, discriminator, initial, support, noise, task, loss=loss, **inner)

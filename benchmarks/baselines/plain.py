@@ -37,6 +37,7 @@ def _adapt(
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
     steps: int,
     critic_steps: int,
+    generator_steps: int,
     waste: bool,
 ) -> None:
     """Run the inner loop of one task in place."""
@@ -59,11 +60,12 @@ def _adapt(
                         parameter.clamp_(-loss.clip, loss.clip)
 
         discriminator.requires_grad_(waste)
-        fake = generator(noise.generator_latents[step, task].to(images))
-        value = loss.generator(discriminator(fake).reshape(-1))
-        generator_optimizer.zero_grad()
-        value.backward()
-        generator_optimizer.step()
+        for update in range(step * generator_steps, (step + 1) * generator_steps):
+            fake = generator(noise.generator_latents[update, task].to(images))
+            value = loss.generator(discriminator(fake).reshape(-1))
+            generator_optimizer.zero_grad()
+            value.backward()
+            generator_optimizer.step()
         discriminator.requires_grad_(True)
 
 
@@ -78,6 +80,7 @@ def inner_loop(
     optimizer: str = "sgd",
     steps: int,
     critic_steps: int = 1,
+    generator_steps: int = 1,
     first_order_waste: bool = True,
     **optimizer_options: Any,
 ) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -92,7 +95,8 @@ def inner_loop(
         make = OPTIMIZERS[optimizer]
         optimizers = tuple(make(network.parameters(), lr=lr, **optimizer_options) for network in adapted)
         rule = LOSSES[loss]
-        _adapt(*adapted, images, noise, task, rule, optimizers, steps, critic_steps, first_order_waste)
+        updates = steps, critic_steps, generator_steps
+        _adapt(*adapted, images, noise, task, rule, optimizers, *updates, first_order_waste)
         generators.append(adapted[0])
         discriminators.append(adapted[1])
     return generators, discriminators

@@ -164,6 +164,7 @@ std::unique_ptr<Engine> make_engine(const py::dict& generator, const py::dict& d
     plan.loss = loss_plan(loss);
     plan.optimizer = optimizer_plan(inner);
     plan.critic_steps = field<int64_t>(inner, "critic_steps");
+    plan.generator_steps = field<int64_t>(inner, "generator_steps");
     return std::make_unique<Engine>(std::move(plan));
 }
 

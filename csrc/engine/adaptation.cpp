@@ -49,8 +49,9 @@ const float* Adaptation::discriminator_latents(int64_t step, int64_t critic_step
                    data_.update.fake * engine_.generator().input_shape().elements());
 }
 
-const float* Adaptation::generator_latents(int64_t step) const {
-    return of_task(data_.generator_latents, step * data_.tasks + task_,
+const float* Adaptation::generator_latents(int64_t step, int64_t generator_step) const {
+    const int64_t update = step * engine_.plan().generator_steps + generator_step;
+    return of_task(data_.generator_latents, update * data_.tasks + task_,
                    data_.update.fake * engine_.generator().input_shape().elements());
 }
 
@@ -61,10 +62,10 @@ void Adaptation::discriminator_update(int64_t step, int64_t critic_step) {
         data_.discriminator_lrs[static_cast<size_t>(step)]);
 }
 
-void Adaptation::generator_update(int64_t step) {
-    generator_loss_ =
-        worker_.update_generator(generator_, discriminator_, real(step, engine_.plan().critic_steps - 1),
-                                 generator_latents(step), data_.update, data_.generator_lrs[static_cast<size_t>(step)]);
+void Adaptation::generator_update(int64_t step, int64_t generator_step) {
+    generator_loss_ = worker_.update_generator(generator_, discriminator_, real(step, engine_.plan().critic_steps - 1),
+                                               generator_latents(step, generator_step), data_.update,
+                                               data_.generator_lrs[static_cast<size_t>(step)]);
     if (data_.step_losses) {
         data_.step_losses[2 * step * data_.tasks + task_] = static_cast<float>(discriminator_loss_.loss);
         data_.step_losses[(2 * step + 1) * data_.tasks + task_] = static_cast<float>(generator_loss_);
@@ -74,7 +75,8 @@ void Adaptation::generator_update(int64_t step) {
 void Adaptation::step(int64_t step) {
     for (int64_t critic_step = 0; critic_step < engine_.plan().critic_steps; ++critic_step)
         discriminator_update(step, critic_step);
-    generator_update(step);
+    for (int64_t generator_step = 0; generator_step < engine_.plan().generator_steps; ++generator_step)
+        generator_update(step, generator_step);
 }
 
 void Adaptation::write_metrics() const {

@@ -19,16 +19,16 @@ class Adaptation {
                const std::vector<float*>& generator_buffers, const std::vector<float*>& discriminator_buffers);
 
     void step(int64_t step);
-    // The two halves of a step.
+    // The updates of a step.
     void discriminator_update(int64_t step, int64_t critic_step);
-    void generator_update(int64_t step);
+    void generator_update(int64_t step, int64_t generator_step);
 
     NetworkState& generator() { return generator_; }
     NetworkState& discriminator() { return discriminator_; }
     // Images (as addresses) and latents of an update.
     const float* const* real(int64_t step, int64_t critic_step);
     const float* discriminator_latents(int64_t step, int64_t critic_step) const;
-    const float* generator_latents(int64_t step) const;
+    const float* generator_latents(int64_t step, int64_t generator_step) const;
     void write_metrics() const;
 
   private:

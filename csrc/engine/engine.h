@@ -24,7 +24,7 @@ struct EnginePlan {
     NetworkPlan generator, discriminator;
     LossPlan loss;
     OptimizerPlan optimizer;
-    int64_t critic_steps = 1;
+    int64_t critic_steps = 1, generator_steps = 1;  // updates of each network a step
     Precision precision = Precision::float32;
 };
 

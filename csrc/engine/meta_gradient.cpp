@@ -159,7 +159,8 @@ class History {
     History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
             const float* adapted_discriminator)
         : worker_(worker),
-          generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel, data.steps},
+          generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel,
+                     data.steps * engine.plan().generator_steps},
           discriminator_{data.initial_discriminator, adapted_discriminator, engine.plan().discriminator.numel,
                          data.steps * engine.plan().critic_steps} {
         generator_.between = worker.array(kStates, generator_.floats() + discriminator_.floats());
@@ -167,7 +168,8 @@ class History {
     }
 
     static int64_t floats(const EnginePlan& plan, int64_t steps) {
-        return (steps - 1) * plan.generator.numel + (steps * plan.critic_steps - 1) * plan.discriminator.numel;
+        return (steps * plan.generator_steps - 1) * plan.generator.numel +
+               (steps * plan.critic_steps - 1) * plan.discriminator.numel;
     }
 
     void keep_generator(int64_t update, const float* params) { generator_.keep(worker_, update, params); }
@@ -225,7 +227,7 @@ int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool second_order
 void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
                    const QueryObjective& objective, int64_t task, Pair gradient) {
     const int64_t g = engine.plan().generator.numel, d = engine.plan().discriminator.numel;
-    const int64_t critic_steps = engine.plan().critic_steps;
+    const int64_t critic_steps = engine.plan().critic_steps, generator_steps = engine.plan().generator_steps;
     const bool second_order = !objective.first_order;
     float* const params = worker.array(kParams, g + d);
     Adaptation adaptation(engine, worker, data, task, params, params + g, {}, {});
@@ -293,24 +295,31 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
                 history.keep_discriminator(step * critic_steps + critic_step, adaptation.discriminator().params);
                 adaptation.discriminator_update(step, critic_step);
             }
-            history.keep_generator(step, adaptation.generator().params);
-            adaptation.generator_update(step);
+            for (int64_t generator_step = 0; generator_step < generator_steps; ++generator_step) {
+                history.keep_generator(step * generator_steps + generator_step, adaptation.generator().params);
+                adaptation.generator_update(step, generator_step);
+            }
         }
         adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
             const int64_t update = step * critic_steps;  // the step's first update of the discriminator
-            evaluate(step, history.generator(step + 1), history.discriminator(update + critic_steps));
-            for (const AdjointState& adjoint : adjoints)
-                update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)], adjoint.params.generator,
-                               adjoint.momentum.generator, adjoint.direction.generator);
-            worker.generator_adjoint(history.discriminator(update + critic_steps), history.generator(step),
-                                     adaptation.generator_latents(step), data.update.fake, adjoints);
+            const int64_t generator_update = step * generator_steps;
+            const float* const opponent = history.discriminator(update + critic_steps);
+            evaluate(step, history.generator(generator_update + generator_steps), opponent);
+            for (int64_t generator_step = generator_steps; generator_step-- > 0;) {
+                for (const AdjointState& adjoint : adjoints)
+                    update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)],
+                                   adjoint.params.generator, adjoint.momentum.generator, adjoint.direction.generator);
+                worker.generator_adjoint(opponent, history.generator(generator_update + generator_step),
+                                         adaptation.generator_latents(step, generator_step), data.update.fake,
+                                         adjoints);
+            }
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)
                 discriminator_update_adjoint(
                     engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
                     history.discriminator(update + critic_step), history.discriminator(update + critic_step + 1),
-                    history.generator(step), adaptation.real(step, critic_step),
+                    history.generator(generator_update), adaptation.real(step, critic_step),
                     adaptation.discriminator_latents(step, critic_step), data.update, adjoints);
         }
     }

@@ -229,6 +229,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE, none=True),
         Option("--inner-steps", "inner.steps", "inner steps", int),
         Option("--critic-steps", "inner.critic_steps", "discriminator updates an inner step", int),
+        Option("--generator-steps", "inner.generator_steps", "generator updates an inner step", int),
         Option(
             "--batch-size",
             "inner.batch_size",

@@ -82,6 +82,7 @@ class LearnerSettings:
             critic_steps=self.inner.critic_steps,
             batch_size=self.inner.batch_size,
             generated=self.inner.generated,
+            generator_steps=self.inner.generator_steps,
             query=batch.query_shots,
             evaluations=steps if self.meta.multi_step else 1,
             query_adaptation=self.meta.needs_query_adaptation,

@@ -66,5 +66,6 @@ def _noise(learner: MetaGAN, batch: TaskBatch, steps: int, seed: int) -> Noise:
         inner.critic_steps,
         inner.batch_size,
         generated=inner.generated,
+        generator_steps=inner.generator_steps,
     )
     return draw_noise(shape, seed=seed, meta_step=0, first_task=batch.first_task, stream=Stream.ADAPTATION)

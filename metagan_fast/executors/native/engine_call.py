@@ -80,7 +80,8 @@ class CallBuilder:
         call.read("support_index", noise.support_index, steps, critic_steps, tasks, rows, dtype=torch.int64)
         updates = steps, critic_steps, tasks
         call.read("discriminator_latents", noise.discriminator_latents, *updates, generated, self.latent_dim)
-        call.read("generator_latents", noise.generator_latents, steps, tasks, generated, self.latent_dim)
+        updates_of_generator = steps * self.inner.generator_steps
+        call.read("generator_latents", noise.generator_latents, updates_of_generator, tasks, generated, self.latent_dim)
         call.read("interpolation", noise.interpolation, *updates, rows)
         return call
 
@@ -177,4 +178,5 @@ def inner_settings(inner: InnerLoop) -> dict[str, Any]:
         "alpha": float(inner.alpha),
         "weight_decay": float(inner.weight_decay),
         "critic_steps": inner.critic_steps,
+        "generator_steps": inner.generator_steps,
     }

@@ -82,7 +82,7 @@ class NativeExecutor(Executor):
             call.update(f"{role}_buffers", state.buffers)
             return state._replace(updates=state.updates + updates)
 
-        updates = noise.steps, noise.steps * self._inner.critic_steps
+        updates = noise.steps * self._inner.generator_steps, noise.steps * self._inner.critic_steps
         networks = ROLES.map(start, self._plans, carried or (None, None), updates)
         call.arguments["updates_done"] = tuple(before.updates for before in carried) if carried else (0, 0)
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
@@ -166,6 +166,7 @@ class NativeExecutor(Executor):
             generated,
             0 if penalty is None else generated if penalty.location == "fake" else images,
             critic_steps=self._inner.critic_steps,
+            generator_steps=self._inner.generator_steps,
             at_images=penalty is not None and penalty.location != "interpolate" and parted,
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)

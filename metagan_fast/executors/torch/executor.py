@@ -130,7 +130,7 @@ class TorchExecutor(Executor):
     def _step_and_metrics(
         self, state: Pair[TrainState], batch: TaskBatch, noise: Noise, step: int, create_graph: bool
     ) -> tuple[Pair[TrainState], dict[str, Tensor]]:
-        """Take one inner step: `critic_steps` discriminator updates, then one of the generator."""
+        """Take one inner step: `critic_steps` discriminator updates, then `generator_steps` generator updates."""
         generator, discriminator = state
         for critic_step in range(self._inner.critic_steps):
             real = batch.support
@@ -144,10 +144,12 @@ class TorchExecutor(Executor):
             discriminator, metrics = self._update_discriminator(
                 discriminator, generator.params, real, latents, interpolation, step, create_graph
             )
-        params = _independent(generator.params, create_graph)
         opponent = discriminator.params if create_graph else discriminator.params.detach()
-        loss = self._objectives.generator_loss(opponent, params, noise.generator_latents[step], real)
-        generator = self._update(generator, params, loss, self._inner.generator_rate(step), create_graph)
+        first = step * self._inner.generator_steps
+        for latents in noise.generator_latents[first : first + self._inner.generator_steps]:
+            params = _independent(generator.params, create_graph)
+            loss = self._objectives.generator_loss(opponent, params, latents, real)
+            generator = self._update(generator, params, loss, self._inner.generator_rate(step), create_graph)
         metrics["loss_generator"] = loss.detach()
         return Pair(generator, discriminator), metrics
 

@@ -30,6 +30,7 @@ def inner_step_multiply_adds(
     points: int,
     *,
     critic_steps: int = 1,
+    generator_steps: int = 1,
     at_images: bool = False,
 ) -> int:
     """Return the multiply-adds of one inner step of one task, on so many images and penalty points an update.
@@ -45,7 +46,7 @@ def inner_step_multiply_adds(
     update_d = generated * g + (real + generated) * (2 * d + (d - d_first))
     update_d += points * (3 * d if at_images else 5 * d + (d - d_first))
     update_g = generated * (2 * g + (g - g_first) + 2 * d)
-    return critic_steps * update_d + update_g
+    return critic_steps * update_d + generator_steps * update_g
 
 
 def _costs(plan: Plan) -> tuple[int, int]:
