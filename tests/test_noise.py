@@ -56,6 +56,20 @@ def test_draws_do_not_depend_on_other_sizes(steps: int, shots: int) -> None:
     assert torch.equal(short.interpolation, long.interpolation[:steps, ..., :shots])
 
 
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_generated_images_and_updates_add_draws_and_change_none(batch_size: int | None) -> None:
+    shape = dataclasses.replace(SHAPE, batch_size=batch_size)
+    usual = draw_noise(shape, seed=1, meta_step=0)
+    more = draw_noise(dataclasses.replace(shape, generated=9, generator_steps=3), seed=1, meta_step=0)
+    rows = batch_size or SHAPE.shots
+    assert more.discriminator_latents.shape == (4, 2, 3, 9, 7) and more.generator_latents.shape == (12, 3, 9, 7)
+    assert torch.equal(more.discriminator_latents[..., :rows, :], usual.discriminator_latents)
+    assert torch.equal(more.generator_latents[:4, :, :rows], usual.generator_latents)
+    for name in usual.drawn().keys() - {"discriminator_latents", "generator_latents"}:
+        assert torch.equal(getattr(more, name), getattr(usual, name))
+    assert more.steps == 4
+
+
 def test_seed_step_stream_role_and_task_all_matter() -> None:
     def first(**changes: int) -> torch.Tensor:
         settings: dict[str, Any] = {"seed": 1, "meta_step": 0, "dtype": torch.float64} | changes
@@ -115,6 +129,10 @@ def test_noise_of_another_shape_is_refused() -> None:
         drawn.check(dataclasses.replace(SHAPE, steps=9))
     with pytest.raises(ValueError, match="support_index"):
         drawn.check(dataclasses.replace(SHAPE, batch_size=5))
+    with pytest.raises(ValueError, match=r"expected noise.discriminator_latents to be \[4, 2, 3, 6, 7\]"):
+        drawn.check(dataclasses.replace(SHAPE, generated=6))
+    with pytest.raises(ValueError, match=r"expected noise.generator_latents to be \[8, 3, 5, 7\]"):
+        drawn.check(dataclasses.replace(SHAPE, generator_steps=2))
 
 
 def test_samples_of_a_task_do_not_depend_on_the_others() -> None:

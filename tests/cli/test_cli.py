@@ -428,6 +428,7 @@ def test_flags_become_settings() -> None:
         --algorithm maml --meta-optimizer adamw --meta-lr cosine:1e-2:1e-4 --meta-betas 0.5 0.9 --clip-norm 1
         --generator-objective initial --step-weights annealed:5:100 --first-order-steps 7 --steps 30
         --inner-optimizer rmsprop --inner-lr linear:1:0:9 --inner-steps 5 --critic-steps 2 --shots 6
+        --batch-size 3 --generated 3 --generator-steps 4
         --loss hinge separate_batches=true --penalty gradient weight=2 norm=pixel
         --model dcgan width=4 --latent-dim 9 --labels balanced --image-size 24x32 --invert --split 0.6 0.2 0.2
     """
@@ -436,6 +437,7 @@ def test_flags_become_settings() -> None:
     assert config["meta"]["step_weights"] == {"steps": 5, "meta_steps": 100}
     assert config["meta"]["generator_objective"] == "initial" and config["meta"]["betas"] == [0.5, 0.9]
     assert config["inner"]["lr"]["steps"] == 9 and config["inner"]["critic_steps"] == 2
+    assert config["inner"]["generated"] == 3 and config["inner"]["generator_steps"] == 4
     assert config["loss"] == {
         "name": "hinge",
         "separate_batches": True,

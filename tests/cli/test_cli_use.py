@@ -73,6 +73,8 @@ RANGES = {
     "train --algorithm maml --serial": "--algorithm, --serial: ",
     "train --inner-optimizer adam --inner-state persist": "--inner-state, --tasks: expected one task a meta-step",
     "train --batch-size 0": "--batch-size: expected batch_size to be at least 1",
+    "train --generator-steps 0": "--generator-steps: expected generator_steps to be at least 1",
+    "train --loss wgan-gp --generated 5": "--loss, --generated: expected generated=None with wgan-gp",
     "train --shots 1000": "--shots: ",
     "train --latent-dim 0": "--latent-dim: ",
     "train --model dcgan width=0": "--model: ",

@@ -155,6 +155,53 @@ def test_inner_loop_equals_the_plain_loop(optimizer: str, batch_size: int | None
     )
 
 
+GENERATOR_SIDE: dict[str, dict[str, Any]] = {
+    "more-generated": {"generated": 7},
+    "fewer-generated": {"generated": 2, "batch_size": 3},
+    "generator-steps": {"generator_steps": 3},
+    "both": {"generated": 6, "critic_steps": 2, "generator_steps": 2},
+}
+
+
+@pytest.mark.parametrize("options", GENERATOR_SIDE.values(), ids=GENERATOR_SIDE)
+@pytest.mark.parametrize(
+    ("gan", "loss"),
+    [
+        ("resnet", "r1"),
+        ("resnet", zero_centered("fake")),
+        ("resnet", "relativistic-average"),
+        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ("real", "fake") for apart in (0, 1)),
+    ],
+    ids=str,
+)
+def test_images_and_updates_of_the_generator_equal_float64_autograd(
+    gan: str, loss: str | mgf.losses.Loss, options: dict[str, Any]
+) -> None:
+    settings = {"gan": gan, "loss": loss, "inner": mgf.InnerLoop(steps=2, lr=1e-2, **options)}
+    tasks = mgf.TaskBatch(batch().support)
+    native = learner("native", **settings).meta_gradient(tasks)
+    exact = learner("torch", torch.float64, **settings).meta_gradient(tasks)
+    for name in ("generator", "discriminator"):
+        assert_close(getattr(native, name), getattr(exact, name), "engine-loop")
+    for name, value in native.metrics.items():
+        assert_close(value, exact.metrics[name], "engine-maml")
+
+
+@pytest.mark.parametrize("options", GENERATOR_SIDE.values(), ids=GENERATOR_SIDE)
+@pytest.mark.parametrize("objective", ["support", "query"])
+@pytest.mark.parametrize(("gan", "separate"), [("resnet", False), ("batch-norm", False), ("batch-norm", True)])
+def test_maml_of_the_generators_images_and_updates_equals_float64_autograd(
+    gan: str, separate: bool, objective: Any, options: dict[str, Any]
+) -> None:
+    loss = mgf.losses.NonSaturating(separate_batches=separate)
+    inner = mgf.InnerLoop("momentum", steps=2, lr=1e-2, **options)
+    settings = {"gan": gan, "loss": loss, "meta": mgf.MAML(generator_objective=objective), "inner": inner}
+    native = learner("native", **settings).meta_gradient(batch())
+    exact = learner("torch", torch.float64, **settings).meta_gradient(batch())
+    assert_close(native.generator, exact.generator, "engine-maml")
+    assert_close(native.discriminator, exact.discriminator, "engine-maml")
+
+
 def test_wgan_gp_inner_loop_is_within_ten_times_the_plain_loop() -> None:
     subject = learner("native", inner=mgf.InnerLoop(steps=5))
     tasks = batch()

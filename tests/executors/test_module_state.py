@@ -391,6 +391,24 @@ def test_a_real_and_a_generated_image_are_two_where_they_always_pass_together(ex
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
+def test_batch_norm_counts_the_generated_images(executor: str) -> None:
+    def learner(generated: int, **options: Any) -> mgf.MetaGAN:
+        learner = make_learner(
+            *batch_norm_gan("discriminator"), executor=executor, loss=mgf.losses.NonSaturating(**options)
+        )
+        learner.inner = mgf.InnerLoop(steps=1, generated=generated)
+        return learner
+
+    assert learner(2).adapt(images(1)).sample(1).isfinite().all()
+    message = "the discriminator normalises over the images of a batch and got a single one"
+    with pytest.raises(ValueError, match=message):
+        learner(1).adapt(images(3))
+    for options in ({"separate_batches": True}, {"penalty": mgf.losses.ZeroCenteredPenalty()}):
+        with pytest.raises(ValueError, match=message):
+            learner(2, **options).adapt(images(1))
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_other_norms_take_a_single_image(executor: str) -> None:
     adapted = make_learner(*tiny_gan(), executor=executor).adapt(images(1))
     assert adapted.sample(1).shape == (1, 1, 8, 8)

@@ -48,7 +48,7 @@ def compare_with_plain_loop(
     generator, discriminator = with_norms_by_hand(generator), with_norms_by_hand(discriminator)
     of_generator, of_discriminator = oracle(
         generator, discriminator, *images, noise, loss=loss, lr=inner.lr, steps=inner.steps,
-        critic_steps=inner.critic_steps, **plain_options
+        critic_steps=inner.critic_steps, generator_steps=inner.generator_steps, **plain_options
     )  # fmt: skip
     assert_close(join(learner.generator_layout.views(gradient.generator)), join(of_generator), "float64-parity")
     actual = join(learner.discriminator_layout.views(gradient.discriminator))
@@ -104,6 +104,23 @@ def test_losses_match_the_plain_loop(loss: str, algorithm: str) -> None:
 )
 def test_inner_optimizers_match_the_plain_loop(inner: mgf.InnerLoop, options: dict[str, Any], algorithm: str) -> None:
     compare_with_plain_loop(tiny_gan(), tiny_batch(shots=3), 6, algorithm, inner, **options)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("loss", "inner"),
+    [
+        ("r1", mgf.InnerLoop(lr=0.05, steps=2, generated=5)),
+        ("non-saturating", mgf.InnerLoop(lr=0.05, steps=2, generated=1, batch_size=2)),
+        ("wgan-gp", mgf.InnerLoop(lr=0.05, steps=2, generator_steps=3)),
+        ("r1", mgf.InnerLoop(lr=0.05, steps=2, generated=2, critic_steps=2, generator_steps=2)),
+    ],
+    ids=["more-generated", "fewer-generated", "generator-steps", "both"],
+)
+def test_images_and_updates_of_the_generator_match_the_plain_loop(
+    loss: str, inner: mgf.InnerLoop, algorithm: str
+) -> None:
+    compare_with_plain_loop(tiny_gan(), tiny_batch(), 6, algorithm, inner, loss)
 
 
 @pytest.mark.parametrize("loss", ["wgan-gp", "non-saturating"])

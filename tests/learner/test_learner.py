@@ -349,6 +349,8 @@ def test_a_diverging_inner_loop_leaves_the_initialisation_alone() -> None:
         ({"loss": "wgan-pg"}, "wgan-gp"),
         ({"inner": mgf.InnerLoop("adam", inner_state="persist"), "meta": mgf.MAML()}, "inner_state"),
         ({"inner": INNER, "meta": mgf.FOMAML(step_weights=(1.0,))}, "2 numbers"),
+        ({"inner": mgf.InnerLoop(generated=4)}, "expected generated=None with wgan-gp.*got 4 with batch_size=None"),
+        ({"inner": mgf.InnerLoop(generated=4, batch_size=3), "loss": "figr"}, "generated=None with figr"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
@@ -364,6 +366,8 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
         (lambda: mgf.InnerLoop(lr=float("nan")), "lr"),
         (lambda: mgf.InnerLoop(steps=0), "steps"),
         (lambda: mgf.InnerLoop(batch_size=0), "batch_size"),
+        (lambda: mgf.InnerLoop(generated=0), "generated"),
+        (lambda: mgf.InnerLoop(generator_steps=0), "generator_steps"),
         (lambda: mgf.InnerLoop("sgd", momentum=0.9), "no momentum"),
         (lambda: mgf.InnerLoop("momentum", momentum=1.0), "momentum"),
         (lambda: mgf.InnerLoop(weight_decay=-1.0), "weight_decay"),
@@ -381,6 +385,14 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> 
 def test_values_out_of_range(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_pairs_of_an_interpolating_penalty_stay_pairs() -> None:
+    learner = make_learner(loss="r1", inner=mgf.InnerLoop(generated=4))
+    with pytest.raises(ValueError, match="expected generated=None with wgan-gp"):
+        learner.loss = mgf.losses.get("wgan-gp")
+    assert learner.loss == mgf.losses.get("r1")
+    make_learner(loss="wgan-gp", inner=mgf.InnerLoop(generated=4, batch_size=4))
 
 
 @pytest.mark.parametrize("name", ["reptile", "fomaml", "maml"])
