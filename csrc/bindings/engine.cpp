@@ -129,7 +129,7 @@ LossPlan loss_plan(const py::dict& fields) {
     loss.real = term(fields, "real");
     loss.fake = term(fields, "fake");
     loss.generator = term(fields, "generator");
-    loss.relativistic = field<int>(fields, "relativistic") != 0;
+    loss.relative = one_of(LossPlan::kRelatives, field<std::string>(fields, "relative"), "relative scores");
     loss.separate_batches = field<int>(fields, "separate_batches") != 0;
     loss.clip = field<double>(fields, "clip");
     if (const auto penalty = field<py::object>(fields, "penalty"); !penalty.is_none()) {

@@ -138,10 +138,10 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
 // the loss has of them.
 Engine::StepImages Engine::step_images(Counts count) const {
     const LossPlan& loss = plan_.loss;
-    const int64_t n = loss.points(count), both = count.both();
+    const int64_t n = loss.points(count).both(), both = count.both();
     if (n == 0) return {{}, {both, 0}};
     if (loss.location == LossPlan::Location::interpolate || !parts_real_and_fake()) return {{both, n}, {both + n, n}};
-    return {{loss.location == LossPlan::Location::real ? 0 : count.real, n}, {both, n}};
+    return {{loss.location == LossPlan::Location::fake ? count.real : 0, n}, {both, n}};
 }
 
 Engine::Images Engine::images_held(const TaskData& data, const QueryData& query, bool adjoint) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace metagan {
 namespace {
@@ -72,11 +73,37 @@ double Term::curvature(double s) const {
     return 0;
 }
 
+namespace {
+
+// Scores relative to those they are paired with; the kind with fewer images is paired more than once, in turn.
+double paired_loss(const LossPlan& loss, Counts count, const float* real, const float* fake, float* by_real,
+                   float* by_fake) {
+    const int64_t pairs = std::max(count.real, count.fake);
+    const double n = static_cast<double>(pairs);
+    double value = 0;
+    std::vector<double> of_real(static_cast<size_t>(count.real)), of_fake(static_cast<size_t>(count.fake));
+    for (int64_t i = 0; i < pairs; ++i) {
+        const int64_t r = i % count.real, f = i % count.fake;
+        const double difference = static_cast<double>(real[r]) - static_cast<double>(fake[f]);
+        value += (loss.real.value(difference) + loss.fake.value(-difference)) / n;
+        const double slope = (loss.real.slope(difference) - loss.fake.slope(-difference)) / n;
+        of_real[static_cast<size_t>(r)] += slope;
+        of_fake[static_cast<size_t>(f)] -= slope;
+    }
+    std::transform(of_real.begin(), of_real.end(), by_real, [](double x) { return static_cast<float>(x); });
+    std::transform(of_fake.begin(), of_fake.end(), by_fake, [](double x) { return static_cast<float>(x); });
+    return value;
+}
+
+}  // namespace
+
 double discriminator_loss(const LossPlan& loss, Counts count, const float* real, const float* fake, float* by_real,
                           float* by_fake) {
+    if (loss.relative == LossPlan::Relative::pairs) return paired_loss(loss, count, real, fake, by_real, by_fake);
     const double reals = static_cast<double>(count.real), fakes = static_cast<double>(count.fake);
-    const double real_from = loss.relativistic ? mean(count.fake, fake) : 0;
-    const double fake_from = loss.relativistic ? mean(count.real, real) : 0;
+    const bool relativistic = loss.relativistic();
+    const double real_from = relativistic ? mean(count.fake, fake) : 0;
+    const double fake_from = relativistic ? mean(count.real, real) : 0;
     double value = 0, by_real_sum = 0, by_fake_sum = 0;
     for (int64_t i = 0; i < count.real; ++i) {
         const double a = static_cast<double>(real[i]) - real_from;
@@ -89,8 +116,8 @@ double discriminator_loss(const LossPlan& loss, Counts count, const float* real,
         by_fake_sum += loss.fake.slope(b) / fakes;
     }
     // Each real score also enters every `b` through the real mean, and each fake score every `a`.
-    const double shared_real = loss.relativistic ? by_fake_sum / reals : 0;
-    const double shared_fake = loss.relativistic ? by_real_sum / fakes : 0;
+    const double shared_real = relativistic ? by_fake_sum / reals : 0;
+    const double shared_fake = relativistic ? by_real_sum / fakes : 0;
     for (int64_t i = 0; i < count.real; ++i) {
         const double a = static_cast<double>(real[i]) - real_from;
         by_real[i] = static_cast<float>(loss.real.slope(a) / reals - shared_real);
@@ -104,7 +131,7 @@ double discriminator_loss(const LossPlan& loss, Counts count, const float* real,
 
 double generator_loss(const LossPlan& loss, Counts count, const float* real, const float* fake, float* by_real,
                       float* by_fake) {
-    if (loss.relativistic)  // with exchanged roles
+    if (loss.relativistic())  // with exchanged roles
         return discriminator_loss(loss, {count.fake, count.real}, fake, real, by_fake, by_real);
     const double n = static_cast<double>(count.fake);
     double value = 0;

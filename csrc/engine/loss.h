@@ -34,23 +34,32 @@ struct LossPlan {
     enum class Penalty { none, sample, pixel, zero_centered };
     static constexpr Named<Penalty> kPenalties[] = {
         {"sample", Penalty::sample}, {"pixel", Penalty::pixel}, {"zero_centered", Penalty::zero_centered}};
-    enum class Location { interpolate, real, fake };
-    static constexpr Named<Location> kLocations[] = {
-        {"interpolate", Location::interpolate}, {"real", Location::real}, {"fake", Location::fake}};
+    enum class Location { interpolate, real, fake, both };
+    static constexpr Named<Location> kLocations[] = {{"interpolate", Location::interpolate},
+                                                     {"real", Location::real},
+                                                     {"fake", Location::fake},
+                                                     {"both", Location::both}};
 
     Term real, fake, generator;
-    bool relativistic = false;  // subtract the mean score of the other kind (real, fake) from each score
+    // What is subtracted from each score: nothing, the mean score of the other kind (real, fake), or the other score of
+    // a pair.
+    enum class Relative { none, means, pairs };
+    static constexpr Named<Relative> kRelatives[] = {
+        {"none", Relative::none}, {"means", Relative::means}, {"pairs", Relative::pairs}};
+    Relative relative = Relative::none;
     bool separate_batches = false;
     double clip = 0;  // bound of the discriminator's parameters (WGAN); 0: none
     Penalty penalty = Penalty::none;
     Location location = Location::interpolate;
     double penalty_weight = 0;
 
-    // Points of the penalty. Interpolates need as many real as fake images.
-    int64_t points(Counts count) const {
-        if (penalty == Penalty::none) return 0;
-        return location == Location::fake ? count.fake : count.real;
+    // Points of the penalty: at real images or interpolates (as many), which come first, and at fake ones.
+    Counts points(Counts count) const {
+        if (penalty == Penalty::none) return {};
+        return {location == Location::fake ? 0 : count.real,
+                location == Location::fake || location == Location::both ? count.fake : 0};
     }
+    bool relativistic() const { return relative != Relative::none; }
 };
 
 // Returns the discriminator's loss and writes its gradient by the scores.

@@ -123,7 +123,10 @@ void Worker::set_batches(Counts count, int64_t images) {
     const int64_t both = count.both();
     batches_.assign(1, {0, apart ? count.real : both});
     if (apart) batches_.push_back({count.real, count.fake});
-    if (images > both) batches_.push_back({both, images - both});
+    if (images == both) return;
+    const Counts points = engine_.plan().loss.points(count);
+    if (points.real > 0) batches_.push_back({both, points.real});
+    if (points.fake > 0) batches_.push_back({both + points.real, points.fake});
 }
 
 // Images as Engine::step_images says; the caller has written the fake ones. The first reverse pass takes the input
@@ -151,7 +154,7 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
                 for (int64_t k = 0; k < shape.positions(); ++k) p[k] = w * r[k] + (1 - w) * f[k];
             }
     } else if (own_points) {
-        const int64_t from = loss.location == LossPlan::Location::real ? 0 : count.real;
+        const int64_t from = loss.location == LossPlan::Location::fake ? count.real : 0;
         copy_across(shape, points.count, a.x(image, from), a.stride(image), a.x(image, points.first), a.stride(image));
     }
     set_batches(count, images.count);
@@ -168,9 +171,15 @@ DiscriminatorLoss Worker::discriminator_passes(Parameters params, const float* c
         input_gradient.images = tangents;
         input_gradient.x_first = points.first;
         network.reverse(pass, discriminator_, input_gradient);
-        result.penalty =
-            metagan::penalty(loss, shape.channels, points.count, shape.positions(), a.bar(image, tangents.first),
-                             a.stride(image), a.x(image, tangents.first), a.stride(image));
+        const Counts of_kind = loss.points(count);
+        const auto add_penalty = [&](int64_t first, int64_t images_of_kind) {
+            if (images_of_kind == 0) return;
+            result.penalty +=
+                metagan::penalty(loss, shape.channels, images_of_kind, shape.positions(), a.bar(image, first),
+                                 a.stride(image), a.x(image, first), a.stride(image));
+        };
+        add_penalty(tangents.first, of_kind.real);
+        add_penalty(tangents.first + of_kind.real, of_kind.fake);
         result.loss += result.penalty;
         if (gradient) {
             network.tangent(pass, discriminator_, points, tangents);
@@ -228,9 +237,9 @@ double Worker::generator_loss(Parameters discriminator, Parameters generator, co
     const Network& network = engine_.discriminator();
     make_fake(generator, latents, count.fake);
     // Relativistic losses compare with real images.
-    const Range fake{loss.relativistic ? count.real : 0, count.fake}, images{0, fake.first + fake.count};
+    const Range fake{loss.relativistic() ? count.real : 0, count.fake}, images{0, fake.first + fake.count};
     fake_to_discriminator(0, count.fake, fake.first);
-    if (loss.relativistic) {
+    if (loss.relativistic()) {
         images_to_discriminator(real, count.real, 0);
         set_batches(count, count.both());
     } else {

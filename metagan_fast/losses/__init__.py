@@ -22,7 +22,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .adversarial import FIGR, WGAN, WGANGP, Hinge, LeastSquares, Loss, Minimax, NonSaturating, RelativisticAverage
+from .adversarial import (
+    FIGR,
+    WGAN,
+    WGANGP,
+    Hinge,
+    LeastSquares,
+    Loss,
+    Minimax,
+    NonSaturating,
+    RelativisticAverage,
+    RelativisticPaired,
+)
 from .penalties import PENALTY_KINDS, GradientPenalty, Penalty, ZeroCenteredPenalty
 from .terms import TERM_KINDS, Term, Terms
 
@@ -41,6 +52,7 @@ __all__ = [
     "NonSaturating",
     "Penalty",
     "RelativisticAverage",
+    "RelativisticPaired",
     "Term",
     "Terms",
     "ZeroCenteredPenalty",
@@ -54,7 +66,11 @@ def _r1(weight: float = 10.0, **options: Any) -> Loss:
 
 
 _LOSSES: dict[str, type[Loss]] = {
-    loss.name: loss for loss in (Minimax, NonSaturating, Hinge, LeastSquares, WGAN, WGANGP, FIGR, RelativisticAverage)
+    loss.name: loss
+    for loss in (
+        *(Minimax, NonSaturating, Hinge, LeastSquares, WGAN, WGANGP, FIGR),
+        *(RelativisticAverage, RelativisticPaired),
+    )
 }
 _PENALTIES: dict[str, type[Penalty]] = {penalty.name: penalty for penalty in (GradientPenalty, ZeroCenteredPenalty)}
 _FACTORIES: dict[str, Callable[..., Loss]] = {**_LOSSES, "r1": _r1}

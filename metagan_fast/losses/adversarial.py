@@ -8,6 +8,7 @@ from abc import ABC
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from .._utils.coerce import convert, flag, non_negative, real
@@ -32,7 +33,9 @@ class Loss(ABC):
 
     name: ClassVar[str]
     relativistic: ClassVar[bool] = False
-    """True to subtract the mean of the other scores (real, fake) from each score."""
+    """True to subtract other scores (real, fake) from each score: their mean, or those it is paired with."""
+    paired: ClassVar[bool] = False
+    """True to subtract, in a relativistic loss, the other score of a pair: the i-th real and the i-th fake one."""
     generator_needs_real: ClassVar[bool] = False
     """True if `generator_loss` compares with real scores, as in every relativistic loss."""
 
@@ -73,9 +76,8 @@ class Loss(ABC):
                 f"{list(real_scores.shape)} and {list(fake_scores.shape)}"
             )
         if self.relativistic:
-            real_scores, fake_scores = (
-                real_scores - fake_scores.mean(-1, keepdim=True),
-                fake_scores - real_scores.mean(-1, keepdim=True),
+            real_scores, fake_scores = (_relative_to_pairs if self.paired else _relative_to_means)(
+                real_scores, fake_scores
             )
         terms = self.terms
         return terms.real.value(real_scores).mean(-1) + terms.fake.value(fake_scores).mean(-1)
@@ -97,6 +99,17 @@ class Loss(ABC):
         if isinstance(config.get("penalty"), Penalty):
             config["penalty"] = config["penalty"].to_config()
         return config
+
+
+def _relative_to_means(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    return real - fake.mean(-1, keepdim=True), fake - real.mean(-1, keepdim=True)
+
+
+def _relative_to_pairs(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the differences of pairs; the kind with fewer samples is paired more than once, in turn."""
+    pairs = torch.arange(max(real.shape[-1], fake.shape[-1]), device=real.device)
+    difference = real[..., pairs % real.shape[-1]] - fake[..., pairs % fake.shape[-1]]
+    return difference, -difference
 
 
 @dataclass(frozen=True)
@@ -258,3 +271,18 @@ class RelativisticAverage(_WithPenalty):
     name: ClassVar[str] = "relativistic-average"
     relativistic: ClassVar[bool] = True
     terms: ClassVar[Terms] = Terms(_SOFTPLUS_OF_MINUS, _SOFTPLUS, _SOFTPLUS_OF_MINUS)
+
+
+@dataclass(frozen=True)
+class RelativisticPaired(_WithPenalty):
+    """The relativistic paired GAN (Jolicoeur-Martineau 2018, arXiv:1807.00734, section 4.1), R3GAN's loss.
+
+    Discriminator `mean softplus(-(real_i - fake_i))`, generator `mean softplus(-(fake_i - real_i))`. With
+    `ZeroCenteredPenalty(location="both")` it is the loss of Huang et al. 2024, arXiv:2501.05441, section 2. Where there
+    are more fake than real scores, or fewer, these are paired in turn.
+    """
+
+    name: ClassVar[str] = "relativistic-paired"
+    relativistic: ClassVar[bool] = True
+    paired: ClassVar[bool] = True
+    terms: ClassVar[Terms] = Terms(_SOFTPLUS_OF_MINUS, Term("linear", 0), _SOFTPLUS_OF_MINUS)

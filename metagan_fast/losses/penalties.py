@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._utils.coerce import convert, non_negative
 
-Location = Literal["interpolate", "real", "fake"]
+Location = Literal["interpolate", "real", "fake", "both"]
 
 
 def _to_one(weight: float, norms: Tensor) -> Tensor:
@@ -54,7 +54,10 @@ class Penalty(ABC):
     @property
     @abstractmethod
     def location(self) -> Location:
-        """Images at which the gradient is taken: interpolates `w real + (1 - w) fake`, real or fake ones."""
+        """Images at which the gradient is taken: interpolates `w real + (1 - w) fake`, real or fake ones, or both.
+
+        At both the penalty is the sum of its values at real and at fake images.
+        """
 
     @property
     def kind(self) -> str:
@@ -108,19 +111,20 @@ class GradientPenalty(Penalty):
 class ZeroCenteredPenalty(Penalty):
     """Penalty that pulls the input gradient to 0: `weight / 2 * mean |gradient|^2`, |.| over each image.
 
-    R1 at real images, R2 at fake ones (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10).
+    R1 at real images, R2 at fake ones (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10), the sum of both at
+    "both" (Huang et al. 2024, arXiv:2501.05441, section 2).
 
     Args:
-        weight: gamma of the paper.
-        location: "real" or "fake".
+        weight: gamma of the papers.
+        location: "real", "fake" or "both".
     """
 
-    location: Literal["real", "fake"] = "real"
+    location: Literal["real", "fake", "both"] = "real"
 
     name: ClassVar[str] = "zero-centered"
     kind: ClassVar[str] = "zero_centered"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.location not in ("real", "fake"):
-            raise ValueError(f'expected a penalty location of "real" or "fake", got {self.location!r}')
+        if self.location not in ("real", "fake", "both"):
+            raise ValueError(f'expected a penalty location of "real", "fake" or "both", got {self.location!r}')

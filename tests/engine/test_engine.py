@@ -100,6 +100,9 @@ def batch(tasks: int = 3) -> mgf.TaskBatch:
     return mgf.TaskBatch(support, query)
 
 
+ZERO_CENTERED = ("real", "fake", "both")
+
+
 def zero_centered(location: Any, **options: Any) -> mgf.losses.Loss:
     return mgf.losses.NonSaturating(penalty=mgf.losses.ZeroCenteredPenalty(10.0, location), **options)
 
@@ -114,7 +117,7 @@ def zero_centered(location: Any, **options: Any) -> mgf.losses.Loss:
         ("resnet", "r1"),
         ("dcgan", zero_centered("fake")),
         ("dcgan", mgf.losses.RelativisticAverage(penalty=mgf.losses.ZeroCenteredPenalty(10.0))),
-        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ("real", "fake") for apart in (0, 1)),
+        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ZERO_CENTERED for apart in (0, 1)),
     ],
     ids=str,
 )
@@ -170,7 +173,8 @@ GENERATOR_SIDE: dict[str, dict[str, Any]] = {
         ("resnet", "r1"),
         ("resnet", zero_centered("fake")),
         ("resnet", "relativistic-average"),
-        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ("real", "fake") for apart in (0, 1)),
+        ("resnet", mgf.losses.RelativisticPaired(penalty=mgf.losses.ZeroCenteredPenalty(10.0, "both"))),
+        *(("batch-norm", zero_centered(at, separate_batches=apart)) for at in ZERO_CENTERED for apart in (0, 1)),
     ],
     ids=str,
 )

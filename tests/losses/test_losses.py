@@ -83,6 +83,7 @@ def test_definitions(f: list[float]) -> None:
         return statistics.fmean(values)
 
     log, r_mean, f_mean = math.log, mean(r), mean(f)
+    pairs = list(zip((r + r)[: len(f)], f, strict=True))  # real scores in turn
     standard = -mean(log(sigmoid(x)) for x in r) - mean(log(1 - sigmoid(x)) for x in f)
     expected = {
         "minimax": (standard, mean(log(1 - sigmoid(x)) for x in f)),
@@ -99,6 +100,10 @@ def test_definitions(f: list[float]) -> None:
         "relativistic-average": (
             -mean(log(sigmoid(x - f_mean)) for x in r) - mean(log(1 - sigmoid(x - r_mean)) for x in f),
             -mean(log(sigmoid(x - r_mean)) for x in f) - mean(log(1 - sigmoid(x - f_mean)) for x in r),
+        ),
+        "relativistic-paired": (
+            -mean(log(sigmoid(x - y)) for x, y in pairs),
+            -mean(log(sigmoid(y - x)) for x, y in pairs),
         ),
     }
     assert set(expected) == set(losses.NAMES)
@@ -184,7 +189,10 @@ def test_penalty_reaches_the_parameters_as_the_norm_of_torch_does(norm) -> None:
 def test_attributes() -> None:
     assert losses.get("wgan").clip == 0.01
     assert {name for name in losses.NAMES if losses.get(name).clip is not None} == {"wgan"}
-    assert {name for name in losses.NAMES if losses.get(name).generator_needs_real} == {"relativistic-average"}
+    assert {name for name in losses.NAMES if losses.get(name).generator_needs_real} == {
+        "relativistic-average",
+        "relativistic-paired",
+    }
     assert not any(losses.get(name).separate_batches for name in losses.NAMES)
     locations = {name: loss.penalty.location for name in losses.NAMES if (loss := losses.get(name)).penalty}
     assert locations == {"wgan-gp": "interpolate", "figr": "interpolate", "r1": "real"}

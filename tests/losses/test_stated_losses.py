@@ -38,6 +38,12 @@ class StatedRelativistic(Stated):
     relativistic: ClassVar[bool] = True
 
 
+class StatedPaired(StatedRelativistic):
+    """The same, of the scores of pairs."""
+
+    paired: ClassVar[bool] = True
+
+
 @dataclass(frozen=True)
 class StatedPenalty(Penalty):
     """Penalty of any kind and location."""
@@ -48,19 +54,25 @@ class StatedPenalty(Penalty):
     name: ClassVar[str] = "stated"
 
 
-def learner(executor: Any, loss: losses.Loss, meta: Any = None, dtype: torch.dtype = torch.float32) -> mgf.MetaGAN:
+def learner(
+    executor: Any,
+    loss: losses.Loss,
+    meta: Any = None,
+    dtype: torch.dtype = torch.float32,
+    generated: int | None = None,
+) -> mgf.MetaGAN:
     torch.manual_seed(0)
     generator, discriminator = (network.to(dtype) for network in tiny_gan())
-    inner = mgf.InnerLoop(lr=0.05, steps=2)
+    inner = mgf.InnerLoop(lr=0.05, steps=2, generated=generated)
     meta = meta or mgf.FOMAML()
     return mgf.MetaGAN(generator, discriminator, latent_dim=6, loss=loss, inner=inner, meta=meta, executor=executor)
 
 
-def check_the_engine_agrees(loss: losses.Loss, meta: Any = None) -> None:
+def check_the_engine_agrees(loss: losses.Loss, meta: Any = None, generated: int | None = None) -> None:
     """Compare a meta-gradient and the losses on the engine with the torch executor in float64."""
     batch = tiny_batch()
-    native = learner("native", loss, meta).meta_gradient(batch)
-    exact = learner("torch", loss, meta, torch.float64).meta_gradient(batch)
+    native = learner("native", loss, meta, generated=generated).meta_gradient(batch)
+    exact = learner("torch", loss, meta, torch.float64, generated).meta_gradient(batch)
     assert_close(native.generator, exact.generator, "engine-maml")
     assert_close(native.discriminator, exact.discriminator, "engine-maml")
     assert native.metrics.keys() == exact.metrics.keys()
@@ -75,15 +87,35 @@ def test_the_engine_knows_every_kind_of_term(kind: str, meta: Any) -> None:
     check_the_engine_agrees(Stated(stated, clip=0.5), meta)
 
 
-@pytest.mark.parametrize("location", ["interpolate", "real", "fake"])
+@pytest.mark.parametrize("location", ["interpolate", "real", "fake", "both"])
 @pytest.mark.parametrize("kind", PENALTY_KINDS)
 def test_the_engine_knows_every_kind_of_penalty(kind: str, location: Any) -> None:
     check_the_engine_agrees(Stated(penalty=StatedPenalty(2.0, kind, location)))
 
 
+@pytest.mark.parametrize("generated", [None, 2, 7])
+@pytest.mark.parametrize("relative", [StatedRelativistic, StatedPaired])
 @pytest.mark.parametrize("kind", TERM_KINDS)
-def test_the_engine_runs_relativistic_losses_of_any_terms(kind: str) -> None:
-    check_the_engine_agrees(StatedRelativistic(Terms(Term(kind, -0.75, 0.5), Term(kind, 1.25), Term(kind, -0.75, 0.5))))
+def test_the_engine_runs_relativistic_losses_of_any_terms(
+    kind: str, relative: type[Stated], generated: int | None
+) -> None:
+    terms = Terms(Term(kind, -0.75, 0.5), Term(kind, 1.25), Term(kind, -0.75, 0.5))
+    check_the_engine_agrees(relative(terms), generated=generated)
+
+
+@pytest.mark.parametrize("generated", [None, 5])
+def test_a_penalty_at_both_kinds_of_images_is_the_sum(generated: int | None) -> None:
+    """One SGD step of the discriminator is linear in its loss."""
+    batch = tiny_batch(query=0).to(dtype=torch.float64)
+
+    def change(*at: Location) -> Tensor:
+        loss = losses.NonSaturating(penalty=losses.ZeroCenteredPenalty(3.0, at[0]) if at else None)  # type: ignore[arg-type]
+        subject = learner("torch", loss, mgf.Reptile(), torch.float64, generated)
+        return subject.inner_loop(batch, steps=1).discriminator - subject.discriminator_parameters
+
+    parts = change("real") + change("fake") - change()
+    assert_close(change("both"), parts, "float64-parity")
+    assert not torch.allclose(parts, change("real"))
 
 
 def named(error: pytest.ExceptionInfo[ValueError]) -> list[str]:

@@ -140,7 +140,7 @@ def loss_settings(loss: Loss) -> dict[str, Any]:
         raise ValueError(f"it takes a positive clip or None, got {loss.clip}")
     return {
         **{name: _term_settings(term) for name, term in loss.terms._asdict().items()},
-        "relativistic": int(loss.relativistic),
+        "relative": ("pairs" if loss.paired else "means") if loss.relativistic else "none",
         "separate_batches": int(loss.separate_batches),
         "clip": float(loss.clip or 0),
         "penalty": None if loss.penalty is None else _penalty_settings(loss.penalty),

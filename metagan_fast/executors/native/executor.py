@@ -159,12 +159,13 @@ class NativeExecutor(Executor):
         images = self._inner.batch_size or shots
         generated = self._inner.generated or images
         loss, penalty = self._loss, self._loss.penalty
+        points = {"interpolate": images, "real": images, "fake": generated, "both": images + generated}
         parted = loss.separate_batches or not self._plans.discriminator.mixes_images
         arithmetic = inner_step_multiply_adds(
             *self._plans,
             images,
             generated,
-            0 if penalty is None else generated if penalty.location == "fake" else images,
+            0 if penalty is None else points[penalty.location],
             critic_steps=self._inner.critic_steps,
             generator_steps=self._inner.generator_steps,
             at_images=penalty is not None and penalty.location != "interpolate" and parted,

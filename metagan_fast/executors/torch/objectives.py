@@ -37,11 +37,15 @@ class Objectives:
         loss = self.loss.discriminator_loss(real_scores, fake_scores)
         if self.loss.penalty is None:
             return loss, None
-        points = self._penalty_points(self.loss.penalty.location, real, fake, interpolation)
-        with ExactNorms() if differentiated_twice else nullcontext():
-            scores = self._scores(params, points)
-        (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
-        penalty = self.loss.penalty.value(gradient)
+        location = self.loss.penalty.location
+        penalties = []
+        for where in ("real", "fake") if location == "both" else (location,):
+            points = self._penalty_points(where, real, fake, interpolation)
+            with ExactNorms() if differentiated_twice else nullcontext():
+                scores = self._scores(params, points)
+            (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
+            penalties.append(self.loss.penalty.value(gradient))
+        penalty = sum(penalties[1:], penalties[0])
         return loss + penalty, penalty
 
     def generator_loss(self, discriminator: Tensor, generator: Tensor, latents: Tensor, real: Tensor) -> Tensor:
