@@ -122,7 +122,7 @@ class BoundGAN:
         state = self._state
         like = state.initial.generator
         self._executor = choose(self.executor_name, state.networks, like, **self._settings.executor_settings())
-        self._other = None
+        self._other: tuple[dict[str, Any], Executor] | None = None
         self._why_eager = why_not(like.device, self.inner)
         self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
 
