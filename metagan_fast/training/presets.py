@@ -26,24 +26,29 @@ DEFAULT: dict[str, Any] = {
     "inner": {
         "optimizer": "adam",
         "lr": {"schedule": "linear", "initial": 3e-3, "final": 3e-4},
+        "discriminator_lr": {"schedule": "linear", "initial": 6e-3, "final": 6e-4},
         "betas": [0.0, 0.9],
-        "steps": 10,
+        "steps": 20,
         "batch_size": 8,
+        "generated": 24,
     },
     "meta": {
         "algorithm": "reptile",
         "optimizer": "sgd",
-        "lr": {"schedule": "linear", "initial": 0.3, "final": 0.01},
+        "lr": {"schedule": "linear", "initial": 0.35, "final": 0.01},
     },
     "training": {
-        "meta_steps": 160,
-        "tasks": 4,
+        "meta_steps": 72,
+        "warm_up": 20,
+        "warm_up_batch_size": 32,
+        "warm_up_lr": 2e-3,
+        "tasks": 2,
         "shots": 12,
         "query": None,
-        "validate_every": 80,
+        "validate_every": 36,
         "validation_tasks": 8,
         "validation_shots": 4,
-        "checkpoint_every": 80,
+        "checkpoint_every": 36,
         "keep": 3,
         "log_every": 1,
         "ema": 0.99,
@@ -56,13 +61,25 @@ DEFAULT: dict[str, Any] = {
     "threads": None,
 }
 
-_PLAIN_TRAINING = {"tasks": 8, "shots": 4, "validation_shots": None, "ema": None, "keep_best": False}
-"""Outer loop without an average, trained as it is used."""
+_PLAIN_INNER = {"batch_size": None, "generated": None, "discriminator_lr": None, "steps": 10}
+"""Inner loop with one rate, on all images at once."""
+
+_PLAIN_TRAINING = {
+    "tasks": 8,
+    "shots": 4,
+    "validation_shots": None,
+    "ema": None,
+    "keep_best": False,
+    "warm_up": 0,
+    "warm_up_batch_size": None,
+    "warm_up_lr": None,
+}
+"""Outer loop without warm-up and average, trained as it is used."""
 
 _FIGR: dict[str, Any] = {
     "latent_dim": 100,
     "loss": {"name": "figr"},
-    "inner": {"optimizer": "sgd", "lr": 1e-3, "steps": 10, "batch_size": None},
+    "inner": {**_PLAIN_INNER, "optimizer": "sgd", "lr": 1e-3},
     "meta": {"algorithm": "reptile", "optimizer": "adam", "lr": 1e-4},
     "training": {
         **_PLAIN_TRAINING,
@@ -79,7 +96,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": {"source": "digits", "image_size": None},
         "latent_dim": 32,
         "model": {"name": "mlp", "hidden": [64, 64]},
-        "inner": {"lr": 2e-3, "batch_size": None},
+        "inner": {**_PLAIN_INNER, "lr": 2e-3},
         "meta": {"lr": {"schedule": "linear", "initial": 0.3, "final": 0.02}},
         "training": {
             **_PLAIN_TRAINING,
