@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import NamedTuple
 
@@ -48,6 +48,7 @@ class Noise:
     query_adaptation_latents: Tensor | None = None  # [steps, critic_steps, tasks, query, latent]
     query_adaptation_interpolation: Tensor | None = None  # [steps, critic_steps, tasks, query], in [0, 1)
     support_index: Tensor | None = None  # [steps, critic_steps, tasks, rows], int64
+    first_step: int = field(default=0, init=False)  # place of these steps in their inner loop, for learning rates
 
     @property
     def steps(self) -> int:
@@ -66,6 +67,13 @@ class Noise:
         """Return the noise of tasks `start` to `stop - 1`, as `TaskBatch.slice` cuts them."""
         return self._map(lambda name, value: value.narrow(_DRAWS[name].task_dimension, start, stop - start))
 
+    def at_step(self, step: int) -> Noise:
+        """Return the inner loop's noise of one inner step, which keeps its index; query draws are left out."""
+        inner = {name: value for name, value in self.drawn().items() if name in _INNER_DRAWS}
+        updates = {name: len(value) // self.steps for name, value in inner.items()}  # of a step
+        own = {name: value[step * updates[name] :][: updates[name]] for name, value in inner.items()}
+        return Noise(**own)._from_step(self.first_step + step)
+
     def drawn(self) -> dict[str, Tensor]:
         """Return the tensors that are not None, by name."""
         return {name: value for name in _DRAWS if (value := getattr(self, name)) is not None}
@@ -82,7 +90,12 @@ class Noise:
 
     def _map(self, function: Callable[[str, Tensor], Tensor]) -> Noise:
         values = {name: getattr(self, name) for name in _DRAWS}
-        return Noise(**{name: None if v is None else function(name, v) for name, v in values.items()})  # type: ignore[arg-type]
+        changed = {name: None if v is None else function(name, v) for name, v in values.items()}
+        return Noise(**changed)._from_step(self.first_step)  # type: ignore[arg-type]
+
+    def _from_step(self, first_step: int) -> Noise:
+        object.__setattr__(self, "first_step", first_step)
+        return self
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,7 @@ _DRAWS = {
     "support_index": _Draw(8, _Kind.ORDER, 2),
 }
 _SAMPLE_ROLE = 9
+_INNER_DRAWS = ("discriminator_latents", "generator_latents", "interpolation", "support_index")
 
 
 def draw_noise(

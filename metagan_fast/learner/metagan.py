@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -332,6 +332,44 @@ class MetaGAN(BoundGAN):
             allow_random=self.allow_random,
         )
 
+    def adaptation(self, images: Tensor | NDArray[Any], steps: int | None = None) -> Iterator[InnerLoopResult]:
+        """Adapt the initialisation to one class of images, one inner step at a time, and change nothing.
+
+        Args:
+            images, steps: as for `adapt`.
+
+        Yields:
+            After each inner step what `inner_loop` would return after as many, the last those of `adapt`; without
+            `history`. The generator goes on from them, so change none in place.
+
+        Raises:
+            TypeError, ValueError, FloatingPointError: as `adapt`.
+
+        Example:
+            >>> import torch
+            >>> import metagan_fast as mgf
+            >>> learner = mgf.pretrained("glyphs")
+            >>> for adapted in learner.adaptation(torch.rand(4, 1, 32, 32) * 2 - 1, steps=2):
+            ...     new_images = learner.sample_tasks(adapted, 16)
+            >>> new_images.shape
+            torch.Size([1, 16, 1, 32, 32])
+        """
+        batch = TaskBatch(one_task(images))
+        steps = self.inner.steps if steps is None else coerce.count("steps", steps)
+        executor, initial, carried = self._start()
+        if steps == 0:
+            return
+        batch = self._fit(batch)
+        noise = self._noise(batch, None, steps, Stream.ADAPTATION)
+        params = initial
+        state = initial.map(lambda row: self.inner.start(row.unsqueeze(0))) if carried is None else carried
+        for step in range(steps):
+            with torch.inference_mode(False):
+                adapted = executor.inner_loop(params, batch, noise.at_step(step), state)
+            checks.adapted_parameters(adapted)
+            params, state = adapted.params.map(lambda rows: rows[0]), adapted.networks
+            yield InnerLoopResult(adapted.networks, adapted.metrics)
+
     @torch.inference_mode(False)
     def _adapt(self, batch: TaskBatch, noise: Noise | None, steps: int | None, stream: Stream) -> InnerLoopResult:
         checks.batch_and_noise(batch, noise)
@@ -359,7 +397,6 @@ class MetaGAN(BoundGAN):
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
         checks.result(adapted, InnerLoopResult, "inner_loop")
-        self._bind()
         params = adapted.generator
         latents = draw_sample_latents(
             params.shape[0],
@@ -370,7 +407,21 @@ class MetaGAN(BoundGAN):
             device=params.device,
             dtype=params.dtype,
         )
-        images = self._executor.generate(params, latents)
+        return self.generate(params, latents)
+
+    @torch.inference_mode(False)
+    def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
+        """Generate an image of each latent.
+
+        Args:
+            generator: adapted parameters `[tasks, numel]`, such as `InnerLoopResult.generator`.
+            latents: `[tasks, n, latent_dim]`.
+
+        Returns:
+            `[tasks, n, channels, height, width]`.
+        """
+        self._bind()
+        images = self._executor.generate(generator, latents)
         checks.warn_of_images(images)
         return images
 

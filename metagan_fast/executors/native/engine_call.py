@@ -49,6 +49,7 @@ class CallBuilder:
         """
         self._check_images(batch)
         tasks, steps, critic_steps = batch.tasks, noise.steps, self.inner.critic_steps
+        each_step = range(noise.first_step, noise.first_step + steps)
         rows = batch.shots if noise.support_index is None else noise.support_index.shape[-1]
         generated = rows if self.inner.generated is None else self.inner.generated
         self._check_rows(rows, generated)
@@ -59,8 +60,8 @@ class CallBuilder:
             batch=rows,
             generated=generated,
             steps=steps,
-            generator_lrs=tuple(self.inner.generator_rate(step) for step in range(steps)),
-            discriminator_lrs=tuple(self.inner.discriminator_rate(step) for step in range(steps)),
+            generator_lrs=tuple(map(self.inner.generator_rate, each_step)),
+            discriminator_lrs=tuple(map(self.inner.discriminator_rate, each_step)),
             updates_done=(0, 0),
             generator_buffers=(),
             discriminator_buffers=(),

@@ -132,6 +132,7 @@ class TorchExecutor(Executor):
     ) -> tuple[Pair[TrainState], dict[str, Tensor]]:
         """Take one inner step: `critic_steps` discriminator updates, then `generator_steps` generator updates."""
         generator, discriminator = state
+        rate_step = noise.first_step + step
         for critic_step in range(self._inner.critic_steps):
             real = batch.support
             if noise.support_index is not None:
@@ -142,14 +143,14 @@ class TorchExecutor(Executor):
                 noise.interpolation[step, critic_step],
             )
             discriminator, metrics = self._update_discriminator(
-                discriminator, generator.params, real, latents, interpolation, step, create_graph
+                discriminator, generator.params, real, latents, interpolation, rate_step, create_graph
             )
         opponent = discriminator.params if create_graph else discriminator.params.detach()
         first = step * self._inner.generator_steps
         for latents in noise.generator_latents[first : first + self._inner.generator_steps]:
             params = _independent(generator.params, create_graph)
             loss = self._objectives.generator_loss(opponent, params, latents, real)
-            generator = self._update(generator, params, loss, self._inner.generator_rate(step), create_graph)
+            generator = self._update(generator, params, loss, self._inner.generator_rate(rate_step), create_graph)
         metrics["loss_generator"] = loss.detach()
         return Pair(generator, discriminator), metrics
 
