@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,18 @@ for source, place in zip(pipe, (3, 4)):
     os.dup2(source, place, inheritable=True)
 os.execvp(sys.argv[3], sys.argv[3:])
 """
+
+_KEYS = {
+    "Tab": ("Tab", 9, ""),
+    "Enter": ("Enter", 13, "\r"),
+    " ": ("Space", 32, " "),
+    "ArrowLeft": ("ArrowLeft", 37, ""),
+    "ArrowUp": ("ArrowUp", 38, ""),
+    "ArrowRight": ("ArrowRight", 39, ""),
+    "ArrowDown": ("ArrowDown", 40, ""),
+    "z": ("KeyZ", 90, ""),
+}
+"""Code, number and text of the keys that tests press."""
 
 _STATE = """(() => {
     const channels = text => text.match(/[\\d.]+/g).map(Number);
@@ -85,8 +97,93 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+class Page:
+    """An open page, with what has gone wrong in it and what it has asked for since it was opened."""
+
+    def __init__(self, browser: Browser, target: str, session: str) -> None:
+        self._browser, self.target, self._session = browser, target, session
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the DevTools protocol."""
+        return self._browser.call(method, self._session, **parameters)
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression of JavaScript, awaited if it is a promise."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", expression))
+        return answer["result"].get("value")
+
+    def wait_until(self, expression: str, seconds: float = 60.0) -> Any:
+        """Return an expression's value once it is true; TimeoutError if it is not in time."""
+        end = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"after {seconds:.0f} s not true: {expression}")
+            time.sleep(0.02)
+        return value
+
+    def visit(self) -> Visit:
+        """Return the page's state."""
+        state = self.evaluate(_STATE)
+        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
+        errors, requests = [], []
+        for event in self._browser.events(self._session):
+            details = event["params"]
+            if event["method"] == "Runtime.exceptionThrown":
+                thrown = details["exceptionDetails"]
+                errors.append(f"script error: {thrown.get('exception', {}).get('description', thrown['text'])}")
+            elif event["method"] == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
+                errors.append(f"console: {details['type']}")
+            elif event["method"] == "Log.entryAdded" and details["entry"]["level"] == "error":
+                errors.append(details["entry"]["text"])
+            elif event["method"] == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
+                requests.append(details["request"]["url"])
+        return Visit(**state, errors=errors, requests=requests, screenshot=base64.b64decode(shot))
+
+    # Input
+
+    def point(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
+        """Return a point of an element's box, by shares of its width and height, scrolled into view."""
+        box = self.evaluate(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'nearest', behavior: 'instant'});"
+            "const b = e.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()"
+        )
+        return box[0] + x * box[2], box[1] + y * box[3]
+
+    def click(self, selector: str) -> None:
+        """Click the middle of an element."""
+        self.drag([self.point(selector)])
+
+    def drag(self, points: Sequence[tuple[float, float]]) -> None:
+        """Press the mouse at the first point, move it through the others and release it."""
+        kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*points, points[-1]], strict=True):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def touch(self, points: Sequence[tuple[float, float]]) -> None:
+        """Move a finger through points."""
+        for number, (x, y) in enumerate(points):
+            kind = "touchMove" if number else "touchStart"
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, *keys: str, modifiers: int = 0) -> None:
+        """Press keys by their names; modifiers: 1 Alt, 2 Control, 4 Meta, 8 Shift."""
+        for key in keys:
+            details: dict[str, Any] = {"key": key, "modifiers": modifiers}
+            if key in _KEYS:
+                code, number, text = _KEYS[key]
+                details |= {"code": code, "windowsVirtualKeyCode": number}
+                details |= {"text": text} if text else {}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **details)
+            details.pop("text", None)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **details)
+
+
 class Browser:
-    """A running browser; one page at a time."""
+    """A running browser."""
 
     def __init__(self, process: subprocess.Popen[bytes], read: int, write: int) -> None:
         self._process, self._read, self._write = process, read, write
@@ -96,32 +193,39 @@ class Browser:
 
     def visit(self, page: Path, *, width: int, height: int = 900, dark: bool = False) -> Visit:
         """Load a file and return its state."""
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._call(f"{domain}.enable", session)
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self._call("Emulation.setDeviceMetricsOverride", session, **size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._call("Emulation.setEmulatedMedia", session, features=[scheme])
-        self._events.clear()
-        self._call("Page.navigate", session, url=page.absolute().as_uri())
-        self._wait_for("Page.loadEventFired", session)
-        state = self._call("Runtime.evaluate", session, expression=_STATE, returnByValue=True)["result"]["value"]
-        shot = self._call("Page.captureScreenshot", session, captureBeyondViewport=True)["data"]
-        errors, requests = [], []
-        for event in (e for e in self._events if e.get("sessionId") == session):
-            details = event["params"]
-            if event["method"] == "Runtime.exceptionThrown":
-                errors.append(f"script error: {details['exceptionDetails']['text']}")
-            elif event["method"] == "Log.entryAdded" and details["entry"]["level"] == "error":
-                errors.append(details["entry"]["text"])
-            elif event["method"] == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
-                requests.append(details["request"]["url"])
-        self._call("Target.closeTarget", targetId=target)
-        return Visit(**state, errors=errors, requests=requests, screenshot=base64.b64decode(shot))
+        with self.open(page.absolute().as_uri(), width=width, height=height, dark=dark) as opened:
+            return opened.visit()
 
-    def _call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def open(
+        self, address: str, *, width: int, height: int = 900, dark: bool = False, downloads: Path | None = None
+    ) -> Iterator[Page]:
+        """Load an address and close the page at the end; files are downloaded to a folder, or nowhere."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = Page(self, target, session)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        page.call("Emulation.setDeviceMetricsOverride", **size)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.call("Emulation.setEmulatedMedia", features=[scheme])
+        if downloads is not None:
+            self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+        self._events.clear()
+        page.call("Page.navigate", url=address)
+        self._wait_for("Page.loadEventFired", session)
+        try:
+            yield page
+        finally:
+            self.call("Target.closeTarget", targetId=target)
+
+    def events(self, session: str) -> list[dict[str, Any]]:
+        """Return the events of a page so far."""
+        return [event for event in self._events if event.get("sessionId") == session]
+
+    def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the DevTools protocol, of the browser or of a page's session."""
         self._calls += 1
         message = {"id": self._calls, "method": method, "params": parameters}
         if session is not None:

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import torch
 
+import browser
 import metagan_fast
 from support import ISAS, instruction_set
 
@@ -70,6 +71,16 @@ def float64_default() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Browser]:
+    """Run a browser for the tests of a file; skip them where none is installed."""
+    program = browser.find()
+    if program is None:
+        pytest.skip(f"needs a browser: none of {', '.join(browser.NAMES)} is installed")
+    with browser.running(program) as running:
+        yield running
 
 
 @pytest.fixture

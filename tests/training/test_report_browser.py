@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,6 @@ from metagan_fast.cli import main
 from metagan_fast.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.browser
-
-PROGRAM = browser.find()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[browser.Browser]:
-    if PROGRAM is None:
-        pytest.skip(f"needs a browser: none of {', '.join(browser.NAMES)} is installed")
-    with browser.running(PROGRAM) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
