@@ -87,6 +87,7 @@ setup(
         "metagan_fast": [
             "py.typed",
             "*.pyi",
+            "draw/page/*",
             "metrics/recorded/*",
             "metrics/weights/*",
             "tasks/data/**",

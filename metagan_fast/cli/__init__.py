@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import adapt, bench, data, evaluate, info, report, sample, streams, train
+from . import adapt, bench, data, draw, evaluate, info, report, sample, streams, train
 
-COMMANDS = (train, adapt, sample, evaluate, report, data, bench, info)
+COMMANDS = (train, adapt, draw, sample, evaluate, report, data, bench, info)
 """Modules of the commands, in the order of the help."""
 
 _FAILED = 2

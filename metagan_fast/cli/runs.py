@@ -41,13 +41,16 @@ def open_run(path: Path, which: str | int | None = None) -> tuple[RunFolder, dic
     return folder, record, learner
 
 
-def add_run_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that takes a run or a GAN of the package."""
+def add_run_argument(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the argument that takes a run or a GAN of the package; without a default it is required."""
     parser.add_argument(
         "run_folder",
         metavar="RUN",
         type=lambda text: pretrained.folder(path(text)),
-        help=f"a folder that train wrote, or a GAN of the package: {', '.join(pretrained.NAMES)}",
+        nargs=None if default is None else "?",
+        default=default,
+        help=f"a folder that train wrote, or a GAN of the package: {', '.join(pretrained.NAMES)}"
+        + ("" if default is None else " (default: %(default)s)"),
     )
 
 
