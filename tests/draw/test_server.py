@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import metagan_fast as mgf
 from metagan_fast.draw import studio as studios
 from metagan_fast.draw.studio import BETWEEN, IMAGES, MOST_EXAMPLES, as_pixels
 from metagan_fast.noise import draw_sample_latents
@@ -159,3 +160,20 @@ def test_nothing_is_written() -> None:
 def test_the_most_examples_are_taken() -> None:
     answer = client().post("adapt?steps=1&latent=0", content=bytes(MOST_EXAMPLES * BYTES))
     assert len(events(answer)) == 2
+
+
+def test_colours_and_oblong_images_are_kept() -> None:
+    generator, discriminator = mgf.models.mlp((3, 4, 6), latent_dim=4, hidden=(16,))
+    record = {"settings": {"data": {"invert": False}}, "image_shape": [3, 4, 6], "contrast": None}
+    colour = studios.Studio(mgf.MetaGAN(generator, discriminator, latent_dim=4), record, "colour")
+    picture = np.zeros((3, 20, 30), np.uint8)
+    picture[0] = 200
+    picture[2, :10] = 100
+    pixels, inverted, evened = colour.prepare(picture.tobytes(), 20, 30)
+    assert (inverted, evened) == (False, False)
+    planes = np.frombuffer(pixels, np.uint8).reshape(3, 4, 6)
+    assert (planes[0] == 200).all() and (planes[1] == 0).all()
+    assert (planes[2, 0] > 90).all() and (planes[2, 3] < 10).all()
+    _, adaptation = colour.begin(pixels)
+    sheet = Image.open(io.BytesIO(colour.sheet(colour.images(adaptation, 1, 0.0), invert=False)))
+    assert sheet.mode == "RGB" and sheet.size[0] > sheet.size[1]
