@@ -18,6 +18,7 @@ INNER: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd", "lr": 0.01},
     "adam with a schedule": {"optimizer": "adam", "lr": schedules.Linear(1e-2, 1e-3, steps=3)},
     "momentum and mini-batches": {"optimizer": "momentum", "lr": 0.01, "batch_size": 2, "critic_steps": 2},
+    "several generator updates": {"optimizer": "sgd", "lr": 0.01, "generator_steps": 2},
     "rates of their own": {"optimizer": "rmsprop", "lr": 1e-3, "discriminator_lr": schedules.Cosine(1e-2, 0, steps=4)},
 }
 
