@@ -45,7 +45,7 @@ class InnerLoop:
         steps: K, at least 1.
         critic_steps: discriminator updates a step, at least 1.
         batch_size: support images an update draws, cycling through the task without replacement, several times where
-            the task has fewer; None: all of them.
+            the task has fewer; None: all of them. With `generated`, all of them once if each came equally often.
         momentum: of "momentum" (between 0 and 1; None: 0.9) and "rmsprop" (None: none).
         betas, eps: Adam's; `eps` is also RMSprop's.
         alpha: RMSprop's smoothing constant, in [0, 1).

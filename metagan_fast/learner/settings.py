@@ -80,13 +80,23 @@ class LearnerSettings:
             latent_dim=self.latent_dim,
             steps=steps,
             critic_steps=self.inner.critic_steps,
-            batch_size=self.inner.batch_size,
+            batch_size=self._mini_batch(batch.shots),
             generated=self.inner.generated,
             generator_steps=self.inner.generator_steps,
             query=batch.query_shots,
             evaluations=steps if self.meta.multi_step else 1,
             query_adaptation=self.meta.needs_query_adaptation,
         )
+
+    def _mini_batch(self, shots: int) -> int | None:
+        """Return the number of real images that an update draws from a task; None: all, once.
+
+        A mini-batch with every image equally often has the mean of all. Where the number of generated images does not
+        follow from it, it is spared.
+        """
+        size = self.inner.batch_size
+        is_spared = size is not None and size % shots == 0 and self.inner.generated not in (None, size)
+        return None if is_spared else size
 
     def to_config(self) -> dict[str, Any]:
         """Return the settings as JSON-able data; ValueError for a rate that is a custom function."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..noise import Noise, NoiseShape, Stream, draw_noise
+from ..noise import Noise, Stream, draw_noise
 
 if TYPE_CHECKING:
     from ..learner import MetaGAN
@@ -57,15 +57,5 @@ def adapted_samples(
 
 
 def _noise(learner: MetaGAN, batch: TaskBatch, steps: int, seed: int) -> Noise:
-    inner = learner.inner
-    shape = NoiseShape(
-        batch.tasks,
-        batch.shots,
-        learner.latent_dim,
-        steps,
-        inner.critic_steps,
-        inner.batch_size,
-        generated=inner.generated,
-        generator_steps=inner.generator_steps,
-    )
+    shape = learner._settings.noise_shape(batch, steps)
     return draw_noise(shape, seed=seed, meta_step=0, first_task=batch.first_task, stream=Stream.ADAPTATION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -80,6 +81,21 @@ def test_a_joint_step_that_diverges_changes_nothing() -> None:
     with pytest.raises(FloatingPointError):
         learner.joint_step(tiny_batch(query=0))
     assert torch.equal(parameters(learner), start) and learner.step == 0
+
+
+def test_a_mini_batch_with_every_image_equally_often_is_all_images_once() -> None:
+    inner = mgf.InnerLoop(lr=0.05, steps=2, batch_size=2 * tiny_batch().shots, generated=5)
+    learner = make_learner(loss="r1", inner=inner)
+    batch = tiny_batch(query=0)
+    doubled = mgf.TaskBatch(batch.support.repeat(1, 2, 1, 1, 1))
+    assert learner.draw_noise(batch).support_index is None
+    once = learner.inner_loop(batch)
+    learner.inner = dataclasses.replace(inner, batch_size=None)
+    twice = learner.inner_loop(doubled)
+    assert_close(once.generator, twice.generator, "float32-inner-step")
+    assert_close(once.discriminator, twice.discriminator, "float32-inner-step")
+    learner.inner = dataclasses.replace(inner, generated=None)
+    assert learner.draw_noise(batch).support_index is not None  # there are as many generated ones as real ones
 
 
 def test_serial_reptile_updates_after_each_task() -> None:
