@@ -268,7 +268,7 @@ void prelu_slopes(Rows r, const float* x, const float* x_dot, const float* y_bar
     for (int64_t row = 0; row < r.rows; ++row) {
         const int64_t at = row * r.stride;
         Sums<1> sum;
-        sum.add(r.length, [&](int64_t i, auto* sums) {
+        sum.add(r.length, [&](int64_t i, auto* sums) METAGAN_INLINED {
             const auto kind = sums[0];
             const auto from = load(x + at + i, kind);
             auto term = from * load(y_bar + at + i, kind);

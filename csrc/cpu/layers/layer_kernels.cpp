@@ -45,7 +45,8 @@ void spread_blocks(int64_t planes, int64_t height, int64_t width, int block_heig
 void row_sums(Rows r, const float* x, float* out) {
     for (int64_t row = 0; row < r.rows; ++row) {
         Sums<1> sum;
-        sum.add(r.length, [&](int64_t i, auto* sums) { sums[0] += load(x + row * r.stride + i, sums[0]); });
+        sum.add(r.length,
+                [&](int64_t i, auto* sums) METAGAN_INLINED { sums[0] += load(x + row * r.stride + i, sums[0]); });
         out[row] += static_cast<float>(sum[0]);
     }
 }

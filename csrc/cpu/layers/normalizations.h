@@ -34,11 +34,11 @@ METAGAN_INLINE const float* at_or_null(const float* values, int64_t offset) {
 void norm_statistics(const NormSet& set, const float* x, float eps, NormStatistics* out) {
     Sums<1> sum, squares;
     for_each_run(set, [&](int64_t at, int64_t) {
-        sum.add(set.length, [&](int64_t i, auto* sums) { sums[0] += load(x + at + i, sums[0]); });
+        sum.add(set.length, [&](int64_t i, auto* sums) METAGAN_INLINED { sums[0] += load(x + at + i, sums[0]); });
     });
     const float mean = static_cast<float>(sum[0] / set_size(set));
     for_each_run(set, [&](int64_t at, int64_t) {
-        squares.add(set.length, [&](int64_t i, auto* sums) {
+        squares.add(set.length, [&](int64_t i, auto* sums) METAGAN_INLINED {
             const auto centred = load(x + at + i, sums[0]) - mean;
             sums[0] += centred * centred;
         });
@@ -67,7 +67,7 @@ METAGAN_INLINE V apply_jacobian(V v, V x_hat, float mean, float projection, floa
 void norm_tangent(const NormSet& set, NormStatistics* s, const float* x, const float* x_dot, float* y_dot) {
     Sums<2> sums;
     for_each_run(set, [&](int64_t at, int64_t) {
-        sums.add(set.length, [&](int64_t i, auto* part) {
+        sums.add(set.length, [&](int64_t i, auto* part) METAGAN_INLINED {
             const auto dot = load(x_dot + at + i, part[0]);
             part[0] += dot;
             part[1] += dot * ((load(x + at + i, part[0]) - s->mean) * s->inverse_deviation);
@@ -112,7 +112,7 @@ void norm_reverse_of(const NormSet& set, const NormStatistics& s, const float* x
     };
     Sums<kSums> sums;
     for_each_run(set, [&](int64_t at, int64_t parameters) {
-        sums.add(set.length, [&](int64_t i, auto* part) {
+        sums.add(set.length, [&](int64_t i, auto* part) METAGAN_INLINED {
             auto x_hat = part[0], h = part[0], k = part[0];
             operands(at, parameters, i, part[0], x_hat, h, k);
             part[kH] += h;
@@ -167,7 +167,7 @@ void norm_parameters(int64_t length, int64_t weight_step, const NormStatistics& 
         return;
     }
     Sums<2> sums;
-    sums.add(length, [&](int64_t i, auto* part) {
+    sums.add(length, [&](int64_t i, auto* part) METAGAN_INLINED {
         part[0] += weight_term(i, part[0]);
         part[1] += load(y_bar + i, part[1]);
     });

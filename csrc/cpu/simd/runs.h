@@ -3,6 +3,9 @@
 
 #include "vector.h"
 
+// Attribute of a lambda that `Sums::add` calls: inlined late, it would hold the sums in memory.
+#define METAGAN_INLINED __attribute__((always_inline))
+
 namespace metagan {
 namespace {
 
@@ -23,7 +26,10 @@ class Sums {
     template <class Term>
     METAGAN_INLINE void add(int64_t length, const Term& term) {
         int64_t i = 0;
-        for (; i + kFloats <= length; i += kFloats) term(i, vector_);
+        FloatVector vector[kSums];
+        copy<kSums>(vector_, vector);
+        for (; i + kFloats <= length; i += kFloats) term(i, vector);
+        copy<kSums>(vector, vector_);
         for (; i + 4 <= length; i += 4) term(i, quad_);
         for (; i < length; ++i) term(i, scalar_);
         pending_ += length;
@@ -36,7 +42,17 @@ class Sums {
     }
 
   private:
-    METAGAN_INLINE void flush() {
+    // Without a loop over the sums, which would hold them in memory.
+    template <int kCount>
+    static METAGAN_INLINE void copy(const FloatVector* from, FloatVector* to) {
+        if constexpr (kCount > 0) {
+            to[kCount - 1] = from[kCount - 1];
+            copy<kCount - 1>(from, to);
+        }
+    }
+
+    // Out of line: otherwise GCC holds the sums in memory, for the accesses to single lanes.
+    __attribute__((noinline)) void flush() {
         for (int s = 0; s < kSums; ++s) {
             const float quad = (quad_[s][0] + quad_[s][2]) + (quad_[s][1] + quad_[s][3]);
             totals_[s] += static_cast<double>(total(vector_[s]) + (quad + scalar_[s]));
