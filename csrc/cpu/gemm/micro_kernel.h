@@ -16,9 +16,11 @@ namespace {
 constexpr int kTileRows = 12;  // MR
 // Tiles of few rows are wider, so that enough independent sums hide the latency of a multiply-add.
 constexpr int most_vectors(int rows) { return rows <= 2 ? 8 : rows <= 6 ? 4 : 2; }
+constexpr int kAddresses = 2;  // of operands that the compiler keeps in general registers
 #else
 constexpr int kTileRows = 6;  // MR: 12 of 16 registers hold sums
-constexpr int most_vectors(int rows) { return rows <= 2 ? 4 : 2; }
+constexpr int most_vectors(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
+constexpr int kAddresses = 8;  // (docs/tuning.md#gemm-few-channels)
 #endif
 constexpr int kMostVectors = most_vectors(1);
 constexpr double kLoneVector = 1.06;  // GemmKernels::lone_vector, measured (docs/tuning.md#gemm-lone-vector)
@@ -119,8 +121,8 @@ METAGAN_INLINE void store_tile(const FloatVector (&sum)[kRows][kVectors], const 
 // Layout of the rows of A: a fixed stride apart, or at listed offsets.
 enum class RowLayout { strided, listed };
 
-// There are more addresses than general registers, and a compiler that keeps them in vector registers instead spills
-// the sums. So strided rows are addressed from every third one, and longer address tables are reloaded at each k.
+// A compiler that has more addresses than general registers keeps them in vector registers and spills the sums. So
+// strided rows are addressed from every third one, and tables of more than kAddresses are reloaded at each k.
 template <RowLayout kLayout, int kRows, int kVectors, int kLoadParts, int kStoreParts>
 void micro_kernel(const Tile& t) {
     constexpr bool kListed = kLayout == RowLayout::listed;
@@ -136,7 +138,8 @@ void micro_kernel(const Tile& t) {
         for (int v = 0; v < kVectors; ++v) sum[i][v] = FloatVector{} + (t.start ? t.start[i] : 0);
     }
     for (int64_t k = 0; k < depth; ++k) {
-        if constexpr (kListed || kVectors * kLoadParts > 2) __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+        if constexpr ((kListed ? kRows : 0) + kVectors * kLoadParts > kAddresses)
+            __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
         const int64_t a_step = a_steps[k], b_step = b_steps[k];
         FloatVector column[kVectors];
 #pragma GCC unroll 8

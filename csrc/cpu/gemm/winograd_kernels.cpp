@@ -277,10 +277,21 @@ METAGAN_INLINE void transform_pixels(const float* from, FloatVector* points) {
 }
 
 // Transforms all tiles of the adjacent rows in order, even those that straddle two rows, and copies the wanted ones.
+// Rows of whole vectors of tiles need no copy.
 template <int kWidth, bool kInput>
 void transform_rows(int64_t rows, int64_t tiles, int64_t pitch, const float* x, float* planes, int64_t row_tiles,
                     int64_t stride) {
     constexpr int kPoints = winograd_points(kWidth);
+    if (tiles % kFloats == 0) {
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t tile = 0; tile < tiles; tile += kFloats) {
+                FloatVector points[kPoints];
+                transform_pixels<kWidth, kInput>(x + (row * pitch + tile) * kTileOutputs, points);
+#pragma GCC unroll 8
+                for (int e = 0; e < kPoints; ++e) store(planes + e * stride + row * row_tiles + tile, points[e]);
+            }
+        return;
+    }
     constexpr int64_t kMost = 512;  // tiles at a time, so that the scratch buffer stays in the first-level cache
     alignas(64) float scratch[kPoints][kMost + kFloats];
     const int64_t at_a_time = pitch < kMost ? kMost / pitch : 1;
