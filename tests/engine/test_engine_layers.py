@@ -97,6 +97,7 @@ NETWORKS = {
     "wide-transposed": lambda: Case(nn.ConvTranspose2d(70, 50, 4, 2, 1), (70, 5, 7), 5),
     "winograd-5": lambda: Case(nn.Conv2d(20, 24, 5, padding=2), (20, 12, 16), 5),
     "winograd-5-tall": lambda: Case(nn.Conv2d(18, 50, (3, 5), padding=(4, 1)), (18, 17, 38), 4),
+    "winograd-5-few-channels": lambda: Case(nn.Conv2d(9, 8, 5, padding=2), (9, 6, 64), 2),  # rows of whole vectors
     "winograd-3": lambda: Case(nn.Conv2d(20, 24, 3, padding=1), (20, 8, 16), 4),
     "winograd-3-transposed": lambda: Case(nn.ConvTranspose2d(40, 17, 3, padding=(0, 1)), (40, 8, 68), 3),
     "padded-pixel": lambda: Case(nn.Conv2d(1, 1, 1, stride=(1, 3), padding=(0, 1)), (1, 1, 1), 3),

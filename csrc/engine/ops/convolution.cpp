@@ -74,7 +74,7 @@ class Convolution : public Operation {
     }
 
     int64_t scratch_floats(int64_t images) const override {
-        int64_t floats = gradient_method(images).gradient_scratch_floats(images);
+        int64_t floats = gradient_method(images, Precision::float32).gradient_scratch_floats(images);
         for (const Winograd* winograd : {&gather_.winograd, &spread_.winograd})
             if (winograd->suits(images, Precision::float32, true))
                 floats = std::max(floats, winograd->scratch_floats(images, 1, Precision::float32));
@@ -206,8 +206,8 @@ class Convolution : public Operation {
                      a.scratch(method.scratch_floats(range.count, pass.threads, pass.precision)));
     }
 
-    const ConvolutionMethod& gradient_method(int64_t images) const {
-        if (gather_.winograd.suits_gradient(images)) return gather_.winograd;
+    const ConvolutionMethod& gradient_method(int64_t images, Precision precision) const {
+        if (gather_.winograd.suits_gradient(images, precision)) return gather_.winograd;
         return gather_.gemm;
     }
 
@@ -223,7 +223,7 @@ class Convolution : public Operation {
                                       {small, a.stride(small_value), a.shape(small_value).positions()},
                                       weight_.value,
                                       gradients};
-        const ConvolutionMethod& method = gradient_method(range.count);
+        const ConvolutionMethod& method = gradient_method(range.count, pass.precision);
         method.weight_gradient(gradient, a.scratch(method.gradient_scratch_floats(range.count)));
     }
 

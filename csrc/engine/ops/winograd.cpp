@@ -17,6 +17,8 @@ constexpr int64_t kCache = 512 * 1024;
 constexpr int64_t kColumns = 128;  // least tiles of a round: with fewer, transforms outweigh products
 constexpr int64_t kSlack = 64;     // padding behind an array, for vectors that reach beyond it
 constexpr int64_t kMostTaps = 64;  // most rows of a kernel
+// Least channels of the source, and of the result in either precision (docs/tuning.md#gemm-few-channels).
+constexpr int64_t kSourceChannels = 8, kChannels = 8, kBf16Channels = 16;
 // Positions of an image from which on transforms pay in bf16: with transformed weights that serve three products, and
 // one (docs/tuning.md#winograd-bf16-threshold).
 constexpr int64_t kReusedBf16Positions = 64, kBf16Positions = 256;
@@ -53,12 +55,13 @@ Winograd::Winograd(const Geometry& g, const Border& border, bool spreads) : spre
 
 bool Winograd::suits(int64_t images, Precision precision, bool reused) const {
     const int64_t least = reused ? kReusedBf16Positions : kBf16Positions;
-    return (precision == Precision::float32 || height_ * width_ >= least) && suits_gradient(images);
+    return (precision == Precision::float32 || height_ * width_ >= least) && suits_gradient(images, precision);
 }
 
-bool Winograd::suits_gradient(int64_t images) const {
+bool Winograd::suits_gradient(int64_t images, Precision precision) const {
     return points_ > 0 && width_ % kTileOutputs == 0 && source_width_ % kTileOutputs == 0 && source_width_ <= 2048 &&
-           kernel_height_ <= kMostTaps && channels_ >= 16 && source_channels_ >= 8 && images * height_ * width_ >= 256;
+           kernel_height_ <= kMostTaps && source_channels_ >= kSourceChannels &&
+           channels_ >= (precision == Precision::bf16 ? kBf16Channels : kChannels) && images * height_ * width_ >= 256;
 }
 
 int64_t Winograd::batch(int64_t images, int64_t floats) const {

@@ -19,7 +19,7 @@ class Winograd final : public ConvolutionMethod {
     // Whether the transform exists and is faster than plain products for this number of images. `reused`: several
     // calls share the transformed weights.
     bool suits(int64_t images, Precision, bool reused) const;
-    bool suits_gradient(int64_t images) const;
+    bool suits_gradient(int64_t images, Precision) const;
 
     int64_t converted_floats(Precision) const override;
     int64_t scratch_floats(int64_t images, int threads, Precision) const override;
