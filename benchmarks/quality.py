@@ -142,7 +142,7 @@ class _Run:
 
     def judged(self, budget: float | None, share: float) -> Iterator[Record]:
         """Train `share` of the run, for `budget` charged seconds or the preset's meta-steps; yield KID on the way."""
-        charged = plain_seconds(self._learner, self._batch(0)) if self._curve.plain else None
+        charged = self._plain_seconds() if self._curve.plain else None
         meta_steps = self._training.meta_steps
         if charged is not None:
             assert budget is not None
@@ -154,18 +154,16 @@ class _Run:
                 self.seconds += own if charged is None else charged
             yield from self._judge()
 
+    def _plain_seconds(self) -> float:
+        return plain_seconds(self._learner, self._training.batch(self._learner, self._data.train, 0))
+
     def _meta_step(self) -> float:
         """Return the seconds of one meta-step on the engine."""
-        batch = self._batch(self._learner.step)
         begun = time.perf_counter()
-        self._learner.meta_step(batch)
+        self._training.take_step(self._learner, self._data.train)
         if self._average is not None:
             self._average.follow(self._learner)
         return time.perf_counter() - begun
-
-    def _batch(self, step: int) -> Any:
-        training = self._training
-        return self._data.train.sample(tasks=training.tasks, shots=training.shots, step=step)
 
     def _judge(self) -> Iterator[Record]:
         learner = self._learner if self._average is None else self._average.learner

@@ -132,7 +132,7 @@ CASES = (
         query=4,
         rounds=3,
     ),
-    _adam("glyphs-32", 4, (*_SMALL, "native bf16"), shots=12, batch_size=8),  # the default run's inner loops
+    _adam("glyphs-32", 4, (*_SMALL, "native bf16"), shots=12, batch_size=8),  # the default run's networks
     _adam("rgb-64", 4, _LARGE, rounds=3, checked_tasks=1),
 )
 

@@ -24,7 +24,7 @@ from metagan_fast.functional import (
     sgd_step,
     use_backend,
 )
-from metagan_fast.training.trainer import Training
+from metagan_fast.training.outer_loop import Training
 from networks import tiny_batch, tiny_gan
 
 WRAPPERS: dict[str, dict[type, Callable[[Any], Any]]] = {

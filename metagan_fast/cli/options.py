@@ -21,7 +21,7 @@ from ..inner import InnerLoop
 from ..learner import algorithms, meta_optimizer
 from ..training import presets, pretrained
 from ..training.config import flatten, from_preset, resolve
-from ..training.trainer import Training
+from ..training.outer_loop import Training
 
 Result = TypeVar("Result")
 
@@ -226,7 +226,13 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "a number, linear:FIRST:LAST[:STEPS] or cosine:FIRST:LAST[:STEPS]",
             **_RATE,
         ),
-        Option("--discriminator-lr", "inner.discriminator_lr", "the discriminator's own rate", **_RATE, none=True),
+        Option(
+            "--discriminator-lr",
+            "inner.discriminator_lr",
+            "the discriminator's own rate; none: as the generator's",
+            **_RATE,
+            none=True,
+        ),
         Option("--inner-steps", "inner.steps", "inner steps", int),
         Option("--critic-steps", "inner.critic_steps", "discriminator updates an inner step", int),
         Option("--generator-steps", "inner.generator_steps", "generator updates an inner step", int),
@@ -287,6 +293,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "outer loop": (
         Option("--steps", "training.meta_steps", "meta-steps in all", int),
         Option("--warm-up", "training.warm_up", "first meta-steps, which train jointly on mixed classes", int),
+        Option(
+            "--warm-up-batch-size",
+            "training.warm_up_batch_size",
+            "images of an update then; none: as --batch-size",
+            int,
+            none=True,
+        ),
+        Option("--warm-up-lr", "training.warm_up_lr", "learning rate then; none: as --inner-lr", float, none=True),
         Option("--tasks", "training.tasks", "tasks a meta-step", int),
         Option("--shots", "training.shots", "support images a task", int),
         Option("--query", "training.query", "query images a task; none: as many as shots where needed", int, none=True),

@@ -17,8 +17,8 @@ from .._utils.draws import draws_from_seed
 from ..inner import InnerLoop
 from ..learner import MetaGAN, algorithms
 from ..tasks import Tasks
+from .outer_loop import Training
 from .presets import DEFAULT, PRESETS
-from .trainer import Training
 
 _CHOICES = {"model": "name", "loss": "name", "meta": "algorithm"}
 

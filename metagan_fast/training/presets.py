@@ -19,7 +19,7 @@ DEFAULT: dict[str, Any] = {
         "split_by": None,
         "seed": 0,
     },
-    # Recipe: lowest KID of validation scripts in its time (docs/tuning.md#presets-default-recipe).
+    # Recipe: lowest KID of validation scripts in its time (docs/recipes.md).
     "latent_dim": 64,
     "model": {"name": "dcgan", "width": 8, "blocks": 3},
     "loss": {"name": "r1"},
@@ -45,10 +45,10 @@ DEFAULT: dict[str, Any] = {
         "tasks": 2,
         "shots": 12,
         "query": None,
-        "validate_every": 36,
+        "validate_every": 24,
         "validation_tasks": 8,
         "validation_shots": 4,
-        "checkpoint_every": 36,
+        "checkpoint_every": 24,
         "keep": 3,
         "log_every": 1,
         "ema": 0.99,

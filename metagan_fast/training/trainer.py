@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 import threading
@@ -12,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._utils.coerce import convert, count, flag, non_negative, real
 from ..learner.average import MovingAverage
 from ..metrics.validation import ValidationKID
 from ..tasks.split import is_same_data
 from . import image_grids
 from .features import feature_classifier
+from .outer_loop import Training
 from .run_folder import KID, RunFolder
 from .stop_request import Stopped, StopRequest, stop_request
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.tensorboard import SummaryWriter
 
-    from ..inner import InnerLoop
     from ..learner import MetaGAN
     from ..tasks import TaskBatch, Tasks
 
@@ -37,81 +35,6 @@ VALIDATION_ROWS = 4
 _OWES_VALIDATION = "owes_validation"  # metadata of a checkpoint whose validation has not ended
 
 _PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # optional outputs
-
-
-@dataclass(frozen=True)
-class Training:
-    """Settings of the outer loop.
-
-    Args:
-        meta_steps: total number, including those before a resume.
-        tasks: tasks a meta-step.
-        shots: support images a task.
-        query: query images a task.
-        validate_every: meta-steps between validations; 0: only at the end.
-        validation_tasks: held-out classes a validation adapts to.
-        validation_shots: support images of a held-out class, in validation, report and evaluation; None: `shots`.
-        checkpoint_every: meta-steps between checkpoints; 0: only at the end.
-        keep: checkpoints kept.
-        log_every: meta-steps between lines of metrics.
-        ema: decay, in (0, 1), of a moving average of the initialisation, which validation and all outputs use; None
-            or 0: no average.
-        keep_best: at each validation measure KID on held-out classes, and keep the checkpoint with the lowest.
-        warm_up: the first meta-steps, which train jointly on images of mixed classes (`MetaGAN.joint_step`).
-        warm_up_batch_size: images of an update of the warm-up; None: the inner loop's.
-        warm_up_lr: learning rate of the warm-up's inner loop, for both networks; None: the inner loop's.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    meta_steps: int
-    tasks: int = 8
-    shots: int = 4
-    query: int = 0
-    validate_every: int = 0
-    validation_tasks: int = 8
-    validation_shots: int | None = None
-    checkpoint_every: int = 0
-    keep: int = 3
-    log_every: int = 1
-    ema: float | None = None
-    keep_best: bool = False
-    warm_up: int = 0
-    warm_up_batch_size: int | None = None
-    warm_up_lr: float | None = None
-
-    def __post_init__(self) -> None:
-        convert(self, count, "warm_up", "query", "validate_every", "checkpoint_every")
-        convert(self, count, "meta_steps", "tasks", "shots", "validation_tasks", "keep", "log_every", least=1)
-        convert(self, count, "validation_shots", "warm_up_batch_size", least=1, optional=True)
-        convert(self, non_negative, "warm_up_lr", optional=True)
-        convert(self, flag, "keep_best")
-        if self.warm_up_lr == 0:
-            raise ValueError("expected warm_up_lr to be positive, got 0; None takes the inner loop's rate")
-        ema = None if self.ema is None else real("ema", self.ema)
-        if ema and not 0 < ema < 1:
-            raise ValueError(f"expected ema to be a decay between 0 and 1, such as 0.99, or 0 for none; got {ema}")
-        object.__setattr__(self, "ema", ema or None)
-
-    @property
-    def held_out_shots(self) -> int:
-        """Support images of a held-out class."""
-        return self.shots if self.validation_shots is None else self.validation_shots
-
-    def warm_up_inner(self, inner: InnerLoop) -> InnerLoop:
-        """Return the settings of the warm-up's inner loop, given the learner's."""
-        changes: dict[str, Any] = {}
-        if self.warm_up_batch_size is not None:
-            changes["batch_size"] = self.warm_up_batch_size
-        if self.warm_up_lr is not None:
-            changes |= {"lr": self.warm_up_lr, "discriminator_lr": None}
-        return dataclasses.replace(inner, **changes)
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the settings as JSON-able data; those that older records lack are absent where they are off."""
-        newer = ("validation_shots", "ema", "keep_best", "warm_up", "warm_up_batch_size", "warm_up_lr")
-        return {name: x for name, x in dataclasses.asdict(self).items() if x or name not in newer}
 
 
 class Progress(Protocol):
@@ -228,8 +151,8 @@ class Trainer:
         in_memory = getattr(tasks, "sha256", None) is not None
         self._identity = {"data": tasks.split_record()} if in_memory else {}
         self.progress = progress or NullProgress()
-        self._warm_up_inner = training.warm_up_inner(learner.inner)
-        learner.check(self._batch(training.warm_up))  # raises before training if a batch cannot be drawn or used
+        # Raises before training if a batch cannot be drawn or used.
+        learner.check(training.batch(learner, tasks.train, training.warm_up))
         self._validation_batch = self._draw_validation_batch()
         if training.keep_best:
             folder.check_best()
@@ -333,11 +256,7 @@ class Trainer:
 
     def _meta_step(self, writer: SummaryWriter | None) -> dict[str, float]:
         training = self.training
-        step, batch = self.learner.step, self._batch(self.learner.step)
-        if step < training.warm_up:
-            metrics = self.learner.joint_step(batch, inner=self._warm_up_inner)
-        else:
-            metrics = self.learner.meta_step(batch)
+        metrics = training.take_step(self.learner, self.tasks.train)
         self._follow()
         step = self.learner.step
         if step % training.log_every == 0 or step == training.meta_steps:
@@ -349,14 +268,6 @@ class Trainer:
     def _follow(self) -> None:
         if self._average is not None:
             self._average.follow(self.learner)
-
-    def _batch(self, step: int) -> TaskBatch:
-        training = self.training
-        if step < training.warm_up:  # new images for every update
-            inner = self._warm_up_inner
-            images = inner.steps * inner.critic_steps * (inner.batch_size or training.shots)
-            return self.tasks.train.sample(tasks=training.tasks, shots=images, step=step, mixed=True)
-        return self.tasks.train.sample(tasks=training.tasks, shots=training.shots, query=training.query, step=step)
 
     def _draw_validation_batch(self) -> TaskBatch | None:
         classes = len(self.tasks.validation.classes)

@@ -23,8 +23,8 @@ from metagan_fast import _native, metrics
 from metagan_fast.cli import main, options, parser, train
 from metagan_fast.metrics.results import METHODS
 from metagan_fast.training import config as configuration
+from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import RunFolder
-from metagan_fast.training.trainer import Training
 
 data_sources = sys.modules["metagan_fast.tasks.load"]  # the package exports its function under this name
 

@@ -19,8 +19,9 @@ from metagan_fast import checkpoint
 from metagan_fast.metrics import FeatureExtractor, adaptation, validation
 from metagan_fast.metrics.validation import ValidationKID
 from metagan_fast.training import image_grids
+from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import KID, RunFolder
-from metagan_fast.training.trainer import NullProgress, Outcome, Trainer, Training
+from metagan_fast.training.trainer import NullProgress, Outcome, Trainer
 
 OPTIONS: dict[str, Any] = {"tasks": 2, "shots": 2, "validate_every": 1, "checkpoint_every": 2, "keep": 2}
 
@@ -168,7 +169,7 @@ def test_training_settings_that_are_off_are_absent() -> None:
 
 def test_held_out_classes_have_their_own_shots(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", 1, keep_best=True, shots=4, validation_shots=2)
-    assert trainer._batch(0).shots == 4
+    assert trainer.training.batch(trainer.learner, trainer.tasks.train, 0).shots == 4
     batch = trainer._validation_batch
     assert batch is not None and batch.shots == 2
     trainer.run()

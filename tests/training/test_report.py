@@ -197,7 +197,7 @@ def test_numbers_settings_data_and_versions(run: Path) -> None:
         for row in table.iter("tr")
     }
     assert len(shown) == sum(len(value) if isinstance(value, dict) else 1 for value in record["settings"].values())
-    assert shown["Inner loop", "steps"] == "3default: 10"
+    assert shown["Inner loop", "steps"] == "3default: 20"
     assert shown["Networks", "hidden"] == "8not in the default"
     assert shown["Outer loop", "keep"] == "3"
     data = text_of(section(root, "Data"))

@@ -22,9 +22,10 @@ import metagan_fast as mgf
 from metagan_fast import checkpoint
 from metagan_fast.tasks import TaskBatch
 from metagan_fast.training import image_grids
+from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.stop_request import stop_request
-from metagan_fast.training.trainer import Trainer, Training
+from metagan_fast.training.trainer import Trainer
 
 
 class Distribution:

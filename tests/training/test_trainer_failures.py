@@ -22,9 +22,10 @@ from torch.utils.tensorboard import SummaryWriter
 import metagan_fast as mgf
 from metagan_fast.tasks import TaskBatch
 from metagan_fast.training import run_folder
+from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.stop_request import stop_request
-from metagan_fast.training.trainer import Trainer, Training
+from metagan_fast.training.trainer import Trainer
 
 
 def make_trainer(path: Path, data: Any = None, *, new: bool = True, checkpoint_every: int = 0) -> Trainer:

@@ -9,8 +9,9 @@ from ...learner import MetaGAN
 from ...metrics import Evaluation
 from ...tasks import Tasks
 from .. import image_grids
+from ..outer_loop import Training
 from ..run_folder import RunFolder
-from ..trainer import VALIDATION_ROWS, Dispensable, Training
+from ..trainer import VALIDATION_ROWS, Dispensable
 from . import page, pictures
 
 
