@@ -19,9 +19,11 @@ import pytest
 from PIL import Image
 
 import browser
+import metagan_fast as mgf
 
 pytestmark = pytest.mark.browser
 
+STEPS = mgf.pretrained("glyphs").inner.steps
 LOADED = "document.querySelector('#sheet')?.href"
 LAST = "performance.getEntriesByName('last step').length"
 STATUS = "document.querySelector('#status').textContent"
@@ -68,7 +70,7 @@ def test_drawings_become_new_images(chromium: browser.Browser, address: str, tmp
         draw_line(page)
         page.wait_until(LAST)
         after = new_images(page)
-        assert page.evaluate(STATUS) == "Step 10 of 10" and page.evaluate(EXAMPLES) == 1
+        assert page.evaluate(STATUS) == f"Step {STEPS} of {STEPS}" and page.evaluate(EXAMPLES) == 1
         line, elsewhere = np.s_[:, 14:18, 8:24], np.s_[:, :8]
         assert after[line].mean() > 120 > before[line].mean()
         assert after[elsewhere].mean() < before[elsewhere].mean()
@@ -124,16 +126,16 @@ def test_sliders_and_interpolation(chromium: browser.Browser, address: str) -> N
         page.wait_until(LOADED)
         draw_line(page)
         page.wait_until(LAST)
-        ten = settled(page, "step=10&latent=0&")
-        set_slider(page, "#steps", 13)  # goes on
-        thirteen = settled(page, "step=13&latent=0&")
+        adapted = settled(page, f"step={STEPS}&latent=0&")
+        set_slider(page, "#steps", STEPS + 3)  # goes on
+        further = settled(page, f"step={STEPS + 3}&latent=0&")
         set_slider(page, "#steps", 2)  # goes back
         two = settled(page, "step=2&latent=0&")
-        assert (ten != thirteen).any() and (two != ten).any()
-        set_slider(page, "#steps", 10)
-        assert (settled(page, "step=10&latent=0&") == ten).all()
+        assert (adapted != further).any() and (two != adapted).any()
+        set_slider(page, "#steps", STEPS)
+        assert (settled(page, f"step={STEPS}&latent=0&") == adapted).all()
         set_slider(page, "#latent", 0.5)
-        assert (settled(page, "step=10&latent=0.5&") != ten).any()
+        assert (settled(page, f"step={STEPS}&latent=0.5&") != adapted).any()
 
         way = "document.querySelector('#between').toDataURL()"
         before = page.evaluate(way)
@@ -189,7 +191,7 @@ def test_the_keyboard_is_enough(chromium: browser.Browser, address: str) -> None
         while page.evaluate(focused) != "steps":
             page.press("Tab")
         page.press("ArrowLeft")
-        settled(page, "step=9&")
+        settled(page, f"step={STEPS - 1}&")
         page.press("z", modifiers=2)
         page.wait_until(f"{STATUS} === 'Before adaptation' && {EXAMPLES} === 0")
         assert_only_own_requests(page, address)
