@@ -26,8 +26,8 @@ from .state import LearnerState
 class BoundGAN:
     """Generator and discriminator bound to flat buffers, with settings, state and executor.
 
-    The base of `MetaGAN`: it keeps the modules bound, chooses the executor that runs them, fits batches and noise to
-    them, and is copied and pickled.
+    The base of `AdaptableGAN` and `MetaGAN`: it keeps the modules bound, chooses the executor that runs them, fits
+    batches and noise to them, and is copied and pickled.
 
     Args:
         generator, discriminator: the modules.
