@@ -5,16 +5,19 @@ METAGAN_FAST_NO_EXT=1 skips the extension; the package then runs, slower, in pla
 
 from __future__ import annotations
 
+import gzip
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
@@ -63,6 +66,32 @@ class CMakeBuild(build_ext):
             ) from None
 
 
+class ReproducibleSdist(sdist):
+    """Pack the same bytes from the same files: sorted, without owners, dated SOURCE_DATE_EPOCH or 1980."""
+
+    def make_archive(self, base_name: str, format: str, *arguments: object, **options: object) -> str:
+        if format != "gztar":
+            return super().make_archive(base_name, format, *arguments, **options)
+        date = int(os.environ.get("SOURCE_DATE_EPOCH", 315532800))
+
+        def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
+            member.mtime, member.uid, member.gid, member.uname, member.gname = date, 0, 0, "", ""
+            member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+            return member
+
+        folder = Path(str(options["base_dir"]))
+        path = Path(f"{base_name}.tar.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            path.open("wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=date) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for member in sorted(folder.rglob("*")):
+                archive.add(member, recursive=False, filter=anonymous)
+        return str(path)
+
+
 def find_tool(name: str) -> str:
     """Find a build tool on the path or beside the running Python."""
     path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
@@ -87,6 +116,7 @@ setup(
         "metagan_fast": [
             "py.typed",
             "*.pyi",
+            "_utils/*.css",
             "draw/page/*",
             "metrics/recorded/*",
             "metrics/weights/*",
@@ -94,9 +124,10 @@ setup(
             "tasks/data_sets/*.tsv",
             "training/report/*.css",
             "training/pretrained/**",
-        ]
+        ],
+        "metagan_fast.benchmarks.faults": ["*.c"],
     },
     include_package_data=False,
     ext_modules=[Extension(SOURCE_TREE["EXTENSION"], sources=[])] if WITH_EXTENSION else [],
-    cmdclass={"build": CleanBuild, "build_ext": CMakeBuild},
+    cmdclass={"build": CleanBuild, "build_ext": CMakeBuild, "sdist": ReproducibleSdist},
 )

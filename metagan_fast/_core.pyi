@@ -41,6 +41,7 @@ AdamOptions: TypeAlias = tuple[float, float, Number, Number, float, float, float
 RmspropOptions: TypeAlias = tuple[float, float, float, float]
 
 SOURCE_DIGEST: str
+BUILD: dict[str, str]  # versions of compiler, pybind11 and Python's headers; "cuda" if built with its kernels
 FLOAT32: int
 BFLOAT16: int
 FLOAT64: int
@@ -62,6 +63,12 @@ def set_isa(name: str) -> None:
     """Select the instruction set of all threads. For tests and benchmarks.
 
     Raises ValueError if the processor does not support it.
+    """
+
+def folder_listing(path: bytes) -> bytes:
+    """Return the entries of a folder, sorted by name; `metagan_fast.tasks.listing` has the layout.
+
+    The GIL is released. OSError names the folder.
     """
 
 def set_profiling(on: bool) -> None:
@@ -152,9 +159,10 @@ class Engine:
         Updated: `generator_buffers`, `discriminator_buffers`, addresses of optimizer state `[tasks, numel]` after
         `updates_done` updates (generator's, discriminator's); empty: the state starts from zeros and is not returned.
         Written: `generator`, `discriminator` `[tasks, numel]` or, if these are 0, `generator_difference`,
-        `discriminator_difference` `[numel]`, bitwise equal to `reptile_gradient`; `metrics` `[3, tasks]`: the last
-        step's discriminator loss, penalty and generator loss; `step_losses` `[steps, 2, tasks]` or 0: the
-        discriminator and generator loss of every step.
+        `discriminator_difference` `[numel]`, bitwise equal to `reptile_gradient`, which go on with a sum of `added`
+        earlier tasks and divide after the last of `summed` tasks; `metrics` `[3, tasks]`: the last step's
+        discriminator loss, penalty and generator loss; `step_losses` `[steps, 2, tasks]` or 0: the discriminator and
+        generator loss of every step.
         """
 
     def query_gradient(self, arguments: dict[str, Any]) -> None:
@@ -163,7 +171,7 @@ class Engine:
         Read, besides the inputs of `inner_loop`: `query` `[tasks, query_count, C, H, W]`;
         `query_discriminator_latents`, `query_generator_latents` `[evaluations, tasks, query_count, latent]`;
         `query_interpolation` `[evaluations, tasks, query_count]`; `step_weights`, one number a step; `multi_step`,
-        `first_order` 0 or 1;
+        `first_order` 0 or 1; `segment`, inner steps between two kept states of a second-order sweep, at most all;
         `objective` "support" (the adapted discriminator judges the generator), "initial" (the initial one) or "query"
         (the initial one adapted to the query images, with `query_adaptation_latents` `[steps, critic_steps, tasks,
         query_count, latent]` and `query_adaptation_interpolation` `[steps, critic_steps, tasks, query_count]`).
@@ -183,11 +191,13 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
-    def workspace_bytes(self, batch: int, generated: int, query: int, steps: int, objective: str, adjoint: bool) -> int:
-        """Return the bytes of one thread's workspace.
+    def memory_use(self, sizes: dict[str, Any]) -> dict[str, int]:
+        """Return the bytes of inner loops, or of a query gradient if `objective` is not None.
 
-        `batch`, `generated`: images of an update; `query`: query images; `steps`: inner steps; `objective`: as in
-        `query_gradient`; `adjoint`: True for gradients through the inner loop.
+        Read: `tasks`, `threads`, `steps`, `batch`, `generated`, `query_count`; `rows` 1 if all adapted parameters are
+        returned; `objective` and, unless it is None, `first_order` and `segment`, as in `query_gradient`.
+        Returned: `workers`, their number; the bytes of all workers' `activations`, `optimizer_state` and `adjoint`, of
+        all threads' `scratch`, and of the `sums` that a call frees at its end.
         """
 
 def network_passes(network: dict[str, Any], arguments: dict[str, Any], precision: str = "float32") -> None:

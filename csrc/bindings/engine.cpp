@@ -12,6 +12,8 @@
 namespace metagan {
 namespace {
 
+using namespace pybind11::literals;
+
 // Field of a dictionary, by name.
 template <class T>
 T field(const py::dict& fields, const char* name) {
@@ -193,6 +195,8 @@ TaskData task_data(const py::dict& fields) {
     data.discriminator_updates = updates[1].cast<int64_t>();
     data.metrics = address(fields, "metrics");
     data.step_losses = address(fields, "step_losses");
+    data.added = field<int64_t>(fields, "added");
+    data.summed = field<int64_t>(fields, "summed");
     return data;
 }
 
@@ -306,7 +310,8 @@ void define_engine(py::module_& module) {
                  const QueryData query = query_data(fields);
                  const QueryObjective objective{
                      list<double>(fields["step_weights"]), field<int>(fields, "multi_step") != 0,
-                     field<int>(fields, "first_order") != 0, opponent(field<std::string>(fields, "objective"))};
+                     field<int>(fields, "first_order") != 0, opponent(field<std::string>(fields, "objective")),
+                     field<int64_t>(fields, "segment")};
                  if (objective.opponent == Opponent::on_query && !query.adaptation_latents)
                      throw py::value_error("expected query_adaptation_latents with objective 'query', got none");
                  if (objective.step_weights.size() != static_cast<size_t>(data.steps))
@@ -341,14 +346,26 @@ void define_engine(py::module_& module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
-        .def("workspace_bytes", [](const Engine& engine, int64_t batch, int64_t generated, int64_t query, int64_t steps,
-                                   const std::string& objective, bool adjoint) {
+        .def("memory_use", [](const Engine& engine, const py::dict& fields) {
             TaskData data;
-            data.update = {batch, generated};
-            data.steps = steps;
-            QueryData of_query;
-            of_query.query = query;
-            return engine.workspace_bytes(data, of_query, opponent(objective), adjoint);
+            data.tasks = field<int64_t>(fields, "tasks");
+            data.threads = field<int64_t>(fields, "threads");
+            data.steps = field<int64_t>(fields, "steps");
+            data.update = {field<int64_t>(fields, "batch"), field<int64_t>(fields, "generated")};
+            QueryData query;
+            query.query = field<int64_t>(fields, "query_count");
+            const auto objective = field<py::object>(fields, "objective");
+            QueryObjective of_query;
+            if (!objective.is_none()) {
+                of_query.first_order = field<int>(fields, "first_order") != 0;
+                of_query.opponent = opponent(objective.cast<std::string>());
+                of_query.segment = field<int64_t>(fields, "segment");
+            }
+            const MemoryUse use = engine.memory_use(data, query, objective.is_none() ? nullptr : &of_query,
+                                                    field<int>(fields, "rows") != 0);
+            return py::dict("workers"_a = use.workers, "activations"_a = use.activations,
+                            "optimizer_state"_a = use.optimizer_state, "adjoint"_a = use.adjoint,
+                            "scratch"_a = use.scratch, "sums"_a = use.sums);
         });
 }
 

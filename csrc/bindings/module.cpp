@@ -2,9 +2,12 @@
 // metagan_fast/_core.pyi documents all arguments.
 #include "bindings.h"
 
+#include <cerrno>
 #include <cstdlib>
 #include <string>
+#include <system_error>
 
+#include "cpu/runtime/folder_listing.h"
 #include "cpu/runtime/peak.h"
 #include "cpu/runtime/profile.h"
 #include "cpu/simd/isa.h"
@@ -31,6 +34,35 @@ void set_isa(const std::string& wanted) {
                           "'");
 }
 
+py::dict build() {
+    py::dict facts;
+#ifdef __clang__
+    facts["clang"] = __clang_version__;
+#else
+    facts["gcc"] = __VERSION__;
+#endif
+    facts["pybind11"] = PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(
+        PYBIND11_VERSION_MINOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_PATCH);
+    facts["python"] = PY_VERSION;
+#ifdef METAGAN_WITH_CUDA
+    facts["cuda"] = "kernels";
+#endif
+    return facts;
+}
+
+py::bytes list_folder(const std::string& path) {
+    std::string listing;
+    try {
+        const py::gil_scoped_release release;
+        listing = folder_listing(path);
+    } catch (const std::system_error& error) {
+        errno = error.code().value();
+        PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
+        throw py::error_already_set();
+    }
+    return py::bytes(listing);
+}
+
 }  // namespace
 }  // namespace metagan
 
@@ -38,9 +70,11 @@ PYBIND11_MODULE(_core, module) {
     using namespace metagan;
 
     module.attr("SOURCE_DIGEST") = source_digest();
+    module.attr("BUILD") = build();
     module.def("available_isas", &available_isas);
     module.def("isa", [] { return name(current_isa()); });
     module.def("set_isa", &set_isa);
+    module.def("folder_listing", &list_folder);
     module.def("set_profiling", &set_profiling);
     module.def("profile", [] {
         constexpr const char* kNames[kWorks] = {"other",         "multiply",   "weight_gradient", "pack",

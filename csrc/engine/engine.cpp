@@ -29,7 +29,8 @@ int64_t arrays_for(int64_t tasks, int64_t workers) { return workers == 1 ? 1 : s
 
 // Adds a task's part(i) to a mean over tasks, called in task order; rounds as reference.reptile_gradient does.
 template <class Part>
-void add_to_mean(int64_t task, int64_t tasks, int64_t size, float* out, const Part& part) {
+void add_to_mean(const TaskData& data, int64_t of_call, int64_t size, float* out, const Part& part) {
+    const int64_t task = data.added + of_call, tasks = data.summed;
     for (int64_t i = 0; i < size; ++i) out[i] = task == 0 ? part(i) : out[i] + part(i);
     if (task + 1 < tasks) return;
     const float scale = static_cast<float>(1.0 / static_cast<double>(tasks));
@@ -115,8 +116,15 @@ bool Engine::for_each_task(Workers& workers, const Sharing& sharing, const Image
         std::unique_ptr<Worker>& worker = workers.all[static_cast<size_t>(index)];
         try {
             for (int64_t task; (task = next.fetch_add(1)) < sharing.tasks && !stop();) {
-                if (!worker || !worker->fits(images.generator, images.discriminator))
+                if (!worker) {
                     worker = std::make_unique<Worker>(*this, images.generator, images.discriminator);
+                } else if (!worker->fits(images.generator, images.discriminator)) {
+                    // Room for both kinds of calls, made after the old worker's memory is free.
+                    const auto [generator, discriminator] = worker->capacity();
+                    worker.reset();
+                    worker = std::make_unique<Worker>(*this, std::max(generator, images.generator),
+                                                      std::max(discriminator, images.discriminator));
+                }
                 worker->threads = sharing.threads;
                 worker->stop = &stopped;
                 body(*worker, task);
@@ -163,7 +171,7 @@ bool Engine::inner_loop(const TaskData& data, const Outputs& generator, const Ou
     OrderedSum sum(arrays_for(data.tasks, sharing.workers), g + d);
     sum.begin([&](int64_t task, const float* adapted) {
         const auto add = [&](const float* initial, const float* row, float* out, int64_t size) {
-            add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return initial[i] - row[i]; });
+            add_to_mean(data, task, size, out, [=](int64_t i) { return initial[i] - row[i]; });
         };
         add(data.initial_generator, adapted, generator.difference, g);
         add(data.initial_discriminator, adapted + g, discriminator.difference, d);
@@ -192,7 +200,7 @@ bool Engine::query_gradient(const TaskData& data, const QueryData& query, const 
     OrderedSum sum(arrays_for(data.tasks, sharing.workers), g + d);
     sum.begin([&](int64_t task, const float* gradient) {
         const auto add = [&](const float* row, float* out, int64_t size) {
-            add_to_mean(task, data.tasks, size, out, [=](int64_t i) { return row[i]; });
+            add_to_mean(data, task, size, out, [=](int64_t i) { return row[i]; });
         };
         add(gradient, generator_gradient, g);
         add(gradient + g, discriminator_gradient, d);
@@ -234,17 +242,37 @@ bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float
     });
 }
 
-int64_t Engine::workspace_bytes(const TaskData& data, const QueryData& query, Opponent opponent, bool adjoint) const {
-    const Images images = images_held(data, query, adjoint);
+MemoryUse Engine::memory_use(const TaskData& data, const QueryData& query, const QueryObjective* objective,
+                             bool rows) const {
+    const bool adjoint = objective && !objective->first_order;
     const int64_t both = plan_.generator.numel + plan_.discriminator.numel;
-    int64_t floats = kScratchFloats + (1 + plan_.optimizer.buffers()) * both;
-    if (adjoint) floats += both + adjoint_floats(plan_, data.steps);
-    if (opponent == Opponent::on_query) floats += opponent_floats(plan_, data.steps, adjoint);
+    const Sharing sharing(data.tasks, data.threads);
+    const Images images = images_held(data, query, adjoint);
     TransientArena arena;
-    int64_t bytes = floats * int64_t{sizeof(float)};
-    bytes += generator_.workspace_bytes(images.generator, Cotangents::transient, plan_.precision, arena);
-    bytes += discriminator_.workspace_bytes(images.discriminator, discriminator_cotangents(), plan_.precision, arena);
-    return bytes + arena.bytes();
+    const auto workspace = [&](const Network& network, int64_t held, int64_t in_pass, Cotangents cotangents) {
+        return network.workspace_bytes(held, in_pass, cotangents, plan_.precision, sharing.threads, arena);
+    };
+    const Counts most{std::max(data.update.real, query.query), std::max(data.update.fake, query.query)};
+    int64_t activations = workspace(generator_, images.generator, images.generator, Cotangents::transient);
+    activations +=
+        workspace(discriminator_, images.discriminator, step_images(most).tangents.first, discriminator_cotangents());
+    activations += arena.bytes();
+    int64_t shared = 0, of_adjoint = 0;
+    for (const Network* network : {&generator_, &discriminator_})
+        if (network->shares_parameters()) shared = std::max(shared, network->plan().numel);
+    if (objective) of_adjoint += both;  // the adapted parameters
+    if (adjoint) of_adjoint += adjoint_floats(plan_, data.steps, objective->segment);
+    if (objective && objective->opponent == Opponent::on_query)
+        of_adjoint += opponent_floats(plan_, data.steps, objective->segment, adjoint);
+    constexpr int64_t kFloat = sizeof(float);
+    MemoryUse use;
+    use.workers = sharing.workers;
+    use.activations = sharing.workers * activations;
+    use.optimizer_state = sharing.workers * (plan_.optimizer.buffers() * both + shared) * kFloat;
+    use.adjoint = sharing.workers * of_adjoint * kFloat;
+    use.scratch = usable_threads(data.threads) * kScratchFloats * kFloat;
+    if (objective || !rows) use.sums = arrays_for(data.tasks, sharing.workers) * both * kFloat;
+    return use;
 }
 
 }  // namespace metagan

@@ -40,6 +40,9 @@ struct TaskData {
     int64_t generator_updates = 0, discriminator_updates = 0;  // step counts of the carried optimizer state
     float* metrics = nullptr;                                  // [rows][tasks]
     float* step_losses = nullptr;                              // [steps][discriminator, generator][tasks]
+    // A mean over more tasks than the call's: `added` of `summed` tasks are in the outputs already, as a sum; the call
+    // goes on with it, and the last one divides.
+    int64_t added = 0, summed = 0;
 };
 
 // Query images and their noise.
@@ -70,6 +73,15 @@ struct QueryObjective {
     std::vector<double> step_weights;
     bool multi_step = false, first_order = false;
     Opponent opponent = Opponent::adapted;
+    int64_t segment = 1;  // steps of a segment of the second-order sweep (trajectory.h), at most all
+};
+
+// Bytes that calls of an engine take, beside the caller's arrays.
+struct MemoryUse {
+    int64_t workers = 0;  // that keep what follows from call to call, all together
+    int64_t activations = 0, optimizer_state = 0, adjoint = 0;  // `adjoint`: parameters and cotangents of the sweep
+    int64_t scratch = 0;                                        // of all threads
+    int64_t sums = 0;                                           // tasks' results that wait to be added, during a call
 };
 
 class Worker;
@@ -115,8 +127,9 @@ class Engine {
                       const Interrupted&);
     bool generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
                   float* images, const Interrupted&);
-    // Bytes of one worker's memory.
-    int64_t workspace_bytes(const TaskData&, const QueryData&, Opponent, bool adjoint) const;
+    // Memory of inner loops with these sizes and, if `objective` is not null, of a query gradient. `rows`: all adapted
+    // parameters are returned, and no sum is made.
+    MemoryUse memory_use(const TaskData&, const QueryData&, const QueryObjective*, bool rows) const;
 
   private:
     friend class Worker;

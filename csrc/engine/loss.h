@@ -41,8 +41,7 @@ struct LossPlan {
                                                      {"both", Location::both}};
 
     Term real, fake, generator;
-    // What is subtracted from each score: nothing, the mean score of the other kind (real, fake), or the other score of
-    // a pair.
+    // Subtrahend of each score: none, the mean score of the other kind (real, fake), or the other score of a pair.
     enum class Relative { none, means, pairs };
     static constexpr Named<Relative> kRelatives[] = {
         {"none", Relative::none}, {"means", Relative::means}, {"pairs", Relative::pairs}};

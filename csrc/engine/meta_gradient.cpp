@@ -5,29 +5,10 @@
 #include <optional>
 
 #include "adaptation.h"
+#include "trajectory.h"
 
 namespace metagan {
 namespace {
-
-// Hands out consecutive parts of a block of memory, uninitialized or cleared.
-class BumpAllocator {
-  public:
-    BumpAllocator(const Worker& worker, float* memory) : worker_(worker), memory_(memory) {}
-
-    float* operator()(int64_t size) {
-        memory_ += size;
-        return memory_ - size;
-    }
-
-    float* zeros(int64_t size) {
-        worker_.clear(memory_, size);
-        return (*this)(size);
-    }
-
-  private:
-    const Worker& worker_;
-    float* memory_;
-};
 
 // A task's query images and the noise of one evaluation.
 struct Query {
@@ -80,19 +61,29 @@ void discriminator_update_adjoint(const Engine& engine, Worker& worker, double l
     worker.discriminator_adjoint(before, generator, real, latents, count, adjoints);
 }
 
+Trajectory::Sizes generator_sizes(const EnginePlan& plan, int64_t steps, int64_t segment) {
+    return {plan.generator.numel, plan.optimizer.buffers(), steps, plan.generator_steps, segment};
+}
+
+Trajectory::Sizes discriminator_sizes(const EnginePlan& plan, int64_t steps, int64_t segment) {
+    return {plan.discriminator.numel, plan.optimizer.buffers(), steps, plan.critic_steps, segment};
+}
+
 // Opponent::on_query: the initial discriminator, adapted to a task's query images against the adapted generator.
 class QueryOpponent {
   public:
     QueryOpponent(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query, int64_t task,
-                  bool second_order)
+                  int64_t segment, bool second_order)
         : engine_(engine),
           worker_(worker),
           data_(data),
           query_(query),
           task_(task),
+          segment_(segment),
           images_(engine, data, query, task, 0) {
         const int64_t d = size();
-        BumpAllocator next(worker, worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, second_order)));
+        BumpAllocator next(worker,
+                           worker.array(kOpponent, opponent_floats(engine.plan(), data.steps, segment, second_order)));
         state_.params = next(d);
         for (int i = 0; i < engine.plan().optimizer.buffers(); ++i) state_.buffers.push_back(next.zeros(d));
         if (!second_order) return;
@@ -100,19 +91,15 @@ class QueryOpponent {
         adjoint.params.discriminator = next.zeros(d);
         adjoint.direction.discriminator = next(d);
         if (engine.plan().optimizer.buffers() > 0) adjoint.momentum.discriminator = next.zeros(d);
-        history_ = next(updates() * d);
+        trajectory_.emplace(worker, state_, data.initial_discriminator,
+                            discriminator_sizes(engine.plan(), data.steps, segment), next);
     }
 
     const float* adapt(const float* generator) {
         const int64_t d = size();
         worker_.copy(data_.initial_discriminator, d, state_.params);
         state_.version = new_version();
-        for (int64_t update = 0; update < updates() && !worker_.stopped(); ++update) {
-            if (history_) worker_.copy(state_.params, d, history_ + update * d);
-            worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
-                                         of_task(query_.adaptation_interpolation, draw(update), query_.query),
-                                         images_.count, rate(update));
-        }
+        run(generator, 0, data_.steps);
         return state_.params;
     }
 
@@ -121,18 +108,34 @@ class QueryOpponent {
 
     // Back-propagates that gradient through the adaptation and adds the gradient by the generator.
     void back_propagate(const float* generator, float* by_generator) {
-        const int64_t d = size();
+        const int64_t critic_steps = engine_.plan().critic_steps;
         adjoints_.front().params.generator = by_generator;
-        for (int64_t update = updates(); update-- > 0 && !worker_.stopped();) {
-            const float* const after = update + 1 == updates() ? state_.params : history_ + (update + 1) * d;
-            discriminator_update_adjoint(engine_, worker_, rate(update), history_ + update * d, after, generator,
-                                         images_.images.data(), latents(update), images_.count, adjoints_);
+        for (int64_t update = data_.steps * critic_steps; update-- > 0 && !worker_.stopped();) {
+            const int64_t step = update / critic_steps;
+            if (!trajectory_->holds(step)) {
+                const int64_t first = step / segment_ * segment_;
+                trajectory_->rewind(first);
+                run(generator, first, step + 1);
+            }
+            discriminator_update_adjoint(engine_, worker_, rate(update), trajectory_->before(update),
+                                         trajectory_->before(update + 1), generator, images_.images.data(),
+                                         latents(update), images_.count, adjoints_);
         }
     }
 
   private:
+    // Updates of steps [first, last).
+    void run(const float* generator, int64_t first, int64_t last) {
+        const int64_t critic_steps = engine_.plan().critic_steps;
+        for (int64_t update = first * critic_steps; update < last * critic_steps && !worker_.stopped(); ++update) {
+            if (trajectory_) trajectory_->keep(update);
+            worker_.update_discriminator(state_, generator, images_.images.data(), latents(update),
+                                         of_task(query_.adaptation_interpolation, draw(update), query_.query),
+                                         images_.count, rate(update));
+        }
+    }
+
     int64_t size() const { return engine_.plan().discriminator.numel; }
-    int64_t updates() const { return data_.steps * engine_.plan().critic_steps; }
     int64_t draw(int64_t update) const { return update * data_.tasks + task_; }
     double rate(int64_t update) const {
         return data_.discriminator_lrs[static_cast<size_t>(update / engine_.plan().critic_steps)];
@@ -146,54 +149,11 @@ class QueryOpponent {
     Worker& worker_;
     const TaskData& data_;
     const QueryData& query_;
-    int64_t task_;
+    int64_t task_, segment_;
     Query images_;
     NetworkState state_;
     std::vector<AdjointState> adjoints_{1};
-    float* history_ = nullptr;
-};
-
-// Parameters of both networks before each update and after the last one.
-class History {
-  public:
-    History(const Engine& engine, Worker& worker, const TaskData& data, const float* adapted_generator,
-            const float* adapted_discriminator)
-        : worker_(worker),
-          generator_{data.initial_generator, adapted_generator, engine.plan().generator.numel,
-                     data.steps * engine.plan().generator_steps},
-          discriminator_{data.initial_discriminator, adapted_discriminator, engine.plan().discriminator.numel,
-                         data.steps * engine.plan().critic_steps} {
-        generator_.between = worker.array(kStates, generator_.floats() + discriminator_.floats());
-        discriminator_.between = generator_.between + generator_.floats();
-    }
-
-    static int64_t floats(const EnginePlan& plan, int64_t steps) {
-        return (steps * plan.generator_steps - 1) * plan.generator.numel +
-               (steps * plan.critic_steps - 1) * plan.discriminator.numel;
-    }
-
-    void keep_generator(int64_t update, const float* params) { generator_.keep(worker_, update, params); }
-    void keep_discriminator(int64_t update, const float* params) { discriminator_.keep(worker_, update, params); }
-    const float* generator(int64_t update) const { return generator_.before(update); }
-    const float* discriminator(int64_t update) const { return discriminator_.before(update); }
-
-  private:
-    struct States {
-        const float *initial, *adapted;
-        int64_t size, updates;
-        float* between = nullptr;
-
-        int64_t floats() const { return (updates - 1) * size; }
-        void keep(const Worker& worker, int64_t update, const float* params) {
-            if (update > 0) worker.copy(params, size, between + (update - 1) * size);
-        }
-        const float* before(int64_t update) const {
-            if (update == 0) return initial;
-            return update == updates ? adapted : between + (update - 1) * size;
-        }
-    };
-    const Worker& worker_;
-    States generator_, discriminator_;
+    std::optional<Trajectory> trajectory_;  // if the adaptation is differentiated
 };
 
 }  // namespace
@@ -213,15 +173,19 @@ QueryLosses query_losses_of(const Engine& engine, Worker& worker, const TaskData
     return losses;
 }
 
-int64_t adjoint_floats(const EnginePlan& plan, int64_t steps) {
+int64_t adjoint_floats(const EnginePlan& plan, int64_t steps, int64_t segment) {
     const int64_t g = plan.generator.numel, d = plan.discriminator.numel;
-    return History::floats(plan, steps) + g + d + std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
+    const int64_t states =
+        generator_sizes(plan, steps, segment).floats() + discriminator_sizes(plan, steps, segment).floats();
+    return states + g + d + std::max(g, d) + (plan.optimizer.buffers() > 0 ? 2 * (g + d) : 0);
 }
 
-int64_t opponent_floats(const EnginePlan& plan, int64_t steps, bool second_order) {
+int64_t opponent_floats(const EnginePlan& plan, int64_t steps, int64_t segment, bool second_order) {
     const int64_t states = 1 + plan.optimizer.buffers();
-    const int64_t of_adjoint = 2 + (plan.optimizer.buffers() > 0 ? 1 : 0) + steps * plan.critic_steps;
-    return (states + (second_order ? of_adjoint : 0)) * plan.discriminator.numel;
+    const int64_t of_adjoint = 2 + (plan.optimizer.buffers() > 0 ? 1 : 0);
+    int64_t floats = (states + (second_order ? of_adjoint : 0)) * plan.discriminator.numel;
+    if (second_order) floats += discriminator_sizes(plan, steps, segment).floats();
+    return floats;
 }
 
 void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, const QueryData& query,
@@ -237,9 +201,10 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
     std::vector<AdjointState> adjoints(2);
     adjoints[0].params.generator = gradient.generator;
     adjoints[1].params.discriminator = gradient.discriminator;
+    std::optional<Trajectory> generators, discriminators;
     if (second_order) {
-        const int64_t floats = adjoint_floats(engine.plan(), data.steps) - History::floats(engine.plan(), data.steps);
-        BumpAllocator next(worker, worker.array(kAdjoints, floats));
+        BumpAllocator next(worker,
+                           worker.array(kAdjoints, adjoint_floats(engine.plan(), data.steps, objective.segment)));
         adjoints[0].params.discriminator = next.zeros(d);
         adjoints[1].params.generator = next.zeros(g);
         // The first adjoint's directions overwrite the adapted parameters, which are not read once their last updates
@@ -251,10 +216,15 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
             adjoint.momentum.generator = next.zeros(g);
             adjoint.momentum.discriminator = next.zeros(d);
         }
+        generators.emplace(worker, adaptation.generator(), data.initial_generator,
+                           generator_sizes(engine.plan(), data.steps, objective.segment), next);
+        discriminators.emplace(worker, adaptation.discriminator(), data.initial_discriminator,
+                               discriminator_sizes(engine.plan(), data.steps, objective.segment), next);
     }
 
     std::optional<QueryOpponent> on_query;
-    if (objective.opponent == Opponent::on_query) on_query.emplace(engine, worker, data, query, task, second_order);
+    if (objective.opponent == Opponent::on_query)
+        on_query.emplace(engine, worker, data, query, task, objective.segment, second_order);
 
     QueryLosses losses;
     const auto evaluate = [&](int64_t step, const float* generator, const float* discriminator) {
@@ -289,37 +259,45 @@ void task_gradient(const Engine& engine, Worker& worker, const TaskData& data, c
         }
         adaptation.write_metrics();
     } else {
-        History history(engine, worker, data, params, params + g);
-        for (int64_t step = 0; step < data.steps && !worker.stopped(); ++step) {
-            for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
-                history.keep_discriminator(step * critic_steps + critic_step, adaptation.discriminator().params);
-                adaptation.discriminator_update(step, critic_step);
+        const auto run = [&](int64_t first, int64_t last) {
+            for (int64_t step = first; step < last && !worker.stopped(); ++step) {
+                for (int64_t critic_step = 0; critic_step < critic_steps; ++critic_step) {
+                    discriminators->keep(step * critic_steps + critic_step);
+                    adaptation.discriminator_update(step, critic_step);
+                }
+                for (int64_t generator_step = 0; generator_step < generator_steps; ++generator_step) {
+                    generators->keep(step * generator_steps + generator_step);
+                    adaptation.generator_update(step, generator_step);
+                }
             }
-            for (int64_t generator_step = 0; generator_step < generator_steps; ++generator_step) {
-                history.keep_generator(step * generator_steps + generator_step, adaptation.generator().params);
-                adaptation.generator_update(step, generator_step);
-            }
-        }
+        };
+        run(0, data.steps);
         adaptation.write_metrics();
         const OptimizerPlan& optimizer = engine.plan().optimizer;
         for (int64_t step = data.steps; step-- > 0 && !worker.stopped();) {
+            if (!discriminators->holds(step)) {
+                const int64_t first = step / objective.segment * objective.segment;
+                generators->rewind(first);
+                discriminators->rewind(first);
+                run(first, step + 1);
+            }
             const int64_t update = step * critic_steps;  // the step's first update of the discriminator
             const int64_t generator_update = step * generator_steps;
-            const float* const opponent = history.discriminator(update + critic_steps);
-            evaluate(step, history.generator(generator_update + generator_steps), opponent);
+            const float* const opponent = discriminators->before(update + critic_steps);
+            evaluate(step, generators->before(generator_update + generator_steps), opponent);
             for (int64_t generator_step = generator_steps; generator_step-- > 0;) {
                 for (const AdjointState& adjoint : adjoints)
                     update_adjoint(optimizer, g, data.generator_lrs[static_cast<size_t>(step)],
                                    adjoint.params.generator, adjoint.momentum.generator, adjoint.direction.generator);
-                worker.generator_adjoint(opponent, history.generator(generator_update + generator_step),
+                worker.generator_adjoint(opponent, generators->before(generator_update + generator_step),
                                          adaptation.generator_latents(step, generator_step), data.update.fake,
                                          adjoints);
             }
             for (int64_t critic_step = critic_steps; critic_step-- > 0;)
                 discriminator_update_adjoint(
                     engine, worker, data.discriminator_lrs[static_cast<size_t>(step)],
-                    history.discriminator(update + critic_step), history.discriminator(update + critic_step + 1),
-                    history.generator(generator_update), adaptation.real(step, critic_step),
+                    discriminators->before(update + critic_step), discriminators->before(update + critic_step + 1),
+                    generators->before(generator_update), adaptation.real(step, critic_step),
                     adaptation.discriminator_latents(step, critic_step), data.update, adjoints);
         }
     }

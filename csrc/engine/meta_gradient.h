@@ -26,10 +26,10 @@ QueryLosses query_losses_of(const Engine&, Worker&, const TaskData&, const Query
 void task_gradient(const Engine&, Worker&, const TaskData&, const QueryData&, const QueryObjective&, int64_t task,
                    Pair gradient);
 
-// Floats of the reverse sweep through the inner loop, without the adapted parameters.
-int64_t adjoint_floats(const EnginePlan&, int64_t steps);
+// Floats of the reverse sweep through the inner loop, without the adapted parameters. `segment`: as in QueryObjective.
+int64_t adjoint_floats(const EnginePlan&, int64_t steps, int64_t segment);
 // Floats of an opponent adapted to the query images and, if `second_order`, of the reverse sweep through its
 // adaptation.
-int64_t opponent_floats(const EnginePlan&, int64_t steps, bool second_order);
+int64_t opponent_floats(const EnginePlan&, int64_t steps, int64_t segment, bool second_order);
 
 }  // namespace metagan

@@ -49,7 +49,7 @@ Activations::Activations(const std::vector<Shape>& shapes, Placement placement, 
 }
 
 Workspace::Workspace(const Network& network, int64_t images, Cotangents cotangents, TransientArena& arena)
-    : activations(network.plan_.values, network.place(images, cotangents, arena), images, cotangents, arena),
+    : activations(network.plan_.values, network.place(images, cotangents, 1, arena), images, cotangents, arena),
       extra_(network.plan_.values.size()) {
     for (const auto& operation : network.operations_) states_.push_back(operation->state(activations));
     for (size_t value = 0; value < extra_.size(); ++value)
@@ -70,7 +70,7 @@ Network::Network(const NetworkPlan& plan) : plan_(plan), readers_(plan.values.si
 
 // The live range of a transient value is from its operation to its last reader, that of a cotangent the reverse. The
 // network's input and output have arrays of their own: callers access them before and after a pass.
-Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& arena) const {
+Placement Network::place(int64_t images, Cotangents cotangents, int threads, TransientArena& arena) const {
     const size_t count = plan_.values.size();
     const auto index = [](int value) { return static_cast<size_t>(value); };
     const auto floats = [&](size_t value) { return plan_.values[value].elements() * images; };
@@ -92,7 +92,7 @@ Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& 
     }
     for (const auto& operation : operations_) {
         arena.border_floats = std::max(arena.border_floats, operation->border_floats(images));
-        arena.scratch_floats = std::max(arena.scratch_floats, operation->scratch_floats(images));
+        arena.scratch_floats = std::max(arena.scratch_floats, operation->scratch_floats(images, threads));
     }
     LivenessAllocator values(arena);
     for (size_t i = 0; i < operations_.size(); ++i) {
@@ -116,13 +116,13 @@ Placement Network::place(int64_t images, Cotangents cotangents, TransientArena& 
     return placement;
 }
 
-int64_t Network::workspace_bytes(int64_t images, Cotangents cotangents, Precision precision,
-                                 TransientArena& arena) const {
+int64_t Network::workspace_bytes(int64_t images, int64_t in_pass, Cotangents cotangents, Precision precision,
+                                 int threads, TransientArena& arena) const {
     int64_t floats = 0, bytes = 0;
-    for (const int64_t of_array : place(images, cotangents, arena).own) floats += of_array;
+    for (const int64_t of_array : place(images, cotangents, threads, arena).own) floats += of_array;
     for (size_t value = 0; value < plan_.values.size(); ++value)
         if (readers_[value] > 1) floats += plan_.values[value].elements() * images;
-    for (const auto& operation : operations_) bytes += operation->state_bytes(images, cotangents, precision);
+    for (const auto& operation : operations_) bytes += operation->state_bytes(images, in_pass, cotangents, precision);
     return bytes + floats * int64_t{sizeof(float)};
 }
 

@@ -113,17 +113,18 @@ class Operation {
 
     const OperationPlan& plan() const { return plan_; }
     virtual std::unique_ptr<OperationState> state(const Activations&) const { return nullptr; }
-    virtual int64_t state_bytes(int64_t images, Cotangents, Precision) const {
-        static_cast<void>(images);
+    // Bytes of the state, with all that passes over at most `in_pass` of the images convert and cache.
+    virtual int64_t state_bytes(int64_t images, int64_t in_pass, Cotangents, Precision) const {
+        static_cast<void>(images), static_cast<void>(in_pass);
         return 0;
     }
-    // Sizes of Activations::border and, for single-threaded passes, Activations::scratch.
+    // Sizes of Activations::border and Activations::scratch.
     virtual int64_t border_floats(int64_t images) const {
         static_cast<void>(images);
         return 0;
     }
-    virtual int64_t scratch_floats(int64_t images) const {
-        static_cast<void>(images);
+    virtual int64_t scratch_floats(int64_t images, int threads) const {
+        static_cast<void>(images), static_cast<void>(threads);
         return 0;
     }
     // Whether a later pass reads the values of input i.
@@ -176,8 +177,9 @@ class Network {
     const Shape& output_shape() const { return plan_.values[static_cast<size_t>(plan_.output)]; }
     bool shares_parameters() const { return shares_parameters_; }
     bool mixes_images() const { return mixes_images_; }
-    // Bytes of a Workspace, not counting the transient buffers, for which the arena is enlarged.
-    int64_t workspace_bytes(int64_t images, Cotangents, Precision, TransientArena&) const;
+    // Bytes of a Workspace whose passes process at most `in_pass` images, tangents apart, not counting the transient
+    // buffers, for which the arena is enlarged.
+    int64_t workspace_bytes(int64_t images, int64_t in_pass, Cotangents, Precision, int threads, TransientArena&) const;
 
     void forward(const Pass&, Workspace&, Range) const;
     void tangent(const Pass&, Workspace&, Range primal, Range tangent) const;
@@ -185,7 +187,8 @@ class Network {
 
   private:
     friend class Workspace;
-    Placement place(int64_t images, Cotangents, TransientArena&) const;
+    // `threads` of a pass size the arena's scratch, which grows where a pass has more.
+    Placement place(int64_t images, Cotangents, int threads, TransientArena&) const;
 
     NetworkPlan plan_;
     std::vector<std::unique_ptr<Operation>> operations_;

@@ -1,6 +1,8 @@
 // Passes of one task through both networks: inner updates, query losses, and the adjoints of updates.
 #pragma once
 
+#include <utility>
+
 #include "engine.h"
 
 namespace metagan {
@@ -36,7 +38,6 @@ enum Slot : size_t {
     kGeneratorBuffers,
     kDiscriminatorBuffers = kGeneratorBuffers + 2,
     kParams = kDiscriminatorBuffers + 2,
-    kStates,
     kAdjoints,
     kOpponent,
 };
@@ -46,6 +47,8 @@ class Worker {
     Worker(const Engine&, int64_t generator_images, int64_t discriminator_images);
 
     bool fits(int64_t generator_images, int64_t discriminator_images) const;
+    // Images of the generator's and of the discriminator's workspace.
+    std::pair<int64_t, int64_t> capacity() const { return {generator_images_, discriminator_images_}; }
     int threads = 1;                              // threads of each pass
     const std::function<bool()>* stop = nullptr;  // polled; true: give up
     bool stopped() const { return stop && (*stop)(); }

@@ -55,6 +55,10 @@ class EngineCall:
         self.arguments[name] = self._address(tensor)
         return tensor
 
+    def go_on(self, name: str, tensor: Tensor) -> None:
+        """Pass a contiguous float32 tensor that the call reads and writes."""
+        self.arguments[name] = self._address(tensor)
+
     def update(self, name: str, tensors: Sequence[Tensor]) -> None:
         """Pass contiguous float32 tensors that are updated in place."""
         self.arguments[name] = tuple(self._address(tensor) for tensor in tensors)

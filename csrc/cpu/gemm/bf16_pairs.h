@@ -1,8 +1,8 @@
 // Operands of bf16 products and their micro-kernel. A pair is 32 bits, stored in a float. Where the processor has a dot
-// product of bf16 pairs with float32 accumulation (AVX512-BF16), a pair holds two steps of k; elsewhere it holds one
-// step, rounded to bf16, and is multiplied and added in float32. Either way the product of two operands is exact before
-// it is added. (The instruction adds both products of a pair at once, with its own rounding, and flushes denormals to
-// zero.)
+// product of bf16 pairs with float32 accumulation (METAGAN_BF16_DOT), a pair holds two steps of k; elsewhere it holds
+// one step, rounded to bf16, and is multiplied and added in float32. Either way the product of two operands is exact
+// before it is added. (The instruction adds both products of a pair at once, with its own rounding, and flushes
+// denormals to zero.)
 //
 // Both operands are converted while they are packed: B into panels of kPanelColumns, A into rows kPairs apart, unless
 // all of A was converted beforehand.
@@ -14,15 +14,27 @@
 namespace metagan {
 namespace {
 
-#if defined(__AVX512BF16__)
-constexpr int kSteps = 2;            // steps of k in a pair
-constexpr double kLonePairs = 1.35;  // GemmKernels::lone_vector, measured (docs/tuning.md#gemm-lone-vector)
+#ifdef METAGAN_BF16_DOT
+constexpr int kSteps = 2;  // steps of k in a pair
 #else
 constexpr int kSteps = 1;
+#endif
+#if defined(__AVX512BF16__)
+constexpr double kLonePairs = 1.35;  // GemmKernels::lone_vector, measured (docs/tuning.md#gemm-lone-vector)
+#else
 constexpr double kLonePairs = kLoneVector;
 #endif
 constexpr int64_t kPairs = 256;  // depth of a block, as kDepth, in pairs
 static_assert(kPairs * kWidth <= kPackFloats && kPairs * kChunk <= kPackFloats && kPairs <= kDepth);
+
+#if defined(METAGAN_BF16_DOT) && defined(__aarch64__)
+// Converts two vectors. No intrinsics, because clang 14 fails to compile their combinations with shuffles.
+METAGAN_INLINE uint16x8_t to_bfloat16(FloatVector low, FloatVector high) {
+    uint16x8_t both;
+    __asm__("bfcvtn %0.4h, %1.4s\n\tbfcvtn2 %0.8h, %2.4s" : "=&w"(both) : "w"(low), "w"(high));
+    return both;
+}
+#endif
 
 // Pairs from two vectors, the first and the second step; from `first` alone where a pair is one step.
 METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
@@ -33,6 +45,9 @@ METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
     const __m512bh both = _mm512_cvtne2ps_pbh(second, first);
     return reinterpret_cast<FloatVector>(
         _mm512_permutexvar_epi16(reinterpret_cast<__m512i>(kAlternate), reinterpret_cast<__m512i>(both)));
+#elif defined(METAGAN_BF16_DOT)
+    const uint16x8_t both = to_bfloat16(first, second);
+    return reinterpret_cast<FloatVector>(vzip1q_u16(both, vextq_u16(both, both, 4)));
 #else
     static_cast<void>(second);
     return round_to_bfloat16(first);
@@ -43,6 +58,8 @@ METAGAN_INLINE FloatVector join(FloatVector first, FloatVector second) {
 METAGAN_INLINE FloatVector join_adjacent(FloatVector first, FloatVector second) {
 #if defined(__AVX512BF16__)
     return reinterpret_cast<FloatVector>(_mm512_cvtne2ps_pbh(second, first));
+#elif defined(METAGAN_BF16_DOT)
+    return reinterpret_cast<FloatVector>(to_bfloat16(first, second));
 #else
     return join(first, second);
 #endif
@@ -51,6 +68,14 @@ METAGAN_INLINE FloatVector join_adjacent(FloatVector first, FloatVector second) 
 METAGAN_INLINE FloatVector multiply_add(FloatVector sum, float pair, FloatVector pairs) {
 #if defined(__AVX512BF16__)
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_ps(pair)), reinterpret_cast<__m512bh>(pairs));
+#elif defined(METAGAN_BF16_DOT)
+#if defined(__clang__)
+    const float32x2_t factor = vdup_n_f32(pair);
+#else
+    float32x2_t factor;
+    __asm__("" : "=w"(factor) : "0"(pair));  // a conversion would clear lane 1, which is not used
+#endif
+    return vbfdotq_lane_f32(sum, vreinterpretq_bf16_f32(pairs), vreinterpret_bf16_f32(factor), 0);
 #else
     return sum + pair * pairs;
 #endif
@@ -95,7 +120,7 @@ void pair_kernel(const PairTile& t) {
                 row += 3 * a_row;
                 __asm__("" : "+r"(row));
             }
-            const float broadcast = row[i % 3 * a_row];
+            const float broadcast = in_one_lane(row[i % 3 * a_row]);
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) sum[i][v] = multiply_add(sum[i][v], broadcast, column[v]);
         }

@@ -27,6 +27,8 @@
 
 #include <cstdint>
 
+#include "cpu/simd/isa.h"
+
 namespace metagan {
 
 struct Patches {
@@ -118,12 +120,12 @@ struct GemmKernels {
 // Precision of the operands: float32, or rounded to bf16 (nearest, ties to even). Results and sums are float32 in both.
 enum class Precision : int { float32, bf16 };
 
-extern const GemmKernels gemm_kernels_portable;
-extern const GemmKernels gemm_kernels_avx2;
-extern const GemmKernels gemm_kernels_avx512;
-extern const GemmKernels gemm_bf16_kernels_portable;
-extern const GemmKernels gemm_bf16_kernels_avx2;
-extern const GemmKernels gemm_bf16_kernels_avx512;
+METAGAN_DECLARE_TABLES(GemmKernels, gemm_kernels);
+METAGAN_DECLARE_TABLES(GemmKernels, gemm_bf16_kernels);
+#if defined(__x86_64__)
 extern const GemmKernels gemm_bf16_kernels_avx512_bf16;
+#elif defined(__aarch64__)
+extern const GemmKernels gemm_bf16_kernels_neon_bf16;
+#endif
 
 }  // namespace metagan

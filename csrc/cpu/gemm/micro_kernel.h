@@ -16,7 +16,12 @@ namespace {
 constexpr int kTileRows = 12;  // MR
 // Tiles of few rows are wider, so that enough independent sums hide the latency of a multiply-add.
 constexpr int most_vectors(int rows) { return rows <= 2 ? 8 : rows <= 6 ? 4 : 2; }
-constexpr int kAddresses = 2;  // of operands that the compiler keeps in general registers
+// Addresses of operands that the compiler keeps in general registers; a 64-bit ARM processor has 31 of them.
+#if defined(__aarch64__)
+constexpr int kAddresses = 16;
+#else
+constexpr int kAddresses = 2;
+#endif
 #else
 constexpr int kTileRows = 6;  // MR: 12 of 16 registers hold sums
 constexpr int most_vectors(int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : 2; }
@@ -42,6 +47,15 @@ struct Tile {
     bool add;  // add to Y instead of overwriting it
 };
 
+// Keeps a factor in one lane of a register, from where ARM's multiply-add broadcasts it: a load to all lanes takes a
+// second, arithmetic, instruction slot there.
+METAGAN_INLINE float in_one_lane(float x) {
+#if defined(__aarch64__)
+    __asm__("" : "+w"(x));
+#endif
+    return x;
+}
+
 // Loads a vector from kParts addresses. Intrinsics, because compilers route the general form through memory.
 template <int kParts>
 METAGAN_INLINE FloatVector load_parts(const float* const* from, int64_t offset) {
@@ -59,6 +73,14 @@ METAGAN_INLINE FloatVector load_parts(const float* const* from, int64_t offset) 
     if constexpr (kParts == 2)
         return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from[0] + offset)),
                                     _mm_loadu_ps(from[1] + offset), 1);
+#elif defined(__aarch64__)
+    if constexpr (kParts == 2) return vcombine_f32(vld1_f32(from[0] + offset), vld1_f32(from[1] + offset));
+    if constexpr (kParts == 4) {
+        float32x4_t result = vld1q_dup_f32(from[0] + offset);
+        result = vld1q_lane_f32(from[1] + offset, result, 1);
+        result = vld1q_lane_f32(from[2] + offset, result, 2);
+        return vld1q_lane_f32(from[3] + offset, result, 3);
+    }
 #endif
     constexpr int kSize = kFloats / kParts;
     float lanes[kFloats];
@@ -91,6 +113,17 @@ METAGAN_INLINE void store_parts(float* to, const int32_t* part, FloatVector valu
     if constexpr (kParts == 2) {
         _mm_storeu_ps(to + part[0], _mm256_castps256_ps128(value));
         return _mm_storeu_ps(to + part[1], _mm256_extractf128_ps(value, 1));
+    }
+#elif defined(__aarch64__)
+    if constexpr (kParts == 2) {
+        vst1_f32(to + part[0], vget_low_f32(value));
+        return vst1_f32(to + part[1], vget_high_f32(value));
+    }
+    if constexpr (kParts == 4) {
+        vst1q_lane_f32(to + part[0], value, 0);
+        vst1q_lane_f32(to + part[1], value, 1);
+        vst1q_lane_f32(to + part[2], value, 2);
+        return vst1q_lane_f32(to + part[3], value, 3);
     }
 #endif
     constexpr int kSize = kFloats / kParts;
@@ -151,7 +184,7 @@ void micro_kernel(const Tile& t) {
                 row += 3 * a_row;
                 __asm__("" : "+r"(row));
             }
-            const float broadcast = kListed ? a[i][a_step] : row[i % 3 * a_row];
+            const float broadcast = in_one_lane(kListed ? a[i][a_step] : row[i % 3 * a_row]);
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) sum[i][v] += broadcast * column[v];
         }

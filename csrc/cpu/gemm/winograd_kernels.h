@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cpu/simd/isa.h"
+
 namespace metagan {
 
 constexpr int kTileOutputs = 4;
@@ -34,8 +36,6 @@ struct WinogradKernels {
                    float* y, int64_t image_stride);
 };
 
-extern const WinogradKernels winograd_kernels_portable;
-extern const WinogradKernels winograd_kernels_avx2;
-extern const WinogradKernels winograd_kernels_avx512;
+METAGAN_DECLARE_TABLES(WinogradKernels, winograd_kernels);
 
 }  // namespace metagan

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/simd/isa.h"
 #include "ops/names.h"
 
 namespace metagan {
@@ -82,8 +83,6 @@ struct LayerKernels {
     void (*clamp)(int64_t size, float bound, float* x);
 };
 
-extern const LayerKernels layer_kernels_portable;
-extern const LayerKernels layer_kernels_avx2;
-extern const LayerKernels layer_kernels_avx512;
+METAGAN_DECLARE_TABLES(LayerKernels, layer_kernels);
 
 }  // namespace metagan

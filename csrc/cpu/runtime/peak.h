@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/simd/isa.h"
+
 namespace metagan {
 
 struct PeakKernel {
@@ -11,9 +13,7 @@ struct PeakKernel {
     int64_t multiply_adds;  // in a step
 };
 
-extern const PeakKernel peak_kernel_portable;
-extern const PeakKernel peak_kernel_avx2;
-extern const PeakKernel peak_kernel_avx512;
+METAGAN_DECLARE_TABLES(PeakKernel, peak_kernel);
 
 // Measures the multiply-adds a second of all `threads` together, for about `seconds`.
 double multiply_add_rate(int threads, double seconds);

@@ -7,8 +7,15 @@
 #include <cstdint>
 
 #include "ops/dtypes.h"
-#ifdef __SSE2__
+#if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+// Defined where the processor has dot products of bf16 pairs with float32 accumulation.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define METAGAN_BF16_DOT
 #endif
 
 namespace metagan {
@@ -59,6 +66,10 @@ METAGAN_INLINE FloatVector shuffle(FloatVector a, FloatVector b, IndexVector fro
     const auto lanes = reinterpret_cast<__m256i>(from);
     return from < kFloats ? FloatVector(_mm256_permutevar8x32_ps(a, lanes))
                           : FloatVector(_mm256_permutevar8x32_ps(b, lanes));
+#elif defined(__aarch64__)
+    const uint8x16x2_t both = {{reinterpret_cast<uint8x16_t>(a), reinterpret_cast<uint8x16_t>(b)}};
+    const BitsVector bytes = reinterpret_cast<BitsVector>(from) * 0x04040404u + 0x03020100u;
+    return reinterpret_cast<FloatVector>(vqtbl2q_u8(both, reinterpret_cast<uint8x16_t>(bytes)));
 #else
     FloatVector result;
     for (int i = 0; i < kFloats; ++i) result[i] = from[i] < kFloats ? a[from[i]] : b[from[i] - kFloats];
@@ -168,6 +179,11 @@ METAGAN_INLINE V operand(V x) {
 METAGAN_INLINE FloatVector load_first(const float* from, int count) {
 #if defined(__AVX512F__)
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif defined(__aarch64__)  // a copy of variable length would be a call
+    if (count >= kFloats) return load(from, FloatVector{});
+    FloatVector result = {};
+    for (int i = 0; i < count; ++i) result[i] = from[i];
+    return result;
 #else
     FloatVector result = {};
     __builtin_memcpy(&result, from, static_cast<size_t>(count) * sizeof(float));
@@ -178,6 +194,8 @@ METAGAN_INLINE FloatVector load_first(const float* from, int count) {
 METAGAN_INLINE void store_first(float* to, int count, FloatVector value) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+#elif defined(__aarch64__)
+    for (int i = 0; i < count; ++i) to[i] = value[i];
 #else
     __builtin_memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
 #endif
@@ -203,6 +221,8 @@ METAGAN_INLINE FloatVector square_root(FloatVector x) {
     return _mm256_sqrt_ps(x);
 #elif defined(__SSE2__)
     return _mm_sqrt_ps(x);
+#elif defined(__aarch64__)
+    return vsqrtq_f32(x);
 #else
     for (int i = 0; i < kFloats; ++i) x[i] = metagan::square_root(x[i]);
     return x;
@@ -216,6 +236,8 @@ METAGAN_INLINE DoubleVector square_root(DoubleVector x) {
     return _mm256_sqrt_pd(x);
 #elif defined(__SSE2__)
     return _mm_sqrt_pd(x);
+#elif defined(__aarch64__)
+    return vsqrtq_f64(x);
 #else
     for (int i = 0; i < kDoubles; ++i) x[i] = metagan::square_root(x[i]);
     return x;

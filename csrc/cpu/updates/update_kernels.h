@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cpu/simd/isa.h"
 #include "ops/launch.h"
 
 namespace metagan::cpu {
@@ -50,8 +51,6 @@ struct UpdateKernels {
     void (*scale)(DType, int64_t size, Buffer grads, double factor);
 };
 
-extern const UpdateKernels update_kernels_portable;
-extern const UpdateKernels update_kernels_avx2;
-extern const UpdateKernels update_kernels_avx512;
+METAGAN_DECLARE_TABLES(UpdateKernels, update_kernels);
 
 }  // namespace metagan::cpu

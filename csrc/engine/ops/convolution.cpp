@@ -64,20 +64,20 @@ class Convolution : public Operation {
         return state;
     }
 
-    int64_t state_bytes(int64_t images, Cotangents cotangents, Precision precision) const override {
+    int64_t state_bytes(int64_t images, int64_t in_pass, Cotangents cotangents, Precision precision) const override {
         const Winograd& reverse = methods(!transposed_).winograd;
         int64_t floats = padded_floats(transposed_, images);
         floats += gather_.gemm.converted_floats(precision) + spread_.gemm.converted_floats(precision);
-        if (cotangents == Cotangents::kept && reverse.suits(images, precision, true))
+        if (cotangents == Cotangents::kept && reverse.suits(in_pass, precision, true))
             floats += reverse.converted_floats(precision);
         return floats * int64_t{sizeof(float)};
     }
 
-    int64_t scratch_floats(int64_t images) const override {
+    int64_t scratch_floats(int64_t images, int threads) const override {
         int64_t floats = gradient_method(images, Precision::float32).gradient_scratch_floats(images);
         for (const Winograd* winograd : {&gather_.winograd, &spread_.winograd})
             if (winograd->suits(images, Precision::float32, true))
-                floats = std::max(floats, winograd->scratch_floats(images, 1, Precision::float32));
+                floats = std::max(floats, winograd->scratch_floats(images, threads, Precision::float32));
         return floats;
     }
 

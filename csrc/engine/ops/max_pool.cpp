@@ -25,7 +25,7 @@ class MaxPool : public LinearOperation {
         return std::make_unique<ArgMax>(static_cast<size_t>(out_.elements() * a.images()));
     }
 
-    int64_t state_bytes(int64_t images, Cotangents, Precision) const override {
+    int64_t state_bytes(int64_t images, int64_t, Cotangents, Precision) const override {
         return out_.elements() * images * static_cast<int64_t>(sizeof(int32_t));
     }
 

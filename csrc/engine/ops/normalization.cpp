@@ -43,7 +43,7 @@ class Normalization : public Operation {
         return std::make_unique<Statistics>(static_cast<size_t>(a.images() * sets()));
     }
 
-    int64_t state_bytes(int64_t images, Cotangents, Precision) const override {
+    int64_t state_bytes(int64_t images, int64_t, Cotangents, Precision) const override {
         return images * sets() * static_cast<int64_t>(sizeof(NormStatistics));
     }
 
