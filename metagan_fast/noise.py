@@ -8,8 +8,8 @@ rounded once, which leaves devices within 2 ulp of each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, auto
 from typing import NamedTuple
 
@@ -66,6 +66,14 @@ class Noise:
     def slice(self, start: int, stop: int) -> Noise:
         """Return the noise of tasks `start` to `stop - 1`, as `TaskBatch.slice` cuts them."""
         return self._map(lambda name, value: value.narrow(_DRAWS[name].task_dimension, start, stop - start))
+
+    def take(self, tasks: Sequence[int]) -> Noise:
+        """Return a copy of the noise of some tasks, as `TaskBatch.take` chooses them."""
+        return self._map(
+            lambda name, value: value.index_select(
+                _DRAWS[name].task_dimension, torch.tensor(tasks, device=value.device)
+            )
+        )
 
     def at_step(self, step: int) -> Noise:
         """Return the inner loop's noise of one inner step, which keeps its index; query draws are left out."""
@@ -179,6 +187,7 @@ _DRAWS = {
     "support_index": _Draw(8, _Kind.ORDER, 2),
 }
 _SAMPLE_ROLE = 9
+_WORDS_AT_ONCE = 1 << 17  # temporary memory: about 40 bytes a word
 _INNER_DRAWS = ("discriminator_latents", "generator_latents", "interpolation", "support_index")
 
 
@@ -206,7 +215,26 @@ def draw_noise(
         A `Noise`.
     """
     key = derive_key(coerce.seed(seed), coerce.count("meta_step", meta_step), stream)
-    return _draw(shape, key, coerce.count("first_task", first_task), torch.device(device), dtype)
+    first_task, at_once = coerce.count("first_task", first_task), _tasks_at_once(shape)
+    parts = []
+    for start in range(0, shape.tasks, at_once):
+        part = replace(shape, tasks=min(at_once, shape.tasks - start))
+        parts.append(_draw(part, key, first_task + start, torch.device(device), dtype))
+    if len(parts) == 1:
+        return parts[0]
+    names = parts[0].drawn()
+    return Noise(**{name: torch.cat([getattr(p, name) for p in parts], _DRAWS[name].task_dimension) for name in names})
+
+
+def _tasks_at_once(shape: NoiseShape) -> int:
+    """Return the number of tasks whose words are drawn at once: temporary memory is many times that of the words."""
+    words = sum(math.prod(shape.grid(name)[1:]) for name in shape.tensors())
+    return max(1, _WORDS_AT_ONCE * shape.tasks // max(1, words))
+
+
+def noise_bytes(shape: NoiseShape, element_size: int) -> int:
+    """Return the bytes of the noise of one meta-step, whose floating tensors have elements of `element_size` bytes."""
+    return sum(math.prod(s) * (8 if name == "support_index" else element_size) for name, s in shape.tensors().items())
 
 
 def noise_counters(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .coerce import LARGEST_SEED
 
@@ -16,6 +18,24 @@ Value = TypeVar("Value")
 def path(text: str) -> Path:
     """Read a path; `~` is the home folder, if there is one."""
     return Path(os.path.expanduser(text))  # pathlib's version raises for an unknown user
+
+
+def imported(text: str, expected: str) -> tuple[str, Any]:
+    """Read `module:name`, import the module, from the current folder too, and return the name and its value.
+
+    `expected` is the form and an example, for the error.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return name, getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise argparse.ArgumentTypeError(f"cannot import {text}: {error}") from None
+    finally:
+        sys.path.remove(here)
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -104,6 +105,33 @@ def flag(name: str, value: Any) -> bool:
     if getattr(value, "ndim", 0) != 0 or value not in (False, True):
         raise ValueError(f"expected {name} to be True or False, got {value!r}")
     return bool(value)
+
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def memory(name: str, value: Any) -> int:
+    """Return an amount of memory in bytes: a whole number, or a text such as "2GB", "500 MB" or "1.5GiB".
+
+    Raises:
+        ValueError: neither, or not positive.
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-z]*)\s*", value, re.IGNORECASE)
+        if found is None or found[2].upper() not in _UNITS:
+            raise ValueError(f'expected {name} in bytes, such as 2000000000, "2GB" or "1.5GiB", got {value!r}')
+        value = int(float(found[1]) * _UNITS[found[2].upper()])
+    return count(name, value, least=1)
+
+
+def in_units(size: float) -> str:
+    """Return bytes as a text of three digits, such as "1.25 GB"."""
+    unit = "bytes"
+    for larger in ("KB", "MB", "GB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
 
 
 def convert(

@@ -25,7 +25,7 @@ def check_rebindable(module: nn.Module, *kinds: Unbindable, name: str = "module"
 
     Args:
         module: the module to adapt.
-        *kinds: of `scripted`, `compiled`, `closed` and `data_parallel`.
+        *kinds: of `scripted`, `compiled` and `closed`.
         name: name of the module in the message.
         recurse: check its submodules too.
 
@@ -76,11 +76,6 @@ def closed(part: nn.Module, members: frozenset[int]) -> str | None:
                 "under @torch.compile if it is to be compiled"
             )
     return None
-
-
-def data_parallel(part: nn.Module, members: frozenset[int]) -> str | None:
-    """Return the problem of `nn.DataParallel`, or None."""
-    return "copies its own to each device: use its .module" if isinstance(part, nn.DataParallel) else None
 
 
 def rebind_attributes(copy: nn.Module, copy_of: Callable[[nn.Module], nn.Module]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -66,6 +67,17 @@ class TaskBatch:
                 raise ValueError(f"expected one class name for each of {self.tasks} tasks, got {self.classes}")
         convert(self, count, "first_task")
 
+    def _repr_html_(self) -> str:
+        """Show the first images of the first tasks in a notebook."""
+        from .showing import batch_html  # slow to import
+
+        return batch_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        from .showing import batch_png
+
+        return batch_png(self)
+
     @classmethod
     def trusted(cls, support: Tensor, query: Tensor | None) -> TaskBatch:
         """Build a batch of checked images without checking again: on a GPU each check waits for the device."""
@@ -99,8 +111,12 @@ class TaskBatch:
         """Return the batch on another device, in another floating dtype, or both, usable by autograd."""
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"images are floating tensors, got dtype {dtype}")
-        query = None if self.query is None else ordinary(self.query.to(device=device, dtype=dtype))
-        return self._with(support=ordinary(self.support.to(device=device, dtype=dtype)), query=query)
+        overlaps = device is not None and torch.device(device).type == "cuda"  # where the images are in pinned memory
+
+        def moved(images: Tensor) -> Tensor:
+            return ordinary(images.to(device=device, dtype=dtype, non_blocking=overlaps))
+
+        return self._with(support=moved(self.support), query=None if self.query is None else moved(self.query))
 
     def slice(self, start: int, stop: int) -> TaskBatch:
         """Return tasks `start` up to `stop` (views of the images) with their place in the meta-batch."""
@@ -114,12 +130,30 @@ class TaskBatch:
             first_task=self.first_task + start,
         )
 
+    def take(self, tasks: Sequence[int]) -> TaskBatch:
+        """Return a copy of some tasks, whose noise is to be given: their indices are no longer a range."""
+        chosen = torch.tensor(tasks, device=self.support.device)
+        return self._with(
+            support=self.support[chosen],
+            query=None if self.query is None else self.query[chosen],
+            classes=None if self.classes is None else tuple(self.classes[task] for task in tasks),
+        )
+
     def _with(self, **changes: object) -> TaskBatch:
         """Copy with changes, without checking values again: on a GPU each check waits for the device."""
         copy = object.__new__(TaskBatch)
         for field in fields(self):
             object.__setattr__(copy, field.name, changes.get(field.name, getattr(self, field.name)))
         return copy
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """Sizes of a batch of tasks, without images."""
+
+    tasks: int
+    shots: int
+    query_shots: int = 0
 
 
 def as_tensor(name: str, images: Tensor | NDArray[Any]) -> Tensor:

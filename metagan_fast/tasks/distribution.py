@@ -28,12 +28,22 @@ class TaskDistribution:
         self.groups = images.groups
         self.counts = images.counts
         self._images = torch.from_numpy(np.ascontiguousarray(images.images))
-        self._offsets = images.offsets
+        self._starts = images.first_images
+        self._counts = np.array(images.counts, np.int64)
         sizes = Counter(self.groups or ())
         self._weights = np.array([1 / sizes[group] for group in self.groups]) if self.groups else np.ones(len(self))
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def __repr__(self) -> str:
+        return f"TaskDistribution({self.name!r}, classes={len(self)}, images={sum(self.counts)})"
+
+    def _repr_html_(self) -> str:
+        """Show some classes and their first images in a notebook."""
+        from .showing import distribution_html  # slow to import
+
+        return distribution_html(self)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -46,7 +56,7 @@ class TaskDistribution:
         if name not in self.classes:
             raise ValueError(f"{self.name} has no class {name!r}; its classes are in .classes")
         index = self.classes.index(name)
-        return self._images[self._offsets[index] : self._offsets[index + 1]]
+        return self._images[self._starts[index] : self._starts[index] + self._counts[index]]
 
     def sample(
         self, tasks: int = 8, shots: int = 4, query: int = 0, step: int = 0, *, mixed: bool = False
@@ -74,8 +84,7 @@ class TaskDistribution:
         drawn = draws.words(self.seed, draws.Stream.CLASSES, step, (rounds, len(self)))
         chosen = draws.weighted_orders(self._weights, drawn).ravel()[:classes]
         drawn = draws.words(self.seed, draws.Stream.IMAGES, step, (classes, 2, each))
-        sizes = self._offsets[chosen + 1] - self._offsets[chosen]
-        positions = self._offsets[chosen, None] + draws.subsets(sizes, each, drawn)
+        positions = self._starts[chosen, None] + draws.subsets(self._counts[chosen], each, drawn)
         pixels = self._images[torch.from_numpy(positions.reshape(tasks, shots + query))]
         images = to_float(pixels)
         return TaskBatch(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from . import limits
 from .images import ImageSet, Pixels, as_channels_first, gather
 from .left_out import LeftOut, Reason
 
@@ -59,11 +60,15 @@ def read(path: Path, labels: str | Path | None = None, subset: str | None = None
     return replace(found, left_out=left_out)
 
 
-def _contents(path: Path, count: int = -1) -> bytes:
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _contents(path: Path, count: int) -> bytes:
+    """Return the first `count` bytes, unpacked; ValueError if they cannot be read."""
     try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if compressed else path.open("rb") as stream:
+        with gzip.open(path) if _is_compressed(path) else path.open("rb") as stream:
             return stream.read(count)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
@@ -116,13 +121,22 @@ def _labels_beside(images: Path) -> Path:
 
 
 def _read(path: Path, dimensions: int) -> Pixels:
-    data = _contents(path)
-    if data[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
     start = 4 + 4 * dimensions
-    if len(data) < start:
+    head = _contents(path, start)
+    if head[:4] != bytes([0, 0, _UNSIGNED_BYTES, dimensions]):
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes in {dimensions} dimensions")
+    if len(head) < start:
         raise ValueError(f"{path} is truncated within its header")
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
-    if len(data) - start != math.prod(shape):
-        raise ValueError(f"{path} is damaged: its header promises {math.prod(shape)} bytes, it has {len(data) - start}")
+    shape = tuple(int(size) for size in np.frombuffer(head, ">u4", dimensions, 4))
+    promised = math.prod(shape)
+    length = path.stat().st_size
+    if _is_compressed(path):
+        limits.check_unpacked(str(path), promised, length)
+        data = _contents(path, start + promised + 1)  # one more byte than there should be
+        found = str(len(data) - start) if len(data) <= start + promised else "more"
+    else:
+        data = _contents(path, start + promised) if length == start + promised else b""
+        found = str(length - start)
+    if len(data) - start != promised:
+        raise ValueError(f"{path} is damaged: its header promises {promised} bytes, it has {found}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -23,15 +23,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Labelled images, sorted by class.
+    """Labelled images; those of a class lie together.
 
     Attributes:
-        images: `[n, channels, height, width]` uint8; class after class.
+        images: `[n, channels, height, width]` uint8; may be a memory map, and hold other images too.
         counts: number of images of each class, in the order of `classes`.
         classes: names, each once.
         groups: the group of each class, or None.
         parts: the part of a split (train, validation, test) to which the data assigns each class, or None.
         left_out: names that the loader skipped.
+        starts: position in `images` of the first image of each class; None: class after class, and no others.
     """
 
     images: Pixels
@@ -40,41 +41,57 @@ class ImageSet:
     groups: tuple[str, ...] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
     parts: tuple[str, ...] | None = None
+    starts: NDArray[np.int64] | None = None
 
     @property
-    def offsets(self) -> NDArray[np.int64]:
-        """Start of each class in `images`, and the end of the last."""
-        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)]).astype(np.int64)
+    def first_images(self) -> NDArray[np.int64]:
+        """Position in `images` of the first image of each class."""
+        if self.starts is not None:
+            return self.starts
+        return np.cumsum((0, *self.counts[:-1]), dtype=np.int64)[: len(self.counts)]
+
+    def of_class(self, index: int) -> Pixels:
+        """Return the images of a class, without a copy."""
+        start = self.first_images[index]
+        return self.images[start : start + self.counts[index]]
 
     def select(self, names: Iterable[str]) -> ImageSet:
-        """Return the classes named, in that order."""
+        """Return the classes named, in that order; they share the images."""
         position = {name: index for index, name in enumerate(self.classes)}
         chosen = [position[name] for name in names]
-        offsets = self.offsets
-        parts = [self.images[offsets[c] : offsets[c + 1]] for c in chosen]
         return ImageSet(
-            images=np.concatenate(parts) if parts else self.images[:0],
+            images=self.images,
             counts=tuple(self.counts[c] for c in chosen),
             classes=tuple(self.classes[c] for c in chosen),
             groups=None if self.groups is None else tuple(self.groups[c] for c in chosen),
             left_out=self.left_out,
             parts=None if self.parts is None else tuple(self.parts[c] for c in chosen),
+            starts=self.first_images[chosen],
         )
+
+    def packed(self) -> ImageSet:
+        """Return the set with its own images only, class after class; a copy if there are others."""
+        if self.starts is None:
+            return self
+        own = [self.images[start : start + count] for start, count in zip(self.starts, self.counts, strict=True)]
+        return replace(self, images=np.concatenate(own) if own else self.images[:0], starts=None)
 
     def sha256(self, *options: str | bool) -> str:
         """Return a hash of pixels, classes, groups and `options`, in hexadecimal."""
-        described = [self.images.shape, self.counts, self.classes, self.groups, options]
+        images = self.packed().images
+        described = [images.shape, self.counts, self.classes, self.groups, options]
         digest = hashlib.sha256(json.dumps(described).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(images).data)
         return digest.hexdigest()
 
     def inverted(self) -> ImageSet:
         """Return the set with black and white exchanged."""
-        return replace(self, images=255 - self.images)
+        return replace(self, images=np.asarray(255 - self.images))
 
     def rotated(self) -> ImageSet:
         """Return the set with each class turned by 90, 180 and 270 degrees as three further classes."""
-        turns = [np.rot90(self.images, turn, axes=(2, 3)) for turn in range(4)]
+        images = self.packed().images
+        turns = [np.rot90(images, turn, axes=(2, 3)) for turn in range(4)]
         names = [f"{name}@{90 * turn}" if turn else name for turn in range(4) for name in self.classes]
         return ImageSet(
             images=np.concatenate(turns),
@@ -110,9 +127,14 @@ def stack(arrays: Sequence[Pixels], name: Callable[[int], str]) -> Pixels:
     sizes = [array.shape[1:] for array in arrays]
     if len(set(sizes)) > 1:
         other = next(index for index, size in enumerate(sizes) if size != sizes[0])
-        described = " but ".join(f"{name(i)} is {sizes[i][0]} x {sizes[i][1]}" for i in (0, other))
-        raise ValueError(f"{described} (height x width): give an image_size")
+        raise several_sizes((name(0), sizes[0]), (name(other), sizes[other]))
     return np.stack(arrays)
+
+
+def several_sizes(*found: tuple[str, tuple[int, ...]]) -> ValueError:
+    """Return the error of images, each with its name and (height, width), of several sizes."""
+    described = " but ".join(f"{name} is {height} x {width}" for name, (height, width) in found)
+    return ValueError(f"{described} (height x width): give an image_size")
 
 
 def as_channels_first(array: Pixels, source: str) -> Pixels:
@@ -122,7 +144,9 @@ def as_channels_first(array: Pixels, source: str) -> Pixels:
         ValueError: another layout or dtype; the message names the source.
     """
     if array.dtype != np.uint8:
-        raise ValueError(f"{source}: images must be uint8 in 0..255, got {array.dtype}")
+        raise ValueError(f"{source}: images must be uint8 in 0..255, got {array.dtype!s:.100}")
+    if array.ndim > 2 and 0 in array.shape[1:]:
+        raise ValueError(f"{source}: expected images with pixels, got {list(array.shape)}")
     if array.ndim == 3:
         return array[:, None]
     if array.ndim == 4 and array.shape[1] in (1, 3):

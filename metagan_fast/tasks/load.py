@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, from_numpy
 
 from .._utils import coerce
@@ -50,8 +51,9 @@ FORMATS: tuple[Source, ...] = (  # the first that recognises a path reads it
     Source(lambda path, size, channels, options: npz.read(path), recognises=npz.recognises),
     Source(lambda path, size, channels, options: idx.read(path, **options), ("labels", "subset"), idx.recognises),
     Source(
-        lambda path, size, channels, options: folders.read(path, size, channels),
-        recognises=folders.recognises,
+        lambda path, size, channels, options: folders.read(path, size, channels, **options),
+        ("cache", "skip_broken"),
+        folders.recognises,
     ),
 )
 
@@ -72,8 +74,14 @@ class Tasks:
     validation: TaskDistribution
     test: TaskDistribution
     image_shape: tuple[int, int, int]
-    _record: Mapping[str, Any]
+    _record: Mapping[str, Any] = field(repr=False)
     sha256: str | None = None
+
+    def _repr_html_(self) -> str:
+        """Show the parts and some of their images in a notebook."""
+        from .showing import tasks_html  # slow to import
+
+        return tasks_html(self.name, self.image_shape, {part: getattr(self, part) for part in PARTS})
 
     def split_record(self) -> dict[str, Any]:
         """Return the classes of each part, JSON-able; `load(..., split=record)` repeats the split."""
@@ -114,7 +122,9 @@ def load(
             same part of the split.
         min_images: leave out classes with fewer images. One log line counts these and what else the loader skips.
         **options: for "system-fonts" `fonts`, `characters`, `min_drawings`; for IDX `labels`, a file, and `subset`,
-            one of several sets in a folder, such as "letters" of EMNIST.
+            one of several sets in a folder, such as "letters" of EMNIST; for a tree `skip_broken`, True to leave out
+            images that cannot be read, and `cache`, a folder for the decoded images, which stay on disk, or False for
+            none (default: METAGAN_FAST_CACHE, else the user's cache folder, for trees of 1,000 images and more).
 
     Returns:
         Tasks with `.train`, `.validation`, `.test`, `.image_shape`, `.name`, `.split_record()`.
@@ -300,4 +310,5 @@ def _with_enough(found: ImageSet, min_images: int, name: str) -> ImageSet:
             found.left_out.add(Reason.SMALL, name_of_class)
     if not enough:
         raise ValueError(f"{name}: no class has min_images={min_images} images; the largest has {max(found.counts)}")
-    return found.select(enough)
+    chosen = found.select(enough)
+    return chosen if isinstance(found.images, np.memmap) else chosen.packed()  # the others need no memory

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import limits
 from .images import ImageSet, as_channels_first, gather
 from .split import PARTS
+
+_ARRAYS = ("images", "labels", "groups", "parts")
+_SHOWN = 10  # names in an error
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def recognises(path: Path) -> bool:
@@ -30,13 +36,14 @@ def read(path: Path) -> ImageSet:
         ValueError: not such a file; the message names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in ("images", "labels", "groups", "parts") if key in stored.files}
-            present = stored.files
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+        with zipfile.ZipFile(path) as stored:
+            present = {info.filename.removesuffix(".npy"): info for info in stored.infolist()}
+            arrays = {key: _array(stored, present[key]) for key in _ARRAYS if key in present}
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged files
+        raise ValueError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if "images" not in arrays or "labels" not in arrays:
-        raise ValueError(f"{path}: expected the arrays images and labels, found {', '.join(present) or 'none'}")
+        names = [*list(present)[:_SHOWN], *(["..."] if len(present) > _SHOWN else [])]
+        raise ValueError(f"{path}: expected the arrays images and labels, found {', '.join(names) or 'none'}")
     images = as_channels_first(arrays["images"], str(path))
     labels = _names(arrays["labels"], len(images), "labels", path)
     if "groups" in arrays:
@@ -52,6 +59,24 @@ def read(path: Path) -> ImageSet:
     if "parts" not in arrays:
         return found
     return replace(found, parts=_parts(_names(arrays["parts"], len(images), "parts", path), indices, found, path))
+
+
+def _array(stored: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """Return an array of an archive, without objects; ValueError before anything is allocated if its sizes disagree."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} is compressed by another method than deflate")
+    limits.check_unpacked(info.filename, info.file_size, info.compress_size)
+    with stored.open(info) as member:
+        read_header = _HEADERS.get(np.lib.format.read_magic(member))
+        if read_header is None:
+            raise ValueError(f"{info.filename} is of another version of NumPy's format than 1.0 and 2.0")
+        shape, _, dtype = read_header(member)
+        promised, found = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+    if not dtype.hasobject and (promised != found or not dtype.itemsize):  # objects, pickled, are refused below
+        raise ValueError(f"{info.filename} is damaged: its header promises {promised:,} bytes, it has {found:,}")
+    with stored.open(info) as member:
+        array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+    return array
 
 
 def _parts(parts: NDArray[np.generic], indices: NDArray[np.integer], found: ImageSet, path: Path) -> tuple[str, ...]:
@@ -74,7 +99,7 @@ def _names(array: NDArray[np.generic], count: int, what: str, path: Path) -> NDA
     if array.shape != (count,):
         raise ValueError(f"{path}: expected {what} of shape [{count}], one an image, got {list(array.shape)}")
     if array.dtype.kind not in "iuU":
-        raise ValueError(f"{path}: {what} must be integers or strings, got {array.dtype}")
+        raise ValueError(f"{path}: {what} must be integers or strings, got {array.dtype!s:.100}")
     return array
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import limits
 from .images import Pixels, fit
 
 if TYPE_CHECKING:
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 
 Resize = Callable[["Image.Image", tuple[int, int]], "Image.Image"]
 """Function that resizes an image to (height, width)."""
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow starts Ghostscript for some others
 
 _SIXTEEN_BITS_AS_32 = ("PPM", "PNG")  # formats whose mode I holds 16 bits; PNG before Pillow 11
 
@@ -27,6 +33,34 @@ _TURNS: Mapping[object, str] = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file of the kinds that loaders read, of at most as many pixels as `limits` allows.
+
+    Raises:
+        ValueError: any other file, or an error of Pillow while it is open; the message names the file.
+    """
+    from PIL import Image
+
+    try:
+        # In memory, since Pillow reads as many bytes of a file as a damaged header says, and allocates them first.
+        with Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS) as image:
+            limits.check_pixels(*image.size)
+            yield image
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise ValueError(f"cannot read the image {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is not an image of the kinds {', '.join(_FORMATS)}, or is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {limits.limit(limits.PIXELS_VARIABLE):,} pixels; make it smaller"
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
 def is_grey(image: Image.Image) -> bool:

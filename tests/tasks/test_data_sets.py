@@ -15,6 +15,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from metagan_fast import tasks
+from metagan_fast._utils.user_cache import cache_folder
 from metagan_fast.cli import main
 from metagan_fast.tasks import data_sets
 from metagan_fast.tasks.data_sets import archives, emoji, glyphs_large, icon_names, icons, licences, svg
@@ -154,12 +155,12 @@ def test_variants_share_a_group() -> None:
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("METAGAN_FAST_CACHE", str(tmp_path / "own"))
-    assert archives.cache_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("METAGAN_FAST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert archives.cache_folder() == tmp_path / "metagan_fast"
+    assert cache_folder() == tmp_path / "metagan_fast"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert archives.cache_folder() == Path.home() / ".cache" / "metagan_fast"
+    assert cache_folder() == Path.home() / ".cache" / "metagan_fast"
 
 
 def fake_client(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -219,6 +220,7 @@ def test_a_given_folder_must_have_all(tmp_path: Path) -> None:
 def test_unpacking_stays_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     monkeypatch.setenv("METAGAN_FAST_CACHE", str(tmp_path / "cache"))
     files = {"../../outside.ttf": b"1", "/absolute.ttf": b"2", "a/b/inside.ttf": b"3", "a/other.txt": b"4"}
+    files |= {"C:\\fonts\\drive.ttf": b"5", "..\\..\\back.ttf": b"6"}
     data = tar(files, {"a/link.ttf": "/etc/passwd"})
     archive = tmp_path / f"package{suffix}"
     archive.write_bytes(deb(data) if suffix == ".deb" else data)
@@ -227,6 +229,8 @@ def test_unpacking_stays_in_its_folder(tmp_path: Path, monkeypatch: pytest.Monke
         "outside.ttf": b"1",
         "absolute.ttf": b"2",
         "inside.ttf": b"3",
+        "drive.ttf": b"5",
+        "back.ttf": b"6",
     }
     assert not (tmp_path / "outside.ttf").exists() and folder.is_relative_to(tmp_path / "cache")
 
@@ -249,7 +253,17 @@ def test_a_package_under_another_licence_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    ['<image href="#a"/>', '<use href="/etc/passwd"/>', "<text>a</text>", "<script>1</script>", "<style>a</style>"],
+    [
+        *(
+            '<image href="#a"/>',
+            '<use href="/etc/passwd"/>',
+            "<text>a</text>",
+            "<script>1</script>",
+            "<style>a</style>",
+        ),
+        *("<feImage/>", "<use href='/etc/passwd'/>", '<use xlink:href = "file:///etc/passwd"/>', "<s:image/>"),
+        *('<!DOCTYPE svg [<!ENTITY a "b">]>', "<?xml-stylesheet href='#a'?>"),
+    ],
 )
 def test_icons_that_need_more_than_their_shapes_are_left_out(tmp_path: Path, body: str) -> None:
     data = icon_package({"home": body, "plain": '<path fill="currentColor" d="M0 0h24v24H0z"/>'})

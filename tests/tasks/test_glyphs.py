@@ -92,9 +92,8 @@ def test_drawings_are_white_on_black_centred_and_not_blank(glyphs: ImageSet) -> 
 
 
 def test_drawings_of_a_class_are_distinct(glyphs: ImageSet) -> None:
-    offsets = glyphs.offsets
     for index in range(0, len(glyphs.classes), 7):  # every seventh, to be quick
-        images = glyphs.images[offsets[index] : offsets[index + 1], 0]
+        images = glyphs.of_class(index)[:, 0]
         reduced = images.reshape(-1, 16, 2, 16, 2).astype(np.float64).sum((2, 4)).reshape(len(images), 256)
         likeness = np.corrcoef(reduced) - 2 * np.eye(len(images))
         assert likeness.max() < DUPLICATE + 0.001, glyphs.classes[index]
@@ -110,10 +109,9 @@ def test_no_drawing_is_in_two_parts(glyphs: ImageSet) -> None:
 def test_classes_are_recognised_by_their_means(glyphs: ImageSet) -> None:
     """Nearest class means of half of the drawings classify most of the other half, within a script."""
     assert glyphs.groups is not None
-    offsets = glyphs.offsets
     for script in ("Devanagari", "Thai", "Georgian"):
         mine = [index for index, group in enumerate(glyphs.groups) if group == script]
-        halves = [glyphs.images[offsets[index] : offsets[index + 1]].astype(np.float32) for index in mine]
+        halves = [glyphs.of_class(index).astype(np.float32) for index in mine]
         means = np.stack([images[::2].mean(0).ravel() for images in halves])
         distances = [np.linalg.norm(images[1::2].reshape(-1, 1, 1024) - means, axis=2) for images in halves]
         hits = [(rows.argmin(1) == number).mean() for number, rows in enumerate(distances)]

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..._utils.user_cache import VARIABLE as CACHE_VARIABLE
+from ...distributed import job
 from . import emoji, glyphs_large, icons, svg
-from .archives import CACHE_VARIABLE, Archive, Progress, fetch, read_pins
+from .archives import Archive, Progress, fetch, read_pins
 from .collection import Collection, markdown
 from .licences import BY_FILE, FONT_TEXTS
 
@@ -68,7 +70,8 @@ def make(name: str, size: int | None, given: Path | None, progress: Progress) ->
     data = SETS[name]
     data.check()
     pinned = data.pins()
-    return data.build(pinned, fetch(pinned, given, progress), size or data.size, progress)
+    packages = job.after_first(lambda: fetch(pinned, given, progress))  # which fills the cache
+    return data.build(pinned, packages, size or data.size, progress)
 
 
 def listing() -> str:

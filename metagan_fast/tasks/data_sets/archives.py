@@ -18,13 +18,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-CACHE_VARIABLE = "METAGAN_FAST_CACHE"
-"""Environment variable that names the cache's folder."""
+from ..._utils.user_cache import cache_folder
 
 A_CALL = 16  # packages that one call of a client downloads
 LARGEST_FILE = 1 << 28  # bytes of one file in an archive
+LARGEST_ARCHIVE = 1 << 32  # bytes of all its files
+MOST_MEMBERS = 1 << 18  # files, folders and links in it
 
 Progress = Callable[[str, int, int], None]
 """Receiver of (stage, steps done, steps in all)."""
@@ -79,16 +80,6 @@ def read_pins(path: Path) -> list[Archive]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return [Archive(size=int(row.pop("size")), **row) for row in rows]
-
-
-def cache_folder() -> Path:
-    """Return `$METAGAN_FAST_CACHE`, else `metagan_fast` in `$XDG_CACHE_HOME` or in `~/.cache`."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(os.path.expanduser(own)).absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(shared) if os.path.isabs(shared) else Path(os.path.expanduser("~")) / ".cache"
-    return base / "metagan_fast"
 
 
 def fetch(archives: Sequence[Archive], given: Path | None, progress: Progress) -> list[Path]:
@@ -163,13 +154,20 @@ def read_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
     """Yield name and content of an archive's regular files that are wanted, in the archive's order.
 
     Raises:
-        ValueError: not a `.tgz` or `.deb` that can be read, or a file of more than `LARGEST_FILE` bytes.
+        ValueError: not a `.tgz` or `.deb` that can be read, or one that exceeds `LARGEST_FILE`, `LARGEST_ARCHIVE` or
+            `MOST_MEMBERS`.
     """
     try:
         with archive.open("rb") as file:
             stream = _packed_data(file) if archive.suffix == ".deb" else file
             with tarfile.open(fileobj=stream, mode="r:*") as tar:
-                for member in tar:
+                total = 0
+                for count, member in enumerate(tar, 1):
+                    total += member.size
+                    if count > MOST_MEMBERS or not 0 <= member.size <= LARGEST_ARCHIVE or total > LARGEST_ARCHIVE:
+                        raise ValueError(
+                            f"it has more than {MOST_MEMBERS:,} files or {LARGEST_ARCHIVE:,} bytes, unpacked"
+                        )
                     if not member.isfile() or not wanted(member.name):
                         continue
                     if member.size > LARGEST_FILE:
@@ -177,8 +175,8 @@ def read_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, content.read()
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise ValueError(f"cannot read {archive}: {error}") from None
+    except Exception as error:  # tarfile and the unpackers raise many kinds for damaged files
+        raise ValueError(f"cannot read {archive}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def unpack(archive: Archive, path: Path, wanted: Callable[[str], bool]) -> Path:
@@ -195,7 +193,7 @@ def unpack(archive: Archive, path: Path, wanted: Callable[[str], bool]) -> Path:
         files = Path(temporary) / "files"
         files.mkdir()
         for name, content in read_files(path, wanted):
-            (files / os.path.basename(name)).write_bytes(content)
+            (files / PurePosixPath(PureWindowsPath(name).name).name).write_bytes(content)
         with contextlib.suppress(OSError):  # another process was faster
             os.replace(files, folder)
     return folder
@@ -203,12 +201,15 @@ def unpack(archive: Archive, path: Path, wanted: Callable[[str], bool]) -> Path:
 
 def _packed_data(file: io.BufferedReader) -> io.BytesIO:
     """Return the compressed tar of files in a Debian package, which is an `ar` archive."""
+    length = os.fstat(file.fileno()).st_size
     if file.read(8) != b"!<arch>\n":
         raise ValueError("expected a Debian package")
     while header := file.read(60):
         if len(header) < 60 or header[58:] != b"`\n":
             break
         name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), int(header[48:58])
+        if not 0 <= size <= length - file.tell():
+            raise ValueError(f"{name} has {size} bytes by its header, more than the package")
         if name.startswith("data.tar"):
             return io.BytesIO(file.read(size))
         file.seek(size + size % 2, os.SEEK_CUR)

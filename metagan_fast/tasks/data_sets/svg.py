@@ -20,7 +20,11 @@ OVERSAMPLING = {"grey": 3, "colour": 2}  # rendered pixels to a pixel of the ima
 FILLED = 28 / 32  # share of the image's side that the longer side of a drawing fills
 LEAST_ALPHA = 16  # opacity below which a pixel is no ink
 # Elements that take pixels from elsewhere, move, or need fonts; resvg would open files that `href` names.
-_REFUSED = re.compile(r"<(?:image|text|style|script|animate\w*|set|foreignObject)\b|href=\"(?!#)", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"<(?:[^\s<>/]*:)?(?:image|feImage|text|style|script|animate\w*|set|foreignObject)\b|href\s*=\s*(?![\"']#)|<!|<\?",
+    re.IGNORECASE,
+)
+_SIZES = 0.1, 1e5  # of an icon that is drawn
 _NUMBER = (int, float)
 
 
@@ -85,6 +89,8 @@ def as_svg(icons: IconSet, name: str, colour: str = "white") -> str | None:
     left, top = icon.get("left", 0), icon.get("top", 0)
     width, height = icon.get("width", icons.width), icon.get("height", icons.height)
     if not all(isinstance(number, _NUMBER) for number in (left, top, width, height)) or _REFUSED.search(body):
+        return None
+    if not all(_SIZES[0] <= number <= _SIZES[1] for number in (width, height)):
         return None
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" color="{colour}" '
