@@ -6,7 +6,10 @@ entry point; `functional` holds the fused operations for custom training loops.
 
 from __future__ import annotations
 
+import os
+
 from . import functional, losses, models, optim, schedules, tasks
+from ._utils import torch_version
 from .checkpoint import CheckpointError
 from .executors import InnerLoopResult, MetaGradient
 from .flat import FlatLayout
@@ -15,14 +18,16 @@ from .learner import FOMAML, MAML, AdaptedGAN, AnnealedStepWeights, MetaGAN, Rep
 from .noise import Noise
 from .tasks import TaskBatch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+torch_version.log_if_untested()
 
 
-def pretrained(name: str) -> MetaGAN:
-    """Return a meta-trained GAN of the package; see `metagan_fast.training.pretrained`.
+def pretrained(name: str | os.PathLike[str]) -> MetaGAN:
+    """Return a meta-trained GAN; see `metagan_fast.training.pretrained`.
 
     Args:
-        name: "glyphs".
+        name: "glyphs", of the package; or the path of a folder that `train` or `metagan-fast publish` wrote.
 
     Raises:
         ValueError: unknown name.

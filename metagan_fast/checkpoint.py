@@ -1,10 +1,17 @@
-"""Checkpoint files: named tensors and JSON metadata, written whole or not at all."""
+"""Checkpoint files: named tensors and JSON metadata, written whole or not at all, checked when read.
+
+A file is a safetensors file whose header holds one JSON document in `_KEY`: `format`, `metadata`, `tensors` (the CRC-32
+of each tensor's dtype, shape and bytes, by name) and `checksum` (that of the document itself, with this field zeros).
+CRC-32 finds every change of up to 32 neighbouring bits, and others but for one in 2^32.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +23,17 @@ from torch import Tensor
 
 from ._utils import coerce
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
+
+# Limits on what is parsed before anything is checked: bytes of the safetensors header, characters of the document.
+_LONGEST_HEADER = 64 << 20
+_LONGEST_DOCUMENT = 16 << 20
+
+_UNKNOWN = "0" * 8  # a checksum not yet computed
+_PLAIN = {"format", "metadata"}  # keys of documents before checksums
+_CHECKED = {"checksum", "format", "metadata", "tensors"}
 
 # Single metadata key: safetensors writes several in random order, and equal states must give equal bytes.
 _KEY = "metagan_fast"
@@ -43,7 +60,7 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
         metadata: anything `json` can write, with string keys.
 
     Raises:
-        CheckpointError: if the folder is missing or not writable, or the disk is full.
+        CheckpointError: if the folder is missing or not writable, the disk is full, or `metadata` take over 16 MiB.
         TypeError: if `metadata` is not JSON.
     """
     write_bytes(path, to_bytes(tensors, metadata))
@@ -51,38 +68,46 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Return the content of the file that `write` writes."""
-    header = json.dumps({"format": FORMAT_VERSION, "metadata": dict(metadata)}, sort_keys=True)
     copies = {name: _snapshot(tensor) for name, tensor in tensors.items()}
-    return safetensors.torch.save(copies, {_KEY: header})
+    content = {
+        "checksum": _UNKNOWN,
+        "format": FORMAT_VERSION,
+        "metadata": dict(metadata),
+        "tensors": {name: _tensor_checksum(tensor) for name, tensor in copies.items()},
+    }
+    document = json.dumps(content, sort_keys=True)
+    if len(document) > _LONGEST_DOCUMENT:
+        raise CheckpointError(
+            f"expected metadata of at most {_LONGEST_DOCUMENT:,} characters, got {len(document):,}; "
+            "store long lists as tensors"
+        )
+    return safetensors.torch.save(copies, {_KEY: document.replace(_UNKNOWN, _checksum(document.encode()), 1)})
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file that `write` wrote.
+    """Read a file that `write` wrote, and check that it is unchanged.
+
+    Files of versions without checksums are read unchecked, with a log line at debug level.
 
     Returns:
         The tensors, on the CPU, and the metadata.
 
     Raises:
-        CheckpointError: if the file is missing, truncated, of another program or of a newer version.
+        CheckpointError: if the file is missing, truncated, changed in any bit, of another program or of a newer
+            version.
     """
     path = Path(path)
     try:
+        _check_header_length(path)
         with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            if header is None:
+            document = (file.metadata() or {}).get(_KEY)
+            if document is None:
                 raise CheckpointError(f"{path} is a safetensors file, but not a metagan_fast checkpoint")
-            document = json.loads(header)
-            version = coerce.count("format", document["format"], least=1)
-            if version > FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{path} has checkpoint format {version}, this version reads up to {FORMAT_VERSION}; "
-                    "upgrade metagan_fast"
-                )
-            metadata = document["metadata"]
-            if not isinstance(metadata, dict):
-                raise TypeError(f"its metadata are {type(metadata).__name__}")
+            checksums, metadata = _parsed(document, path)
             # Copies, so that no tensor refers to the mapped file.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        if checksums is not None:
+            _check_tensors(tensors, checksums, path)
     except CheckpointError:
         raise
     except OSError as error:
@@ -91,6 +116,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
         raise CheckpointError(
             f"{path} is truncated or not a metagan_fast checkpoint ({error}); use an earlier checkpoint"
         ) from error
+    if checksums is None:
+        logger.debug("%s was written without checksums: damage in its tensors would not be noticed", path)
+    return tensors, metadata
 
 
 @contextlib.contextmanager
@@ -131,6 +159,55 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 def _snapshot(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _checksum(data: bytes | memoryview, before: int = 0) -> str:
+    return f"{zlib.crc32(data, before):08x}"
+
+
+def _tensor_checksum(tensor: Tensor) -> str:
+    described = f"{tensor.dtype} {list(tensor.shape)} ".encode()
+    return _checksum(tensor.reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(described))
+
+
+def _check_header_length(path: Path) -> None:
+    """Refuse a header of more bytes than the file or the limit has, before the library allocates it."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(_LONGEST_HEADER, os.fstat(file.fileno()).st_size):
+            raise ValueError(f"its header would take {length:,} bytes")
+
+
+def _parsed(document: str, path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the tensors' checksums, None in files without, and the metadata."""
+    if len(document) > _LONGEST_DOCUMENT:
+        raise ValueError(f"its metadata take {len(document):,} characters")
+    content = json.loads(document)
+    version = coerce.count("format", content["format"], least=1)
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}, this version reads up to {FORMAT_VERSION}; upgrade metagan_fast"
+        )
+    metadata = content["metadata"]
+    if not isinstance(metadata, dict):
+        raise TypeError(f"its metadata are {type(metadata).__name__}")
+    if content.keys() == _PLAIN:
+        return None, metadata
+    if content.keys() != _CHECKED or not isinstance(content["tensors"], dict):
+        raise ValueError(f"its header has the parts {', '.join(content)}")
+    if _checksum(document.replace(content["checksum"], _UNKNOWN, 1).encode()) != content["checksum"]:
+        raise CheckpointError(_damaged(path, "metadata"))
+    return content["tensors"], metadata
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], checksums: Mapping[str, Any], path: Path) -> None:
+    for name in sorted(tensors.keys() | checksums.keys()):
+        if name not in tensors or name not in checksums or _tensor_checksum(tensors[name]) != checksums[name]:
+            raise CheckpointError(_damaged(path, f"tensor {name!r}"))
+
+
+def _damaged(path: Path, part: str) -> str:
+    return f"{path} is damaged: the checksum of its {part} does not match; use an earlier checkpoint or another copy"
 
 
 def _sync_folder(folder: Path) -> None:

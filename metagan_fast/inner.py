@@ -114,6 +114,19 @@ class InnerLoop:
         """Return the generator's learning rate at an inner step."""
         return rate_at(self.lr, step)
 
+    def mini_batch(self, shots: int) -> int | None:
+        """Return the number of real images that an update draws from a task of `shots`; None: all, once.
+
+        A mini-batch with every image equally often has the mean of all. Where the number of generated images does not
+        follow from it, it is spared.
+        """
+        is_spared = (
+            self.batch_size is not None
+            and self.batch_size % shots == 0
+            and self.generated not in (None, self.batch_size)
+        )
+        return None if is_spared else self.batch_size
+
     @property
     def momentum_factor(self) -> float:
         """Momentum in use: 0 without momentum, 0.9 where "momentum" sets no other."""

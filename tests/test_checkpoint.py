@@ -94,6 +94,79 @@ def test_reading_does_not_hold_the_file(tmp_path: Path) -> None:
     assert checkpoint.read(path)[0]["x"][-1] == 999
 
 
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "flipped"
+    data = checkpoint.to_bytes({"a": torch.tensor([1.5]), "n": torch.tensor(3)}, {"name": "ü"})
+    assert data[int.from_bytes(data[:8], "little") + 7] == ord(" ")  # the header's padding
+    path.write_bytes(data)
+    with path.open("r+b", buffering=0) as file:
+        for bit in range(8 * len(data)):
+            os.pwrite(file.fileno(), flipped(data, bit), 0)
+            with pytest.raises(CheckpointError) as caught:
+                checkpoint.read(path)
+            assert "\n" not in str(caught.value) and str(path) in str(caught.value), bit
+
+
+@given(data=st.data())
+def test_any_damage_is_noticed_or_harmless(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "changed"
+    whole = checkpoint.to_bytes(TENSORS, METADATA)
+    start = data.draw(st.integers(0, len(whole)))
+    end = data.draw(st.integers(start, min(len(whole), start + 64)))
+    path.write_bytes(whole[:start] + data.draw(st.binary(max_size=16)) + whole[end:])
+    with contextlib.suppress(CheckpointError):
+        tensors, metadata = checkpoint.read(path)
+        assert_same(tensors, TENSORS)
+        assert metadata == METADATA
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    data = checkpoint.to_bytes(TENSORS, METADATA)
+    path.write_bytes(flipped(data, 8 * data.index(TENSORS["float32"].numpy().tobytes()) + 70))
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is damaged: .* tensor 'float32' .*; use an earlier"):
+        checkpoint.read(path)
+    path.write_bytes(data.replace(b"0.1", b"0.2"))
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is damaged: .* its metadata .*; use an earlier"):
+        checkpoint.read(path)
+
+
+def test_files_without_checksums_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    document = json.dumps({"format": 1, "metadata": METADATA})
+    safetensors.torch.save_file({"x": torch.ones(3)}, tmp_path / "old", {"metagan_fast": document})
+    with caplog.at_level("DEBUG", "metagan_fast"):
+        tensors, metadata = checkpoint.read(tmp_path / "old")
+    assert_same(tensors, {"x": torch.ones(3)})
+    assert metadata == METADATA and "old was written without checksums" in caplog.text
+
+
+def test_checksums_cannot_be_lost_in_part(tmp_path: Path) -> None:
+    data = checkpoint.to_bytes({"x": torch.ones(3)}, {})
+    for name in (b"checksum", b"tensors"):
+        (tmp_path / "a").write_bytes(data.replace(name, name.upper()))
+        with pytest.raises(CheckpointError, match="its header has the parts"):
+            checkpoint.read(tmp_path / "a")
+
+
+def test_long_headers_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match=r"header would take 1,099,511,627,776 bytes"):
+        checkpoint.read(path)
+    checkpoint.write(path, {}, {"a": "x" * 1000})
+    monkeypatch.setattr(checkpoint, "_LONGEST_DOCUMENT", 1000)
+    with pytest.raises(CheckpointError, match="its metadata take 1,"):
+        checkpoint.read(path)
+    with pytest.raises(CheckpointError, match=r"at most 1,000 characters, got 1,\d+; store long lists"):
+        checkpoint.to_bytes({}, {"a": "x" * 1000})
+
+
 @pytest.mark.parametrize("kept", [0, 5, 40, -3])
 def test_truncated_file(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .base import Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
 from .native.executor import NativeExecutor
 from .native.lowering import PlanError
+from .task_sum import TaskSum
 from .torch.executor import TorchExecutor
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "Network",
     "PlanError",
     "QueryObjective",
+    "TaskSum",
     "TorchExecutor",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,10 +14,15 @@ from .. import functional
 from .._utils.pair import Pair
 from ..flat import FlatLayout
 from ..inner import TrainState
-from ..noise import Noise
+from ..noise import Noise, NoiseShape
+from ..ops.reference import narrow, widen
 from ..tasks import TaskBatch
+from .task_sum import TaskSum
 
 GeneratorObjective = Literal["support", "query", "initial"]
+Checkpointing = Literal["every step", "sqrt"]
+CHECKPOINTING: tuple[Checkpointing, ...] = ("every step", "sqrt")
+"""States of the inner loop that a derivative through it keeps, from the most to the fewest."""
 
 LOSSES = ("loss_discriminator", "loss_generator")
 """Metrics recorded for every inner step, the keys of `InnerLoopResult.history`."""
@@ -113,12 +119,29 @@ class QueryObjective:
             "query" (the initial one adapted on the query images) or "initial".
         step_weights: `[steps]`, the weight of the query losses after each inner step; zero weights are not evaluated.
         multi_step: True if the noise holds one query evaluation an inner step, False if it holds one for all.
+        checkpointing: states of the inner loop that are kept for the derivative through it: those of "every step", or
+            those at the start of about sqrt(K) segments ("sqrt"), each of which is run again before its derivative is
+            taken; None: of every step, or fewer where memory is bounded.
     """
 
     first_order: bool
     generator_objective: GeneratorObjective
     step_weights: Sequence[float]
     multi_step: bool = False
+    checkpointing: Checkpointing | None = None
+
+    @property
+    def segment(self) -> int:
+        """Inner steps between two kept states: all of them, or about their square root."""
+        steps = len(self.step_weights)
+        return math.isqrt(steps - 1) + 1 if self.checkpointing == "sqrt" else steps
+
+    @property
+    def states_kept(self) -> int:
+        """Copies of the inner loop's state that are kept at once, beside the current one."""
+        if self.first_order:
+            return sum(weight != 0 for weight in self.step_weights[:-1])
+        return -(-len(self.step_weights) // self.segment) - 1 + self.segment
 
 
 class Executor(ABC):
@@ -132,8 +155,8 @@ class Executor(ABC):
         is_recordable: True if a CUDA graph can capture its calls on a CUDA device.
     """
 
-    name: ClassVar[str]
-    is_recordable: ClassVar[bool]
+    name: str
+    is_recordable: bool
 
     @abstractmethod
     def inner_loop(
@@ -156,18 +179,29 @@ class Executor(ABC):
         """
 
     def reptile_gradient(
-        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
+        self,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise,
+        carried: Pair[TrainState] | None = None,
+        total: TaskSum | None = None,
     ) -> MetaGradient:
         """Adapt to every task, then return the mean over tasks of initial - adapted parameters.
 
         Args:
             initial, batch, noise, carried: as in `inner_loop`; query images, if there are any, are judged after it.
+            total: sum over more tasks than the batch's, which are added to it.
 
         Returns:
-            `[numel]` each, metrics `[tasks]`.
+            `[numel]` each, the mean over the batch or the value of `total`; metrics `[tasks]`.
         """
         adapted = self.inner_loop(initial, batch, noise, carried)
-        difference = initial.map(functional.reptile_gradient, adapted.params)
+        if total is None:
+            difference = initial.map(functional.reptile_gradient, adapted.params)
+        else:
+            for row in zip(*adapted.params.map(Tensor.split, (1, 1)), strict=True):
+                total.add(initial.map(lambda start, phi: widen(start) - widen(phi), row))
+            difference = total.value.map(narrow, initial)
         metrics = dict(adapted.metrics)
         if batch.query is not None:
             metrics |= self.query_losses(adapted.params, batch, noise)
@@ -175,7 +209,12 @@ class Executor(ABC):
 
     @abstractmethod
     def query_gradient(
-        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise,
+        objective: QueryObjective,
+        total: TaskSum | None = None,
     ) -> MetaGradient:
         """Adapt to every task, then return the gradient of the query losses by the initialisation.
 
@@ -184,10 +223,11 @@ class Executor(ABC):
             batch: support and query images.
             noise: draws of the inner loop and of the query evaluations.
             objective: the query losses, their weights, and the order of differentiation.
+            total: as in `reptile_gradient`.
 
         Returns:
-            The mean over tasks, `[numel]` each: the generator's gradient of its own query loss, and likewise the
-            discriminator's; metrics `[tasks]`.
+            The mean over tasks (or the value of `total`), `[numel]` each: the generator's gradient of its own query
+            loss, and likewise the discriminator's; metrics `[tasks]`.
 
         Raises:
             ValueError: the images or the noise do not fit the networks, or the executor cannot differentiate through
@@ -214,6 +254,19 @@ class Executor(ABC):
 
         Raises:
             ValueError: n is 1 and the generator's batch norm needs at least 2 images.
+        """
+
+    @abstractmethod
+    def memory_use(
+        self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
+    ) -> dict[str, int]:
+        """Return the bytes that a call takes at its peak, by part, above its arguments.
+
+        Args:
+            initial: as in `inner_loop`; only dtype and device are read.
+            shape: sizes of the call's noise, which are those of its batch.
+            objective: of a query gradient; None: of a Reptile gradient.
+            rows: of an inner loop, which returns all adapted parameters.
         """
 
     @abstractmethod

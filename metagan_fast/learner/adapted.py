@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -54,6 +55,22 @@ class AdaptedGAN:
         """Return the state without the executor; a copy chooses its own."""
         return self.__dict__ | {"_executor": None}
 
+    def __repr__(self) -> str:
+        sizes = [sum(x.numel() for x in module.parameters()) for module in (self.generator, self.discriminator)]
+        facts = [f"generator={sizes[0]:,} parameters", f"discriminator={sizes[1]:,} parameters"]
+        return f"AdaptedGAN({', '.join(facts + [f'{name}={value:.4g}' for name, value in self.metrics.items()])})"
+
+    def _repr_html_(self) -> str:
+        """Show a few images, the same each time, and the metrics in a notebook."""
+        from .showing import adapted_html  # slow to import
+
+        return adapted_html(self)
+
+    def _repr_png_(self) -> bytes | None:
+        from .showing import adapted_png
+
+        return adapted_png(self)
+
     @torch.inference_mode(False)
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Generate images.
@@ -80,6 +97,24 @@ class AdaptedGAN:
                 "fewer steps, or check its parameters"
             )
         return images
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the generator to a file that runs without this package: latents `[n, latent_dim]` to images.
+
+        The number of latents is free, and the program runs on the CPU. The file also holds `latent_dim`,
+        `image_shape` and `range`, as JSON: in `.pt2` as the extra file `metadata.json`, in ONNX as metadata
+        properties.
+
+        Args:
+            path: ends in `.pt2` (`torch.export`) or `.onnx`, which needs the extra `onnx`; its folder must exist.
+
+        Raises:
+            ValueError: another ending, a missing library, or a generator that the format cannot express.
+            checkpoint.CheckpointError: the file cannot be written.
+        """
+        from .export import export  # slow to import
+
+        export(self.generator, self._latent_dim, path)
 
     def _choose_executor(self, generator: Tensor) -> Executor:
         """Return the generator's executor; a copy, `.to()`, `.double()` or a changed module choose again."""

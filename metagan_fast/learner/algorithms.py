@@ -17,6 +17,7 @@ from torch import Tensor
 from .._utils.coerce import convert, count, flag, reals
 from .._utils.pair import Pair
 from ..executors import Executor, GeneratorObjective, MetaGradient, QueryObjective
+from ..executors.base import CHECKPOINTING, Checkpointing
 from ..inner import InnerLoop, TrainState
 from ..noise import Noise
 from ..schedules import rate_from_config, rate_to_config
@@ -56,6 +57,11 @@ class MetaAlgorithm(MetaOptimizer):
         return self.generator_objective == "query"
 
     @property
+    def checkpointing(self) -> Checkpointing | None:
+        """States of the inner loop that a gradient through it keeps, as in `QueryObjective`."""
+        return None
+
+    @property
     def multi_step(self) -> bool:
         """Whether the query losses after every inner step count, each with its own noise."""
         return False
@@ -74,6 +80,10 @@ class MetaAlgorithm(MetaOptimizer):
     ) -> MetaGradient:
         """Return the meta-gradient of one task batch; `carried` is the inner optimizers' state to start from."""
         raise NotImplementedError
+
+    def objective(self, meta_step: int, steps: int) -> QueryObjective | None:
+        """Return the query losses that a meta-step differentiates; None: the meta-gradient is Reptile's."""
+        return None
 
     def settings_at(self, meta_step: int, steps: int) -> Hashable:
         """Return the settings that the meta-step changes, as a key: meta-steps of one key share a recording."""
@@ -211,13 +221,16 @@ class FOMAML(MetaAlgorithm):
         meta_step: int,
         carried: Pair[TrainState] | None = None,
     ) -> MetaGradient:
-        objective = QueryObjective(
+        return executor.query_gradient(initial, batch, noise, self.objective(meta_step, noise.steps))
+
+    def objective(self, meta_step: int, steps: int) -> QueryObjective:
+        return QueryObjective(
             first_order=self.is_first_order(meta_step),
             generator_objective=self.generator_objective,
-            step_weights=self.weights_at(meta_step, noise.steps),
+            step_weights=self.weights_at(meta_step, steps),
             multi_step=self.multi_step,
+            checkpointing=self.checkpointing,
         )
-        return executor.query_gradient(initial, batch, noise, objective)
 
     def to_config(self) -> dict[str, Any]:
         config = super().to_config()
@@ -237,9 +250,13 @@ class FOMAML(MetaAlgorithm):
 class MAML(FOMAML):
     """MAML (Finn et al. 2017, arXiv:1703.03400): query gradients through the inner loop.
 
-    Memory holds one inner step's graph and K parameter states, not K graphs: the steps are replayed in reverse.
+    Memory holds one inner step's graph and parameter states of the inner loop, not K graphs: the steps are replayed in
+    reverse.
 
     Args:
+        checkpointing: parameter states that are kept: "every step", or "sqrt" for about 2 sqrt(K) of the K, between
+            which the inner loop runs once more, with the same result (Chen et al. 2016, arXiv:1604.06174); None: of
+            every step, unless `MetaGAN(max_memory=...)` needs fewer.
         first_order_steps: number of first-order meta-steps before second-order ones begin (MAML++'s derivative-order
             annealing, Antoniou et al. 2019, section 4).
 
@@ -258,12 +275,21 @@ class MAML(FOMAML):
     """
 
     first_order_steps: int = 0
+    checkpointing: Checkpointing | None = None
 
     algorithm = "maml"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         convert(self, count, "first_order_steps")
+        if self.checkpointing not in (*CHECKPOINTING, None):
+            raise ValueError(f'expected checkpointing "every step", "sqrt" or None, got {self.checkpointing!r}')
+
+    def to_config(self) -> dict[str, Any]:
+        config = super().to_config()
+        if self.checkpointing is None:  # as in older records
+            del config["checkpointing"]
+        return config
 
     @property
     def second_order(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from .._utils.pair import Pair
 from .metagan import MetaGAN
 from .state import averaged
 
@@ -32,17 +33,34 @@ class MovingAverage:
         self.learner = MetaGAN(*modules, **vars(learner._settings))
         self.learner.step = learner.step
         self._decay = decay
+        self._unfinished: tuple[int, Pair[Tensor]] | None = None  # meta-step and average that an interrupt left
 
     @torch.inference_mode(False)
     def follow(self, learner: MetaGAN) -> None:
-        """Take in the learner's initialisation after its last meta-step, once."""
+        """Take in the learner's initialisation after its last meta-step, once.
+
+        If an exception interrupts it, the next call completes it.
+        """
         step, own = learner.step, self.learner
+        own._bind()
+        self._finish()
         if own.step == step:
             return
         decay = min(self._decay, (1 + step) / (10 + step))
-        own._bind()
-        own._state.initial.map(functional.ema_update_, learner._state.initial, (decay, decay))
-        own.step = step
+        updated = own._state.initial.map(functional.ema_update, learner._state.initial, (decay, decay))
+        self._unfinished = step, updated
+        self._finish()
+
+    def _finish(self) -> None:
+        """Copy an update that is computed into the learner; repeated, it has the same effect."""
+        if self._unfinished is None:
+            return
+        step, updated = self._unfinished
+        with torch.no_grad():
+            for live, new in zip(self.learner._state.initial, updated, strict=True):
+                live.copy_(new)
+        self.learner.step = step
+        self._unfinished = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint adds to the learner's own; live ones rather than copies."""
@@ -55,4 +73,4 @@ class MovingAverage:
             ValueError: it belongs to other networks; nothing is changed.
         """
         self.learner.load_networks(averaged(tensors))
-        self.learner.step = step
+        self.learner.step, self._unfinished = step, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +12,18 @@ from torch import Tensor, nn
 from .._utils import coerce
 from .._utils.lock import Lock
 from .._utils.pair import Pair
+from ..distributed import Ranks
 from ..executors import Executor
 from ..executors.select import choose
 from ..inner import InnerLoop, TrainState
 from ..losses import Loss
-from ..noise import Noise, Stream, draw_noise
+from ..noise import Noise, NoiseShape, Stream, draw_noise
 from ..tasks import TaskBatch
+from ..tasks.batch import BatchSizes
 from . import checks
 from .algorithms import MetaAlgorithm
 from .graphs import MetaStepGraphs, why_not
+from .memory import MemoryLimited, MemoryPlan, own_parts, plan
 from .settings import LearnerSettings, Setting
 from .state import LearnerState
 
@@ -42,6 +47,7 @@ class BoundGAN:
     precision = Setting[str]("precision")
     seed = Setting[int]("seed")
     allow_random = Setting[bool]("allow_random")
+    max_memory = Setting[int | None]("max_memory")
 
     @torch.inference_mode(False)
     def __init__(self, generator: nn.Module, discriminator: nn.Module, settings: LearnerSettings) -> None:
@@ -49,6 +55,7 @@ class BoundGAN:
         self._settings = settings
         self._training = Lock()  # held for a whole meta-step
         self._lock = Lock()  # held while the initialisation changes or is copied
+        self._ranks: Ranks | None = None  # processes that share the meta-steps
         self._state = LearnerState(Pair(generator, discriminator), self.meta, self.inner)
         self._derive()
 
@@ -63,13 +70,14 @@ class BoundGAN:
         derived = ("generator", "discriminator", "_executor", "_other", "_why_eager", "_graphs", "_is_chosen")
         with self._training:  # a whole meta-step or none of it
             self._bind()
-            return {name: value for name, value in self.__dict__.items() if name not in derived}
+            kept = {name: value for name, value in self.__dict__.items() if name not in derived}
+        return kept | {"_ranks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_settings" not in state:  # a pickle of 0.1, with settings and counters as attributes
             state = LearnerSettings.gathered(state)
             state["_state"].step, state["_state"].updates = state.pop("step"), state.pop("_updates")
-        self.__dict__.update(state)
+        self.__dict__.update({"_ranks": None} | state)
         self._derive()
 
     def _change_settings(self, settings: LearnerSettings) -> None:
@@ -77,7 +85,7 @@ class BoundGAN:
         with self._lock:
             self._state.change_settings(settings.meta, settings.inner)
             before, self._settings = self._settings, settings
-            if (settings.executor, settings.executor_settings()) != (before.executor, before.executor_settings()):
+            if settings.executor_key() != before.executor_key():
                 self._is_chosen = False
 
     @property
@@ -121,9 +129,9 @@ class BoundGAN:
         """Set the executor, by its name in the settings or the best that can run them, and its graph recorder."""
         state = self._state
         like = state.initial.generator
-        self._executor = choose(self.executor_name, state.networks, like, **self._settings.executor_settings())
+        self._executor = self._make_executor(self._settings)
         self._other: tuple[dict[str, Any], Executor] | None = None
-        self._why_eager = why_not(like.device, self.inner)
+        self._why_eager = why_not(like.device, self.inner, self._ranks)
         self._graphs = None if self._why_eager else MetaStepGraphs(self._executor, state.initial, state.buffers)
 
     def _executor_of(self, settings: LearnerSettings) -> Executor:
@@ -132,10 +140,80 @@ class BoundGAN:
         if chosen == self._settings.executor_settings():
             return self._executor
         if self._other is None or self._other[0] != chosen:
-            state = self._state
-            executor = choose(settings.executor, state.networks, state.initial.generator, **chosen)
-            self._other = chosen, executor
+            self._other = chosen, self._make_executor(settings)
         return self._other[1]
+
+    def _make_executor(self, settings: LearnerSettings) -> Executor:
+        """Build the executor of these settings."""
+        state, limit = self._state, settings.max_memory
+        executor = choose(settings.executor, state.networks, state.initial.generator, **settings.executor_settings())
+        if limit is None:
+            return executor
+        own = partial(self._own_memory, settings)
+        return MemoryLimited(executor, limit, own, lambda batch, noise: settings.noise_shape(batch, noise.steps))
+
+    def _own_memory(self, settings: LearnerSettings, shape: NoiseShape) -> dict[str, int]:
+        meta = settings.meta
+        return own_parts(shape, self._state.initial, meta.buffers, meta.clip_norm is not None)
+
+    def plan_memory(
+        self,
+        batch: TaskBatch | None = None,
+        *,
+        tasks: int = 1,
+        shots: int = 4,
+        query: int | None = None,
+        call: str = "meta_step",
+        inner: InnerLoop | None = None,
+    ) -> MemoryPlan:
+        """Predict the memory of a meta-step: growth at its peak above the learner at rest, and its parts.
+
+        Args:
+            batch: the meta-step's tasks, of which only the sizes are read.
+            tasks, shots, query: its sizes, if there is no batch; query None: as many as shots where the algorithm needs
+                query images.
+            call: "meta_step", "joint_step" or "inner_loop".
+            inner: settings of the inner loop; None: the learner's.
+
+        Returns:
+            The plan, under `max_memory` if that is set. For the torch executor it follows from a trace without
+            arithmetic; its prediction for a CUDA device has not been compared with one.
+
+        Raises:
+            ValueError: a wrong size or call, or one task does not fit in `max_memory`.
+        """
+        if call not in ("meta_step", "joint_step", "inner_loop"):
+            raise ValueError(f'expected call to be "meta_step", "joint_step" or "inner_loop", got {call!r}')
+        needs_query = call == "meta_step" and self.meta.needs_query
+        if batch is not None:
+            checks.batch_and_noise(batch)
+            tasks, shots, query = batch.tasks, batch.shots, batch.query_shots
+        tasks, shots = coerce.count("tasks", tasks, least=1), coerce.count("shots", shots, least=1)
+        query = coerce.count("query", shots if query is None else query, least=1) if needs_query else query or 0
+        sizes = BatchSizes(tasks, shots, query if call == "meta_step" else 0)
+        settings = self._settings if inner is None else replace(self._settings, inner=inner)
+        with torch.inference_mode(False):
+            self._bind()
+            return self._plan(settings, sizes, call)
+
+    def _plan(self, settings: LearnerSettings, sizes: BatchSizes, call: str) -> MemoryPlan:
+        """Return the plan of a call with these settings."""
+        initial, meta = self._state.initial, settings.meta
+        shape = settings.noise_shape(sizes, settings.inner.steps)
+        is_meta, rows = call == "meta_step", call == "inner_loop"
+        at_most = replace(shape, tasks=1) if is_meta and meta.serial else shape
+        objective = meta.objective(self.step, settings.inner.steps) if is_meta else None
+        if objective is not None and meta.second_order:  # at its most, after first-order meta-steps too
+            objective = replace(objective, first_order=False)
+        own = self._own_memory(settings, shape)
+        if rows:
+            own = {
+                "noise": own["noise"],
+                "copy of the initialisation": sum(x.numel() * x.element_size() for x in initial),
+            }
+        executor = self._executor_of(settings)
+        planned = plan(executor, initial, at_most, objective, own, settings.max_memory, rows=rows)
+        return replace(planned, tasks=sizes.tasks)
 
     def explain(self, shots: int = 4) -> str:
         """Describe the executor of the inner loops.

@@ -23,8 +23,25 @@ def modules(generator: nn.Module, discriminator: nn.Module) -> None:
     for role, module in (("generator", generator), ("discriminator", discriminator)):
         if not isinstance(module, nn.Module):
             raise ValueError(f"expected {role} to be an nn.Module, got {module!r}")
+        _not_wrapped(role, module)
     if generator is discriminator:
         raise ValueError("expected two modules, got the same one as generator and discriminator")
+
+
+_WRAPPERS = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def _not_wrapped(role: str, module: nn.Module) -> None:
+    """Raise ValueError for a module that torch trains in parallel, or one that holds such a module."""
+    for name, part in module.named_modules():
+        wrappers = {base.__name__ for base in type(part).__mro__ if base.__module__.startswith("torch.")} & _WRAPPERS
+        if wrappers:
+            place = f"{role}.{name}" if name else role
+            inside = "the module that it was made of" if wrappers & {"FSDPModule"} else f"{place}.module"
+            raise ValueError(
+                f"expected plain modules, got {place} wrapped in {wrappers.pop()}; pass {inside} instead, and "
+                "process_group=torch.distributed.group.WORLD: the ranks then share the tasks of each meta-step"
+            )
 
 
 def batch_and_noise(batch: TaskBatch, noise: Noise | None = None) -> None:

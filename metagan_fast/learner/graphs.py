@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._utils.pair import Pair
+from ..distributed import Ranks
 from ..executors import Executor
 from ..executors.torch.cuda_graphs import CudaRecorder, Inputs, Outputs, Recorder, Recordings
 from ..inner import InnerLoop
@@ -19,10 +20,12 @@ from .meta_optimizer import Buffers
 SWITCH = "METAGAN_FAST_GRAPHS"
 
 
-def why_not(device: torch.device, inner: InnerLoop) -> str | None:
+def why_not(device: torch.device, inner: InnerLoop, ranks: Ranks | None = None) -> str | None:
     """Return the reason not to record meta-steps on a device, or None."""
     if device.type != "cuda":
         return f"CUDA graphs need a CUDA device, the networks are on {device}"
+    if ranks is not None:
+        return "the ranks of a process group share them"
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0 turns CUDA graphs off"
     if inner.inner_state == "persist":

@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import checkpoint
+from .._utils import coerce
 from .._utils.pair import Pair
-from ..executors import MetaGradient
+from ..distributed import Ranks
+from ..executors import Executor, MetaGradient
 from ..inner import InnerLoop
 from ..losses import Loss
 from ..noise import Noise, Stream, noise_counters
@@ -23,6 +26,7 @@ from . import checks
 from .adaptable_gan import AdaptableGAN
 from .algorithms import MetaAlgorithm, Reptile
 from .settings import LearnerSettings
+from .sharding import TaskGradient, check_agreement, check_equality, sharded
 from .state import averaged
 
 _WHOLE_WAY = Reptile(optimizer="sgd", lr=1.0)  # moves the initialisation to the mean of the adapted networks
@@ -52,6 +56,16 @@ class MetaGAN(AdaptableGAN):
             Otherwise the modules' dtype decides: float64 modules compute in float64.
         seed: 0 to 2**64 - 1; with the meta-step it decides every latent, interpolation weight and mini-batch.
         allow_random: accept modules that draw random numbers, such as dropout; results are then not reproducible.
+        max_memory: bytes, or a text such as "2GB", that a meta-step may take above the learner at rest, as
+            `plan_memory` predicts them: its tasks are adapted in micro-batches, with the same result. None: no bound.
+        process_group: a `torch.distributed` group whose ranks share the tasks of every meta-step; each builds its
+            learner, which starts from rank 0's parameters, and passes the same batches. None: this process alone.
+        deterministic_reduce: add the ranks' gradients in the order of the tasks, which gives the same bytes for any
+            number of ranks, the engine's those of a process without a group; else they agree to rounding.
+
+    With a `process_group`, `meta_step`, `joint_step`, `meta_gradient` and `check_ranks` are collective: every rank
+    calls them, with the whole batch, and gets the same result. All other methods work on the calling rank alone. A
+    batch of one task and serial Reptile leave nothing to share: each rank then does all of it. Copies have no group.
 
     Batch norm always uses the statistics of the batch at hand, in `sample` too, and raises ValueError for a batch with
     a single value a channel. Other buffers are read and never written: a `forward` that writes one starts each call
@@ -65,8 +79,9 @@ class MetaGAN(AdaptableGAN):
     same bytes.
 
     Raises:
-        ValueError: an unknown name, contradictory settings, a parameter shared by both networks, or networks that
-            `executor="native"` cannot run.
+        ValueError: an unknown name, contradictory settings, a parameter shared by both networks, networks that
+            `executor="native"` cannot run, or modules wrapped for parallel training.
+        RanksDiffer, a RuntimeError: ranks have other networks or settings than rank 0.
 
     Example:
         >>> import torch
@@ -103,6 +118,9 @@ class MetaGAN(AdaptableGAN):
         precision: str = "float32",
         seed: int = 0,
         allow_random: bool = False,
+        max_memory: int | str | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        deterministic_reduce: bool = False,
     ) -> None:
         settings: dict[str, Any] = {
             "latent_dim": latent_dim,
@@ -113,8 +131,12 @@ class MetaGAN(AdaptableGAN):
             "precision": precision,
             "seed": seed,
             "allow_random": allow_random,
+            "max_memory": max_memory,
         }
         super().__init__(generator, discriminator, LearnerSettings(**settings))
+        deterministic_reduce = coerce.flag("deterministic_reduce", deterministic_reduce)
+        if process_group is not None or deterministic_reduce:
+            self._join(Ranks(process_group, deterministic=deterministic_reduce))
 
     # Meta-training
 
@@ -142,6 +164,8 @@ class MetaGAN(AdaptableGAN):
         with self._training:
             self._bind()
             checks.query(self.meta, batch)
+            if self._is_shared(batch) and not self.meta.serial:
+                return self._shared_step(self._algorithm(self._executor), batch, noise)
             batch = self._fit(batch)
             if self._graphs is None or noise is not None:  # a graph draws its own
                 noise = self._noise(batch, noise, self.inner.steps, Stream.TRAINING)
@@ -181,15 +205,82 @@ class MetaGAN(AdaptableGAN):
         checks.persistent_state(settings.inner, batch)
         with self._training:
             self._bind()
-            batch = dataclasses.replace(self._fit(batch), query=None)
-            noise = self._noise(batch, noise, settings.inner.steps, Stream.TRAINING, settings)
+            batch = dataclasses.replace(batch, query=None)
             executor, state = self._executor_of(settings), self._state
+            if self._is_shared(batch):
+                return self._shared_step(executor.reptile_gradient, batch, noise, settings, joint=True)
+            batch = self._fit(batch)
+            noise = self._noise(batch, noise, settings.inner.steps, Stream.TRAINING, settings)
             with state.atomic():
                 metrics = self._update(
                     executor.reptile_gradient(state.initial, batch, noise, state.carried), joint=True
                 )
                 self.step += 1
         return metrics
+
+    def _is_shared(self, batch: TaskBatch) -> bool:
+        """Return whether the ranks of a group share the batch's tasks."""
+        return self._ranks is not None and batch.tasks > 1
+
+    def _algorithm(self, executor: Executor) -> TaskGradient:
+        """Return the algorithm's meta-gradient at this meta-step as a function of tasks that start afresh."""
+        return lambda initial, batch, noise: self.meta.meta_gradient(executor, initial, batch, noise, self.step)
+
+    def _shared_step(
+        self,
+        gradient_of: TaskGradient,
+        batch: TaskBatch,
+        noise: Noise | None,
+        settings: LearnerSettings | None = None,
+        *,
+        joint: bool = False,
+    ) -> dict[str, float]:
+        """Take a step on a batch whose tasks the ranks share."""
+        with self._state.atomic():
+            metrics = self._update(
+                self._shared_gradient(gradient_of, self._state.initial, batch, noise, settings), joint=joint
+            )
+            self.step += 1
+        return metrics
+
+    def _shared_gradient(
+        self,
+        gradient_of: TaskGradient,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise | None,
+        settings: LearnerSettings | None = None,
+    ) -> MetaGradient:
+        """Return the batch's meta-gradient; each rank fits and draws noise for its own tasks alone."""
+        assert self._ranks is not None
+        settings = settings or self._settings
+        steps = settings.inner.steps
+        if noise is not None:
+            noise.check(settings.noise_shape(batch, steps))
+
+        def of_part(batch: TaskBatch, noise: Noise | None) -> MetaGradient:
+            batch = self._fit(batch)
+            return gradient_of(initial, batch, self._noise(batch, noise, steps, Stream.TRAINING, settings))
+
+        return sharded(self._ranks, of_part, initial, batch, noise)
+
+    def _join(self, ranks: Ranks) -> None:
+        """Share meta-steps with other ranks from now on, from the first rank's parameters."""
+        check_agreement(ranks, self._state, self._settings)
+        self._ranks = ranks
+        self._is_chosen = False  # no graphs
+        self._bind()
+        self._state.initial.map(ranks.copy_first)
+
+    def check_ranks(self) -> None:
+        """Raise RanksDiffer unless all ranks hold the same parameters and optimizer state; without a group do nothing.
+
+        The message names the ranks that differ from rank 0. It costs a hash of the state and 8 bytes a rank.
+        """
+        if self._ranks is not None:
+            with self._training:
+                self._bind()
+                check_equality(self._ranks, self._state)
 
     def check(self, batch: TaskBatch) -> None:
         """Raise the ValueError that `meta_step` would raise for this batch; change nothing."""
@@ -275,6 +366,8 @@ class MetaGAN(AdaptableGAN):
             )
         executor, initial, carried = self._start()
         checks.query(self.meta, batch)
+        if self._is_shared(batch):
+            return self._shared_gradient(self._algorithm(executor), initial, batch, noise)
         batch = self._fit(batch)
         noise = self._noise(batch, noise, self.inner.steps, Stream.TRAINING)
         return self.meta.meta_gradient(executor, initial, batch, noise, self.step, carried)

@@ -14,6 +14,7 @@ from ..inner import InnerLoop
 from ..losses import Loss
 from ..noise import NoiseShape
 from ..tasks import TaskBatch
+from ..tasks.batch import BatchSizes
 from . import algorithms
 from .algorithms import MetaAlgorithm
 
@@ -36,6 +37,7 @@ class LearnerSettings:
     precision: str
     seed: int
     allow_random: bool
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", losses.get(self.loss))
@@ -51,6 +53,7 @@ class LearnerSettings:
             raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}")
         object.__setattr__(self, "seed", coerce.seed(self.seed))
         coerce.convert(self, coerce.flag, "allow_random")
+        coerce.convert(self, coerce.memory, "max_memory", optional=True)
         self.meta.check(self.inner)
         penalty, generated = self.loss.penalty, self.inner.generated
         interpolates = penalty is not None and penalty.location == "interpolate"
@@ -72,7 +75,11 @@ class LearnerSettings:
             "allow_random": self.allow_random,
         }
 
-    def noise_shape(self, batch: TaskBatch, steps: int) -> NoiseShape:
+    def executor_key(self) -> tuple[Any, ...]:
+        """Return the settings whose change needs another executor."""
+        return self.executor, self.max_memory, self.executor_settings()
+
+    def noise_shape(self, batch: TaskBatch | BatchSizes, steps: int) -> NoiseShape:
         """Return the sizes of a batch's noise for `steps` inner steps."""
         return NoiseShape(
             tasks=batch.tasks,
@@ -80,7 +87,7 @@ class LearnerSettings:
             latent_dim=self.latent_dim,
             steps=steps,
             critic_steps=self.inner.critic_steps,
-            batch_size=self._mini_batch(batch.shots),
+            batch_size=self.inner.mini_batch(batch.shots),
             generated=self.inner.generated,
             generator_steps=self.inner.generator_steps,
             query=batch.query_shots,
@@ -88,20 +95,15 @@ class LearnerSettings:
             query_adaptation=self.meta.needs_query_adaptation,
         )
 
-    def _mini_batch(self, shots: int) -> int | None:
-        """Return the number of real images that an update draws from a task; None: all, once.
-
-        A mini-batch with every image equally often has the mean of all. Where the number of generated images does not
-        follow from it, it is spared.
-        """
-        size = self.inner.batch_size
-        is_spared = size is not None and size % shots == 0 and self.inner.generated not in (None, size)
-        return None if is_spared else size
-
     def to_config(self) -> dict[str, Any]:
-        """Return the settings as JSON-able data; ValueError for a rate that is a custom function."""
+        """Return the settings as JSON-able data, without `max_memory`, which is the machine's.
+
+        Raises:
+            ValueError: a rate is a custom function.
+        """
+        settings = {name: value for name, value in vars(self).items() if name != "max_memory"}
         return {
-            **vars(self),
+            **settings,
             "loss": self.loss.to_config(),
             "inner": self.inner.to_config(),
             "meta": self.meta.to_config(),
@@ -123,7 +125,8 @@ class LearnerSettings:
         """Return attributes of an older learner with its settings gathered in `_settings`."""
         names = {f.name: "executor_name" if f.name == "executor" else f.name for f in dataclasses.fields(cls)}
         rest = {name: value for name, value in attributes.items() if name not in names.values()}
-        return rest | {"_settings": cls(**{field: attributes[name] for field, name in names.items()})}
+        given = {field: attributes[name] for field, name in names.items() if name in attributes}
+        return rest | {"_settings": cls(**given)}
 
 
 class Setting(Generic[T]):

@@ -109,7 +109,7 @@ class GradientPenalty(Penalty):
 
 @dataclass(frozen=True)
 class ZeroCenteredPenalty(Penalty):
-    """Penalty that pulls the input gradient to 0: `weight / 2 * mean |gradient|^2`, |.| over each image.
+    """Penalty that pulls the input gradient to 0: `weight / 2 * mean |gradient|^2`, norms over each image.
 
     R1 at real images, R2 at fake ones (Mescheder et al. 2018, arXiv:1801.04406, equations 9 and 10), the sum of both at
     "both" (Huang et al. 2024, arXiv:2501.05441, section 2).

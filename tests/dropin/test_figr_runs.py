@@ -18,7 +18,7 @@ from figr_cases import SMALL, Noise, Trainer, make_trainer, vector, write_figr8
 from figr_networks import PARAMETERS
 from metagan_fast.dropin import figr
 from metagan_fast.dropin.figr.__main__ import main
-from metagan_fast.training.run_folder import locked
+from metagan_fast.training.folder_lock import locked
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 

@@ -50,9 +50,10 @@ def meta_step(generator: nn.Module, executor: str) -> Tensor:
     [
         (torch.jit.script, "expected a generator .* the module itself, of type RecursiveScriptModule, is scripted"),
         (lambda module: nn.Sequential(closed(module)), "its part '0', of type Generator, was assigned the function"),
-        (nn.DataParallel, "of type DataParallel, copies its own to each device: use its .module"),
+        (nn.DataParallel, r"pass generator\.module instead"),
+        (lambda module: nn.Sequential(nn.DataParallel(module)), r"pass generator\.0\.module instead"),
     ],
-    ids=["scripted", "compiled-forward", "data-parallel"],
+    ids=["scripted", "compiled-forward", "data-parallel", "data-parallel-part"],
 )
 def test_the_torch_executor_refuses_what_it_cannot_adapt(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -89,8 +89,10 @@ def test_a_mini_batch_with_every_image_equally_often_is_all_images_once() -> Non
     batch = tiny_batch(query=0)
     doubled = mgf.TaskBatch(batch.support.repeat(1, 2, 1, 1, 1))
     assert learner.draw_noise(batch).support_index is None
+    explained = learner.explain(batch.shots)
     once = learner.inner_loop(batch)
     learner.inner = dataclasses.replace(inner, batch_size=None)
+    assert learner.explain(batch.shots) == explained
     twice = learner.inner_loop(doubled)
     assert_close(once.generator, twice.generator, "float32-inner-step")
     assert_close(once.discriminator, twice.discriminator, "float32-inner-step")

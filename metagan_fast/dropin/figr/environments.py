@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -130,7 +131,7 @@ class MetaEnv:
         """Read all images, class by class and without groups: FIGR draws all classes with equal probability."""
         images = folders.read(path, (self.height, self.length), self.channels, _stretch)
         images.left_out.log(str(path))
-        return ImageSet(images.images, images.counts, images.classes)
+        return replace(images, groups=None)
 
     # Resuming
 

@@ -21,7 +21,7 @@ from ...learner import MetaGAN
 from ...learner.algorithms import Reptile
 from ...noise import Noise, NoiseShape, Stream, draw_noise, draw_sample_latents
 from ...tasks import TaskBatch
-from ...training.run_folder import locked
+from ...training.folder_lock import locked
 from ...training.stop_request import stop_request
 from ...training.trainer import Dispensable
 from . import environments

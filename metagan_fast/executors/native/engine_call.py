@@ -63,6 +63,8 @@ class CallBuilder:
             generator_lrs=tuple(map(self.inner.generator_rate, each_step)),
             discriminator_lrs=tuple(map(self.inner.discriminator_rate, each_step)),
             updates_done=(0, 0),
+            added=0,
+            summed=tasks,
             generator_buffers=(),
             discriminator_buffers=(),
         )

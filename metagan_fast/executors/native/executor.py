@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ... import _native
 from ..._utils.pair import ROLES, Pair
 from ...inner import OPTIMIZERS, InnerLoop, TrainState
 from ...losses import Loss
-from ...noise import Noise
+from ...noise import Noise, NoiseShape
 from ...tasks import TaskBatch
 from ..base import LOSSES, Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
+from ..task_sum import TaskSum
 from .engine_call import CallBuilder, check_image_count, inner_settings, loss_settings
 from .lowering import Plan, describe_plan, inner_step_multiply_adds, make_plan
 
@@ -97,22 +100,34 @@ class NativeExecutor(Executor):
         return self._inner.inner_state == "persist"
 
     def reptile_gradient(
-        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, carried: Pair[TrainState] | None = None
+        self,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise,
+        carried: Pair[TrainState] | None = None,
+        total: TaskSum | None = None,
     ) -> MetaGradient:
         """Fuse inner loop and difference, bitwise equal to the default, unless its adapted networks are needed.
 
         The fused call does not store all adapted parameters, and returns no optimizer state.
         """
         if batch.query is not None or self._persists_state:
-            return super().reptile_gradient(initial, batch, noise, carried)
+            return super().reptile_gradient(initial, batch, noise, carried, total)
         call = self._calls.inner_call(initial, batch, noise)
-        difference = self._write(call, "difference")
+        difference = self._write(call, "difference", total)
         metrics = call.write("metrics", len(_INNER_METRICS), batch.tasks)
         self._engine.inner_loop(call.arguments)
+        if total is not None:
+            total.count(batch.tasks)
         return MetaGradient(*difference, self._metrics(metrics, _INNER_METRICS))
 
     def query_gradient(
-        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise,
+        objective: QueryObjective,
+        total: TaskSum | None = None,
     ) -> MetaGradient:
         if not objective.first_order:
             self.check_second_order(self._loss, self._inner)
@@ -124,15 +139,18 @@ class NativeExecutor(Executor):
             "multi_step": int(objective.multi_step),
             "first_order": int(objective.first_order),
             "objective": objective.generator_objective,
+            "segment": objective.segment,
         }
         if objective.generator_objective == "query":
             updates = noise.steps, self._inner.critic_steps, batch.tasks, batch.query_shots
             call.read("query_adaptation_latents", noise.query_adaptation_latents, *updates, self._calls.latent_dim)
             call.read("query_adaptation_interpolation", noise.query_adaptation_interpolation, *updates)
-        gradient = self._write(call, "gradient")
+        gradient = self._write(call, "gradient", total)
         names = (*_INNER_METRICS, *_QUERY_METRICS)
         metrics = call.write("metrics", len(names), batch.tasks)
         self._engine.query_gradient(call.arguments)
+        if total is not None:
+            total.count(batch.tasks)
         return MetaGradient(*gradient, self._metrics(metrics, names))
 
     def query_losses(self, params: Pair[Tensor], batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
@@ -154,9 +172,49 @@ class NativeExecutor(Executor):
         self._engine.generate(call.arguments)
         return images
 
+    def memory_use(
+        self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
+    ) -> dict[str, int]:
+        """As `Executor.memory_use`; workers keep their memory from call to call, so a meta-step's calls add up."""
+        both = 4 * sum(plan.numel for plan in self._plans)
+        returns_rows = objective is None and (rows or shape.query > 0 or self._persists_state)
+        use = self._engine.memory_use(self._sizes(shape, objective, rows=returns_rows))
+        del use["workers"]
+        buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner) if self._persists_state else 0
+        adapted = shape.tasks * both * (1 + buffers) if returns_rows else 0
+        return {
+            "activations": use["activations"] + use["scratch"],
+            "adapted parameters and optimizer state": use["optimizer_state"] + use["sums"] + adapted,
+            "derivative through the inner loop": use["adjoint"],
+            "meta-gradient": 0 if rows else both,
+        }
+
+    def _sizes(
+        self, shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False, threads: int | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments of the engine's `memory_use`."""
+        real = shape.shots if shape.batch_size is None else shape.batch_size
+        sizes: dict[str, Any] = {
+            "tasks": shape.tasks,
+            "threads": _native.threads() if threads is None else threads,
+            "steps": shape.steps,
+            "batch": real,
+            "generated": real if shape.generated is None else shape.generated,
+            "query_count": shape.query,
+            "rows": int(rows),
+            "objective": None,
+        }
+        if objective is not None:
+            sizes |= {
+                "objective": objective.generator_objective,
+                "first_order": int(objective.first_order),
+                "segment": min(objective.segment, shape.steps),
+            }
+        return sizes
+
     def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
         """Describe both plans, the multiply-adds of an inner step and the bytes of a task."""
-        images = self._inner.batch_size or shots
+        images = self._inner.mini_batch(shots) or shots
         generated = self._inner.generated or images
         loss, penalty = self._loss, self._loss.penalty
         points = {"interpolate": images, "real": images, "fake": generated, "both": images + generated}
@@ -173,9 +231,16 @@ class NativeExecutor(Executor):
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * sum(plan.numel for plan in self._plans)
         query = images if second_order or generator_objective == "query" else 0
-        workspace = self._engine.workspace_bytes(
-            images, generated, query, self._inner.steps, generator_objective, second_order
+        weights = (0.0,) * self._inner.steps
+        objective = QueryObjective(
+            first_order=not second_order, generator_objective=generator_objective, step_weights=weights
         )
+        shape = NoiseShape(
+            tasks=1, shots=images, latent_dim=1, steps=self._inner.steps, query=query, generated=generated
+        )
+        is_query = second_order or generator_objective == "query"
+        use = self._engine.memory_use(self._sizes(shape, objective if is_query else None, threads=1))
+        workspace = sum(use.values()) - use["workers"]
         tables = [
             f"{role}, {plan.numel:,} elements\n{describe_plan(plan, network.layout)}\n\n"
             for role, plan, network in zip(ROLES, self._plans, self._networks, strict=True)
@@ -187,9 +252,17 @@ class NativeExecutor(Executor):
             f"memory of a task: {rows:,} bytes of parameters and optimizer state, {workspace:,} bytes of a thread's own"
         )
 
-    def _write(self, call: _native.EngineCall, name: str) -> Pair[Tensor]:
-        """Pass an output `[numel]` for each network, and return them."""
-        return ROLES.map(lambda role, plan: call.write(f"{role}_{name}", plan.numel), self._plans)
+    def _write(self, call: _native.EngineCall, name: str, total: TaskSum | None) -> Pair[Tensor]:
+        """Pass an output `[numel]` for each network, that of `total` if there is one, and return them."""
+        if total is None or total.sums is None:
+            outputs = ROLES.map(lambda role, plan: call.write(f"{role}_{name}", plan.numel), self._plans)
+        else:
+            outputs = total.sums
+            ROLES.map(lambda role, sums: call.go_on(f"{role}_{name}", sums), outputs)
+        if total is not None:
+            call.arguments |= {"added": total.added, "summed": total.tasks}
+            total.sums = outputs
+        return outputs
 
     def _metrics(self, rows: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         metrics = dict(zip(names, rows.unbind(0), strict=True))

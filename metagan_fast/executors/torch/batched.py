@@ -14,7 +14,7 @@ from ..._utils.draws import DrawsRandomNumbersError, NoDraws
 from ..._utils.lock import Lock
 from ..._utils.log import log_once
 from ..._utils.modules import Snapshot, buffer_versions, copy_module, use_batch_statistics
-from ..._utils.rebinding import check_rebindable, closed, data_parallel, scripted
+from ..._utils.rebinding import check_rebindable, closed, scripted
 from ...flat import FlatLayout
 from ..base import one_image_error
 from .layers.fusion import Fusion, materialized
@@ -59,7 +59,7 @@ class BatchedModule:
         self, module: nn.Module, layout: FlatLayout, name: str, *, allow_random: bool = False, autocast: bool = False
     ) -> None:
         check_rebindable(module, closed, name=name)
-        check_rebindable(module, scripted, data_parallel, name=name, recurse=False)  # replaced as submodules
+        check_rebindable(module, scripted, name=name, recurse=False)  # replaced as submodules
         try:
             self._original, self.module = stateless_copy(module), stateless_copy(module)
         except Exception as error:

@@ -7,20 +7,25 @@ includes the mixed derivatives that these first-order updates omit.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..._utils.pair import Pair
-from ...inner import InnerLoop, TrainState
+from ...inner import OPTIMIZERS, InnerLoop, TrainState
 from ...losses import Loss
-from ...noise import Noise
+from ...noise import Noise, NoiseShape
+from ...ops.reference import narrow
 from ...tasks import TaskBatch
 from ..base import LOSSES, Executor, GeneratorObjective, InnerLoopResult, MetaGradient, Network, QueryObjective
+from ..task_sum import TaskSum
 from .batched import BatchedModule
 from .exact_norms import ExactWeightNorm
+from .memory_trace import WithoutUpdates, peak_bytes
 from .objectives import Objectives
 
 AdjointState = list[Tensor | None]
@@ -70,14 +75,23 @@ class TorchExecutor(Executor):
         return InnerLoopResult(state, metrics[-1], history)
 
     def query_gradient(
-        self, initial: Pair[Tensor], batch: TaskBatch, noise: Noise, objective: QueryObjective
+        self,
+        initial: Pair[Tensor],
+        batch: TaskBatch,
+        noise: Noise,
+        objective: QueryObjective,
+        total: TaskSum | None = None,
     ) -> MetaGradient:
         weights = objective.step_weights
         evaluated = {step + 1 for step in range(noise.steps) if weights[step] != 0}
-        keep = evaluated if objective.first_order else set(range(noise.steps + 1))
+        last_segment = (noise.steps - 1) // objective.segment * objective.segment
+        starts = set(range(0, last_segment, objective.segment))
+        keep = evaluated if objective.first_order else starts | set(range(last_segment, noise.steps))
         _, (*_, metrics), states = self._adapt(initial, batch, noise, None, keep)
         adjoints: Pair[AdjointState] = Pair([], [])
         for step in reversed(range(noise.steps)):
+            if not objective.first_order and step not in states:  # run its segment again, from the state that is kept
+                states |= self._run_again(states, batch, noise, step // objective.segment * objective.segment, step)
             if step + 1 in evaluated:
                 gradients, losses = self._query_gradients(states[step + 1], initial, batch, noise, objective, step)
                 adjoints = adjoints.map(partial(_add, weight=weights[step]), gradients)
@@ -85,9 +99,25 @@ class TorchExecutor(Executor):
             if not objective.first_order:
                 replay = partial(self._step, batch=batch, noise=noise, step=step, create_graph=True)
                 adjoints = Pair(*_pull_back(replay, states[step], adjoints))
+                del states[step + 1]
         generator, discriminator = adjoints.generator[_GENERATOR], adjoints.discriminator[_DISCRIMINATOR]
         assert generator is not None and discriminator is not None
-        return MetaGradient(generator.mean(0), discriminator.mean(0), metrics)
+        if total is None:
+            return MetaGradient(generator.mean(0), discriminator.mean(0), metrics)
+        total.add(Pair(generator, discriminator))
+        return MetaGradient(*total.value.map(narrow, initial), metrics)
+
+    @torch.enable_grad()
+    def _run_again(
+        self, states: dict[int, Pair[TrainState]], batch: TaskBatch, noise: Noise, first: int, last: int
+    ) -> dict[int, Pair[TrainState]]:
+        """Return the states at the start of steps `first` + 1 to `last`, run again from the one kept at `first`."""
+        again: dict[int, Pair[TrainState]] = {}
+        state = _copy(states[first])
+        for step in range(first, last):
+            state = self._step(state, batch, noise, step, create_graph=False)
+            again[step + 1] = state if step + 1 == last else _copy(state)
+        return again
 
     @torch.enable_grad()
     def query_losses(self, params: Pair[Tensor], batch: TaskBatch, noise: Noise) -> dict[str, Tensor]:
@@ -98,6 +128,50 @@ class TorchExecutor(Executor):
     @torch.no_grad()
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         return self._generator(generator, latents)
+
+    def memory_use(
+        self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
+    ) -> dict[str, int]:
+        """As `Executor.memory_use`, from a trace of two inner steps on fake tensors.
+
+        Kept states of further steps are added. PyTorch's temporary memory within an operation is not seen, such as
+        reordered weights of a convolution. On a CUDA device this is the memory in use, of which the caching allocator
+        reserves more; it has not been compared with a device's.
+        """
+        like = initial.generator
+        latents = torch.zeros(1, 2, shape.latent_dim, dtype=like.dtype, device=like.device)
+        image_shape = self.generate(like.unsqueeze(0), latents).shape[2:]  # also decides how the generator runs
+        image = torch.zeros(1, 2, *image_shape, dtype=like.dtype, device=like.device)
+        with torch.no_grad():
+            self._discriminator(initial.discriminator.unsqueeze(0), image)
+        steps = min(shape.steps, 2)
+        short = replace(shape, steps=steps, evaluations=min(shape.evaluations, steps))
+        traced = copy.copy(self)
+        traced._inner = WithoutUpdates(**vars(self._inner))
+        make = partial(_arguments, initial, short, image_shape)
+        buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
+        state = shape.tasks * sum(x.numel() * x.element_size() for x in initial) * (1 + buffers)
+        kept = 0
+        if objective is None:
+            run = traced.inner_loop if rows else traced.reptile_gradient
+            peak = peak_bytes(make, lambda given: run(*given))
+        else:
+            adapts = objective.generator_objective == "query" and not objective.first_order
+            brief = replace(objective, step_weights=objective.step_weights[-steps:])
+            peak = peak_bytes(make, lambda given: traced.query_gradient(given[0], given[1], given[2], brief))
+            of_discriminator = state * initial.discriminator.numel() // sum(x.numel() for x in initial)
+            updates = self._inner.critic_steps if adapts else 0  # of an opponent, a step
+
+            def kept_by(each: QueryObjective) -> int:
+                return state * each.states_kept + of_discriminator * updates * len(each.step_weights)
+
+            kept = kept_by(objective)
+            peak += kept - kept_by(brief)
+        return {
+            "activations and gradients": peak - state - kept,
+            "adapted parameters and optimizer state": state,
+            "derivative through the inner loop": kept,
+        }
 
     def explain(self, shots: int, *, second_order: bool, generator_objective: GeneratorObjective) -> str:
         return f"executor: torch, because {self._reason}"
@@ -221,7 +295,8 @@ class TorchExecutor(Executor):
         if objective.generator_objective != "support":
             opponent = initial.discriminator.detach().expand(batch.tasks, -1)
         if objective.generator_objective == "query":
-            opponent, on_query = self._adapt_to_query(opponent, state.generator, batch, noise)
+            keep = not objective.first_order
+            opponent, on_query = self._adapt_to_query(opponent, state.generator, batch, noise, keep)
         params = Pair(generator, discriminator)
         losses = self._query_losses(params, opponent, batch, noise, step if objective.multi_step else 0)
         metrics = _query_metrics(losses)
@@ -241,12 +316,13 @@ class TorchExecutor(Executor):
         return Pair(of_generator, of_discriminator), metrics
 
     def _adapt_to_query(
-        self, start: Tensor, generator: TrainState, batch: TaskBatch, noise: Noise
+        self, start: Tensor, generator: TrainState, batch: TaskBatch, noise: Noise, keep: bool
     ) -> tuple[Tensor, list[tuple[Step, Pair[TrainState]]]]:
         """Adapt the initial discriminator to the query images against the adapted generator.
 
         Returns:
-            The discriminator, requiring grad, and for each update its replay function with the state before it.
+            The discriminator, requiring grad, and with `keep` for each update its replay function with the state
+            before it.
         """
         assert batch.query is not None
         assert noise.query_adaptation_latents is not None and noise.query_adaptation_interpolation is not None
@@ -270,12 +346,33 @@ class TorchExecutor(Executor):
         for step in range(noise.steps):
             for critic_step in range(self._inner.critic_steps):
                 replay = partial(update, step=step, critic_step=critic_step, create_graph=True)
-                history.append((replay, _copy(state)))
+                if keep:  # the generator stays, so one copy of the discriminator is enough
+                    history.append((replay, Pair(state.generator, _copy_network(state.discriminator))))
                 state = update(state, step=step, critic_step=critic_step, create_graph=False)
         return state.discriminator.params.detach().requires_grad_(), history
 
 
 _GENERATOR, _DISCRIMINATOR = 0, 1  # indices of the parameters' cotangents in an AdjointState; buffers follow
+
+
+def _arguments(
+    initial: Pair[Tensor], shape: NoiseShape, image_shape: Sequence[int]
+) -> tuple[Pair[Tensor], TaskBatch, Noise]:
+    """Return empty arguments of an inner loop with the sizes of `shape`."""
+
+    def empty(*size: int, dtype: torch.dtype = initial.generator.dtype) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=initial.generator.device)
+
+    dtypes = {"support_index": torch.int64}
+    noise = Noise(
+        **{
+            name: empty(*size, dtype=dtypes.get(name, initial.generator.dtype))
+            for name, size in shape.tensors().items()
+        }
+    )
+    query = empty(shape.tasks, shape.query, *image_shape) if shape.query else None
+    batch = TaskBatch.trusted(empty(shape.tasks, shape.shots, *image_shape), query)
+    return initial.map(lambda params: empty(params.numel())), batch, noise
 
 
 def _tensors(state: Pair[TrainState]) -> tuple[Tensor, ...]:
@@ -295,6 +392,10 @@ def _with_tensors(state: Pair[TrainState], tensors: Sequence[Tensor]) -> Pair[Tr
 
 def _copy(state: Pair[TrainState]) -> Pair[TrainState]:
     return _with_tensors(state, [tensor.clone() for tensor in _tensors(state)])
+
+
+def _copy_network(state: TrainState) -> TrainState:
+    return state.with_tensors([tensor.clone() for tensor in state.tensors])
 
 
 def _query_metrics(losses: Pair[Tensor]) -> dict[str, Tensor]:
