@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..distributed import Ranks
 from ..noise import Noise, Stream, draw_noise
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def adapted_samples(
     seed: int = 0,
     most_tasks: int = MOST_TASKS,
     progress: Callable[[int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """Return samples `[tasks, samples, channels, height, width]` of a learner adapted to each task; float32.
 
@@ -41,7 +43,17 @@ def adapted_samples(
         seed: of the noise of adaptation and of the samples' latents.
         most_tasks: tasks adapted at once; one at a time where the inner optimizer's state persists.
         progress: called with the number of tasks adapted.
+        ranks: processes that share the tasks, and all get the samples; progress is then called once, at the end.
     """
+    if ranks is not None and ranks.size > 1:
+
+        def adapt(part: TaskBatch) -> dict[str, Tensor]:
+            return {"": adapted_samples(learner, part, samples, steps=steps, seed=seed, most_tasks=most_tasks)}
+
+        everyone = ranks.map_tasks(batch, adapt)[""]
+        if progress is not None:
+            progress(batch.tasks)
+        return everyone
     inner = learner.inner
     steps = inner.steps if steps is None else steps
     most_tasks = 1 if inner.inner_state == "persist" else most_tasks

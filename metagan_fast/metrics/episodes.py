@@ -119,9 +119,23 @@ class Episodes:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Episodes:
-        """Read what `to_dict` returned."""
-        draws = tuple(tuple(Episode(*map(tuple, division)) for division in draw) for draw in content["draws"])
-        return cls(tuple(content["classes"]), draws)
+        """Read what `to_dict` returned; ValueError for other data."""
+        try:
+            classes = tuple(content["classes"])
+            draws = tuple(tuple(Episode(*map(_indices, division)) for division in draw) for draw in content["draws"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected recorded episodes, got other data ({error!r})") from error
+        if not draws or not classes or any(len(draw) != len(classes) for draw in draws):
+            raise ValueError("expected recorded episodes, got other data (not one division a class)")
+        if not all(isinstance(name, str) for name in classes):
+            raise ValueError("expected recorded episodes, got other data (names that are no text)")
+        return cls(classes, draws)
+
+
+def _indices(numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, list | tuple):
+        raise TypeError(f"{type(numbers).__name__} for a list")
+    return tuple(coerce.count("an image's index", number) for number in numbers)
 
 
 def _divide(count: int, shots: int, seed: int) -> Episode:

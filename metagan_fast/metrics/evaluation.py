@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._utils import coerce
+from ..display.progress import counter
 from ..tasks import TaskBatch
 from .adaptation import MOST_TASKS, adapted_samples
 from .baselines import Baselines
@@ -46,7 +47,7 @@ def evaluate(
     episodes: Episodes | None = None,
     most_tasks: int = MOST_TASKS,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Evaluation:
     """Adapt to held-out classes and compare the samples with real images of the same class.
 
@@ -54,7 +55,7 @@ def evaluate(
     is the headline. The noise depends on `seed` alone, so learners are compared on equal terms.
 
     Args:
-        learner: the meta-trained GAN; unchanged.
+        learner: the meta-trained GAN; unchanged. The ranks of its process group share the classes: all call this alike.
         distribution: the held-out classes.
         features: feature space of the comparison: a `FeatureExtractor`, or any function of images `[n, C, H, W]` in
             [-1, 1] that returns `[n, d]`; or several by name, the headline's first.
@@ -69,7 +70,7 @@ def evaluate(
             they have as many shots and draws; else `Episodes.draw`.
         most_tasks: classes adapted at once; bounds memory.
         seed: of the divisions, the noise and the samples.
-        progress: called with the number of classes adapted and of all that will be.
+        progress: called with the number of classes adapted and of all that will be; True: a progress bar.
 
     Returns:
         An `Evaluation` with the methods of `METHODS` as rows.
@@ -99,25 +100,27 @@ def evaluate(
         sets = ImageSets.embed(list(images), spaces)
         return sets if len(images) == classes else sets.repeated(classes)
 
-    adapted = _Count(progress, len(episodes.draws) * len(episodes.classes) * sum(map(gans.adaptations, shots)))
+    adaptations = len(episodes.draws) * len(episodes.classes) * sum(map(gans.adaptations, shots))
     tallies: defaultdict[Setting, list[dict[str, dict[str, Tensor]]]] = defaultdict(list)
-    for draw in range(len(episodes.draws)):
-        for count in shots:
-            support, references, others = held_out.division(draw, count)
-            judges = {space: Judge(references.features[space], support.features[space]) for space in spaces}
-            batch = TaskBatch(
-                torch.stack(list(support.images)),
-                classes=episodes.classes,
-                first_task=draw * len(episodes.classes),  # each draw has its own noise
-            )
-            for setting, sets in (
-                *((setting, embed(images, batch.tasks)) for setting, images in gans.samples(batch, adapted)),
-                *((Setting(name, count), sets) for name, sets in baselines(support, others, draw)),
-            ):
-                pixels = nearest([x.flatten(1) for x in sets.images], [x.flatten(1) for x in support.images])
-                tallies[setting].append(
-                    {name: judge(sets.features[name]) | {"nearest_pixel": pixels} for name, judge in judges.items()}
+    with counter(progress, "adapting to held-out classes") as report:
+        adapted = _Count(report, adaptations)
+        for draw in range(len(episodes.draws)):
+            for count in shots:
+                support, references, others = held_out.division(draw, count)
+                judges = {space: Judge(references.features[space], support.features[space]) for space in spaces}
+                batch = TaskBatch(
+                    torch.stack(list(support.images)),
+                    classes=episodes.classes,
+                    first_task=draw * len(episodes.classes),  # each draw has its own noise
                 )
+                for setting, sets in (
+                    *((setting, embed(images, batch.tasks)) for setting, images in gans.samples(batch, adapted)),
+                    *((Setting(name, count), sets) for name, sets in baselines(support, others, draw)),
+                ):
+                    pixels = nearest([x.flatten(1) for x in sets.images], [x.flatten(1) for x in support.images])
+                    tallies[setting].append(
+                        {name: judge(sets.features[name]) | {"nearest_pixel": pixels} for name, judge in judges.items()}
+                    )
     settings = {
         "shots": list(shots),
         "steps": list(steps),
@@ -177,6 +180,7 @@ class _Gans:
             seed=self.seed,
             most_tasks=self.most_tasks,
             progress=adapted if steps else None,
+            ranks=self.learner._ranks,
         )
         bad = (~images.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
         if bad:
@@ -191,13 +195,12 @@ class _Gans:
 class _Count:
     """Progress as a number of all."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+    def __init__(self, progress: Callable[[int, int], None], total: int) -> None:
         self._progress, self._done, self._total = progress, 0, total
 
     def __call__(self, more: int) -> None:
         self._done += more
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self._progress(self._done, self._total)
 
 
 def _summary(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .._utils import coerce
+
 METHODS = {
     "adapted": "the meta-trained GAN, adapted to the support images",
     "unadapted": "its initialisation as it is",
@@ -154,19 +156,16 @@ class Evaluation:
     def from_dict(cls, content: Mapping[str, Any]) -> Evaluation:
         """Read what `to_dict` returned; ValueError for other data, such as those of earlier versions."""
         try:
-            rows = tuple(
-                Row(
-                    row["method"],
-                    row["shots"],
-                    row["steps"],
-                    _figures(row["figures"]),
-                    {space: tuple(values) for space, values in row["kid_per_class"].items()},
-                )
-                for row in content["rows"]
-            )
-            found = cls(tuple(content["classes"]), rows, _figures(content["differences"]), dict(content["settings"]))
+            classes = tuple(map(_text, content["classes"]))
+            rows = tuple(_row(row, len(classes)) for row in content["rows"])
+            found = cls(classes, rows, _figures(content["differences"]), dict(content["settings"]))
+            for shots in found.shots:
+                for steps in found.steps:
+                    found.row("adapted", shots=shots, steps=steps)
+            for space in found.spaces:
+                _ = found.differences[space], [(row.figures[space], row.kid_per_class[space]) for row in rows]
             found.row("adapted")
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"expected the result of an evaluation, got other data ({error!r})") from error
         return found
 
@@ -203,6 +202,14 @@ class Evaluation:
             rows.append([str(shots), *(f"{row.figures[space][HEADLINE].mean:.3f}" for row in found)])
         return rows
 
+    def _repr_html_(self) -> str:
+        """Show all tables in a notebook."""
+        from ..display.notebook import fragment  # slow to import
+        from .tables import meanings, tables
+
+        headline = f"{self.shots[0]} shots, {self.steps[0]} inner steps"
+        return fragment(f"Evaluation on {len(self.classes)} classes: {headline}", *tables(self), meanings())
+
     def class_table(self) -> str:
         """Return the headline's KID class by class as text, in the first feature space."""
         space, rows = self.spaces[0], self.headline
@@ -212,8 +219,32 @@ class Evaluation:
         return columns(lines)
 
 
+def _row(content: Mapping[str, Any], classes: int) -> Row:
+    figures = _figures(content["figures"])
+    for named in figures.values():
+        _ = [named[name] for name in FIGURES]
+    kids = {space: tuple(map(float, values)) for space, values in content["kid_per_class"].items()}
+    if any(len(values) != classes for values in kids.values()):
+        raise ValueError(f"expected KID of {classes} classes")
+    adapts = content["steps"] is not None or content["method"] == "adapted"
+    steps = coerce.count("steps", content["steps"]) if adapts else None
+    return Row(_text(content["method"]), coerce.count("shots", content["shots"]), steps, figures, kids)
+
+
 def _figures(content: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Figure]]:
-    return {space: {name: Figure(**values) for name, values in row.items()} for space, row in content.items()}
+    return {space: {name: _figure(**values) for name, values in row.items()} for space, row in content.items()}
+
+
+def _figure(mean: Any, low: Any = None, high: Any = None) -> Figure:
+    if (low is None) != (high is None):
+        raise ValueError("expected both ends of an interval")
+    return Figure(float(mean)) if low is None else Figure(float(mean), float(low), float(high))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

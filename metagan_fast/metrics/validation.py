@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._utils.tensors import every
+from ..distributed import Ranks
 from ..tasks import TaskBatch
 from ..tasks.images import to_float
 from .adaptation import adapted_samples
@@ -33,7 +34,7 @@ class ValidationKID:
 
     Args:
         distribution: the held-out classes; those with fewer than `shots` + 2 images are left out.
-        features: feature space of the comparison.
+        features: feature space of the comparison; None on a rank that only adapts.
         shots: support images a class.
         samples: generated images a class.
         seed: of the divisions, the noise and the samples.
@@ -45,7 +46,7 @@ class ValidationKID:
     def __init__(
         self,
         distribution: TaskDistribution,
-        features: FeatureExtractor,
+        features: FeatureExtractor | None,
         *,
         shots: int,
         samples: int = 64,
@@ -63,7 +64,8 @@ class ValidationKID:
             images = images[every(len(images), _IMAGES)]
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + index))
             support.append(to_float(images[order[:shots]]))
-            self._references.append(features(to_float(images[order[shots:]])))
+            if features is not None:
+                self._references.append(features(to_float(images[order[shots:]])))
         self._batch = TaskBatch(torch.stack(support), classes=tuple(names))
 
     @staticmethod
@@ -75,15 +77,20 @@ class ValidationKID:
                 "best checkpoint by, got none; give them a share of the split, or use fewer shots"
             )
 
-    def __call__(self, learner: MetaGAN, check: Callable[[], None] | None = None) -> float:
+    def __call__(self, learner: MetaGAN, check: Callable[[], None] | None = None, ranks: Ranks | None = None) -> float:
         """Return the mean over classes; NaN if the learner diverged on one.
 
-        `check` is called every few classes; an exception ends the measurement.
+        `check` is called every few classes; an exception ends the measurement. With `ranks`, which share the classes,
+        it is called once, and the first rank compares.
         """
         progress = None if check is None else lambda _: check()
         generated = adapted_samples(
-            learner, self._batch, self._samples, seed=self._seed, most_tasks=_MOST_TASKS, progress=progress
+            learner, self._batch, self._samples, seed=self._seed, most_tasks=_MOST_TASKS, progress=progress, ranks=ranks
         )
+        return self._compare(generated) if ranks is None else ranks.share(lambda: self._compare(generated))
+
+    def _compare(self, generated: Tensor) -> float:
+        assert self._features is not None
         if not generated.isfinite().all():
             return math.nan
         pairs = zip(self._features(generated), self._references, strict=True)

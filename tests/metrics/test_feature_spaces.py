@@ -198,7 +198,7 @@ def glyphs() -> ImageSet:
     """Return the training scripts, as every default run has them."""
     found = embedded.read_glyphs()
     assert found.parts is not None
-    return found.select(name for name, part in zip(found.classes, found.parts, strict=True) if part == "train")
+    return found.select(name for name, part in zip(found.classes, found.parts, strict=True) if part == "train").packed()
 
 
 def test_the_default_run_has_the_packages_spaces() -> None:
