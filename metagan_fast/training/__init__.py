@@ -1,1 +1,5 @@
-"""Training runs: configuration, presets, the outer loop, the run folder and its image grids."""
+"""Training runs: configuration, presets, the outer loop, loggers, the run folder, reports."""
+
+from .loggers import Logger, MLflow, TensorBoard, WandB
+
+__all__ = ["Logger", "MLflow", "TensorBoard", "WandB"]

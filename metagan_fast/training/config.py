@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import losses, models, tasks
 from .._utils.draws import draws_from_seed
@@ -20,6 +20,7 @@ from ..tasks import Tasks
 from .outer_loop import Training
 from .presets import DEFAULT, PRESETS
 
+_FEW = 1_000_000  # parameters, which any machine holds
 _CHOICES = {"model": "name", "loss": "name", "meta": "algorithm"}
 
 
@@ -52,8 +53,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     resolved = copy.deepcopy(dict(config))
     training = resolved["training"]
-    if resolved.get("init") is None:  # absent in older records
-        resolved.pop("init", None)
+    for name in ("init", "max_memory"):  # absent in older records
+        if resolved.get(name) is None:
+            resolved.pop(name, None)
     algorithm = resolved["meta"]["algorithm"]
     if algorithm not in algorithms.ALGORITHMS:
         raise ValueError(f"expected an algorithm of {', '.join(algorithms.ALGORITHMS)}; got {algorithm!r}")
@@ -126,13 +128,29 @@ def build_networks(config: Mapping[str, Any], image_shape: Sequence[int], *, see
     return generator.to(config["device"]), discriminator.to(config["device"])
 
 
-def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weights_seed: int | None = None) -> MetaGAN:
+def check_size(config: Mapping[str, Any], image_shape: Sequence[int], saved: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if settings ask for far larger networks than the saved ones, before they take memory."""
+    with torch.device("meta"):
+        networks = build_networks({**config, "device": "meta"}, image_shape, seed=0)
+    needed = [parameter.numel() for network in networks for parameter in network.parameters()]
+    found = [tensor.numel() for name, tensor in saved.items() if name.startswith(("generator.", "discriminator."))]
+    if sum(needed) > sum(found) + _FEW or len(needed) > len(found):
+        raise ValueError(
+            f"it describes networks of {sum(needed):,} parameters in {len(needed):,} tensors, but the checkpoint has "
+            f"{sum(found):,} in {len(found):,}"
+        )
+
+
+def build_learner(
+    config: Mapping[str, Any], image_shape: Sequence[int], *, weights_seed: int | None = None, **ranks: Any
+) -> MetaGAN:
     """Build the networks and the learner around them.
 
     Args:
         config: resolved settings.
         image_shape: (channels, height, width).
         weights_seed: seed of the initial weights, 0 to 2**64 - 1; None: the run's own.
+        ranks: `process_group` and `deterministic_reduce` of `MetaGAN`, which are no settings of the run.
     """
     seed = config["seed"]
     generator, discriminator = build_networks(config, image_shape, seed=seed if weights_seed is None else weights_seed)
@@ -146,6 +164,8 @@ def build_learner(config: Mapping[str, Any], image_shape: Sequence[int], *, weig
         executor=config["executor"],
         precision=config["precision"],
         seed=seed,
+        max_memory=config.get("max_memory"),
+        **ranks,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .. import checkpoint
+from .._utils import json_text
 
 _RECORD = ".metagan-fast.json"
 
@@ -68,7 +69,7 @@ class OutputFolder:
         if not os.path.lexists(path):
             return {}
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json_text.parse(path.read_text(encoding="utf-8"))
             files = {name: list(digests) for name, digests in record["files"].items() if Path(name).name == name}
             return files if record["command"] == self.command else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

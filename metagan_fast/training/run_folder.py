@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -17,12 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from .. import checkpoint
+from .._utils import json_text
 from ..checkpoint import CheckpointError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
+from .folder_lock import LOCK, locked
+from .metrics_files import MetricsFiles
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +30,21 @@ _LINK = re.compile(r"latest\.safetensors")
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _PICTURE = re.compile(r"(adaptation|interpolation|evaluation)\.png")
 _UNFINISHED = re.compile(  # left by a killed process
-    r"\.((step-\d{8,}\.(png|safetensors)|best\.safetensors|(adaptation|interpolation)\.png|report\.html)\.\d+|latest)"
+    r"\.((step-\d{8,}\.png|(step-\d{8,}|best|features(-prototype)?|replay)\.safetensors"
+    r"|(adaptation|interpolation|evaluation)\.png|report\.html|(config|evaluation)\.json|metrics(-\d{6,})?\.jsonl)\.\d+|latest)"
     r"\.tmp"
 )
 _REPORT_HEAD = 4096  # bytes in which a report has its mark
 _REPORT_MARK = b'<meta name="generator" content="metagan_fast '
-_LOCK = ".lock"
+
+PUBLISHED = "model.safetensors"
+"""Name of the only checkpoint of a folder that `publish` wrote."""
 
 KID = "validation_kid"
 """Name of the validation classes' KID, in metrics and in the metadata of the best checkpoint."""
+
+REPLAY = "replay"
+"""Name of the metadata that only a replay file has."""
 
 
 class RunFolder:
@@ -57,21 +60,23 @@ class RunFolder:
         config: settings, split and versions of the run, JSON.
         features: the feature classifier, where the package's does not fit the run's data.
         prototype_features: the network of the second feature space, likewise.
+        replay: the meta-step that ended the run, if one diverged.
         evaluation: result of `evaluate`, JSON.
         report: page about the run, HTML.
         report_pictures: the page's own pictures, PNG.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.safetensors"
-        self.events = self.path / "events"
+        self.events: Path = self.path / "events"
         self.metrics = self.path / "metrics.jsonl"
         self.config = self.path / "config.json"
         self.features = self.path / "features.safetensors"
         self.prototype_features = self.path / "features-prototype.safetensors"
+        self.replay = self.path / "replay.safetensors"
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
         self.report_pictures = self.path / "report"
@@ -133,7 +138,7 @@ class RunFolder:
     def _is_empty(self) -> bool:
         """Return whether the folder holds only the lock and empty folders of a run that ended before its config."""
         parts = {self.samples, self.checkpoints, self.events, self.report_pictures}
-        others = (path for path in self.path.iterdir() if path.name != _LOCK)
+        others = (path for path in self.path.iterdir() if path.name != LOCK and not _UNFINISHED.fullmatch(path.name))
         return all(path in parts and path.is_dir() and not any(path.iterdir()) for path in others)
 
     def _is_run(self) -> bool:
@@ -155,7 +160,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keep other processes from training in the folder; a process that dies releases it.
 
-        The lock is reentrant. Without file locks on the platform or file system, other processes are not kept out.
+        The lock is reentrant; `folder_lock.locked` tells what holds without file locks.
 
         Raises:
             BlockingIOError: another process trains here; the message names it.
@@ -170,7 +175,7 @@ class RunFolder:
             yield
 
     def _clear(self) -> None:
-        written = [self.metrics]
+        written = MetricsFiles(self.metrics).all()
         for folder, names in (
             (self.samples, (_SAMPLE, _UNFINISHED)),
             (self.checkpoints, (_CHECKPOINT, _LINK, _UNFINISHED)),
@@ -186,12 +191,22 @@ class RunFolder:
             written.append(self.report)
         if self.has_best():
             written.append(self.best)
+        with contextlib.suppress(CheckpointError):
+            if REPLAY in checkpoint.read(self.replay)[1]:
+                written.append(self.replay)
         for network in (self.features, self.prototype_features):
             with contextlib.suppress(CheckpointError):
                 checkpoint.read(network)
                 written.append(network)
         for file in (*written, self.config):  # the config last: after a crash the rest is still recognised as a run
             file.unlink(missing_ok=True)
+
+    def forget_unfinished(self) -> None:
+        """Remove temporary files that a killed process left."""
+        for part in (self.path, self.checkpoints, self.samples, self.report_pictures):
+            for file in self._written(part, _UNFINISHED):
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     @staticmethod
     def _written(folder: Path, name: re.Pattern[str]) -> list[Path]:
@@ -210,7 +225,7 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Read `config.json`; ValueError if it is damaged."""
         try:
-            config = json.loads(self.config.read_text(encoding="utf-8"))
+            config = json_text.parse(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.config} is damaged: {error}") from error
         if not isinstance(config, dict):
@@ -262,31 +277,20 @@ class RunFolder:
     # Metrics
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a line to `metrics.jsonl`, whole or not at all.
+        """Append a line to `metrics.jsonl`, whole or not at all; a full file is kept as `metrics-N.jsonl`.
 
         Raises:
             OSError: it cannot be written.
         """
-        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
-        with open(self.metrics, "ab", buffering=0) as file:
-            written = file.write(line)
-            if written != len(line):  # the disk is full; remove the partial line
-                file.truncate(file.tell() - written)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.metrics))
+        MetricsFiles(self.metrics).append(step, metrics)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of `metrics.jsonl`; a line that a crash cut short is dropped."""
-        lines = []
-        if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):
-                    lines.append(json.loads(line))
-        return lines
+        """Return the lines of all metrics files; a line that a crash cut short or that has no step is dropped."""
+        return MetricsFiles(self.metrics).read()
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop lines that a resumed run will write again."""
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        checkpoint.write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        MetricsFiles(self.metrics).forget_after(step)
 
     # Checkpoints
 
@@ -304,7 +308,7 @@ class RunFolder:
         return path
 
     def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read the newest state that is whole; a damaged one is skipped, with a warning.
+        """Read the newest state that is whole, else a published one; a damaged one is skipped, with a warning.
 
         Raises:
             CheckpointError: there is none.
@@ -314,7 +318,10 @@ class RunFolder:
                 return checkpoint.read(path)
             except CheckpointError as error:
                 logger.warning("%s; going back to the one before", error)
-        raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again")
+        if (self.path / PUBLISHED).is_file():
+            return checkpoint.read(self.path / PUBLISHED)
+        best = f", or start another from {self.best} with --init" if self.has_best() else ""
+        raise CheckpointError(f"{self.checkpoints} holds no checkpoint that can be read; train the run again{best}")
 
     def check_best(self) -> None:
         """Raise FileExistsError if `best.safetensors` belongs to the user."""
@@ -350,14 +357,30 @@ class RunFolder:
             CheckpointError: there is none, or it cannot be read.
         """
         has_best = which != "last" and self.has_best()
+        if which in (None, "best") and not has_best and os.path.lexists(self.best):
+            try:
+                checkpoint.read(self.best)
+            except CheckpointError as error:
+                if which == "best":
+                    raise
+                logger.warning("%s; taking the last one in its place", error)
         if which == "last" or (which is None and not has_best):
             return self.latest()
         paths = {"best": self.best} if has_best else {}
-        paths |= {str(int(path.stem.removeprefix("step-"))): path for path in self._saved()}
+        paths |= {str(_steps(path)): path for path in self._saved()}
         name = "best" if which is None else str(which)
         if name not in paths:
             raise CheckpointError(f"{self.path} keeps no checkpoint {name}; it has {', '.join(paths) or 'none'}")
-        return checkpoint.read(paths[name])
+        try:
+            return checkpoint.read(paths.pop(name))
+        except CheckpointError as error:
+            whole = [other for other, path in paths.items() if _is_whole(path)]
+            raise CheckpointError(f"{error}; whole ones of this run: {', '.join(whole) or 'none'}") from error
+
+    def newest(self) -> int | None:
+        """Return the number of meta-steps of the newest state, None without one; it is not read."""
+        saved = self._saved()
+        return _steps(saved[-1]) if saved else None
 
     def _step_path(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}.safetensors"
@@ -374,36 +397,26 @@ class RunFolder:
             temporary.replace(link)
 
 
+def _steps(path: Path) -> int:
+    """Return the number of meta-steps in a checkpoint's name."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        checkpoint.read(path)
+    except CheckpointError:
+        return False
+    return True
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one if the file is missing or is of another kind."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_text.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock file of a folder; as `RunFolder.lock`, but not reentrant."""
-    if fcntl is None:
-        yield
-        return
-    with open(folder / _LOCK, "a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().decode(errors="replace") or "another one"
-            raise BlockingIOError(
-                f"{folder} is in use: process {owner} trains there; wait for it or choose another folder"
-            ) from None
-        except OSError as error:
-            logger.info("%s cannot be locked (%s): start no second process there", folder, error.strerror)
-        with contextlib.suppress(OSError):  # a full disk
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        yield
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+from ..distributed import Ranks
+
+Value = TypeVar("Value")
 
 
 class Stopped(Exception):
@@ -19,12 +24,16 @@ class StopRequest(threading.Event):
 
     A signal that interrupts a print cannot be announced by another one, since streams are not reentrant: it is when
     `is_set` is asked next.
+
+    Attributes:
+        signal: number of the first signal; None without one.
     """
 
     def __init__(self, announce: Callable[[], None]) -> None:
         super().__init__()
         self._announce = announce
         self._is_unannounced = False
+        self.signal: int | None = None
 
     def announce(self) -> None:
         """Announce the request; a failure is made up for once."""
@@ -47,9 +56,45 @@ class StopRequest(threading.Event):
             raise Stopped
 
 
+class AgreedStop:
+    """Stop on which all ranks agree, so that all stop after the same step.
+
+    Attributes:
+        own: the request to this rank.
+    """
+
+    def __init__(self, own: StopRequest, ranks: Ranks) -> None:
+        self.own = own
+        self._ranks = ranks
+        ranks.poll(own.is_set)
+
+    def check(self) -> None:
+        """Raise Stopped on all ranks if a stop was requested of any; collective."""
+        if self._ranks.agree_to_stop():
+            raise Stopped
+
+    def by_first(self, make: Callable[[], Value]) -> Value | None:
+        """Return what the first rank alone makes, None on the others; Stopped on all ranks if it raises that."""
+        made: list[Value] = []
+
+        def stopped() -> bool:
+            try:
+                made.append(make())
+            except Stopped:
+                return True
+            return False
+
+        if self._ranks.share(stopped):
+            raise Stopped
+        return made[0] if made else None
+
+
 @contextlib.contextmanager
 def stop_request(announce: Callable[[], None]) -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C or SIGTERM into an event; the second has its usual, immediate effect.
+    """Turn the first Ctrl-C or SIGTERM into an event; the second ends the process at once.
+
+    In an interactive session, a notebook's too, the second has the effect that it had before: Ctrl-C raises
+    KeyboardInterrupt, and the session lives on.
 
     A hang-up (SIGHUP) is an event too, unless it is ignored already, as `nohup` does. Shell and terminal both send
     one, so repeated hang-ups have no effect.
@@ -57,13 +102,16 @@ def stop_request(announce: Callable[[], None]) -> Iterator[StopRequest]:
     requested = StopRequest(announce)
     previous: dict[int, Any] = {}
     hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    is_interactive = hasattr(sys, "ps1")
 
     def handle(number: int, frame: FrameType | None) -> None:
         repeated = requested.is_set()
+        if not repeated:
+            requested.signal = number
         requested.set()
         if number != hang_up:
             for each in previous.keys() - {hang_up}:
-                signal.signal(each, signal.SIG_DFL)
+                signal.signal(each, previous[each] if is_interactive else signal.SIG_DFL)
         if not repeated:
             requested.announce()
 

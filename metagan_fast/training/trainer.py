@@ -5,24 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from ..display import image_grids
+from ..display.progress import NullProgress as NullProgress  # its place before 0.2
+from ..display.progress import Progress, observer
+from ..distributed import Ranks, RanksDiffer
 from ..learner.average import MovingAverage
 from ..metrics.validation import ValidationKID
 from ..tasks.split import is_same_data
-from . import image_grids
+from .dropped_tasks import DroppedTasks
 from .features import feature_classifier
+from .loggers import Logger, TensorBoard
 from .outer_loop import Training
+from .prefetch import Prefetcher
 from .run_folder import KID, RunFolder
-from .stop_request import Stopped, StopRequest, stop_request
+from .stop_request import AgreedStop, Stopped, stop_request
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.utils.tensorboard import SummaryWriter
 
     from ..learner import MetaGAN
     from ..tasks import TaskBatch, Tasks
@@ -34,45 +39,7 @@ VALIDATION_ROWS = 4
 
 _OWES_VALIDATION = "owes_validation"  # metadata of a checkpoint whose validation has not ended
 
-_PROGRESS, _EVENTS = "progress", "events for TensorBoard"  # optional outputs
-
-
-class Progress(Protocol):
-    """Observer of training."""
-
-    def start(self, done: int, total: int) -> None:
-        """Show the start, after `done` of `total` meta-steps."""
-
-    def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Show a finished meta-step."""
-
-    def part(self, name: str, done: int, total: int) -> None:
-        """Show how much of a part of the work other than meta-steps is done."""
-
-    def message(self, text: str) -> None:
-        """Show a line of text."""
-
-    def close(self) -> None:
-        """Show the end."""
-
-
-class NullProgress:
-    """Observer that shows nothing."""
-
-    def start(self, done: int, total: int) -> None:
-        """Do nothing."""
-
-    def step(self, done: int, metrics: Mapping[str, float]) -> None:
-        """Do nothing."""
-
-    def part(self, name: str, done: int, total: int) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+_PROGRESS = "progress"  # optional output
 
 
 def _warn(message: str, *arguments: object) -> None:
@@ -112,6 +79,9 @@ class Outcome:
     seconds: float
     interrupted: bool
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the last meta-step
+    dropped: int = 0  # tasks that the run's meta-steps left out
+    signal: int | None = None  # number of the signal that asked to stop
+    data_seconds: float = 0.0  # waited for batches
 
 
 class Trainer:
@@ -123,7 +93,8 @@ class Trainer:
         folder: the run's folder.
         training: the outer loop.
         record: plain data stored with each checkpoint, such as the run's configuration and its split.
-        progress: observer; None: no display.
+        progress: observer; True: a bar, in a notebook too; None: no display.
+        loggers: receivers of metrics and pictures besides the folder's own files; None: TensorBoard's event files.
 
     Attributes:
         averaged: the learner that validation and outputs use: with `ema` its initialisation is the moving average, else
@@ -141,7 +112,8 @@ class Trainer:
         training: Training,
         *,
         record: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
+        loggers: Sequence[Logger] | None = None,
     ) -> None:
         self.learner = learner
         self.tasks = tasks
@@ -150,7 +122,11 @@ class Trainer:
         self.record = dict(record or {})
         in_memory = getattr(tasks, "sha256", None) is not None
         self._identity = {"data": tasks.split_record()} if in_memory else {}
-        self.progress = progress or NullProgress()
+        self._ranks = learner._ranks or Ranks()
+        self.progress = observer(progress)
+        if not self._ranks.is_first:
+            loggers = ()
+        self.loggers = [TensorBoard(folder.events)] if loggers is None else list(loggers)
         # Raises before training if a batch cannot be drawn or used.
         learner.check(training.batch(learner, tasks.train, training.warm_up))
         self._validation_batch = self._draw_validation_batch()
@@ -159,6 +135,7 @@ class Trainer:
             ValidationKID.check(tasks.validation, training.held_out_shots)
         self._average = None if training.ema is None else MovingAverage(learner, training.ema)
         self.averaged = learner if self._average is None else self._average.learner
+        self._dropped = DroppedTasks(folder.replay)
         self._kid: ValidationKID | None = None  # made at the first validation
         self._lowest_kid = math.inf
         self._saved_step: int | None = None
@@ -174,7 +151,7 @@ class Trainer:
             ValueError: it belongs to other networks, or to other data in memory.
         """
         with self.folder.lock():
-            tensors, metadata = self.folder.latest()
+            tensors, metadata = self._ranks.share_state(self.folder.latest)
             if not is_same_data(metadata.get("data", {}), self._identity.get("data", {})):
                 raise ValueError(
                     f"{self.folder.path} was trained on other data in memory, or on another split of them: "
@@ -183,7 +160,9 @@ class Trainer:
             self.learner.load_state(tensors, metadata)
             if self._average is not None:
                 self._average.load(tensors, self.learner.step)
+            self._dropped.load(metadata)
             self._lowest_kid = self.folder.lowest_kid()
+            self.folder.forget_unfinished()
             self.folder.forget_metrics_after(self.learner.step)
         owes_validation = metadata.get(_OWES_VALIDATION, False)
         self._saved_step = self._validated_step = None if owes_validation else self.learner.step
@@ -192,30 +171,38 @@ class Trainer:
         """Train until `meta_steps` are done, or Ctrl-C, SIGTERM or SIGHUP asks to stop; save either way.
 
         A validation that a stop ends early, or an exception, is made up for after a resume. A second Ctrl-C ends the
-        process at once. Failures to write progress, metrics, events or pictures are
-        logged once each, and training continues. Any exception first saves the last complete meta-step.
+        process at once; in an interactive session, a notebook's too, it raises KeyboardInterrupt. Failures to write
+        progress, metrics or pictures, and those of loggers, are logged once each, and training continues. Any exception
+        first saves the last complete meta-step.
 
         Raises:
             BlockingIOError: another process trains in the folder.
             CheckpointError: a checkpoint cannot be written; the earlier ones stay.
-            FloatingPointError: a meta-gradient is not finite.
+            FloatingPointError: more tasks than `max_dropped` diverged in meta-steps in a row.
         """
         training, learner = self.training, self.learner
         metrics: dict[str, float] = {}
         begun = time.monotonic()
-        with self.folder.lock(), stop_request(self._announce_stop) as stop, self._event_writer() as writer:
+        draw = partial(training.batch, learner, self.tasks.train)
+        with (
+            self.folder.lock(),
+            stop_request(self._announce_stop) as own,
+            self._closing(),
+            Prefetcher(draw, training.meta_steps, learner.generator_parameters.device) as batches,
+        ):
+            stop = AgreedStop(own, self._ranks)
             with self._dispensable(_PROGRESS):
                 self.progress.start(learner.step, training.meta_steps)
             try:
                 with contextlib.suppress(Stopped):
                     if self._owes_validation():
-                        self._validate(writer, stop)
+                        self._validate(stop)
                         self._save()
                     while learner.step < training.meta_steps:
                         stop.check()
-                        metrics = self._meta_step(writer)
+                        metrics = self._meta_step(batches(learner.step))
                         if self._owes_validation():
-                            self._validate(writer, stop)
+                            self._validate(stop)
                         if self._is_due(training.checkpoint_every):
                             self._save()
                 self._save()
@@ -226,41 +213,31 @@ class Trainer:
                 with self._dispensable(_PROGRESS):
                     self.progress.close()
         interrupted = learner.step < training.meta_steps or self._owes_validation()
-        return Outcome(learner.step, time.monotonic() - begun, interrupted, metrics)
+        seconds = time.monotonic() - begun
+        return Outcome(
+            learner.step, seconds, interrupted, metrics, self._dropped.total, own.signal, data_seconds=batches.seconds
+        )
 
     def _announce_stop(self) -> None:
         self.progress.message("stopping after this meta-step; Ctrl-C again to exit at once")
 
     @contextlib.contextmanager
-    def _event_writer(self) -> Iterator[SummaryWriter | None]:
-        """Open TensorBoard's files, if they can be written, and close them."""
-        writer, report = None, threading.excepthook
-
-        def report_others(arguments: threading.ExceptHookArgs) -> None:
-            """Ignore TensorBoard's own thread: the next call of its writer raises the error again."""
-            if not type(arguments.thread).__module__.startswith("tensorboard."):
-                report(arguments)
-
-        with self._dispensable(_EVENTS):
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            threading.excepthook = report_others
-            writer = SummaryWriter(str(self.folder.events), purge_step=self.learner.step + 1)
+    def _closing(self) -> Iterator[None]:
+        """Close the loggers at the end."""
         try:
-            yield writer
+            yield
         finally:
-            with self._dispensable(_EVENTS):
-                if writer is not None:
-                    writer.close()
-            threading.excepthook = report
+            for each in self.loggers:
+                with self._dispensable(_output(each)):
+                    each.close()
 
-    def _meta_step(self, writer: SummaryWriter | None) -> dict[str, float]:
+    def _meta_step(self, batch: TaskBatch) -> dict[str, float]:
         training = self.training
-        metrics = training.take_step(self.learner, self.tasks.train)
+        metrics = self._dropped.train_on(training, self.learner, batch, self.record)
         self._follow()
         step = self.learner.step
         if step % training.log_every == 0 or step == training.meta_steps:
-            self._log(writer, metrics)
+            self._log(metrics)
         with self._dispensable(_PROGRESS):
             self.progress.step(step, metrics)
         return metrics
@@ -285,9 +262,12 @@ class Trainer:
         is_due = step == self.training.meta_steps or self._is_due(self.training.validate_every)
         return is_due and self._validated_step != step
 
-    def _save(self) -> None:
+    def _save(self, *, check: bool = True) -> None:
+        """Save the last meta-step unless it is; `check` first that all ranks are at it."""
         if self._saved_step == self.learner.step:
             return
+        if check:
+            self.learner.check_ranks()
         tensors, metadata = self._state()
         if self._owes_validation():
             metadata[_OWES_VALIDATION] = True
@@ -300,19 +280,24 @@ class Trainer:
         if self._average is not None:
             self._follow()  # an exception may have come between
             tensors |= self._average.tensors()
-        return tensors, {**metadata, "run": self.record, **self._identity}
+        return tensors, {**metadata, "run": self.record, **self._identity, **self._dropped.state()}
 
     def _save_after(self, error: BaseException) -> None:
         """Save the last complete meta-step before `error` ends training; a failure to save does not hide `error`."""
         name, step = type(error).__name__, self.learner.step
+        go_on = f"go on with: metagan-fast train --resume --out {self.folder.path}"
+        if isinstance(error, RanksDiffer) or not self._ranks.is_first:
+            return
         try:
-            self._save()
+            self._save(check=False)
         except Exception as second:
-            _warn("%s ends training; meta-step %d cannot be saved: %s", name, step, second)
+            saved = self.folder.newest()
+            kept = "nothing is saved yet" if saved is None else f"meta-step {saved} is saved; {go_on}"
+            _warn("%s ends training; meta-step %d cannot be saved: %s; %s", name, step, second, kept)
         else:
-            _warn("%s ends training; meta-step %d, the last complete one, is saved", name, step)
+            _warn("%s ends training; meta-step %d, the last complete one, is saved; %s", name, step, go_on)
 
-    def _validate(self, writer: SummaryWriter | None, stop: StopRequest) -> None:
+    def _validate(self, stop: AgreedStop) -> None:
         """Adapt to fixed held-out classes, save a grid of support images above generated ones, and keep the best.
 
         Stopped if a stop is requested; another call then does all of it.
@@ -322,34 +307,42 @@ class Trainer:
             self._validated_step = self.learner.step
             return
         stop.check()
-        adapted = self.averaged.inner_loop(batch)
-        samples = self.averaged.sample_tasks(adapted, VALIDATION_ROWS * batch.shots)
-        laid_out = image_grids.task_grid(batch.support, samples)
+        adapted = self._ranks.map_tasks(batch, self._adapt)
+        laid_out = image_grids.task_grid(batch.support, adapted.pop("samples"))
         step = self.learner.step
         with self._dispensable(f"pictures to {self.folder.samples}"):
-            image_grids.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
-        with self._dispensable(_EVENTS):
-            if writer is not None:
-                writer.add_image("validation/support_above_generated", (laid_out + 1) / 2, step)
-        metrics = {f"validation_{name}": value.mean().item() for name, value in adapted.metrics.items()}
-        self._log(writer, metrics | self._keep_best(stop))
+            if self._ranks.is_first:
+                image_grids.save_grid(self.folder.samples / f"step-{step:08d}.png", laid_out, batch.image_shape[-1])
+        picture = image_grids.to_bytes(laid_out).permute(1, 2, 0).numpy()
+        for each in self.loggers:
+            with self._dispensable(_output(each)):
+                each.log_images(step, "validation_support_above_generated", picture)
+        metrics = {f"validation_{name}": value.mean().item() for name, value in adapted.items()}
+        self._log(metrics | self._keep_best(stop))
         self._validated_step = step
 
-    def _keep_best(self, stop: StopRequest) -> dict[str, float]:
+    def _adapt(self, batch: TaskBatch) -> dict[str, Tensor]:
+        """Return the metrics of the inner loop and the samples of held-out classes, `[tasks, ...]`."""
+        adapted = self.averaged.inner_loop(batch)
+        count = VALIDATION_ROWS * batch.shots
+        samples = self.averaged.sample_tasks(adapted, count, first_task=batch.first_task)
+        return {**adapted.metrics, "samples": samples}
+
+    def _keep_best(self, stop: AgreedStop) -> dict[str, float]:
         """Measure KID on held-out classes, and keep the checkpoint if no earlier one has as low a KID."""
         if not self.training.keep_best:
             return {}
         if self._kid is None:
 
             def report(name: str, done: int, total: int) -> None:
-                stop.check()
+                stop.own.check()
                 with self._dispensable(_PROGRESS):
                     self.progress.part(name, done, total)
 
-            features = feature_classifier(self.folder, self.tasks.train, self._say, report)
+            features = stop.by_first(lambda: feature_classifier(self.folder, self.tasks.train, self._say, report))
             stop.check()
             self._kid = ValidationKID(self.tasks.validation, features, shots=self.training.held_out_shots)
-        kid = self._kid(self.averaged, stop.check)
+        kid = self._kid(self.averaged, stop.check, self._ranks)
         if kid < self._lowest_kid:
             tensors, metadata = self._state()
             self.folder.save_best(tensors, {**metadata, KID: kid})
@@ -360,12 +353,14 @@ class Trainer:
         with self._dispensable(_PROGRESS):
             self.progress.message(text)
 
-    def _log(self, writer: SummaryWriter | None, metrics: Mapping[str, float]) -> None:
+    def _log(self, metrics: Mapping[str, float]) -> None:
         with self._dispensable(f"metrics to {self.folder.metrics}"):
             self.folder.append_metrics(self.learner.step, metrics)
-        if writer is None:
-            return
-        with self._dispensable(_EVENTS):
-            for name, value in metrics.items():
-                group = "validation" if name.startswith("validation_") else "train"
-                writer.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, self.learner.step)
+        for each in self.loggers:
+            with self._dispensable(_output(each)):
+                each.log_metrics(self.learner.step, metrics)
+
+
+def _output(each: Logger) -> str:
+    """Return what a logger writes, for messages."""
+    return getattr(each, "label", f"to the logger {type(each).__name__}")

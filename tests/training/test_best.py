@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import metagan_fast as mgf
 from metagan_fast import checkpoint
+from metagan_fast.display import image_grids
 from metagan_fast.metrics import FeatureExtractor, adaptation, validation
 from metagan_fast.metrics.validation import ValidationKID
-from metagan_fast.training import image_grids
 from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import KID, RunFolder
 from metagan_fast.training.trainer import NullProgress, Outcome, Trainer

@@ -23,6 +23,13 @@ def test_files_are_those_recorded(name: str) -> None:
         assert hashlib.sha256(found[place].read_bytes()).hexdigest() == digest, place
 
 
+@pytest.mark.parametrize("name", pretrained.NAMES)
+def test_files_are_checked_when_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "metagan_fast"):
+        mgf.pretrained(name)
+    assert "without checksums" not in caplog.text
+
+
 def test_all_take_at_most_3_mb() -> None:
     names = [path for name in pretrained.NAMES for path in pretrained.folder(name).rglob("*") if path.is_file()]
     assert "glyphs" in pretrained.NAMES and sum(path.stat().st_size for path in names) <= 3_000_000

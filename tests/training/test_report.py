@@ -24,10 +24,12 @@ import metagan_fast as mgf
 from evaluations import made_up_evaluation
 from metagan_fast.cli import main, train
 from metagan_fast.cli.runs import open_run
+from metagan_fast.display import image_grids, markup
 from metagan_fast.metrics.results import METHODS
 from metagan_fast.noise import draw_sample_latents
-from metagan_fast.training import image_grids, report
-from metagan_fast.training.report import curves, markup, page, pictures
+from metagan_fast.tasks import TaskBatch
+from metagan_fast.training import report
+from metagan_fast.training.report import curves, page, pictures
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.trainer import Trainer
 
@@ -337,10 +339,10 @@ def test_runs_without_validation_classes(tmp_path: Path, split: str, origin: str
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Trainer._meta_step
 
-    def interrupted(self: Trainer, writer: Any) -> dict[str, float]:
+    def interrupted(self: Trainer, batch: TaskBatch) -> dict[str, float]:
         if self.learner.step == 2:
             signal.raise_signal(signal.SIGINT)
-        return whole(self, writer)
+        return whole(self, batch)
 
     monkeypatch.setattr(Trainer, "_meta_step", interrupted)
     out = tmp_path / "run"

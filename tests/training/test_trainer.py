@@ -20,8 +20,8 @@ from torch import Tensor
 
 import metagan_fast as mgf
 from metagan_fast import checkpoint
+from metagan_fast.display import image_grids
 from metagan_fast.tasks import TaskBatch
-from metagan_fast.training import image_grids
 from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.stop_request import stop_request
@@ -254,6 +254,33 @@ def test_ctrl_c_saves_and_the_second_ends_at_once(tmp_path: Path) -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
 
+def test_the_second_ctrl_c_of_a_notebook_leaves_a_usable_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    learner = make_learner()
+    trainer = make_trainer(tmp_path / "run", 5, learner=learner)
+    step, interrupts = type(learner.meta).step, 2
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal interrupts
+        for _ in range(interrupts if learner.step == 2 else 0):
+            interrupts -= 1
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(type(learner.meta), "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert learner.step == 2 == trainer.folder.latest()[1]["step"]
+    assert trainer.run().step == 5
+
+
 def test_a_stop_that_interrupts_a_print_is_announced_later(tmp_path: Path) -> None:
     """Streams raise RuntimeError when a signal handler writes to one in the middle of a write."""
     learner = make_learner()
@@ -278,8 +305,11 @@ def test_a_stop_that_interrupts_a_print_is_announced_later(tmp_path: Path) -> No
     assert messages == ["stopping after this meta-step; Ctrl-C again to exit at once"]
 
 
-def test_ctrl_c_from_outside(tmp_path: Path) -> None:
-    """A real signal to the command line gives a message, exit code 130 and a run that can be resumed."""
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_stop_from_outside(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """A real signal to the command line gives a message, its own exit code and a run that can be resumed."""
     command = [
         sys.executable,
         "-m",
@@ -301,9 +331,9 @@ def test_ctrl_c_from_outside(tmp_path: Path) -> None:
     assert process.stderr is not None
     while "meta-step 1/" not in (line := process.stderr.readline()):
         assert line, "training ended early"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, error = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "stopping after this meta-step" in error and "Traceback" not in error
     assert "stopped after meta-step" in out and "--resume" in out
     assert RunFolder.open(tmp_path / "run").latest()[1]["step"] >= 1

@@ -9,7 +9,9 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +22,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import metagan_fast as mgf
+from metagan_fast.display.progress import NullProgress
 from metagan_fast.tasks import TaskBatch
-from metagan_fast.training import run_folder
+from metagan_fast.training import folder_lock
 from metagan_fast.training.outer_loop import Training
 from metagan_fast.training.run_folder import RunFolder
 from metagan_fast.training.stop_request import stop_request
@@ -207,20 +210,37 @@ def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path: Path) -> Non
     assert folder.metrics.read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
+def test_a_line_of_metrics_that_fails_half_way_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing disk reports an error after it has written a part."""
+    folder = RunFolder.create(tmp_path / "run")
+
+    class HalfWritten(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(data[: len(data) // 2])
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda path, mode, buffering: HalfWritten(path, mode))
+        with pytest.raises(OSError, match="Input/output"):
+            folder.append_metrics(1, {"loss": 0.5})
+    folder.append_metrics(2, {"loss": 0.25})
+    assert folder.read_metrics() == [{"step": 2, "loss": 0.25}]
+
+
 # Signals
 
 
 def test_a_hang_up_is_a_stop(tmp_path: Path, straight: RunFolder) -> None:
-    class HangingUp(Distribution):
-        def sample(self, tasks: int, shots: int, query: int, step: int) -> TaskBatch:
-            if step == 2:
+    class HangingUp(NullProgress):
+        def step(self, done: int, metrics: Mapping[str, float]) -> None:
+            if done == 3:
                 signal.raise_signal(signal.SIGHUP)
                 signal.raise_signal(signal.SIGHUP)  # one from the shell, then one from the terminal
-            return super().sample(tasks, shots, query, step)
 
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     try:
-        trainer = make_trainer(tmp_path / "run", HangingUp())
+        trainer = make_trainer(tmp_path / "run")
+        trainer.progress = HangingUp()
         outcome = trainer.run()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     finally:
@@ -278,24 +298,123 @@ def test_a_process_that_dies_releases_its_lock(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with folder.lock():
-        assert (folder.path / ".lock").read_text() == str(os.getpid())
+        assert (folder.path / ".lock").read_text() == f"{os.getpid()} {socket.gethostname()}"
 
 
-def test_a_folder_without_locks_is_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let locks fail as on some network file systems."""
+
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
+    monkeypatch.setattr(fcntl, "flock", fail)
+
+
+def test_a_folder_without_locks_is_trained_in(tmp_path: Path, no_locks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "flock", fail)
-        with folder.lock(), RunFolder(folder.path).lock():
-            pass
-    monkeypatch.setattr(run_folder, "fcntl", None)
     with folder.lock(), RunFolder(folder.path).lock():
         pass
+    assert (folder.path / ".lock").read_text() == ""  # free for other machines
+    monkeypatch.setattr(folder_lock, "fcntl", None)
+    with folder.lock(), RunFolder(folder.path).lock():
+        pass
+
+
+def test_a_dead_process_holds_no_folder_without_locks(tmp_path: Path, no_locks: None) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    child = os.fork()
+    if not child:
+        with folder.lock():
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert (folder.path / ".lock").read_text() == f"{child} {socket.gethostname()}"
+    with folder.lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [
+        ("1", "process 1 trains there; wait for it"),
+        ("7 elsewhere", "process 7 of elsewhere trains there or died there.*if it has ended, remove .*lock"),
+    ],
+)
+def test_a_folder_without_locks_is_in_use(tmp_path: Path, no_locks: None, owner: str, message: str) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    (folder.path / ".lock").write_text(owner)
+    with pytest.raises(BlockingIOError, match=message), folder.lock():
+        pass
+    assert (folder.path / ".lock").read_text() == owner
+
+
+def test_a_lock_names_the_other_machine(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    with folder.lock():
+        (folder.path / ".lock").write_text("7 elsewhere")
+        with pytest.raises(BlockingIOError, match="process 7 of elsewhere trains"), RunFolder(folder.path).lock():
+            pass
 
 
 def test_a_lock_that_was_left_is_no_content(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("123")
     RunFolder.create(tmp_path / "run")
+
+
+# Files that a killed process left
+
+UNFINISHED = (
+    ".config.json.12.tmp",
+    ".metrics.jsonl.12.tmp",
+    "checkpoints/.step-00000004.safetensors.12.tmp",
+    "checkpoints/.best.safetensors.12.tmp",
+    "checkpoints/.latest.tmp",
+    "samples/.step-00000004.png.12.tmp",
+    "report/.evaluation.png.12.tmp",
+)
+
+
+def test_a_run_that_ended_before_its_config_is_no_content(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    RunFolder.create(run)
+    (run / ".config.json.12.tmp").write_text("{")
+    RunFolder.create(run)
+    assert not (run / ".config.json.12.tmp").exists()
+
+
+def test_resuming_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run")
+    trainer.run()
+    folder = trainer.folder
+    folder.report_pictures.mkdir()
+    others = ("notes.12.tmp", "checkpoints/.mine.safetensors.12.tmp")
+    for name in (*UNFINISHED, *others):
+        (folder.path / name).write_text("")
+    make_trainer(tmp_path / "run", new=False).resume()
+    assert not any((folder.path / name).exists() for name in UNFINISHED)
+    assert all((folder.path / name).exists() for name in others)
+
+
+# Damaged checkpoints
+
+
+def test_a_damaged_checkpoint_is_told_with_the_whole_ones(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "run", checkpoint_every=2)
+    trainer.run()
+    path = trainer.folder.checkpoints / "step-00000004.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(mgf.CheckpointError, match=r"step-00000004.*whole ones of this run: 2, 6"):
+        trainer.folder.read_checkpoint(4)
+
+
+def test_a_damaged_best_checkpoint_is_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path / "run")
+    trainer.run()
+    trainer.folder.best.write_bytes(b"damaged")
+    assert trainer.folder.read_checkpoint()[1]["step"] == 6
+    assert "best.safetensors" in caplog.text and "taking the last one in its place" in caplog.text
+    with pytest.raises(mgf.CheckpointError, match=r"best\.safetensors"):
+        trainer.folder.read_checkpoint("best")

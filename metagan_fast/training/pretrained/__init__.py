@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from ... import checkpoint
 from ...learner import MetaGAN
 from .. import config
 from ..run_folder import RunFolder
@@ -19,14 +23,17 @@ NAMES: tuple[str, ...] = tuple(sorted(path.parent.name for path in _FOLDER.glob(
 """Names that `pretrained` accepts."""
 
 
-def pretrained(name: str) -> MetaGAN:
-    """Return a meta-trained GAN of the package, ready to adapt to a few images of a class.
+def pretrained(name: str | os.PathLike[str]) -> MetaGAN:
+    """Return a meta-trained GAN, ready to adapt to a few images of a class.
 
     Args:
-        name: "glyphs", 32x32 grey characters, white strokes on black.
+        name: "glyphs", 32x32 grey characters, white strokes on black; or the path of a folder that `train` or
+            `metagan-fast publish` wrote, of which the best initialisation is taken.
 
     Raises:
         ValueError: unknown name.
+        FileNotFoundError: a folder that holds no run.
+        CheckpointError: its checkpoint cannot be read.
 
     Example:
         >>> import torch
@@ -36,13 +43,49 @@ def pretrained(name: str) -> MetaGAN:
         >>> learner.adapt(images, steps=1).sample(2).shape
         torch.Size([2, 1, 32, 32])
     """
-    if name not in NAMES:
-        raise ValueError(f"expected a pretrained GAN of {', '.join(NAMES)}; got {name!r}")
-    run = RunFolder.open(_FOLDER / name)
+    place = _FOLDER / name if name in NAMES else Path(name)
+    if not place.is_dir():
+        raise ValueError(f"expected a pretrained GAN of {', '.join(NAMES)}, or the folder of a run; got {str(name)!r}")
+    return load(RunFolder.open(place))[0]
+
+
+def load(
+    run: RunFolder, which: str | int | None = None, **ranks: Any
+) -> tuple[MetaGAN, dict[str, Any], dict[str, Any]]:
+    """Return a run's learner, with the averaged initialisation if it keeps one, its record and the checkpoint's own.
+
+    Args:
+        run: the run; of one on a GPU the learner is on the CPU where there is none.
+        which: checkpoint, as for `RunFolder.read_checkpoint`.
+        ranks: as for `config.build_learner`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
     record = run.read_config()
-    learner = config.build_learner(record["settings"], record["image_shape"])
-    learner.load_state(*run.read_checkpoint())
-    return learner
+    tensors, metadata = run.read_checkpoint(which)
+    with checkpoint.contents_of(run.config):
+        config.check_size(record["settings"], record["image_shape"], tensors)
+    learner = build(run, record, **ranks)
+    learner.load_state(tensors, metadata, average=True)
+    return learner, record, metadata
+
+
+def build(run: RunFolder, record: dict[str, Any], **ranks: Any) -> MetaGAN:
+    """Return a run's learner before any training; of a run on a GPU it is on the CPU where there is none.
+
+    Args:
+        run: the run.
+        record: its record, in which the device is changed.
+        ranks: as for `config.build_learner`.
+
+    Raises:
+        CheckpointError: the record is damaged.
+    """
+    with checkpoint.contents_of(run.config):
+        if not torch.cuda.is_available():
+            record["settings"]["device"] = "cpu"
+        return config.build_learner(record["settings"], record["image_shape"], **ranks)
 
 
 def folder(source: str | os.PathLike[str]) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 
 from ... import plots
+from ...display import image_grids
 from ...learner import MetaGAN
 from ...metrics import Evaluation
 from ...tasks import Tasks
-from .. import image_grids
 from ..outer_loop import Training
 from ..run_folder import RunFolder
 from ..trainer import VALIDATION_ROWS, Dispensable

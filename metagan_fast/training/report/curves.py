@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .markup import Markup, element
+from ...display.markup import Markup, element, number
 
 _POINTS = 120  # of a curve; longer ones are averaged in bins
 _MARKED = 40  # most validations with a marker each
+_LAST_STEP = 2**53  # beyond, float64 cannot tell steps apart
+_LARGEST = sys.float_info.max
 _WIDTH, _HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 8, 24
 _TICKS = 5
@@ -39,10 +42,10 @@ def read_series(lines: Iterable[Mapping[str, Any]]) -> dict[str, Series]:
     found: dict[str, tuple[list[int], list[float]]] = {}
     for line in lines:
         step = line.get("step") if isinstance(line, Mapping) else None
-        if not isinstance(step, int):
+        if not isinstance(step, int) or not 0 <= step <= _LAST_STEP:
             continue
         for name, value in line.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+            if name != "step" and isinstance(value, int | float) and abs(value) <= _LARGEST:  # NaN is not
                 steps, values = found.setdefault(name, ([], []))
                 steps.append(step)
                 values.append(float(value))
@@ -69,11 +72,6 @@ def ticks(low: float, high: float, about: int = _TICKS) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
-
-
-def number(value: float, decimals: int | None = None) -> str:
-    """Format a value with four significant digits, or a number of decimals, and a true minus sign."""
-    return (f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}").replace("-", "\N{MINUS SIGN}")
 
 
 def chart(title: str, training: Series | None, validation: Series | None, last_step: int) -> Markup:

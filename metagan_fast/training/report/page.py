@@ -9,13 +9,15 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
+from ..._utils.styles import BASE_STYLE
+from ...display.image_grids import strip
+from ...display.markup import Markup, element, inline, plural, saved
 from ...tasks import TaskDistribution
 from . import tables
 from .curves import read_series
-from .markup import Markup, element, plural, saved
-from .pictures import HeldOut, SampleRows, inline, strip
+from .pictures import HeldOut, SampleRows
 
-_STYLE = Path(__file__).with_name("page.css")
+_STYLES = BASE_STYLE, Path(__file__).with_name("page.css")
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page loads nothing
 
 
@@ -88,7 +90,7 @@ def render(contents: Contents) -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("style", Markup(_STYLE.read_text(encoding="utf-8"))),
+        element("style", Markup("".join(style.read_text(encoding="utf-8") for style in _STYLES))),
     )
     links = [element("li", element("a", heading, href=f"#{key}")) for heading, key in keys.items()]
     main = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from ...display import image_grids
+from ...display.image_grids import with_transparent_gaps
 from ...learner import MetaGAN
 from ...noise import draw_sample_latents
-from ...tasks import TaskDistribution, Tasks
-from .. import image_grids
-from .markup import Markup, element
+from ...tasks import TaskDistribution, Tasks, pillow
 
 INNER_STEPS = (0, 1, 2, 5, 10, 20)
 
@@ -119,29 +116,6 @@ def _interpolate(learner: MetaGAN, params: Tensor, task: int) -> Tensor:
     return images.float().cpu()
 
 
-def strip(images: Tensor) -> bytes:
-    """Return a row of images `[n, C, H, W]` as a PNG file with transparent gaps."""
-    picture = Image.open(io.BytesIO(image_grids.grid_png(image_grids.grid(images[None]), images.shape[-1])))
-    return _with_transparent_gaps(picture, len(images), images.shape[-2:])
-
-
-def _with_transparent_gaps(picture: Image.Image, count: int, size: Sequence[int]) -> bytes:
-    """Return a row of `count` images of `size` pixels, as `grid_png` enlarges it, as a PNG file."""
-    filled = image_grids.grid(torch.ones(1, count, 1, *size))
-    mask = Image.open(io.BytesIO(image_grids.grid_png(filled, size[1])))
-    picture.putalpha(mask.point([0] * 255 + [255]))
-    data = io.BytesIO()
-    picture.save(data, format="PNG")
-    return data.getvalue()
-
-
-def inline(png: bytes, alt: str) -> Markup:
-    """Return a PNG file as an `img` element that holds it."""
-    width, height = Image.open(io.BytesIO(png)).size
-    source = "data:image/png;base64," + base64.b64encode(png).decode()
-    return element("img", src=source, alt=alt, width=width, height=height)
-
-
 class GridLayout(NamedTuple):
     """Layout of a run's sample grids."""
 
@@ -175,15 +149,15 @@ def sample_rows(paths: Sequence[Path], layout: GridLayout) -> tuple[list[SampleR
     for path in _chosen(paths):
         step = int(path.stem.rpartition("-")[2])
         try:
-            with Image.open(path) as picture:
+            with pillow.opened(path) as picture:
                 picture.load()
-        except (OSError, ValueError, SyntaxError):  # damaged; Pillow raises each of them
+        except ValueError:  # damaged
             continue
         if picture.size != size:
             others[step] = path.read_bytes()
             continue
         for name, (support, first, *_) in list(zip(layout.classes, boxes, strict=True))[:_GRID_CLASSES]:
-            cut = [_with_transparent_gaps(picture.crop(box), shown, layout.image_size) for box in (support, first)]
+            cut = [with_transparent_gaps(picture.crop(box), shown, layout.image_size) for box in (support, first)]
             rows.setdefault(name, SampleRows(name, cut[0], {})).generated[step] = cut[1]
     return list(rows.values()), others
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from ...metrics.results import FIGURES, METHODS, Evaluation, Figure
+from ...display.markup import Markup, element, join, number, plural, saved, table
+from ...metrics.results import Evaluation
+from ...metrics.tables import meanings, tables
 from ...tasks import NAMES, TaskDistribution, embedded
+from ...tasks.showing import PARTS, part_row
 from .. import config as configuration
-from .curves import Series, chart, number
-from .markup import Markup, element, join, plural, saved, table
+from .curves import Series, chart
 
 _TITLES = {
     "kid": "KID of held-out classes",
@@ -32,10 +34,8 @@ _GROUPS = {
     "": "Run",
 }
 _MOST_NAMES = 300  # classes named of each part
-_PARTS = ["Part", "Classes", "Groups", "Images", "Images a class"]
 _DOT = "\N{MIDDLE DOT}"
 _DASH = "\N{EN DASH}"
-_MINUS = "\N{MINUS SIGN}"
 
 
 def curves(series: Mapping[str, Series]) -> list[Markup]:
@@ -110,44 +110,10 @@ def _evaluation_tables(result: Evaluation, split: str, done: int, step: int) -> 
         f"inner steps, {settings['samples']} samples a class, {plural(settings['draws'], 'draw')}. In brackets 95 % "
         "intervals of a bootstrap over classes."
     )
-    meanings = [
-        join(element("dt", kind.heading), element("dd", kind.meaning)) for kind in FIGURES.values() if kind.meaning
-    ]
     parts.append(element("p", facts))
-    for space in result.spaces:
-        rows: list[list[str]] = [
-            [
-                join(row.method, element("span", METHODS.get(row.method, ""), class_="quiet under")),
-                *(_interval(row.figures[space][name], kind.decimals) for name, kind in FIGURES.items()),
-            ]
-            for row in result.headline
-        ]
-        head = ["Method", *(kind.heading for kind in FIGURES.values())]
-        parts.append(table(f"In the features of the {space}", head, rows, class_="numbers"))
-        differences: list[list[str]] = [
-            [f"adapted {_MINUS} {name}", number(figure.mean, 3), _range(figure, 3)]
-            for name, figure in result.differences[space].items()
-        ]
-        head = ["Difference", "Mean", "95 % interval"]
-        parts.append(table(f"KID, paired over the classes, {space}", head, differences, class_="numbers"))
-        if len(result.steps) > 1 or len(result.shots) > 1:
-            head, *lines = result.by_steps(space)
-            parts.append(table(f"KID by shots and inner steps, {space}", head, lines, class_="numbers"))
-    parts.append(element("details", element("summary", "What the figures mean"), element("dl", *meanings)))
+    parts += [*tables(result), meanings()]
     parts += [saved("evaluation.json"), saved("report/evaluation.png")]
     return parts
-
-
-def _interval(figure: Figure, decimals: int) -> str:
-    """Return the mean above its interval."""
-    if figure.low is None:
-        return number(figure.mean, decimals)
-    return join(number(figure.mean, decimals), element("span", _range(figure, decimals), class_="quiet under"))
-
-
-def _range(figure: Figure, decimals: int) -> str:
-    low, high = (_DASH if end is None else number(end, decimals) for end in (figure.low, figure.high))
-    return f"{low} to {high}"
 
 
 # Facts
@@ -193,12 +159,8 @@ def data(source: str, image_shape: Sequence[int], parts: Mapping[str, TaskDistri
     rows: list[list[str]] = []
     names = []
     for part, distribution in parts.items():
-        classes, counts = distribution.classes, distribution.counts
-        groups = set(distribution.groups or ())
-        sizes = dict.fromkeys(map(str, (min(counts), max(counts)))) if counts else [_DASH]
-        rows.append(
-            [part, f"{len(classes):,}", str(len(groups)) if groups else _DASH, f"{sum(counts):,}", " to ".join(sizes)]
-        )
+        classes = distribution.classes
+        rows.append(part_row(part, distribution))
         if classes:
             more = "" if len(classes) <= _MOST_NAMES else f" and {len(classes) - _MOST_NAMES:,} more"
             summary = element("summary", f"Classes of the {part} part")
@@ -210,7 +172,7 @@ def data(source: str, image_shape: Sequence[int], parts: Mapping[str, TaskDistri
     size = f"{height}\N{MULTIPLICATION SIGN}{width} pixels, {colours}"
     found = [
         element("p", "Source: ", element("code", source), f"{place}; {size}. No class is in two parts."),
-        table("Classes and images of each part", _PARTS, rows, class_="numbers"),
+        table("Classes and images of each part", PARTS, rows, class_="numbers"),
         *names,
     ]
     if licence:
