@@ -60,7 +60,7 @@ _STATE = """(() => {
         return (high + 0.05) / (low + 0.05);
     };
     const ownText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-    const texts = [...document.body.querySelectorAll("*")].filter(ownText);
+    const texts = [...document.body.querySelectorAll("*")].filter(e => e.checkVisibility() && ownText(e));
     return {
         images: [...document.images].map(i => ({alt: i.alt, complete: i.complete, width: i.naturalWidth})),
         width: document.documentElement.scrollWidth,

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from . import adapt, bench, data, draw, evaluate, info, report, sample, streams, train
+from ..distributed import job
+from . import adapt, bench, data, draw, evaluate, info, publish, replay, report, sample, streams, train
 
-COMMANDS = (train, adapt, draw, sample, evaluate, report, data, bench, info)
+COMMANDS = (train, adapt, draw, sample, evaluate, report, replay, publish, data, bench, info)
 """Modules of the commands, in the order of the help."""
 
 _FAILED = 2
@@ -45,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    The code is 0, 2 for an error, 130 after Ctrl-C, 141 if the reader of the output has gone.
+    The code is 0, 1 if the self-check of `info` fails, 2 for an error, 130 after Ctrl-C, 143 after SIGTERM, 141 if the
+    reader of the output has gone.
     """
     streams.open_closed_descriptors()
     try:
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     top = parser()
     given, rest = top.parse_known_args(arguments)
+    given.command_line = sys.argv[1:] if arguments is None else list(arguments)
     if given.command == "bench":
         given.arguments = rest  # the benchmarks parse their own
     elif rest:
@@ -74,11 +77,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         streams.complain("metagan-fast: interrupted")
         return _INTERRUPTED
     except Exception as error:
+        if job.is_said_by_another(error):
+            return _FAILED
         if isinstance(error, BrokenPipeError) and streams.nobody_reads():
             return _UNREAD
         if given.debug:
             raise
-        streams.complain(f"metagan-fast {given.command}: {_one_line(error)}")
+        streams.complain(f"metagan-fast {given.command}: {job.speaker()}{_one_line(error)}")
         return _FAILED
     return code
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import checkpoint
 from .._utils.argument_types import path, whole
+from ..display import image_grids
 from ..tasks.contrast import evened, is_grey, is_opposite
-from ..training import image_grids
 from ..training.output_folder import OutputFolder
 from . import streams
 from .runs import add_checkpoint_option, add_run_argument, add_sample_options, open_run, output_root
@@ -31,6 +31,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--steps", type=whole(0), help="inner steps (default: as in training)")
     parser.add_argument("--save-weights", action="store_true", help="write the adapted networks, for sample --weights")
     parser.add_argument(
+        "--export",
+        type=path,
+        metavar="FILE",
+        help="write the adapted generator for other programs: .pt2 (torch.export) or .onnx",
+    )
+    parser.add_argument(
         "--invert",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -49,8 +55,11 @@ def add_parser(subparsers: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Adapt to the images and write generated ones."""
+    from ..learner.export import check as check_export
     from ..tasks import read_images
 
+    if given.export is not None:
+        check_export(given.export)
     default = output_root(given.run_folder) / "adapted" / given.folder.resolve().name
     out = OutputFolder(given.out or default, "adapt")
     out.check([*image_grids.sample_names(given.samples), _BOTH, *([_WEIGHTS] if given.save_weights else [])])
@@ -77,6 +86,9 @@ def run(given: argparse.Namespace) -> int:
         tensors |= {f"discriminator.{name}": value for name, value in adapted.discriminator.state_dict().items()}
         files[_WEIGHTS] = checkpoint.to_bytes(tensors, {"adapted": {"run": str(given.run_folder)}})
     out.write(files)
+    if given.export is not None:
+        adapted.export(given.export)
+        streams.say(f"the adapted generator: {given.export}, {given.export.stat().st_size / 1e6:.1f} MB")
     picture = out.path / image_grids.SAMPLE_GRID
     print(f"adapted to {len(support)} images; {len(samples)} generated ones in {out.path}, all in {picture}")
     return 0

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.argument_types import path, whole
+from ..distributed import job
 from ..tasks import data_sets
-from . import progress, streams
+from . import ranks, streams
 
 SMALLEST, LARGEST = 8, 256  # pixels a side
 
@@ -33,7 +34,8 @@ def add_parser(subparsers: Any) -> None:
     get.add_argument("--out", type=path, help="the file (default: NAME.npz here)")
     get.add_argument("--size", type=whole(SMALLEST, LARGEST), help="pixels a side (default: the set's own)")
     get.add_argument("--from", dest="folder", type=path, metavar="FOLDER", help="a folder with the packages' archives")
-    get.set_defaults(run=run)
+    ranks.add_option(get, "the drawing")
+    get.set_defaults(run=ranks.shared(run))
 
 
 def show(given: argparse.Namespace) -> int:
@@ -49,11 +51,13 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError(f"expected a file whose name ends in .npz for --out, got {out}")
     if out.is_dir():
         raise ValueError(f"expected a file for --out, got the folder {out}")
-    stages = progress.Stages()
+    display = ranks.progress()
     try:
-        made = data_sets.make(given.name, given.size, given.folder, stages.show)
+        made = data_sets.make(given.name, given.size, given.folder, display.part)
     finally:
-        stages.close()
+        display.close()
+    if not job.is_first():
+        return 0
     written = made.save(out)
     streams.say(f"{made.name}: {made.summary()}\n\n{made.table()}\n\n{out}: {written / 1e6:.1f} MB")
     streams.say(f"train on it with: metagan-fast train --data {out}")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .._utils.argument_types import path, seed, whole
+from .._utils.argument_types import imported, path, seed, whole
+from ..distributed import job
 from ..metrics import Evaluation, evaluate
 from ..training import config as configuration
 from ..training.features import feature_spaces
 from ..training.report import write_if_possible
 from ..training.run_folder import RunFolder
-from . import options, progress, streams, train
+from . import options, ranks, streams, train
 from .runs import add_checkpoint_option, open_run
 
 _FULL_SHOTS = (1, 8)  # beside the headline's
@@ -66,22 +64,13 @@ def add_parser(subparsers: Any) -> None:
     for option in options.PLACES:
         option.add_to(parser, "as in training")
     parser.add_argument("--per-class", action="store_true", help="print KID class by class too")
-    parser.set_defaults(run=run)
+    ranks.add_option(parser, "the classes")
+    parser.set_defaults(run=ranks.shared(run))
 
 
 def feature_function(text: str) -> tuple[str, Callable[[Tensor], Tensor]]:
     """Read `module:function`, and import it; the name is the function's."""
-    module, _, name = text.partition(":")
-    if not module or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected MODULE:FUNCTION, such as my_features:embed, got {text!r}")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise argparse.ArgumentTypeError(f"cannot import {text}: {error}") from None
-    finally:
-        sys.path.remove(here)
+    name, function = imported(text, "MODULE:FUNCTION, such as my_features:embed")
     if not callable(function):
         raise argparse.ArgumentTypeError(f"expected {text} to be a function, got {type(function).__name__}")
     return name, function
@@ -89,9 +78,10 @@ def feature_function(text: str) -> tuple[str, Callable[[Tensor], Tensor]]:
 
 def run(given: argparse.Namespace) -> int:
     """Evaluate, print a table, write `evaluation.json` and renew the report."""
-    folder, record, learner = open_run(given.run_folder, given.checkpoint)
-    folder.check_evaluation()
-    folder.check_writable()
+    folder, record, learner = open_run(given.run_folder, given.checkpoint, process_group=job.group())
+    if job.is_first():
+        folder.check_evaluation()
+        folder.check_writable()
     settings, tasks = train.reload_data(given, record)
     shots = given.shots or [configuration.build_training(settings).held_out_shots]
     steps = given.steps or [learner.inner.steps]
@@ -101,8 +91,10 @@ def run(given: argparse.Namespace) -> int:
         steps = given.steps or [*steps, 0, *(round(factor * steps[0]) for factor in _FULL_STEPS)]
         other_seed = (settings["seed"] + 1) % 2**64
         random = configuration.build_learner(settings, record["image_shape"], weights_seed=other_seed)
-    display = progress.make()
-    spaces: dict[str, Callable[[Tensor], Tensor]] = {**feature_spaces(folder, tasks.train, streams.say, display.part)}
+    display = ranks.progress()
+    spaces: dict[str, Callable[[Tensor], Tensor]] = {
+        **job.after_first(lambda: feature_spaces(folder, tasks.train, streams.say, display.part))
+    }
     if given.features is not None:
         name, function = given.features
         spaces[name] = function
@@ -120,6 +112,8 @@ def run(given: argparse.Namespace) -> int:
         progress=lambda done, total: display.part("adapting to held-out classes", done, total),
     )
     display.close()
+    if not job.is_first():
+        return 0
     report(evaluation, folder, given.split, learner.step, per_class=given.per_class)
     write_if_possible(folder, learner, tasks)
     return 0

@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 import torch
 
 from .. import losses, models, tasks
-from .._utils import argument_types
+from .._utils import argument_types, coerce
 from ..executors.select import EXECUTORS, PRECISIONS
 from ..inner import OPTIMIZERS as INNER_OPTIMIZERS
 from ..inner import InnerLoop
 from ..learner import algorithms, meta_optimizer
+from ..tasks import decoding
 from ..training import presets, pretrained
 from ..training.config import flatten, from_preset, resolve
 from ..training.outer_loop import Training
+from . import ranks
 
 Result = TypeVar("Result")
 
@@ -61,6 +63,11 @@ def place(text: str) -> str:
     return str(path.absolute()) if text not in tasks.NAMES and path.exists() else text
 
 
+def cache(text: str) -> str:
+    """Read the path of a folder, and make it absolute, or the word off."""
+    return text if text == "off" else str(argument_types.path(text).absolute())
+
+
 def run_or_checkpoint(text: str) -> str:
     """Read the path of a run's folder or of a checkpoint file, and make it absolute, or a run of the package."""
     path = argument_types.path(text)
@@ -79,6 +86,14 @@ def device(text: str) -> str:
     except (RuntimeError, AssertionError) as error:  # an unknown name; PyTorch without CUDA
         raise argparse.ArgumentTypeError(f"expected a device of this machine, got {text!r}: {error}") from error
     return text
+
+
+def memory(text: str) -> int:
+    """Read an amount of memory."""
+    try:
+        return coerce.memory("an amount of memory", int(text) if text.isdigit() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def preset(text: str) -> str:
@@ -116,7 +131,8 @@ class Option:
 
     def add_to(self, group: argparse._ArgumentGroup, default: Any) -> None:
         """Add the flag to a parser; flags that are not given stay out of the namespace."""
-        text = f"{self.help} (default: {_shown(default)})"
+        is_unset = default is None and not self.none  # the default is told in the text
+        text = self.help if is_unset else f"{self.help} (default: {_shown(default)})"
         if self.type is bool:
             group.add_argument(
                 self.flag,
@@ -183,6 +199,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             none=True,
         ),
         Option("--min-images", "data.min_images", "leave out classes with fewer images", int),
+        Option("--skip-broken", "data.skip_broken", "a folder: leave out images that cannot be read", bool),
+        Option(
+            "--cache",
+            "data.cache",
+            "a folder: where its decoded images stay; off: nowhere; none: the user's cache folder, for 1,000 and more",
+            cache,
+            metavar="FOLDER",
+            none=True,
+        ),
         Option("--labels", "data.labels", "IDX: the file of labels, if not beside the images", place, none=True),
         Option("--subset", "data.subset", "IDX: which of several sets in a folder, as letters of EMNIST's", none=True),
         Option(
@@ -288,6 +313,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             metavar="WEIGHTS",
             none=True,
         ),
+        Option(
+            "--checkpointing",
+            "meta.checkpointing",
+            "maml: parameter states that are kept; others are computed again (default: as --max-memory allows)",
+            choices=("every step", "sqrt"),
+        ),
         Option("--first-order-steps", "meta.first_order_steps", "maml: first-order meta-steps at the start", int),
     ),
     "outer loop": (
@@ -325,6 +356,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             int,
         ),
         Option("--keep", "training.keep", "checkpoints kept", int),
+        Option(
+            "--max-dropped",
+            "training.max_dropped",
+            "tasks that meta-steps in a row may leave out because they diverge; one more ends the run",
+            int,
+        ),
         Option("--log-every", "training.log_every", "meta-steps between lines of metrics", int),
         Option(
             "--init",
@@ -354,6 +391,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("--precision", "precision", "of the networks", choices=PRECISIONS),
         Option("--device", "device", "cpu, cuda, cuda:1", device),
         Option("--seed", "seed", "of weights and noise", argument_types.seed),
+        Option(
+            "--max-memory",
+            "max_memory",
+            "that a meta-step may take, such as 2GB: its tasks run in micro-batches, with the same result; none: any",
+            memory,
+            metavar="BYTES",
+            none=True,
+        ),
         Option("--threads", "threads", "CPU threads; none: PyTorch's choice", argument_types.threads, none=True),
     ),
 }
@@ -426,11 +471,15 @@ def _problem(use: Callable[[dict[str, Any]], object], settings: dict[str, Any]) 
 
 @contextlib.contextmanager
 def data_options(given: argparse.Namespace) -> Iterator[None]:
-    """Prefix an error of the data by the options that it mentions, or by all of them; the data are read only once.
+    """Show how images are decoded; prefix an error of the data by the options that it mentions, or by all of them.
+
+    The data are read only once.
 
     Raises:
         ValueError: raised by the block.
     """
+    display = ranks.progress()
+    shown = decoding.observer.set(display.part)
     try:
         yield
     except ValueError as error:
@@ -439,6 +488,9 @@ def data_options(given: argparse.Namespace) -> Iterator[None]:
         mentioned = [option for option in options if option.path.removeprefix("data.") in words]
         flags = [option.flag for option in mentioned or options]
         raise ValueError(f"{', '.join(flags)}: {error}" if flags else str(error)) from error
+    finally:
+        decoding.observer.reset(shown)
+        display.close()
 
 
 def _named(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:

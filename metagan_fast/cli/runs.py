@@ -7,32 +7,23 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .. import checkpoint
 from .._utils.argument_types import path, seed, whole
 from ..learner import MetaGAN
-from ..training import config as configuration
 from ..training import pretrained
 from ..training.run_folder import KID, RunFolder
 from . import streams
 
 
-def open_run(path: Path, which: str | int | None = None) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
+def open_run(path: Path, which: str | int | None = None, **ranks: Any) -> tuple[RunFolder, dict[str, Any], MetaGAN]:
     """Return a run's folder, its record and its learner, with the averaged initialisation if the run keeps one.
 
     Args:
         path: the folder.
         which: checkpoint, as for `RunFolder.read_checkpoint`; if it is the best one, a line says so.
+        ranks: as for `configuration.build_learner`.
     """
     folder = RunFolder.open(path)
-    record = folder.read_config()
-    with checkpoint.contents_of(folder.config):
-        if not torch.cuda.is_available():
-            record["settings"]["device"] = "cpu"
-        learner = configuration.build_learner(record["settings"], record["image_shape"])
-    tensors, metadata = folder.read_checkpoint(which)
-    learner.load_state(tensors, metadata, average=True)
+    learner, record, metadata = pretrained.load(folder, which, **ranks)
     if KID in metadata:
         streams.say(
             f"checkpoint: the best by validation, after {learner.step} meta-steps (KID {metadata[KID]:.3f}); "

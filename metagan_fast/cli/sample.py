@@ -10,8 +10,8 @@ import torch
 
 from .. import checkpoint
 from .._utils.argument_types import path
+from ..display import image_grids
 from ..learner import MetaGAN
-from ..training import image_grids
 from ..training.output_folder import OutputFolder
 from .runs import add_checkpoint_option, add_run_argument, add_sample_options, open_run, output_root
 

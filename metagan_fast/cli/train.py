@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,32 +13,40 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
+from .._utils.argument_types import imported
 from .._utils.argument_types import path as read_path
+from ..distributed import job
 from ..learner import MetaGAN
 from ..tasks import NAMES, Tasks
 from ..tasks.contrast import clear_contrast
 from ..training import config as configuration
 from ..training import pretrained, report
+from ..training.loggers import FACTORIES, Factory
 from ..training.run_folder import RunFolder
 from ..training.trainer import Outcome, Trainer
-from . import options, progress, streams
+from ..training.unwritten_folder import UnwrittenFolder
+from . import dry_run, options, ranks, streams
 
 # Settings that a resumed run may change: they do not affect finished meta-steps.
 _FREE = {
+    "data.cache",
     "training.meta_steps",
     "training.validate_every",
     "training.validation_tasks",
     "training.checkpoint_every",
     "training.keep",
     "training.keep_best",
+    "training.max_dropped",
     "training.log_every",
     "executor",
     "device",
     "threads",
+    "max_memory",
 }
 _PLACES = {option.path for option in options.PLACES}
 _SPLIT = "data.split"  # where a preset leaves it to the data, the run's record has the classes
-_INTERRUPTED = 130  # exit code in shells of a program ended by Ctrl-C
+_MUCH = 0.05  # share of the time, waited for images, that the last line tells
+_SIGNALLED = 128  # exit codes in shells of programs that a signal ends: this and its number
 
 
 def add_parser(subparsers: Any) -> None:
@@ -53,20 +62,66 @@ def add_parser(subparsers: Any) -> None:
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     existing.add_argument("--overwrite", action="store_true", help="delete the run's files and start again")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print settings, executor and predicted memory; train and write nothing"
+    )
+    ranks.add_option(parser, "the tasks of each meta-step")
+    parser.add_argument(
+        "--deterministic-reduce",
+        action="store_true",
+        help="the same bytes for any number of processes, for a slower meta-step; else they agree to rounding",
+    )
+    parser.add_argument(
+        "--logger",
+        dest="loggers",
+        type=logger,
+        nargs="+",
+        default=[FACTORIES["tensorboard"]],
+        metavar="NAME|MODULE:OBJECT",
+        help=f"receivers of metrics and pictures: {', '.join(FACTORIES)}, none, or your own (default: tensorboard)",
+    )
     options.add_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=ranks.shared(run))
+
+
+def logger(text: str) -> Factory | None:
+    """Read a logger's name, `none`, or `module:object`: a logger, or a function or class that is a `Factory`."""
+    if text == "none" or text in FACTORIES:
+        return FACTORIES.get(text)
+    _, found = imported(text, f"{', '.join(FACTORIES)}, none or MODULE:OBJECT, such as my_loggers:Printer")
+    if isinstance(found, type) or (callable(found) and not hasattr(found, "log_metrics")):
+        factory: Factory = found
+        return factory
+    missing = [name for name in ("log_metrics", "log_images", "close") if not hasattr(found, name)]
+    if missing:
+        raise argparse.ArgumentTypeError(f"expected {text} to be a logger or to make one, but it lacks {missing[0]}")
+    return lambda folder, record: found
 
 
 def run(given: argparse.Namespace) -> int:
     """Train, and print where the outputs are."""
     path = given.out or Path("runs") / (given.preset or "default")
-    folder = RunFolder.open(path) if given.resume else RunFolder(path)
-    with folder.lock() if folder.config.is_file() else contextlib.nullcontext():
+    kind = RunFolder if job.is_first() else UnwrittenFolder
+    started = job.share(lambda: _started_before(kind(path)))
+    given.resume, given.overwrite = given.resume or started == "saved", given.overwrite or started == "unsaved"
+    folder = kind.open(path) if given.resume else kind(path)
+    with folder.lock() if folder.config.is_file() and not given.dry_run else contextlib.nullcontext():
         return _train(given, folder)
 
 
+def _started_before(folder: RunFolder) -> str | None:
+    """Return "saved" for a run that torch's launcher starts again and that has a checkpoint, "unsaved" without one."""
+    if not job.restarts() or not folder.config.is_file() or folder.read_config().get("job") != job.name():
+        return None
+    try:
+        folder.latest()
+    except checkpoint.CheckpointError:
+        return "unsaved"
+    return "saved"
+
+
 def _train(given: argparse.Namespace, folder: RunFolder) -> int:
-    stored = folder.read_config() if given.resume else None
+    stored = job.share(folder.read_config) if given.resume else None
 
     def settings(changes: dict[str, Any]) -> dict[str, Any]:
         if stored is not None:
@@ -75,13 +130,17 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         return configuration.resolve(configuration.merge(preset, changes))
 
     config = options.applied(given, settings)
+    if job.local_size() > 1 and config["device"].startswith("cuda:"):
+        raise ValueError(f"expected --device cuda, of which each process takes its own, got {config['device']}")
+    if given.dry_run:
+        return dry_run.run(config, lambda: load_data(config, stored and stored["split"]).image_shape)
     if stored is None:  # before the data, which take time
-        RunFolder.check_free(folder.path, overwrite=given.overwrite)
+        folder.check_free(folder.path, overwrite=given.overwrite)
     folder.check_writable()
     if config["threads"] is not None:
-        torch.set_num_threads(config["threads"])
+        torch.set_num_threads(max(1, config["threads"] // job.local_size()))
     with options.data_options(given):
-        tasks = load_data(config, None if stored is None else stored["split"])
+        tasks = job.after_first(lambda: load_data(config, None if stored is None else stored["split"]))
     record = {"settings": config, "split": tasks.split_record(), "image_shape": list(tasks.image_shape)}
     start = None
     if stored is None and "init" in config:
@@ -90,21 +149,26 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
     elif stored is not None and "initialisation" in stored:
         record["initialisation"] = stored["initialisation"]
 
+    loggers = [make(folder, record) for make in given.loggers if make is not None and job.is_first()]
+
     def build(changes: dict[str, Any]) -> Trainer:
         config = settings(changes)
-        learner = configuration.build_learner(config, tasks.image_shape)
+        learner = configuration.build_learner(
+            config, tasks.image_shape, process_group=job.group(), deterministic_reduce=given.deterministic_reduce
+        )
         if start is not None and "init" in config:
             load_initialisation(learner, start[0], config["init"])
         training = configuration.build_training(config)
-        return Trainer(learner, tasks, folder, training, record=record, progress=progress.make())
+        return Trainer(learner, tasks, folder, training, record=record, progress=ranks.progress(), loggers=loggers)
 
     trainer = options.applied(given, build)
     if given.resume:
         trainer.resume()
     else:
-        RunFolder.create(folder.path, overwrite=given.overwrite)
+        folder.create(folder.path, overwrite=given.overwrite)
     contrast = {"contrast": clear_contrast(tasks.train)}
-    folder.write_config({**record, **contrast, "versions": configuration.versions()})
+    restarted = {} if job.name() is None else {"job": job.name()}
+    folder.write_config({**record, **contrast, **restarted, "versions": configuration.versions()})
     parameters = trainer.learner.generator_layout.numel + trainer.learner.discriminator_layout.numel
     shape = "x".join(map(str, tasks.image_shape))
     streams.say(
@@ -113,13 +177,16 @@ def _train(given: argparse.Namespace, folder: RunFolder) -> int:
         f"{config['meta']['algorithm']}; {folder.path}"
     )
     outcome = trainer.run()
+    code = _SIGNALLED + (outcome.signal or signal.SIGINT) if outcome.interrupted else 0
+    if not job.is_first():
+        return code
     if outcome.interrupted:
         streams.say("all is saved; the report follows, and Ctrl-C leaves it out")
     if folder.has_best():
         trainer.averaged.load_state(*folder.read_checkpoint(), average=True)
     report.write_if_possible(folder, trainer.averaged, tasks)
     streams.say(summary(folder, outcome, config["training"]["meta_steps"]))
-    return _INTERRUPTED if outcome.interrupted else 0
+    return code
 
 
 def read_initialisation(source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,7 +221,7 @@ def reload_data(given: argparse.Namespace, record: dict[str, Any]) -> tuple[dict
     """Return a run's settings, with the data's place where an option gives it, and its data."""
     settings = continued(record["settings"], None, options.changes(given, options.PLACES))
     with options.data_options(given):
-        return settings, load_data(settings, record["split"])
+        return settings, job.after_first(lambda: load_data(settings, record["split"]))
 
 
 def continued(stored: dict[str, Any], preset: str | None, changes: dict[str, Any]) -> dict[str, Any]:
@@ -198,6 +265,10 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
         )
     else:
         head = f"{outcome.step} meta-steps done, in {took}"
+    if outcome.data_seconds > _MUCH * outcome.seconds:
+        head += f", {outcome.data_seconds / outcome.seconds:.0%} of it waiting for images"
+    if outcome.dropped:
+        head += f"; {outcome.dropped} tasks left out, whose meta-gradient was not finite"
     pictures, best = folder.pictures(), "lowest KID at a validation; other commands use it"
     places = {
         "report": str(folder.report) if folder.report.exists() else None,

@@ -2,7 +2,7 @@
 
 | address | answer |
 |---|---|
-| `GET /`, `/page.css`, `/page.js` | the page |
+| `GET /`, `/base.css`, `/page.css`, `/page.js` | the page |
 | `GET /settings` | JSON: facts about the GAN and limits |
 | `POST /adapt?steps=&latent=` | body: examples; server-sent events: `begin`, then `step` after each inner step |
 | `POST /continue?adaptation=&after=&steps=&latent=` | the same events for an adaptation's further steps |
@@ -36,12 +36,19 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from torch import Tensor
 
+from .._utils.styles import BASE_STYLE
 from . import guard
 from .studio import IMAGES, LARGEST_LATENT, LARGEST_SIDE, MOST_EXAMPLES, Adaptation, Studio, as_pixels
 
 Result = TypeVar("Result")
 
 _PAGE = Path(__file__).parent / "page"
+_FILES = {
+    "": _PAGE / "page.html",
+    "base.css": BASE_STYLE,
+    "page.css": _PAGE / "page.css",
+    "page.js": _PAGE / "page.js",
+}
 _CONNECTIONS = 64
 
 
@@ -63,7 +70,7 @@ class Page:
         self._worker = ThreadPoolExecutor(1, "draw")  # the GAN's only thread: steps of several streams take turns
         self.app = Starlette(
             routes=[
-                *(Route(f"/{name}", _file(name or "page.html")) for name in ("", "page.css", "page.js")),
+                *(Route(f"/{name}", _file(path)) for name, path in _FILES.items()),
                 Route("/settings", self._settings),
                 Route("/adapt", self._adapt, methods=["POST"]),
                 Route("/continue", self._continue, methods=["POST"]),
@@ -196,9 +203,9 @@ def serve(page: Page, listener: socket.socket) -> None:
     uvicorn.Server(config).run([listener])
 
 
-def _file(name: str) -> Callable[[Request], Any]:
+def _file(path: Path) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
-        return FileResponse(_PAGE / name)
+        return FileResponse(path)
 
     return answer
 

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..display import image_grids
 from ..learner import MetaGAN
 from ..noise import draw_sample_latents
 from ..tasks.contrast import evened, is_grey, is_opposite
 from ..tasks.images import fit, to_float
-from ..training import image_grids
 
 IMAGES = 16
 """New images at a time."""

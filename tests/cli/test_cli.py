@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import metagan_fast as mgf
-from metagan_fast import _native, metrics
+from metagan_fast import metrics
 from metagan_fast.cli import main, options, parser, train
 from metagan_fast.metrics.results import METHODS
 from metagan_fast.training import config as configuration
@@ -265,23 +265,6 @@ def test_features_of_ones_own_that_cannot_be_used(text: str, message: str, capsy
     with pytest.raises(SystemExit):
         main(["evaluate", "run", "--features", text])
     assert message in capsys.readouterr().err
-
-
-def test_info(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info"]) == 0
-    shown = capsys.readouterr().out
-    for word in (
-        mgf.__version__,
-        torch.__version__,
-        "triton",
-        "threads",
-        "backend native",
-        "backend cuda",
-        "instruction set",
-        f"package          {Path(mgf.__file__).parent}",
-        f"extension        {_native._core.__file__ if _native.is_available()[0] else 'none'}",
-    ):
-        assert word in shown
 
 
 def test_bench_hands_over(monkeypatch: pytest.MonkeyPatch) -> None:

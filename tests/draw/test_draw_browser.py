@@ -75,6 +75,7 @@ def test_drawings_become_new_images(chromium: browser.Browser, address: str, tmp
         assert after[line].mean() > 120 > before[line].mean()
         assert after[elsewhere].mean() < before[elsewhere].mean()
 
+        link = renewed_link(page, "")
         page.click("#sheets li:nth-child(2) button")
         draw_line(page, slant=0.1)
         page.wait_until(LAST)
@@ -82,14 +83,14 @@ def test_drawings_become_new_images(chromium: browser.Browser, address: str, tmp
         two = new_images(page)
         assert (two != after).any()
 
-        link = page.evaluate("document.querySelector('#sheet').href")
+        link = renewed_link(page, link)
         page.click("#undo")
         page.wait_until(f"{LAST} && {EXAMPLES} === 1")
         assert (new_images(page) == after).all()  # equal drawings, equal images
 
         shown = page.evaluate("getComputedStyle(document.querySelector('#new canvas')).filter")
         assert shown == "invert(1)"  # light strokes, shown as ink
-        page.wait_until(f"document.querySelector('#sheet').href !== {json.dumps(link)}")
+        renewed_link(page, link)
         page.click("#archive")
         page.click("#sheet")
         files = {name: downloaded(tmp_path / name) for name in ("new-images.zip", "new-images.png")}
@@ -113,6 +114,13 @@ def set_slider(page: browser.Page, selector: str, value: float) -> None:
         f"(() => {{ const e = document.querySelector('{selector}'); e.value = {value};"
         "e.dispatchEvent(new Event('input', {bubbles: true})); })()"
     )
+
+
+def renewed_link(page: browser.Page, before: str) -> str:
+    """Return the download link of an adaptation's last step, once it is another; the page renews it after `LAST`."""
+    link = "document.querySelector('#sheet').href"
+    page.wait_until(f"{link} !== {json.dumps(before)} && {link}.includes('step={STEPS}&')")
+    return str(page.evaluate(link))
 
 
 def settled(page: browser.Page, query: str) -> np.ndarray:

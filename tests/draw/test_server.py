@@ -26,7 +26,7 @@ PIXELS = as_pixels(drawings())
 def test_the_page_and_its_files_are_whole() -> None:
     page = client()
     html = page.get("").text
-    for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
+    for name, kind in (("base.css", "text/css"), ("page.css", "text/css"), ("page.js", "text/javascript")):
         assert name in html and "://" not in html
         assert page.get(name).headers["content-type"].startswith(kind)
     found = page.get("settings").json()

@@ -1,20 +1,17 @@
-"""Plots of results as PNG, by Matplotlib."""
+"""Plots of an evaluation and of the benchmark of quality, as PNG files."""
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from .metrics.results import HEADLINE, Evaluation, Figure, Row
+from ..metrics.results import HEADLINE, Evaluation, Figure, Row
+from .style import LINES, finish, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Canvas
 
-_DPI = 110
-_LINES = ("#1b6ca8", "#c2571a", "#3f7d44", "#7a4fa3", "#6b6b6b")  # tell apart in print and to the colour-blind
 _SERIES = "#1b6ca8"
 _QUIET = "#8a8a8a"
 
@@ -25,12 +22,12 @@ def evaluation(result: Evaluation) -> bytes:
     Bars and bands are 95 % bootstrap intervals over classes; a row of panels shows one feature space.
     """
     by_steps = len(result.steps) > 1 or len(result.shots) > 1
-    panels = _panels(len(result.spaces), 1 + by_steps)
-    for space, row in zip(result.spaces, panels.subplots(len(result.spaces), 1 + by_steps, squeeze=False), strict=True):
+    figure = panels(len(result.spaces), 1 + by_steps)
+    for space, row in zip(result.spaces, figure.subplots(len(result.spaces), 1 + by_steps, squeeze=False), strict=True):
         _methods(row[0], result, space)
         if by_steps:
             _steps(row[1], result, space)
-    return _png(panels)
+    return figure.png()
 
 
 class QualityPoint(Protocol):
@@ -52,10 +49,10 @@ def quality(points: Sequence[QualityPoint]) -> bytes:
     """Plot KID against minutes, both logarithmic: the median of seeds in a band from the least to the most; a PNG."""
     judged = [point for point in points if point.kid is not None and point.minutes is not None]
     spaces = list(dict.fromkeys(point.space for point in judged))
-    panels = _panels(1, max(1, len(spaces)))
-    for axes, space in zip(panels.subplots(1, max(1, len(spaces)), squeeze=False)[0], spaces, strict=False):
+    figure = panels(1, max(1, len(spaces)))
+    for axes, space in zip(figure.subplots(1, max(1, len(spaces)), squeeze=False)[0], spaces, strict=False):
         names = dict.fromkeys(point.contender for point in judged)
-        for colour, name in zip(_LINES, names, strict=False):
+        for colour, name in zip(LINES, names, strict=False):
             runs: dict[int | None, list[tuple[float, float]]] = {}
             for point in judged:
                 if (point.contender, point.space) == (name, space):
@@ -71,14 +68,8 @@ def quality(points: Sequence[QualityPoint]) -> bytes:
         axes.set_ylabel("KID per class")
         axes.set_title(str(space), fontsize=10)
         axes.legend(fontsize=8, frameon=False)
-        _finish(axes, "minutes")
-    return _png(panels)
-
-
-def _panels(rows: int, columns: int) -> Canvas:
-    from matplotlib.figure import Figure as Canvas  # slow to import
-
-    return Canvas(figsize=(5.2 * columns, 3.1 * rows), layout="constrained")
+        finish(axes, "minutes")
+    return figure.png()
 
 
 def _methods(axes: Axes, result: Evaluation, space: str) -> None:
@@ -92,13 +83,13 @@ def _methods(axes: Axes, result: Evaluation, space: str) -> None:
     axes.invert_yaxis()
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.set_title(f"{space}: {result.shots[0]} shots, {result.steps[0]} inner steps", fontsize=10)
-    _finish(axes, "KID per class")
+    finish(axes, "KID per class")
 
 
 def _steps(axes: Axes, result: Evaluation, space: str) -> None:
     """Draw KID of the adapted GAN over inner steps, a line a number of shots, and the copies as dashes."""
     steps = sorted(result.steps)
-    for colour, shots in zip(_LINES, sorted(result.shots), strict=False):
+    for colour, shots in zip(LINES, sorted(result.shots), strict=False):
         figures = [_kid(result.row("adapted", shots=shots, steps=n), space) for n in steps]
         axes.plot(steps, [figure.mean for figure in figures], "o-", color=colour, label=f"{shots} shots")
         low, high = ([getattr(figure, end) for figure in figures] for end in ("low", "high"))
@@ -109,7 +100,7 @@ def _steps(axes: Axes, result: Evaluation, space: str) -> None:
     axes.set_ylabel("KID per class")
     axes.legend(fontsize=8, frameon=False, ncols=2)
     axes.set_title(f"{space}: by inner steps", fontsize=10)
-    _finish(axes, "inner steps")
+    finish(axes, "inner steps")
 
 
 def _kid(row: Row, space: str) -> Figure:
@@ -120,16 +111,3 @@ def _bars(figure: Figure) -> list[list[float]]:
     """Return the distances from the mean to both ends of the interval, as Matplotlib takes them."""
     low, high = (figure.mean if end is None else end for end in (figure.low, figure.high))
     return [[max(0.0, figure.mean - low)], [max(0.0, high - figure.mean)]]
-
-
-def _finish(axes: Axes, label: str) -> None:
-    axes.set_xlabel(label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-
-
-def _png(canvas: Canvas) -> bytes:
-    file = io.BytesIO()
-    canvas.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
-    return file.getvalue()
