@@ -1,7 +1,8 @@
-"""`python -m metagan_fast.benchmarks`: the same as `metagan-fast bench`."""
+"""`python -m metagan_fast.benchmarks`: `metagan-fast bench`; with `memory`, predicted beside measured memory."""
 
 import sys
 
+from metagan_fast.benchmarks import memory_plan
 from metagan_fast.benchmarks.command import main
 
-sys.exit(main())
+sys.exit(memory_plan.main(sys.argv[2:]) if sys.argv[1:2] == ["memory"] else main())

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, quality, records, workloads
+from metagan_fast.benchmarks import busy, dropins, gpu_model, machine, memory, ops, quality, records, scaling, workloads
 from metagan_fast.benchmarks.case import Case
 from metagan_fast.benchmarks.contenders import CONTENDERS
 
@@ -20,6 +20,7 @@ _GROUPS: dict[str, Sequence[Case]] = {
     "memory": memory.CASES,
     "dropins": dropins.CASES,
     "quality": quality.CASES,
+    "scaling": scaling.CASES,
 }
 GROUPS = {group: [case.name for case in cases] for group, cases in _GROUPS.items()}
 CASES: dict[str, Case] = {case.name: case for cases in _GROUPS.values() for case in cases}
@@ -79,8 +80,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_case,
         default=["ops", "workloads"],
         metavar="CASE",
-        help="cases, or 'ops', 'workloads', 'dropins', 'busy' (beside a process that keeps all cores busy), 'memory' "
-        "or 'quality' (KID against minutes; hours)",
+        help="cases, or 'ops', 'workloads', 'dropins', 'busy' (beside a process that keeps all cores busy), 'memory', "
+        "'quality' (KID against minutes; hours) or 'scaling' (processes that share the tasks)",
     )
     parser.add_argument(
         "--contenders",

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from metagan_fast.benchmarks.timing import Run, alternate
 from torch import Tensor
 
 from metagan_fast import _native
+from metagan_fast._utils import machine
 
 _PACKAGES = ("metagan_fast", "torch", "numpy", "triton", "higher", "torchopt", "jax")
 
@@ -69,7 +69,7 @@ while os.getppid() == int(sys.argv[1]):
 def busy_cores(count: int | None = None) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Keep `count` cores busy, by default all usable ones, with one child process each; yield the children."""
     if count is None:
-        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = machine.usable_processors()
     command = [sys.executable, "-I", "-S", "-c", _SPIN, str(os.getpid())]
     with ExitStack() as stack:
         children = []
@@ -116,18 +116,9 @@ def describe() -> dict[str, Any]:
     return {
         "versions": versions,
         "machine": {
-            "processor": _processor(),
+            "processor": machine.processor(),
             "cpus": os.cpu_count(),
             "system": platform.platform(),
             "load": os.getloadavg()[0],
         },
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -78,7 +78,8 @@ def _measure(case: MemoryCase, contender: str, threads: int) -> int:
         return process.submit(_grow, case, contender, threads).result()
 
 
-def _bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """Return a field of `/proc/self/status`, such as `VmHWM`, in bytes."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
 
@@ -87,6 +88,6 @@ def _grow(case: MemoryCase, contender: str, threads: int) -> int:
     """Run a contender once in this process; return the bytes by which the process grew at its peak."""
     with machine.threads(threads):
         prepared = CONTENDERS[contender].prepare(case.work.draw())
-        before = _bytes("VmRSS")
+        before = status_bytes("VmRSS")
         prepared.run()
-        return _bytes("VmHWM") - before
+        return status_bytes("VmHWM") - before

@@ -72,8 +72,8 @@ class Problem:
         noise = mgf.MetaGAN(*networks, latent_dim=latent_dim, loss=loss, inner=inner).draw_noise(batch)
         return cls(generator, discriminator, latent_dim, batch, noise, algorithm, loss, inner)
 
-    def learner(self, executor: str = "torch", precision: str = "float32") -> mgf.MetaGAN:
-        """Return the package's learner on copies of the networks."""
+    def learner(self, executor: str = "torch", precision: str = "float32", **ranks: Any) -> mgf.MetaGAN:
+        """Return the package's learner on copies of the networks; `ranks` are `MetaGAN`'s arguments of those."""
         return mgf.MetaGAN(
             copy.deepcopy(self.generator),
             copy.deepcopy(self.discriminator),
@@ -83,6 +83,7 @@ class Problem:
             meta=mgf.MAML() if self.algorithm == "maml" else mgf.Reptile(),
             executor=executor,
             precision=precision,
+            **ranks,
         )
 
     def first(self, *, tasks: int, steps: int) -> Problem:

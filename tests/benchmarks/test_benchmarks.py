@@ -210,7 +210,9 @@ def test_wrong_workload_result_is_not_timed(
 def test_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         benchmarks.main(["--cases", "sdg_step"])
-    assert "expected one of ops, workloads, busy, memory, dropins, quality, sgd_step" in capsys.readouterr().err
+    assert (
+        "expected one of ops, workloads, busy, memory, dropins, quality, scaling, sgd_step" in capsys.readouterr().err
+    )
 
 
 def _record(case: str, ratio: float, spread: float = 0.01) -> records.Record:

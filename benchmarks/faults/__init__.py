@@ -1,0 +1,1 @@
+"""`python -m metagan_fast.benchmarks.faults`: the table of faults against outcomes."""
