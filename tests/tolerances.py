@@ -118,6 +118,10 @@ TOLERANCES: dict[str, tuple[float, str]] = {
         5e-3,
         "coefficients, of the largest, where the solver stops: at partial derivatives below 1e-3",
     ),
+    "exported-images": (
+        1e-4,
+        "float32 images in [-1, 1] of another program, ONNX's in NumPy: sums in another order through a few layers",
+    ),
     "clip-norm": (
         5e-7,
         "a sum of squares in another order, in float64: 2 ulp of float32 for the norm, 4 for a scaled row",

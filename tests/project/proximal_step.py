@@ -349,7 +349,9 @@ INSERTIONS = (
     Insertion(3, "csrc/ops/formulas.h", FORMULA, before=END.removeprefix("\n")),
     Insertion(3, "csrc/ops/launch.h", SIGNATURE, before="};\n\n// Applies a macro"),
     Insertion(3, "csrc/ops/launch.h", f" apply({STEM})", after="#define METAGAN_OPS(apply)"),
-    Insertion(3, "csrc/cpu/updates/update_kernels.h", TABLE_ENTRY, before="};\n\nextern const UpdateKernels "),
+    Insertion(
+        3, "csrc/cpu/updates/update_kernels.h", TABLE_ENTRY, before="};\n\nMETAGAN_DECLARE_TABLES(UpdateKernels,"
+    ),
     Insertion(3, "csrc/cpu/updates/update_kernels.cpp", CPU_LOOP, before="}  // namespace\n"),
     Insertion(3, "csrc/cpu/updates/update_kernels.cpp", f"    {STEM},\n", before=f"}};\n{CPU_END}"),
     Insertion(3, "csrc/cpu/updates/updates.cpp", CPU_LAUNCHER, before=END.removeprefix("\n")),

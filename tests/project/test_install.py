@@ -52,6 +52,7 @@ def test_a_wheel_without_the_extension_holds_the_packages_and_the_data(tmp_path:
     data = {path.name for path in (ROOT / "metagan_fast/tasks/data").iterdir()}
     assert {f"metagan_fast/tasks/data/{name}" for name in data} <= names
     assert {"metagan_fast/py.typed", "metagan_fast/_core.pyi", "metagan_fast/training/report/page.css"} <= names
+    assert "metagan_fast/_utils/base.css" in names
     assert {f"metagan_fast/draw/page/page.{end}" for end in ("html", "css", "js")} <= names
     weights = {path.name for path in (ROOT / "metagan_fast/metrics/weights").iterdir()}
     assert {f"metagan_fast/metrics/recorded/glyphs-{part}.json" for part in ("test", "validation")} <= names
