@@ -191,6 +191,12 @@ class Engine:
         Read: `generator` `[tasks, numel]`, `latents` `[tasks, count, latent]`; `count`.
         """
 
+    def score(self, arguments: dict[str, Any]) -> None:
+        """Write `scores` `[tasks, count]`.
+
+        Read: `discriminator` `[tasks, numel]`, `images` `[tasks, count, C, H, W]`; `count`.
+        """
+
     def memory_use(self, sizes: dict[str, Any]) -> dict[str, int]:
         """Return the bytes of inner loops, or of a query gradient if `objective` is not None.
 

@@ -346,6 +346,16 @@ void define_engine(py::module_& module) {
                      return engine.generate(tasks, count, threads, generator, latents, images, interrupted);
                  });
              })
+        .def("score",
+             [](Engine& engine, const py::dict& fields) {
+                 const auto tasks = field<int64_t>(fields, "tasks"), count = field<int64_t>(fields, "count"),
+                            threads = field<int64_t>(fields, "threads");
+                 const float *discriminator = address(fields, "discriminator"), *images = address(fields, "images");
+                 float* const scores = address(fields, "scores");
+                 run([&](auto interrupted) {
+                     return engine.score(tasks, count, threads, discriminator, images, scores, interrupted);
+                 });
+             })
         .def("memory_use", [](const Engine& engine, const py::dict& fields) {
             TaskData data;
             data.tasks = field<int64_t>(fields, "tasks");

@@ -242,6 +242,18 @@ bool Engine::generate(int64_t tasks, int64_t count, int64_t threads, const float
     });
 }
 
+bool Engine::score(int64_t tasks, int64_t count, int64_t threads, const float* discriminator, const float* images,
+                   float* scores, const Interrupted& interrupted) {
+    Workers& workers = workers_.get();
+    const Turn turn(workers, interrupted);
+    if (!turn) return false;
+    const int64_t image = discriminator_.input_shape().elements();
+    return for_each_task(workers, {tasks, threads}, {1, count}, interrupted, [&](Worker& worker, int64_t task) {
+        worker.score(discriminator + task * plan_.discriminator.numel, images + task * count * image, count,
+                     scores + task * count);
+    });
+}
+
 MemoryUse Engine::memory_use(const TaskData& data, const QueryData& query, const QueryObjective* objective,
                              bool rows) const {
     const bool adjoint = objective && !objective->first_order;

@@ -127,6 +127,9 @@ class Engine {
                       const Interrupted&);
     bool generate(int64_t tasks, int64_t count, int64_t threads, const float* generator, const float* latents,
                   float* images, const Interrupted&);
+    // Scores of given images.
+    bool score(int64_t tasks, int64_t count, int64_t threads, const float* discriminator, const float* images,
+               float* scores, const Interrupted&);
     // Memory of inner loops with these sizes and, if `objective` is not null, of a query gradient. `rows`: all adapted
     // parameters are returned, and no sum is made.
     MemoryUse memory_use(const TaskData&, const QueryData&, const QueryObjective*, bool rows) const;

@@ -350,4 +350,15 @@ void Worker::generate(const float* generator, const float* latents, int64_t coun
                         images + (i * shape.channels + channel) * shape.positions());
 }
 
+void Worker::score(const float* discriminator, const float* images, int64_t count, float* out) {
+    const int64_t size = engine_.discriminator().input_shape().elements();
+    for (int64_t i = 0; i < count; ++i) {
+        const float* const image = images + i * size;
+        images_to_discriminator(&image, 1, i);
+    }
+    batches_.assign(1, {0, count});
+    engine_.discriminator().forward(pass(discriminator), discriminator_, {0, count});
+    std::copy_n(scores(0), count, out);
+}
+
 }  // namespace metagan

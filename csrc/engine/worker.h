@@ -76,6 +76,8 @@ class Worker {
                            const std::vector<AdjointState>& adjoints);
 
     void generate(const float* generator, const float* latents, int64_t count, float* images);
+    // Writes the discriminator's scores [count] of `images` [count][C][H][W].
+    void score(const float* discriminator, const float* images, int64_t count, float* out);
 
     // Memory of a slot, kept from call to call; uninitialized.
     float* array(size_t slot, int64_t floats);

@@ -78,7 +78,7 @@ def run(given: argparse.Namespace) -> int:
     )
     support = like_the_data(support, record.get("contrast"), given.invert, given.even)
     adapted = learner.adapt(support, steps=given.steps)
-    samples = adapted.sample(given.samples, seed=given.seed)
+    samples = adapted.sample(given.samples, seed=given.seed, best_of=given.best_of)
     files = image_grids.sample_files(samples)
     files[_BOTH] = image_grids.grid_png(image_grids.task_grid(support[None], samples[None]), support.shape[-1])
     if given.save_weights:

@@ -49,6 +49,12 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument(flag, type=read, nargs="+", default=default, help=text)
     for flag, read, default, text in (
         ("--samples", whole(2), 64, "generated images a class and draw (default: %(default)s)"),
+        (
+            "--best-of",
+            whole(1),
+            1,
+            "of how many generated images each one is the best by the discriminator (default: 1)",
+        ),
         ("--draws", whole(1), None, "divisions of each class into support and references (default: 1)"),
         ("--seed", seed, 0, "of divisions, noise and samples (default: %(default)s)"),
     ):
@@ -107,6 +113,7 @@ def run(given: argparse.Namespace) -> int:
         shots=shots,
         steps=steps,
         samples=given.samples,
+        best_of=given.best_of,
         draws=given.draws or (_FULL_DRAWS if given.full else 1),
         seed=given.seed,
         progress=lambda done, total: display.part("adapting to held-out classes", done, total),

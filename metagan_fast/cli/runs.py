@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.argument_types import path, seed, whole
+from ..display import image_grids
 from ..learner import MetaGAN
 from ..training import pretrained
 from ..training.run_folder import KID, RunFolder
@@ -78,4 +79,12 @@ def add_sample_options(parser: argparse.ArgumentParser, count: int) -> None:
         "here for a GAN of the package)",
     )
     parser.add_argument("--samples", type=whole(1), default=count, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--best-of",
+        type=whole(1),
+        default=image_grids.BEST_OF,
+        metavar="N",
+        help="generate N times as many and keep those that the discriminator finds most real: cleaner images of less "
+        "variety (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the latents (default: %(default)s)")

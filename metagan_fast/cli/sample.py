@@ -39,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
     if given.weights is not None:
         load_weights(learner, given.weights)
     blank = torch.zeros(1, *record["image_shape"])
-    samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed)
+    samples = learner.adapt(blank, steps=0).sample(given.samples, seed=given.seed, best_of=given.best_of)
     out.write(image_grids.sample_files(samples))
     print(f"{len(samples)} images in {out.path}, all in {out.path / image_grids.SAMPLE_GRID}")
     return 0

@@ -257,6 +257,18 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def score(self, discriminator: Tensor, images: Tensor) -> Tensor:
+        """Return the discriminator's scores `[tasks, n]`.
+
+        Args:
+            discriminator: parameters, `[tasks, numel]`.
+            images: `[tasks, n, C, H, W]`.
+
+        Raises:
+            ValueError: n is 1 and the discriminator's batch norm needs at least 2 images.
+        """
+
+    @abstractmethod
     def memory_use(
         self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
     ) -> dict[str, int]:

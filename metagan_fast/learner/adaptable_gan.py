@@ -16,7 +16,7 @@ from ..noise import Noise, Stream, draw_sample_latents
 from ..tasks import TaskBatch
 from ..tasks.batch import one_task
 from . import checks
-from .adapted import AdaptedGAN
+from .adapted import AdaptedGAN, most_real
 from .bound_gan import BoundGAN
 
 
@@ -61,6 +61,7 @@ class AdaptableGAN(BoundGAN):
             latent_dim=self.latent_dim,
             precision=self.precision,
             allow_random=self.allow_random,
+            loss=self.loss,
         )
 
     def adaptation(self, images: Tensor | NDArray[Any], steps: int | None = None) -> Iterator[InnerLoopResult]:
@@ -115,7 +116,9 @@ class AdaptableGAN(BoundGAN):
         return executor.inner_loop(initial, batch, noise, carried)
 
     @torch.inference_mode(False)
-    def sample_tasks(self, adapted: InnerLoopResult, count: int, seed: int = 0, *, first_task: int = 0) -> Tensor:
+    def sample_tasks(
+        self, adapted: InnerLoopResult, count: int, seed: int = 0, *, first_task: int = 0, best_of: int = 1
+    ) -> Tensor:
         """Generate `count` images for each task of an inner loop's result.
 
         Args:
@@ -123,22 +126,28 @@ class AdaptableGAN(BoundGAN):
             count: images a task.
             seed: decides the latents.
             first_task: index of the first task, as in `TaskBatch`: a slice of a batch keeps the batch's images.
+            best_of: as for `AdaptedGAN.sample`.
 
         Returns:
             `[tasks, count, channels, height, width]`; a task's images do not depend on the other tasks.
         """
         checks.result(adapted, InnerLoopResult, "inner_loop")
+        count, best_of = coerce.count("count", count, least=1), coerce.count("best_of", best_of, least=1)
         params = adapted.generator
         latents = draw_sample_latents(
             params.shape[0],
-            count,
+            count * best_of,
             self.latent_dim,
             seed=seed,
             first_task=first_task,
             device=params.device,
             dtype=params.dtype,
         )
-        return self.generate(params, latents)
+        images = self.generate(params, latents)
+        if best_of == 1:
+            return images
+        scores = self._executor.score(adapted.discriminator, images)
+        return most_real(images, self.loss.realness(scores), count)
 
     @torch.inference_mode(False)
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:

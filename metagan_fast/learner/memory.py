@@ -164,6 +164,9 @@ class MemoryLimited(Executor):
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         return self._executor.generate(generator, latents)
 
+    def score(self, discriminator: Tensor, images: Tensor) -> Tensor:
+        return self._executor.score(discriminator, images)
+
     def memory_use(
         self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
     ) -> dict[str, int]:

@@ -93,6 +93,20 @@ class Loss(ABC):
             raise ValueError("expected real_scores too: this generator loss compares with them")
         return self.discriminator_loss(fake_scores, real_scores)  # with exchanged roles
 
+    def realness(self, scores: Tensor) -> Tensor:
+        """Return how real the discriminator finds each image: minus the generator's loss of its score alone.
+
+        A relativistic loss compares with a real score of 0, which keeps the order.
+
+        Args:
+            scores: `[..., samples]`.
+
+        Returns:
+            `[..., samples]` in float64, higher for what looks more real.
+        """
+        each = scores.double().unsqueeze(-1)
+        return -self.generator_loss(each, torch.zeros_like(each) if self.generator_needs_real else None)
+
     def to_config(self) -> dict[str, Any]:
         """Return the loss as JSON-able data, which `from_config` reads."""
         config = {"name": self.name, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ def adapted_samples(
     samples: int,
     *,
     steps: int | None = None,
+    best_of: int = 1,
     seed: int = 0,
     most_tasks: int = MOST_TASKS,
     progress: Callable[[int], None] | None = None,
@@ -40,6 +41,7 @@ def adapted_samples(
         batch: the tasks.
         samples: images a task.
         steps: inner steps; None: the learner's own, 0: its initialisation as it is.
+        best_of: as for `AdaptedGAN.sample`.
         seed: of the noise of adaptation and of the samples' latents.
         most_tasks: tasks adapted at once; one at a time where the inner optimizer's state persists.
         progress: called with the number of tasks adapted.
@@ -48,7 +50,8 @@ def adapted_samples(
     if ranks is not None and ranks.size > 1:
 
         def adapt(part: TaskBatch) -> dict[str, Tensor]:
-            return {"": adapted_samples(learner, part, samples, steps=steps, seed=seed, most_tasks=most_tasks)}
+            options: dict[str, Any] = {"steps": steps, "best_of": best_of, "seed": seed, "most_tasks": most_tasks}
+            return {"": adapted_samples(learner, part, samples, **options)}
 
         everyone = ranks.map_tasks(batch, adapt)[""]
         if progress is not None:
@@ -62,7 +65,8 @@ def adapted_samples(
         part = batch.slice(start, min(start + most_tasks, batch.tasks))
         noise = _noise(learner, part, steps, seed) if steps else None
         adapted = learner.inner_loop(part, noise, steps=steps)
-        parts.append(learner.sample_tasks(adapted, samples, seed, first_task=part.first_task).float().cpu())
+        images = learner.sample_tasks(adapted, samples, seed, first_task=part.first_task, best_of=best_of)
+        parts.append(images.float().cpu())
         if progress is not None:
             progress(part.tasks)
     return torch.cat(parts)

@@ -43,6 +43,7 @@ def evaluate(
     shots: int | Sequence[int] = 4,
     steps: int | Sequence[int] | None = None,
     samples: int = 64,
+    best_of: int = 1,
     draws: int = 1,
     episodes: Episodes | None = None,
     most_tasks: int = MOST_TASKS,
@@ -65,6 +66,7 @@ def evaluate(
         shots: support images a class; or several numbers, the headline's first.
         steps: inner steps; or several numbers, the headline's first; None: the learner's own.
         samples: generated images a class and draw.
+        best_of: of how many generated images the discriminator chooses each, as for `AdaptedGAN.sample`.
         draws: divisions of each class.
         episodes: the divisions, in place of `draws`; None: those recorded for exactly these images, if `seed` is 0 and
             they have as many shots and draws; else `Episodes.draw`.
@@ -81,6 +83,7 @@ def evaluate(
     """
     samples, seed = coerce.count("samples", samples, least=2), coerce.count("seed", seed)
     draws, most_tasks = coerce.count("draws", draws, least=1), coerce.count("most_tasks", most_tasks, least=1)
+    best_of = coerce.count("best_of", best_of, least=1)
     shots, steps = _counts("shots", shots, 1), _counts("steps", learner.inner.steps if steps is None else steps, 0)
     spaces = dict(features) if isinstance(features, Mapping) else {"features": features}
     if not spaces:
@@ -94,7 +97,7 @@ def evaluate(
     if training is distribution:  # each class is its own nearest one
         training = None
     baselines = Baselines(training, validation, spaces, shots=shots[0], samples=samples, seed=seed)
-    gans = _Gans(learner, random, shots[0], steps, samples, most_tasks, seed)
+    gans = _Gans(learner, random, shots[0], steps, samples, best_of, most_tasks, seed)
 
     def embed(images: Tensor, classes: int) -> ImageSets:
         sets = ImageSets.embed(list(images), spaces)
@@ -125,6 +128,7 @@ def evaluate(
         "shots": list(shots),
         "steps": list(steps),
         "samples": samples,
+        "best_of": best_of,
         "draws": len(episodes.draws),
         "seed": seed,
         "episodes": episodes.digest,
@@ -150,6 +154,7 @@ class _Gans:
     headline_shots: int
     steps: Sequence[int]
     samples_a_class: int
+    best_of: int
     most_tasks: int
     seed: int
 
@@ -177,6 +182,7 @@ class _Gans:
             batch,
             self.samples_a_class,
             steps=steps,
+            best_of=self.best_of,
             seed=self.seed,
             most_tasks=self.most_tasks,
             progress=adapted if steps else None,

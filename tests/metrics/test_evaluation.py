@@ -144,6 +144,24 @@ def test_the_noise_is_that_of_the_seed_alone(features: FeatureExtractor) -> None
     assert few == pytest.approx(judged().kid_per_class["features"], rel=1e-4)
 
 
+def test_the_best_samples_are_judged(features: FeatureExtractor) -> None:
+    def judged(**options: Any) -> tuple[Evaluation, list[Tensor]]:
+        seen: list[Tensor] = []
+
+        def space(images: Tensor) -> Tensor:
+            seen.extend(images)
+            return features(images)
+
+        return metrics.evaluate(learner(), Bars(range(3)), space, **options), seen  # type: ignore[arg-type]
+
+    best, kept = judged(samples=6, best_of=3)
+    _, candidates = judged(samples=18)
+    assert best.settings["best_of"] == 3
+    everything = torch.stack(candidates).flatten(1)
+    assert all((everything == image.flatten()).all(1).any() for image in kept)
+    assert len(kept) < len(candidates)
+
+
 def test_progress_counts_the_classes_adapted(features: FeatureExtractor) -> None:
     seen: list[tuple[int, int]] = []
     metrics.evaluate(
@@ -212,6 +230,7 @@ def test_parts_of_the_data_that_cannot_serve(features: FeatureExtractor) -> None
         ({"shots": (4, 0)}, "shots to be at least 1"),
         ({"steps": -1}, "steps to be at least 0"),
         ({"draws": 0}, "draws to be at least 1"),
+        ({"best_of": 0}, "best_of to be at least 1"),
         ({"shots": 21}, "classes of at least 25 images"),
     ],
 )

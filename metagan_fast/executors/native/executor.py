@@ -172,6 +172,17 @@ class NativeExecutor(Executor):
         self._engine.generate(call.arguments)
         return images
 
+    def score(self, discriminator: Tensor, images: Tensor) -> Tensor:
+        tasks, count = images.shape[:2]
+        plan = self._plans.discriminator
+        check_image_count("discriminator", plan, count)
+        call = _native.EngineCall(tasks=tasks, count=count, threads=_native.threads())
+        call.read("discriminator", discriminator, tasks, plan.numel)
+        call.read("images", images, tasks, count, *self._plans.generator.output_shape)
+        scores = call.write("scores", tasks, count)
+        self._engine.score(call.arguments)
+        return scores
+
     def memory_use(
         self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
     ) -> dict[str, int]:

@@ -129,6 +129,10 @@ class TorchExecutor(Executor):
     def generate(self, generator: Tensor, latents: Tensor) -> Tensor:
         return self._generator(generator, latents)
 
+    @torch.no_grad()
+    def score(self, discriminator: Tensor, images: Tensor) -> Tensor:
+        return self._objectives.scores(discriminator, images)
+
     def memory_use(
         self, initial: Pair[Tensor], shape: NoiseShape, objective: QueryObjective | None, *, rows: bool = False
     ) -> dict[str, int]:

@@ -42,7 +42,7 @@ class Objectives:
         for where in ("real", "fake") if location == "both" else (location,):
             points = self._penalty_points(where, real, fake, interpolation)
             with ExactNorms() if differentiated_twice else nullcontext():
-                scores = self._scores(params, points)
+                scores = self.scores(params, points)
             (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
             penalties.append(self.loss.penalty.value(gradient))
         penalty = sum(penalties[1:], penalties[0])
@@ -54,7 +54,7 @@ class Objectives:
         if self.loss.generator_needs_real:
             real_scores, fake_scores = self._both_scores(discriminator, real, fake)
             return self.loss.generator_loss(fake_scores, real_scores)
-        return self.loss.generator_loss(self._scores(discriminator, fake))
+        return self.loss.generator_loss(self.scores(discriminator, fake))
 
     @staticmethod
     def _penalty_points(location: str, real: Tensor, fake: Tensor, interpolation: Tensor) -> Tensor:
@@ -68,12 +68,17 @@ class Objectives:
 
     def _both_scores(self, params: Tensor, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         if self.loss.separate_batches:
-            return self._scores(params, real), self._scores(params, fake)
-        scores = self._scores(params, torch.cat((real, fake), dim=1))
+            return self.scores(params, real), self.scores(params, fake)
+        scores = self.scores(params, torch.cat((real, fake), dim=1))
         real_scores, fake_scores = scores.split((real.shape[1], fake.shape[1]), dim=1)
         return real_scores, fake_scores
 
-    def _scores(self, params: Tensor, images: Tensor) -> Tensor:
+    def scores(self, params: Tensor, images: Tensor) -> Tensor:
+        """Return the discriminator's scores `[tasks, n]`.
+
+        Raises:
+            ValueError: it returns more than one number an image.
+        """
         scores = self.discriminator(params, images)
         if scores.shape[2:] not in ((), (1,)):
             raise ValueError(
