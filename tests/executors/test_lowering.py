@@ -305,6 +305,9 @@ def test_arithmetic_counts_taps_inside_the_image() -> None:
         expected = operations.inner_step(*costs, 4, penalty=penalty, at_real=at_images)
         found = inner_step_multiply_adds(*plans, 4, 4, 4 if penalty else 0, at_images=at_images)
         assert found == pytest.approx(expected, rel=0.03)  # pooling is left out
+    compared = inner_step_multiply_adds(*plans, 3, 4, 0, generator_steps=2, relativistic=True)
+    alone = inner_step_multiply_adds(*plans, 3, 4, 0, generator_steps=2)
+    assert compared - alone == 2 * 3 * sum(plans[1].multiply_adds(op) for op in plans[1].operations)
     strided = plan_of(nn.ConvTranspose2d(1, 1, 4, stride=2, padding=1), (1, 2, 2))
     assert strided.multiply_adds(strided.operations[0]) == 6 * 6
 

@@ -238,6 +238,7 @@ class NativeExecutor(Executor):
             critic_steps=self._inner.critic_steps,
             generator_steps=self._inner.generator_steps,
             at_images=penalty is not None and penalty.location != "interpolate" and parted,
+            relativistic=loss.relativistic,
         )
         buffers = OPTIMIZERS[self._inner.optimizer].buffers(self._inner)
         rows = 4 * (1 + buffers) * sum(plan.numel for plan in self._plans)

@@ -32,6 +32,7 @@ def inner_step_multiply_adds(
     critic_steps: int = 1,
     generator_steps: int = 1,
     at_images: bool = False,
+    relativistic: bool = False,
 ) -> int:
     """Return the multiply-adds of one inner step of one task, on so many images and penalty points an update.
 
@@ -39,13 +40,13 @@ def inner_step_multiply_adds(
     the first layer, data gradients. A gradient penalty adds, at its own points: forward, the gradient by the image, the
     tangent along it and one reverse pass (two weight gradients and a data gradient). At the loss's images themselves
     (`at_images`) it shares their forward and data gradients, and adds the others and one weight gradient. Generator
-    update: forward through both networks, data gradients back through the discriminator, weight and data gradients of
-    the generator.
+    update: forward through both networks, of real images too in a `relativistic` loss, data gradients back through the
+    discriminator, weight and data gradients of the generator.
     """
     (g, g_first), (d, d_first) = _costs(generator), _costs(discriminator)
     update_d = generated * g + (real + generated) * (2 * d + (d - d_first))
     update_d += points * (3 * d if at_images else 5 * d + (d - d_first))
-    update_g = generated * (2 * g + (g - g_first) + 2 * d)
+    update_g = generated * (2 * g + (g - g_first) + 2 * d) + (real * d if relativistic else 0)
     return critic_steps * update_d + generator_steps * update_g
 
 
