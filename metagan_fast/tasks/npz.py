@@ -42,7 +42,7 @@ def read(path: Path) -> ImageSet:
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds for damaged files
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split()) or type(error).__name__}") from error
     if "images" not in arrays or "labels" not in arrays:
-        names = [*list(present)[:_SHOWN], *(["..."] if len(present) > _SHOWN else [])]
+        names = [*map(repr, list(present)[:_SHOWN]), *(["..."] if len(present) > _SHOWN else [])]
         raise ValueError(f"{path}: expected the arrays images and labels, found {', '.join(names) or 'none'}")
     images = as_channels_first(arrays["images"], str(path))
     labels = _names(arrays["labels"], len(images), "labels", path)

@@ -251,7 +251,7 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("arrays", "message"),
         [
-            ({"x": np.zeros(3)}, "expected the arrays images and labels, found x"),
+            ({"x": np.zeros(3)}, "expected the arrays images and labels, found 'x'"),
             (
                 {"images": np.zeros((2, 4, 4)), "labels": np.zeros(2, int)},
                 "must be uint8 in 0..255, got float64",
