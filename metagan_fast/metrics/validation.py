@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..learner import MetaGAN
     from ..tasks import TaskDistribution
 
-_CLASSES = 24
+_CLASSES = 16
 _MOST_TASKS = 4  # adapted at once; bounds the time until a stop
 _IMAGES = 128  # of a class
 
@@ -29,7 +29,7 @@ _IMAGES = 128  # of a class
 class ValidationKID:
     """Mean KID per class of a learner on held-out classes, on the same images with the same noise at every call.
 
-    A class is divided once into `shots` support images and references: all others. At most 24 classes, evenly spaced
+    A class is divided once into `shots` support images and references: all others. At most 16 classes, evenly spaced
     among all, and 128 images of each are used.
 
     Args:

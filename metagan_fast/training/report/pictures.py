@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from ...display import image_grids
 from ...display.image_grids import with_transparent_gaps
+from ...executors import InnerLoopResult
 from ...learner import MetaGAN
 from ...noise import draw_sample_latents
-from ...tasks import TaskDistribution, Tasks, pillow
+from ...tasks import TaskBatch, TaskDistribution, Tasks, pillow
 
 INNER_STEPS = (0, 1, 2, 5, 10, 20)
 
@@ -68,13 +70,14 @@ def held_out(learner: MetaGAN, tasks: Tasks, shots: int) -> HeldOut:
     steps = tuple(sorted({*INNER_STEPS, learner.inner.steps}))
     generated, interpolated = [], []
     for task in range(batch.tasks):  # one at a time, which bounds memory
-        one, rows = batch.slice(task, task + 1), []
-        for number in steps:
-            adapted = learner.inner_loop(one, steps=number)
-            rows.append(learner.sample_tasks(adapted, columns, first_task=task)[0].float().cpu())
+        rows, between = torch.full((len(steps), columns, *batch.image_shape), math.nan), None
+        for number, adapted in _stages(learner, batch.slice(task, task + 1), steps[-1]):
+            if number in steps:
+                rows[steps.index(number)] = learner.sample_tasks(adapted, columns, first_task=task)[0].float().cpu()
             if number == learner.inner.steps:
-                interpolated.append(_interpolate(learner, adapted.generator[0], task))
-        generated.append(torch.stack(rows))
+                between = _interpolate(learner, adapted.generator[0], task)
+        generated.append(rows)
+        interpolated.append(torch.full((_BETWEEN, *batch.image_shape), math.nan) if between is None else between)
     return HeldOut(
         part,
         batch.classes or (),
@@ -85,6 +88,13 @@ def held_out(learner: MetaGAN, tasks: Tasks, shots: int) -> HeldOut:
         torch.stack(generated).nan_to_num(0.0),
         torch.stack(interpolated).nan_to_num(0.0),
     )
+
+
+def _stages(learner: MetaGAN, one: TaskBatch, steps: int) -> Iterator[tuple[int, InnerLoopResult]]:
+    """Yield the number of inner steps and the networks after them, from 0 on, as far as they stay finite."""
+    yield 0, learner.inner_loop(one, steps=0)
+    with contextlib.suppress(FloatingPointError):
+        yield from enumerate(learner.adaptation(one.support[0], steps), 1)
 
 
 def class_names(distribution: TaskDistribution, count: int, shots: int) -> tuple[str, ...]:
