@@ -105,7 +105,7 @@ class WorkloadCase:
 
 
 def _adam(name: str, tasks: int, contenders: tuple[str, ...], **options: Any) -> WorkloadCase:
-    """Return a case with the default run's loss and inner optimizer (`training/presets.py`)."""
+    """Return a case with R1 and the default run's inner optimizer (`training/presets.py`)."""
     return WorkloadCase(
         name, name, tasks, contenders, loss="r1", lr=2e-3, optimizer="adam", betas=(0.0, 0.9), **options
     )

@@ -503,7 +503,8 @@ def _named(flag: str, pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
 
 def _shown(default: Any) -> str:
     if isinstance(default, dict):
-        name, *options = (value if key == "name" else f"{key}={value}" for key, value in default.items())
+        plain = {key: value for key, value in default.items() if not isinstance(value, dict)}  # they have own options
+        name, *options = (value if key == "name" else f"{key}={value}" for key, value in plain.items())
         return " ".join([name, *options])
     if isinstance(default, list):
         return " ".join(map(str, default))

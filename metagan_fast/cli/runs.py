@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .._utils.argument_types import path, seed, whole
-from ..display import image_grids
 from ..learner import MetaGAN
 from ..training import pretrained
 from ..training.run_folder import KID, RunFolder
@@ -82,9 +81,9 @@ def add_sample_options(parser: argparse.ArgumentParser, count: int) -> None:
     parser.add_argument(
         "--best-of",
         type=whole(1),
-        default=image_grids.BEST_OF,
+        default=1,
         metavar="N",
         help="generate N times as many and keep those that the discriminator finds most real: cleaner images of less "
-        "variety (default: %(default)s)",
+        "variety with losses that are not relativistic (default: %(default)s)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the latents (default: %(default)s)")

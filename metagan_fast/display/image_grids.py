@@ -16,9 +16,6 @@ from .. import checkpoint
 
 SAMPLE_GRID = "grid.png"
 
-BEST_OF = 4
-"""Of so many generated images each one in a picture of samples is the best (docs/recipes.md#the-best-of-four)."""
-
 _GAP = 2  # pixels between images, before enlarging
 _BACKGROUND = 0.25
 _SHOWN_SIDE = 64  # pixels; grids enlarge smaller images by a whole factor to about this side

@@ -90,7 +90,8 @@ class AdaptedGAN:
             seed: decides the latents; the same seed gives the same images.
             best_of: generate so many times `count` images and return, in their order, those that the adapted
                 discriminator finds most real (`Loss.realness`); 1: all. Cleaner images of less variety, as in
-                discriminator rejection sampling (Azadi et al. 2019, arXiv:1810.06758), but by rank.
+                discriminator rejection sampling (Azadi et al. 2019, arXiv:1810.06758), but by rank; of little use
+                after a relativistic loss, which compares pairs.
 
         Returns:
             `[count, channels, height, width]` in the generator's range, [-1, 1].

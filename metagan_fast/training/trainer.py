@@ -325,7 +325,7 @@ class Trainer:
         """Return the metrics of the inner loop and the samples of held-out classes, `[tasks, ...]`."""
         adapted = self.averaged.inner_loop(batch)
         count = VALIDATION_ROWS * batch.shots
-        samples = self.averaged.sample_tasks(adapted, count, first_task=batch.first_task, best_of=image_grids.BEST_OF)
+        samples = self.averaged.sample_tasks(adapted, count, first_task=batch.first_task)
         return {**adapted.metrics, "samples": samples}
 
     def _keep_best(self, stop: AgreedStop) -> dict[str, float]:

@@ -456,4 +456,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     if command == "train":
         assert all(option.flag in shown for option in options.OPTIONS)
-        assert "(default: r1" in shown and "support images a task (default: 12)" in " ".join(shown.split())
+        assert (
+            "(default: relativistic-paired)" in " ".join(shown.split())
+            and "{" not in shown.split("options:")[1]
+            and "support images a task (default: 12)" in " ".join(shown.split())
+        )
