@@ -103,7 +103,7 @@ def main() -> None:
             (corpus / str(index)).write_bytes(data)
         options = [f"-atheris_runs={given.runs + 1000}", "-max_len=65536", "-len_control=0", "-rss_limit_mb=0"]
         options += [
-            "-timeout=60",
+            "-timeout=3600",  # of the clock, which runs on while a busy machine lets this process wait
             "-verbosity=0",
             f"-seed={given.seed + 1}",
             f"-artifact_prefix={folder}/",
