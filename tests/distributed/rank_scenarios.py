@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,11 @@ from torch import Tensor
 
 import metagan_fast as mgf
 from metagan_fast.distributed import FirstRankFailed, Ranks, RanksDiffer, job
+from metagan_fast.noise import Noise
+from metagan_fast.tasks import TaskBatch
 from metagan_fast.tasks.data_sets import parallel
+from metagan_fast.training.dropped_tasks import DroppedTasks
+from metagan_fast.training.outer_loop import Training
 from networks import tiny_batch, tiny_gan
 
 META: dict[str, Callable[[], Any]] = {
@@ -64,6 +69,48 @@ def everything(rank: int, size: int) -> dict[str, Any]:
         for case in CASES:
             for ordered in (False, True):
                 results[(members, *case, ordered)] = train(*case, process_group=group, deterministic_reduce=ordered)
+    return results
+
+
+class Poisoned(mgf.MetaGAN):
+    """Learner whose noise of the last of five tasks is infinite in the first meta-step."""
+
+    def _noise(self, batch: TaskBatch, noise: Noise | None, *others: Any) -> Noise:
+        drawn = super()._noise(batch, noise, *others)
+        task = 4 - batch.first_task
+        if noise is None and self.step == 0 and 0 <= task < batch.tasks:
+            drawn.generator_latents[..., task, :, :] = float("inf")
+        return drawn
+
+
+def drop(executor: str, max_dropped: int = 1, **options: Any) -> Outcome:
+    """Return the metrics of a meta-step of five tasks, one of which diverges, and the state after another one."""
+    trained = learner("adam", executor, **options)
+    trained.__class__ = Poisoned
+    training = Training(STEPS, tasks=5, shots=2, max_dropped=max_dropped)
+    dropped = DroppedTasks(Path("replay.safetensors"))
+    torch.manual_seed(9)
+    metrics = [dropped.train_on(training, trained, tiny_batch(tasks=5), {}) for _ in range(STEPS)]
+    trained.check_ranks()
+    state = trained.state()[0]
+    return metrics[0], torch.cat([state[name].reshape(-1) for name in sorted(state)])
+
+
+def dropping(rank: int, size: int) -> dict[Any, Any]:
+    """Return the results of `drop` in all groups that the rank is in, and the error of too many dropped tasks."""
+    results: dict[Any, Any] = {}
+    for members in range(1, size + 1):
+        group = dist.new_group(list(range(members)))
+        if rank >= members:
+            continue
+        for executor in ("native", "torch"):
+            for ordered in (False, True):
+                options = {"process_group": group, "deterministic_reduce": ordered}
+                results[members, executor, ordered] = drop(executor, **options)
+    try:
+        drop("native", max_dropped=0, process_group=dist.group.WORLD)
+    except FloatingPointError as error:
+        results["error"] = str(error)
     return results
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +48,22 @@ def test_meta_steps_of_ranks_are_those_of_one_process(
         assert of_ordered[0] == in_order[0] and torch.equal(of_ordered[1], in_order[1])
         if executor == "native":  # a task's result does not depend on the number of tasks in a call
             assert of_ordered[0] == metrics and torch.equal(of_ordered[1], state)
+
+
+@pytest.mark.scale
+def test_a_task_that_diverges_is_left_out_on_every_rank(tmp_path: Path) -> None:
+    found: list[Any] = gang.run("rank_scenarios", "dropping", 4, tmp_path)
+    for executor in ("native", "torch"):
+        metrics, state = scenarios.drop(executor)
+        in_order = scenarios.drop(executor, deterministic_reduce=True)
+        for size, rank in ((members, rank) for members in SIZES for rank in range(members)):
+            of_any, of_ordered = (found[rank][size, executor, ordered] for ordered in (False, True))
+            assert of_any[0].keys() == metrics.keys() and of_any[0]["dropped_tasks"] == 1
+            assert_close(of_any[1], state, "float32-rounding")
+            assert torch.equal(of_any[1], found[0][size, executor, False][1])  # all ranks alike
+            assert of_ordered[0] == in_order[0] and torch.equal(of_ordered[1], in_order[1])
+    assert all("1 of 5 tasks diverged, 1 in meta-steps in a row" in each["error"] for each in found)
+    assert (tmp_path / "replay.safetensors").exists()
 
 
 @pytest.mark.scale
