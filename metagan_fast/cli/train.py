@@ -45,7 +45,6 @@ _FREE = {
 }
 _PLACES = {option.path for option in options.PLACES}
 _SPLIT = "data.split"  # where a preset leaves it to the data, the run's record has the classes
-_MUCH = 0.05  # share of the time, waited for images, that the last line tells
 _SIGNALLED = 128  # exit codes in shells of programs that a signal ends: this and its number
 
 
@@ -258,6 +257,7 @@ def _is_moved(key: str, old: Any, new: Any) -> bool:
 def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
     """Return a text on the outcome and the places of the outputs."""
     took = time.strftime("%H:%M:%S", time.gmtime(outcome.seconds))
+    took += f", {outcome.data_seconds / max(outcome.seconds, 1e-9):.1%} of it waiting for images"
     if outcome.interrupted:
         head = (
             f"stopped after meta-step {outcome.step} of {total}, in {took}; "
@@ -265,8 +265,6 @@ def summary(folder: RunFolder, outcome: Outcome, total: int) -> str:
         )
     else:
         head = f"{outcome.step} meta-steps done, in {took}"
-    if outcome.data_seconds > _MUCH * outcome.seconds:
-        head += f", {outcome.data_seconds / outcome.seconds:.0%} of it waiting for images"
     if outcome.dropped:
         head += f"; {outcome.dropped} tasks left out, whose meta-gradient was not finite"
     pictures, best = folder.pictures(), "lowest KID at a validation; other commands use it"

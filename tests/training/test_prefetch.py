@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 from metagan_fast import TaskBatch
+from metagan_fast.cli.train import summary
 from metagan_fast.training.prefetch import Prefetcher
+from metagan_fast.training.run_folder import RunFolder
+from metagan_fast.training.trainer import Outcome
 
 CPU = torch.device("cpu")
 
@@ -64,3 +68,12 @@ def test_the_thread_ends_with_the_block() -> None:
         assert alive()
         raise KeyboardInterrupt
     assert not alive()
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "head"), [(False, "5 meta-steps done"), (True, "stopped after meta-step 5 of 9")]
+)
+def test_the_last_line_tells_the_wait_for_images(tmp_path: Path, interrupted: bool, head: str) -> None:
+    outcome = Outcome(5, 80.0, interrupted, data_seconds=0.2)
+    shown = summary(RunFolder.create(tmp_path / "run"), outcome, 9)
+    assert shown.startswith(f"{head}, in 00:01:20, 0.2% of it waiting for images")
