@@ -73,6 +73,13 @@ def test_the_installed_package_has_the_extension_that_its_wheel_promises() -> No
     assert available == ("Root-Is-Purelib: false" in wheel), reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF files")
+def test_the_extension_is_the_same_from_every_build() -> None:
+    """No symbol table: nvcc names symbols after temporary files, which differ from build to build."""
+    core = pytest.importorskip("metagan_fast._core", reason="the extension is not installed")
+    assert b"tmpxft" not in Path(core.__file__).read_bytes()
+
+
 @pytest.mark.slow
 def test_without_a_compiler_the_error_says_what_to_do(tmp_path: Path) -> None:
     if any(map(missing, BUILD_REQUIREMENTS)):
