@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
 
 from ..._utils.user_cache import cache_folder
 
@@ -26,6 +29,9 @@ A_CALL = 16  # packages that one call of a client downloads
 LARGEST_FILE = 1 << 28  # bytes of one file in an archive
 LARGEST_ARCHIVE = 1 << 32  # bytes of all its files
 MOST_MEMBERS = 1 << 18  # files, folders and links in it
+MOST_MEMORY = 1 << 27  # bytes that unpacking xz may take; its highest level takes 65 MiB
+
+_PART = 1 << 20  # bytes unpacked at once
 
 Progress = Callable[[str, int, int], None]
 """Receiver of (stage, steps done, steps in all)."""
@@ -159,8 +165,8 @@ def read_files(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
     """
     try:
         with archive.open("rb") as file:
-            stream = _packed_data(file) if archive.suffix == ".deb" else file
-            with tarfile.open(fileobj=stream, mode="r:*") as tar:
+            packed = _packed_data(file) if archive.suffix == ".deb" else file
+            with _unpacked(packed) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                 total = 0
                 for count, member in enumerate(tar, 1):
                     total += member.size
@@ -199,7 +205,7 @@ def unpack(archive: Archive, path: Path, wanted: Callable[[str], bool]) -> Path:
     return folder
 
 
-def _packed_data(file: io.BufferedReader) -> io.BytesIO:
+def _packed_data(file: io.BufferedReader) -> io.BufferedReader:
     """Return the compressed tar of files in a Debian package, which is an `ar` archive."""
     length = os.fstat(file.fileno()).st_size
     if file.read(8) != b"!<arch>\n":
@@ -211,9 +217,36 @@ def _packed_data(file: io.BufferedReader) -> io.BytesIO:
         if not 0 <= size <= length - file.tell():
             raise ValueError(f"{name} has {size} bytes by its header, more than the package")
         if name.startswith("data.tar"):
-            return io.BytesIO(file.read(size))
+            return io.BufferedReader(io.BytesIO(file.read(size)))
         file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError("the Debian package has no data.tar")
+
+
+@contextlib.contextmanager
+def _unpacked(packed: io.BufferedReader) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Give the tar that gzip, xz or nothing packs; xz gets `MOST_MEMORY` at most, whatever its header asks for."""
+    magic = packed.peek(6)[:6]
+    if magic[:2] == b"\x1f\x8b":
+        with gzip.GzipFile(fileobj=packed) as unpacked:
+            yield unpacked
+    elif magic == b"\xfd7zXZ\0":
+        with tempfile.TemporaryFile() as unpacked_xz:
+            _unpack_xz(packed, unpacked_xz)
+            unpacked_xz.seek(0)
+            yield unpacked_xz
+    else:
+        yield packed
+
+
+def _unpack_xz(packed: io.BufferedReader, unpacked: IO[bytes]) -> None:
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_MEMORY)
+    while not decompressor.eof:
+        more = packed.read(_PART) if decompressor.needs_input else b""
+        if decompressor.needs_input and not more:
+            raise EOFError("its xz data end early")
+        unpacked.write(decompressor.decompress(more, _PART))
+        if unpacked.tell() > LARGEST_ARCHIVE:
+            raise ValueError(f"it has more than {LARGEST_ARCHIVE:,} bytes, unpacked")
 
 
 def _some(names: Sequence[str]) -> str:
